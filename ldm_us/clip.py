@@ -1,0 +1,80 @@
+"""CLIP's text encoder: prompt -> tokens -> one state per token.   Paper: arXiv 2103.00020 (CLIP), section 2.4."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ldm_us.config import TextConfig
+from ldm_us.layers import Attention
+
+END_OF_TEXT = 49407  # ends a prompt, and pads it: SD 1.5 was trained so
+
+
+def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
+    """Prompts -> (b, length) int64: start, byte pairs, end of text, padded with end of text.
+
+    A longer prompt is cut and keeps its end of text. open_clip's tokenizer pads with 0 ("!"): replaced here.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    tokens = _open_clip_tokenizer()(prompts, context_length=length).to(torch.int64)
+    after_end = (tokens == END_OF_TEXT).cumsum(dim=1) > 0  # from the end of text on, padding included
+    return torch.where(after_end, END_OF_TEXT, tokens)
+
+
+@cache
+def _open_clip_tokenizer() -> Any:
+    try:
+        from open_clip.tokenizer import SimpleTokenizer
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
+        raise ValueError(
+            f"cannot import open_clip, whose tokenizer reads the prompts: {error}. If torchvision is named there, "
+            "it does not fit the installed torch: reinstall both together with `pip install torch torchvision`."
+        ) from error
+    return SimpleTokenizer()
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x): CLIP's activation, not the exact GELU (arXiv 1606.08415, section 2)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Any shape -> the same."""
+        return features * torch.sigmoid(1.702 * features)
+
+
+class TextBlock(nn.Module):
+    """Causal self-attention and a two-layer perceptron, each pre-normed and residual."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.norm_1 = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads, qkv_bias=True)
+        self.norm_2 = nn.LayerNorm(config.width)
+        self.mlp_in = nn.Linear(config.width, config.mlp_width)
+        self.activation = QuickGELU()
+        self.mlp_out = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(b, n, d) -> (b, n, d)."""
+        states = states + self.attention(self.norm_1(states), causal=True)
+        return states + self.mlp_out(self.activation(self.mlp_in(self.norm_2(states))))
+
+
+class TextEncoder(nn.Module):
+    """tau_theta of LDM Eq. 3: the states of every token, after the final norm. Padding is not masked."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocabulary, config.width)
+        self.position_embedding = nn.Embedding(config.length, config.width)
+        self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
+        self.norm_out = nn.LayerNorm(config.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(b, n) int64 -> (b, n, d)."""
+        states = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            states = block(states)
+        return self.norm_out(states)

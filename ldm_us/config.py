@@ -1,0 +1,149 @@
+"""Every number that fixes the model: one frozen dataclass a part, its defaults those of Stable Diffusion 1.5."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Noise levels in training and the conventions of sampling. Source: CompVis v1-inference.yaml and its samplers."""
+
+    timesteps: int = 1000  # T
+    beta_start: float = 0.00085  # beta_1
+    beta_end: float = 0.012  # beta_T; the square roots of the betas are linear in t
+    first_timestep: int = 1  # the last step's t: SD 1.5 samples at 981, ..., 21, 1
+    final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The autoencoder between pixels and latents. Source: LDM section 3.1 and v1-inference.yaml."""
+
+    width: int = 128  # channels at full resolution
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # channels / width per level; each level but the last halves h and w
+    res_blocks: int = 2  # per level in the encoder, one more in the decoder
+    latent_channels: int = 4  # c
+    groups: int = 32  # of every GroupNorm
+    scale: float = 0.18215  # 1 / std of the latents: encode multiplies, decode divides
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent along one side: 8 for SD 1.5."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text tower of CLIP ViT-L/14. Source: CLIP (arXiv 2103.00020), section 2.4."""
+
+    vocabulary: int = 49408  # tokens of CLIP's byte-pair encoding
+    length: int = 77  # n, tokens a prompt is padded or cut to
+    width: int = 768  # d
+    heads: int = 12
+    layers: int = 12
+    mlp_width: int = 3072
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The denoiser. Source: LDM section 3.3, v1-inference.yaml."""
+
+    latent_channels: int = 4
+    width: int = 320  # channels at full latent resolution
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # channels / width per level
+    attention: tuple[bool, ...] = (True, True, True, False)  # levels with transformers
+    res_blocks: int = 2  # per level in the encoder, one more in the decoder
+    heads: int = 8  # at every level
+    context_width: int = 768  # d of the text states
+    groups: int = 32  # of every GroupNorm
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """The hint network of ControlNet. Source: cldm_v15.yaml and cldm.py, which the released weights follow."""
+
+    hint_channels: tuple[int, ...] = (16, 32, 96, 256)  # each step halves h and w: as many steps as the VAE has
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole latent diffusion model."""
+
+    name: str = "sd15"
+    image_size: int = 512  # pixels along one side that the model was made for
+    schedule: ScheduleConfig = ScheduleConfig()
+    vae: VAEConfig = VAEConfig()
+    text: TextConfig = TextConfig()
+    unet: UNetConfig = UNetConfig()
+    control: ControlConfig = ControlConfig()
+
+
+SD15 = ModelConfig()
+
+# 128x128 on two CPU cores. Downsampling by 4 keeps the speckle that 8 would lose; fewer groups than 32, so that a
+# norm over few channels is not an instance norm.
+US128 = ModelConfig(
+    name="us128",
+    image_size=128,
+    vae=VAEConfig(width=16, multipliers=(1, 4, 4), res_blocks=1, groups=8),
+    text=TextConfig(width=32, heads=4, layers=2, mlp_width=128),
+    unet=UNetConfig(
+        width=48,
+        multipliers=(1, 2, 2),
+        attention=(False, True, True),
+        res_blocks=1,
+        heads=4,
+        context_width=32,
+        groups=16,
+    ),
+    control=ControlConfig(hint_channels=(16, 32, 64)),
+)
+
+# Four levels and every kind of layer of SD 1.5, at a size for tests.
+TINY = ModelConfig(
+    name="tiny",
+    image_size=64,
+    vae=VAEConfig(width=32),
+    text=TextConfig(width=32, heads=4, layers=2, mlp_width=128),
+    unet=UNetConfig(width=32, heads=4, context_width=32),
+)
+
+PRESETS = {"sd15": SD15, "us128": US128, "tiny": TINY}
+
+
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """Plain dictionaries and lists, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """Undo config_to_dict. Raise ValueError for a field that is missing or that this version does not know."""
+    return _build(ModelConfig, values, where="config")
+
+
+_PARTS = {
+    "schedule": ScheduleConfig,
+    "vae": VAEConfig,
+    "text": TextConfig,
+    "unet": UNetConfig,
+    "control": ControlConfig,
+}
+
+
+def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if set(values) != expected:
+        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+        raise ValueError(
+            f"{where}: missing fields {missing}, unknown fields {unknown}. Was it made by another version?"
+        )
+    built = {
+        name: _build(_PARTS[name], value, f"{where}.{name}")
+        if kind is ModelConfig and name in _PARTS
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for name, value in values.items()
+    }
+    return kind(**built)

@@ -1,0 +1,48 @@
+"""A latent diffusion model: autoencoder, text encoder, denoiser and, once added, a ControlNet.   Paper: 2112.10752."""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from ldm_us.clip import TextEncoder, tokenize
+from ldm_us.config import ModelConfig
+from ldm_us.controlnet import ControlNet
+from ldm_us.schedule import Schedule, make_schedule
+from ldm_us.unet import UNet
+from ldm_us.vae import VAE
+
+
+class LatentDiffusion(nn.Module):
+    """The parts and nothing else; training and sampling are functions of it."""
+
+    controlnet: ControlNet | None
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.schedule: Schedule = make_schedule(config.schedule)
+        self.vae = VAE(config.vae)
+        self.text = TextEncoder(config.text)
+        self.unet = UNet(config.unet)
+        self.controlnet = None
+
+    def add_controlnet(self) -> ControlNet:
+        """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
+        self.controlnet = ControlNet.from_unet(self.unet, self.config.control)
+        return self.controlnet
+
+    def set_latent_scale(self, scale: float) -> None:
+        """Set 1 / std of the latents, after the autoencoder was trained."""
+        self.vae.scale = scale
+        self.config = dataclasses.replace(self.config, vae=dataclasses.replace(self.config.vae, scale=scale))
+        self.vae.config = self.config.vae
+
+    def encode_prompts(self, prompts: str | list[str]) -> Tensor:
+        """Prompts -> text states (b, 77, d)."""
+        return self.text(tokenize(prompts, self.config.text.length).to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.unet.encoder.conv_in.weight.device
