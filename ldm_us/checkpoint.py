@@ -1,0 +1,147 @@
+"""A model as one safetensors file: vae.* text.* unet.* controlnet.*, with config and provenance as metadata."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+import ldm_us
+from ldm_us.atomic import atomic_file
+from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
+from ldm_us.model import LatentDiffusion
+
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+}
+
+
+class LazyTensor(NamedTuple):
+    """A tensor that is loaded only while it is written, so that a file larger than memory can be made."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    load: Callable[[], Tensor]
+
+
+def write_safetensors(path: Path | str, tensors: Iterable[LazyTensor], metadata: dict[str, str]) -> None:
+    """Write tensors one by one, atomically. The format: header length, JSON header, bytes (safetensors README)."""
+    tensors = list(tensors)
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    end = 0
+    for tensor in tensors:
+        begin, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[tensor.name] = {
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+
+    with atomic_file(path) as file:
+        file.write(len(encoded).to_bytes(8, "little"))
+        file.write(encoded)
+        for tensor in tensors:
+            values = tensor.load()
+            assert (tuple(values.shape), values.dtype) == (tensor.shape, tensor.dtype), tensor.name
+            file.write(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def save_model(model: LatentDiffusion, path: Path | str, metadata: dict[str, str] | None = None) -> None:
+    """Write weights, config and metadata to `path`, atomically."""
+    write_state_dict(path, model.state_dict(), model.config, metadata)
+
+
+def write_state_dict(
+    path: Path | str, state: dict[str, Tensor], config: ModelConfig, metadata: dict[str, str] | None = None
+) -> None:
+    """Write weights in our names, such as an EMA of them, as a model file."""
+    tensors = [
+        LazyTensor(name, tuple(value.shape), value.dtype, lambda value=value: value)  # type: ignore[misc]
+        for name, value in state.items()
+    ]
+    write_safetensors(path, tensors, model_metadata(config) | (metadata or {}))
+
+
+def model_metadata(config: ModelConfig) -> dict[str, str]:
+    """What every model file says of itself."""
+    return {"ldm_us": ldm_us.__version__, "config": json.dumps(config_to_dict(config))}
+
+
+def load_model(path: Path | str, device: str = "cpu", dtype: torch.dtype | None = None) -> LatentDiffusion:
+    """Read a model file, its ControlNet included where it has one. dtype None means float32.
+
+    Raise ValueError, in one sentence, for a file that is missing, broken, of another kind or of other keys.
+    """
+    with open_model_file(path) as file:
+        model = _build_on_meta(path, _read_config(path, file.metadata() or {}))
+        with torch.device("meta"):
+            if any(name.startswith("controlnet.") for name in file.keys()):  # noqa: SIM118
+                model.add_controlnet()
+        _check_keys(path, model, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        target = torch.float32 if dtype is None else dtype
+        state = {name: file.get_tensor(name).to(device=device, dtype=target) for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """Config, version, stage, steps and lineage of a model file."""
+    with open_model_file(path) as file:
+        return dict(file.metadata() or {})
+
+
+def open_model_file(path: Path | str) -> safe_open:
+    """safe_open, with one clear sentence for what is missing or not a safetensors file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. Give a model.safetensors that train.py or weights_convert wrote.")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}). Copy it again, or convert original weights with "
+            f"`python -m weights_convert import {path} --out model.safetensors`."
+        ) from error
+
+
+def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
+    if "config" not in metadata:
+        raise ValueError(
+            f"{path}: a safetensors file, but not one of ours (no config in it). Convert it first: "
+            f"`python -m weights_convert import {path} --out model.safetensors`."
+        )
+    try:
+        return config_from_dict(json.loads(metadata["config"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: its config cannot be read: {error}") from error
+
+
+def _build_on_meta(path: Path | str, config: ModelConfig) -> LatentDiffusion:
+    try:
+        with torch.device("meta"):
+            return LatentDiffusion(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # what torch says of a width of -1 or "x"
+        raise ValueError(f"{path}: no model can be built from its config: {error}") from error
+
+
+def _check_keys(path: Path | str, model: LatentDiffusion, shapes: dict[str, tuple[int, ...]]) -> None:
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    problems = {
+        "missing": sorted(expected.keys() - shapes.keys()),
+        "unknown": sorted(shapes.keys() - expected.keys()),
+        "of another shape": sorted(n for n in expected.keys() & shapes.keys() if expected[n] != shapes[n]),
+    }
+    found = [f"{len(names)} tensors {what} ({', '.join(names[:3])})" for what, names in problems.items() if names]
+    if found:
+        raise ValueError(f"{path}: {'; '.join(found)}. The file does not fit the config it carries; convert it again.")

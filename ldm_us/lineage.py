@@ -1,0 +1,27 @@
+"""Where a model came from: one entry a training stage, oldest first, kept in the metadata of its file."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The stages behind a model, and the SHA-256 of the file that the next stage starts from."""
+
+    entries: tuple[dict[str, Any], ...]
+    parent: str = "random"
+
+    def extended(self, entry: dict[str, Any]) -> "Lineage":
+        """With one more stage."""
+        return dataclasses.replace(self, entries=(*self.entries, entry))
+
+    def metadata(self) -> dict[str, str]:
+        """For the header of a safetensors file."""
+        return {"lineage": json.dumps(self.entries)}
+
+
+def read_lineage(metadata: dict[str, str]) -> Lineage:
+    """The lineage in a model file's metadata; empty where there is none."""
+    return Lineage(tuple(json.loads(metadata.get("lineage", "[]"))))
