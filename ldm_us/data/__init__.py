@@ -1,0 +1,1 @@
+"""Data: records, readers, splits and the audit."""

@@ -1,0 +1,111 @@
+"""Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863.
+
+Near-duplicate families. BUSI holds many images twice or more. `busi_families.json` lists groups of near-duplicates,
+found with the normalised cross-correlation of 96x96 high-passed images, shifts of +-2 pixels and a threshold of 0.5
+(few values lie near it). A family of one is an image that was compared and has no duplicate. The list covers 617 of the
+780 published images; an image that it does not know is its own group, and the audit counts those.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from ldm_us.data.records import Record, class_prompt
+
+CLASSES = ("benign", "malignant", "normal")
+LESION_CLASSES = ("benign", "malignant")
+FOLDER = "Dataset_BUSI_with_GT"
+NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a BUSI folder, by name only."""
+
+    records: list[Record]
+    empty_classes: list[str]  # class folders without an image
+    orphan_masks: list[Path]  # masks whose image is missing
+    other_files: list[Path]  # skipped: not named like BUSI files
+
+
+def read_busi(folder: Path) -> list[Record]:
+    """List the records of BUSI in natural order; `folder` is Dataset_BUSI_with_GT or the folder that holds it.
+
+    A lesion image without a mask file is kept with no masks, and files named otherwise are skipped: the audit tells.
+    """
+    listing = list_busi(folder)
+    if listing.empty_classes:
+        names = " and ".join(listing.empty_classes)
+        example = f"{listing.empty_classes[0]} (1).png"
+        raise ValueError(f"{folder}: no image in {names}. Add files named like '{example}', or remove the folder.")
+    return listing.records
+
+
+def list_busi(folder: Path) -> Listing:
+    """Sort the files of a BUSI folder into records, orphan masks and the rest, without opening them."""
+    root = find_root(Path(folder))
+    listing = Listing([], [], [], [])
+    for label in CLASSES:
+        if (root / label).is_dir():
+            records, orphans, others = list_class(root / label, label)
+            listing.records.extend(records)
+            listing.orphan_masks.extend(orphans)
+            listing.other_files.extend(others)
+            if not records:
+                listing.empty_classes.append(label)
+    return listing
+
+
+def find_root(folder: Path) -> Path:
+    """Find the folder that holds the class folders: `folder` or its Dataset_BUSI_with_GT."""
+    if not folder.is_dir():
+        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {problem}. Give the folder {FOLDER} or the one that holds it.")
+    for root in (folder, folder / FOLDER):
+        if any((root / label).is_dir() for label in CLASSES):
+            return root
+    found = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    raise ValueError(
+        f"{folder} is not BUSI: expected the folders benign, malignant or normal (or {FOLDER} with them), "
+        f"found {listed or 'nothing'}. Give the folder {FOLDER} or the one that holds it."
+    )
+
+
+def list_class(folder: Path, label: str) -> tuple[list[Record], list[Path], list[Path]]:
+    """List one class folder: records in natural order, masks without an image, files with other names."""
+    images: dict[str, tuple[int, Path]] = {}
+    masks: dict[str, list[tuple[int, Path]]] = {}
+    others = []
+    for path in sorted(folder.iterdir()):
+        match = NAME.fullmatch(path.name)
+        if match is None or match["label"] != label or not path.is_file():
+            others.append(path)
+        elif match["mask"]:
+            nth = int(match["nth"] or 0)  # _mask, _mask_1, _mask_2, ..., _mask_10
+            masks.setdefault(match["stem"], []).append((nth, path))
+        else:
+            images[match["stem"]] = int(match["number"]), path
+    records = []
+    for stem, (_, path) in sorted(images.items(), key=lambda item: item[1]):
+        ordered = tuple(mask for _, mask in sorted(masks.get(stem, [])))
+        records.append(Record(path, ordered, label, class_prompt(label), busi_group(stem)))
+    orphans = [path for stem in masks.keys() - images.keys() for _, path in masks[stem]]
+    return records, sorted(orphans), others
+
+
+def busi_group(stem: str) -> str:
+    """Name the near-duplicate family of an image by the family's first member, else by the image itself."""
+    return f"busi:{families().get(stem, stem)}"
+
+
+@cache
+def families() -> dict[str, str]:
+    """Map the stem of every image that the shipped list knows to the stem of its family's first member."""
+    text = files("ldm_us.data").joinpath("busi_families.json").read_text(encoding="utf-8")
+    lists: Sequence[Sequence[str]] = json.loads(text)
+    return {name.removesuffix(".png"): names[0].removesuffix(".png") for names in lists for name in names}

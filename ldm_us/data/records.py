@@ -1,0 +1,126 @@
+"""One record of the data, and how its files become tensors: image in [-1, 1], hint in {0, 1}."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from PIL import Image
+from torch import Tensor
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow raises on bad files
+
+
+@dataclass(frozen=True, order=True)
+class Record:
+    """One image with what is known about it."""
+
+    image: Path
+    masks: tuple[Path, ...]  # OR-ed together; empty: the image has no mask file
+    label: str  # class name
+    prompt: str
+    group: str  # near-duplicate family or patient: never on both sides of a split
+
+
+def class_prompt(label: str) -> str:
+    """Write the prompt of a class as the paper does (section 3.1.1)."""
+    return f"Ultrasound image of a {label} breast"
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open and decode an 8-bit image file in its own mode."""
+    path = Path(path)
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"{path} does not exist. Check the path.") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder, not an image. Give an image file.") from error
+    except PermissionError as error:
+        raise ValueError(f"{path} may not be read: permission denied. Change its permissions.") from error
+    except Image.UnidentifiedImageError as error:
+        problem = "is an empty file" if path.stat().st_size == 0 else "is not an image that Pillow can read"
+        raise ValueError(f"{path} {problem}. Replace or remove it.") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large to decode safely ({error}). Make it smaller.") from error
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is damaged and does not decode ({error}). Copy it again from its source.") from error
+    if min(picture.size) == 0:
+        raise ValueError(f"{path} has size {picture.width}x{picture.height}: no pixels. Replace or remove it.")
+    if picture.mode[0] in "IF":  # Pillow clips these at 255 instead of scaling them
+        raise ValueError(f"{path} has mode {picture.mode}, more than 8 bits a pixel. Save it as 8-bit grey or RGB.")
+    return picture
+
+
+def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
+    """OR the masks at their own size: mode L, 0 or 255; None when there are no paths."""
+    union = None
+    for path in paths:
+        grey = np.asarray(open_image(path).convert("L"))  # of RGBA, convert ignores the alpha channel
+        if 0 < grey.max() <= 127:
+            raise ValueError(
+                f"{path} is not empty, but its brightest pixel is {grey.max()} and only pixels above 127 count. "
+                "Save it as black (0) and white (255)."
+            )
+        if union is not None and union.shape != grey.shape:
+            raise ValueError(
+                f"{path} is {grey.shape[1]}x{grey.shape[0]}, but {paths[0]} is {union.shape[1]}x{union.shape[0]}. "
+                "Give masks of one size."
+            )
+        union = grey > 127 if union is None else union | (grey > 127)
+    return None if union is None else Image.fromarray(union.astype(np.uint8) * 255)
+
+
+def image_tensor(picture: Image.Image, size: int) -> Tensor:
+    """Turn a decoded image into (3, size, size) in [-1, 1]."""
+    grey = picture.convert("L").resize((size, size), Image.Resampling.BICUBIC)
+    x = torch.from_numpy(np.array(grey, dtype=np.float32)) / 127.5 - 1
+    return repeat(x, "h w -> 3 h w").contiguous()
+
+
+def mask_tensor(union: Image.Image | None, size: int) -> Tensor:
+    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None."""
+    if union is None:
+        return torch.zeros(1, size, size)
+    nearest = np.array(union.resize((size, size), Image.Resampling.NEAREST))
+    return rearrange(torch.from_numpy(nearest > 127).float(), "h w -> 1 h w")
+
+
+def load_image(path: Path, size: int) -> Tensor:
+    """Load a grey image as (3, size, size) float32 in [-1, 1].
+
+    The WHOLE image is resized to a square, not cropped, so that no lesion is cut off. Coloured marks become grey.
+    """
+    check_size(size)
+    return image_tensor(open_image(path), size)
+
+
+def load_mask(paths: Sequence[Path], size: int) -> Tensor:
+    """Load masks OR-ed together as (1, size, size) float32 in {0, 1}; all zeros when there are no paths."""
+    check_size(size)
+    return mask_tensor(union_of_masks(paths), size)
+
+
+def load_pair(record: Record, size: int, flip: bool = False) -> tuple[Tensor, Tensor]:
+    """Load image (3, size, size) in [-1, 1] and hint (1, size, size) in {0, 1}; flip mirrors both left to right."""
+    check_size(size)
+    picture = open_image(record.image)
+    union = union_of_masks(record.masks)
+    if union is not None and union.size != picture.size:
+        raise ValueError(
+            f"{record.masks[0]} is {union.width}x{union.height}, but its image {record.image} is "
+            f"{picture.width}x{picture.height}. Replace the mask by one drawn on this image."
+        )
+    x, hint = image_tensor(picture, size), mask_tensor(union, size)
+    return (x.flip(-1), hint.flip(-1)) if flip else (x, hint)
+
+
+def check_size(size: int) -> None:
+    """Refuse an image size below 1."""
+    if size < 1:
+        raise ValueError(f"Image size {size}: must be at least 1 pixel. Use the size of the model's preset.")
