@@ -1,0 +1,1 @@
+"""Evaluation: is what the model makes any good?"""

@@ -1,0 +1,80 @@
+"""The stream of batches: every order and every draw is a function of (seed, step), so none of it needs saving."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm_us.training.dataset import TrainingSet, to_signed
+from ldm_us.vae import posterior_from_moments
+
+
+class ImageBatch(NamedTuple):
+    """What the vae stage sees in one step."""
+
+    x: Tensor  # (b, 3, H, W) in [-1, 1]
+    noise: Tensor  # (b, c, h, w), for the draw from the posterior
+
+
+class LatentBatch(NamedTuple):
+    """What the unet and controlnet stages see in one step, every random number included."""
+
+    z_0: Tensor  # (b, c, h, w), scaled latents drawn from the posterior
+    prompt_index: Tensor  # (b,) int64 into TrainingSet.prompts; 0 where the caption was dropped
+    hint: Tensor  # (b, 3, H, W) in {0, 1}, the mask
+    t: Tensor  # (b,) int64
+    eps: Tensor  # (b, c, h, w)
+
+
+def stream_generator(seed: int, *counters: int) -> torch.Generator:
+    """A CPU generator of its own for (seed, counters), independent of every other."""
+    state = np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def batch_indices(n: int, seed: int, step: int, size: int) -> Tensor:
+    """Indices (size,) of step `step`: each epoch is a new permutation of 0..n-1, and batches run across epochs."""
+    positions = torch.arange(step * size, (step + 1) * size)
+    orders = {
+        epoch: torch.randperm(n, generator=stream_generator(seed, 0, epoch))
+        for epoch in (positions // n).unique().tolist()
+    }
+    return torch.stack([orders[p // n][p % n] for p in positions.tolist()])
+
+
+def image_batch(
+    data: TrainingSet, latent_shape: tuple[int, ...], seed: int, step: int, size: int, flip: bool
+) -> ImageBatch:
+    """The images of a step of the vae stage."""
+    generator = stream_generator(seed, 1, step)
+    index = batch_indices(len(data), seed, step, size)
+    mirrored = draw_mirrored(size, flip, generator)
+    noise = torch.randn(size, *latent_shape, generator=generator)
+    return ImageBatch(mirror(to_signed(data.pixels[index]), mirrored), noise)
+
+
+def latent_batch(
+    data: TrainingSet, scale: float, timesteps: int, seed: int, step: int, size: int, flip: bool, caption_dropout: float
+) -> LatentBatch:
+    """The latents, prompts, masks and noise of a step of the unet or controlnet stage."""
+    assert data.moments is not None
+    generator = stream_generator(seed, 1, step)
+    index = batch_indices(len(data), seed, step, size)
+    mirrored = draw_mirrored(size, flip, generator)
+    z_0 = posterior_from_moments(data.moments[index, mirrored.long()], scale).sample(generator)
+    dropped = torch.rand(size, generator=generator) < caption_dropout
+    hint = mirror(data.masks[index].float(), mirrored).expand(-1, 3, -1, -1)
+    t = torch.randint(0, timesteps, (size,), generator=generator)
+    eps = torch.randn(z_0.shape, generator=generator)
+    return LatentBatch(z_0, data.prompt_index[index].masked_fill(dropped, 0), hint, t, eps)
+
+
+def draw_mirrored(size: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Which of the images of a batch are mirrored: (size,) bool."""
+    return (torch.rand(size, generator=generator) < 0.5) & flip
+
+
+def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the chosen images left to right: (b, c, H, W), (b,) -> (b, c, H, W)."""
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)

@@ -1,0 +1,81 @@
+"""The training images in memory: pixels, masks and prompts, and for the diffusion stages the latents."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm_us.data.busi import read_busi
+from ldm_us.data.records import Record, load_pair
+from ldm_us.data.split import split_by_group
+from ldm_us.model import LatentDiffusion
+
+SPLIT_SEED = 0  # of every split: a model's held-out images can be found again from --held-out alone
+
+
+@dataclass
+class TrainingSet:
+    """All images of a run. A 512x512 image takes 0.5 MB with its mask, and its latents 0.25 MB more."""
+
+    records: list[Record]
+    pixels: Tensor  # (n, 1, H, W) uint8, grey
+    masks: Tensor  # (n, 1, H, W) bool
+    prompts: list[str]  # the distinct ones; the first is "", for caption dropout
+    prompt_index: Tensor  # (n,) int64 into prompts
+    moments: Tensor | None = field(default=None)  # (n, 2, 2c, h, w): of each image and its mirror image
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def read_data(folders: Sequence[Path]) -> list[Record]:
+    """Read every folder's records."""
+    return [record for folder in folders for record in read_busi(folder)]
+
+
+def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], list[Record]]:
+    """Records to train on and records to evaluate on, whole near-duplicate families on one side."""
+    train, evaluate = split_by_group(read_data(folders), held_out, SPLIT_SEED)
+    return train, evaluate
+
+
+def load_training_set(records: list[Record], size: int) -> TrainingSet:
+    """Decode every record at `size` pixels."""
+    pairs = [load_pair(record, size) for record in records]
+    pixels = torch.stack([to_uint8(x[:1]) for x, _ in pairs])
+    masks = torch.stack([hint > 0.5 for _, hint in pairs])
+    prompts = ["", *sorted({record.prompt for record in records})]
+    prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
+    return TrainingSet(records, pixels, masks, prompts, prompt_index)
+
+
+@torch.no_grad()
+def encode_training_set(model: LatentDiffusion, data: TrainingSet) -> None:
+    """Compute the moments of every image and of its mirror image once: the frozen VAE always gives the same."""
+    rows = []
+    for i in range(len(data)):
+        x = to_signed(data.pixels[i : i + 1])
+        both = torch.cat([x, x.flip(-1)]).to(model.device)  # (1, 3, H, W) x 2 -> (2, 3, H, W)
+        rows.append(model.vae.moments(both).float().cpu())
+    data.moments = torch.stack(rows)
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_signed(pixels: Tensor) -> Tensor:
+    """(b, 1, H, W) uint8 -> (b, 3, H, W) in [-1, 1]."""
+    return (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
+
+
+def data_hash(records: Sequence[Record]) -> str:
+    """SHA-256 over the bytes of every image and mask, whatever their names and order."""
+    files = sorted(
+        hashlib.sha256(path.read_bytes()).hexdigest() for record in records for path in (record.image, *record.masks)
+    )
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()

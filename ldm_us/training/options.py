@@ -1,0 +1,121 @@
+"""The options of train.py: what a user changes per run. The paper states no numbers: the defaults are ours."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+STAGES = ("vae", "unet", "controlnet")
+VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
+DIFFUSION_LR = 1e-5
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One run. What changes the numbers of a run may not change when it resumes; see FREE."""
+
+    stage: str
+    data: tuple[Path, ...]
+    weights: Path | None
+    preset: str | None
+    out: Path
+    steps: int | None
+    epochs: float | None
+    batch: int
+    accumulate: int
+    lr: float | None
+    warmup: int
+    weight_decay: float
+    clip: float
+    ema: float
+    caption_dropout: float
+    train_text: bool
+    flip: bool
+    held_out: float
+    seed: int
+    size: int | None
+    precision: str
+    device: str
+    log_every: int
+    save_every: int
+    sample_every: int
+    dry_run: bool
+
+    @property
+    def images_per_step(self) -> int:
+        """The global batch: what one optimiser step sees."""
+        return self.batch * self.accumulate
+
+    @property
+    def learning_rate(self) -> float:
+        """--lr, or the stage's default."""
+        if self.lr is not None:
+            return self.lr
+        return VAE_LR_PER_IMAGE * self.images_per_step if self.stage == "vae" else DIFFUSION_LR
+
+
+# A resumed run may differ in these: they change how long it runs and what it shows, not what it computes.
+FREE = ("out", "steps", "epochs", "device", "log_every", "save_every", "sample_every", "dry_run")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe train.py's command line."""
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train one stage: the autoencoder, the denoiser, or a ControlNet on lesion masks. "
+        "The same command again resumes. RUN/model.safetensors is the result.",
+        epilog="The paper gives no hyper-parameters: every default here is our choice, after what the field uses.",
+    )
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="a BUSI folder, or several")
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a model.safetensors")
+    start.add_argument("--preset", metavar="NAME", help="start from random weights of this size: sd15, us128 or tiny")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int, metavar="N", help="optimiser steps, those of a resumed run included")
+    length.add_argument("--epochs", type=float, metavar="N", help="or passes over the data")
+    add = parser.add_argument
+    add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
+    add("--accumulate", type=int, default=1, metavar="N", help="batches per optimiser step (%(default)s)")
+    add("--lr", type=float, help=f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})")
+    add("--warmup", type=int, default=100, metavar="N", help="steps of linear warm-up (%(default)s)")
+    add("--weight-decay", type=float, default=1e-2, metavar="X", help="of AdamW (%(default)s)")
+    add("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm (%(default)s)")
+    add(
+        "--ema", type=float, default=0.9999, metavar="X", help="decay of the averaged weights, 0 for none (%(default)s)"
+    )
+    add("--caption-dropout", type=float, default=0.1, metavar="P", help="share of empty prompts (%(default)s)")
+    add("--train-text", action="store_true", help="unet stage: train the text encoder too, as LDM does from scratch")
+    add(
+        "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images, masks with them"
+    )
+    add("--held-out", type=float, default=0.1, metavar="P", help="share kept for evaluation (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, order and noise (%(default)s)")
+    add("--size", type=int, metavar="PIXELS", help="side of the training images (the preset's)")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and CPUs with AMX")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--log-every", type=int, default=10, metavar="N", help="steps per line of log.jsonl (%(default)s)")
+    add("--save-every", type=int, default=500, metavar="N", help="steps per resumable state (%(default)s)")
+    add("--sample-every", type=int, default=500, metavar="N", help="steps per sample grid, 0 for none (%(default)s)")
+    add("--dry-run", action="store_true", help="print the resolved configuration and parameter counts, and stop")
+    return parser
+
+
+def parse_options(argv: list[str] | None = None) -> TrainOptions:
+    """Read the command line; raise ValueError for numbers that make no sense."""
+    values = vars(build_parser().parse_args(argv))
+    options = TrainOptions(**(values | {"data": tuple(values["data"])}))
+    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "log_every": 1, "save_every": 1, "sample_every": 0, "seed": 0}
+    for name, least in at_least.items():
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use {least} or more.")
+    for name, limit in {"caption_dropout": 1.0, "held_out": 1.0, "ema": 1.0}.items():
+        if not 0.0 <= getattr(options, name) < limit:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a number from 0 up to below 1.")
+    for name in ("steps", "epochs", "lr", "clip", "size"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} {value}: use a number above 0.")
+    if options.train_text and options.stage != "unet":
+        raise ValueError(f"--train-text belongs to the unet stage, not to {options.stage}.")
+    return options

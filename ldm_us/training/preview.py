@@ -1,0 +1,55 @@
+"""Pictures of a run in progress, always of the same images, masks and seeds, made with the averaged weights."""
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm_us.model import LatentDiffusion
+from ldm_us.pictures import labelled_grid, to_picture
+from ldm_us.sampling import generate
+from ldm_us.training.dataset import TrainingSet, to_signed
+
+COLUMNS = 4
+STEPS = 20  # DDIM steps: a preview, not a result
+GUIDANCE = 3.0
+
+
+@torch.no_grad()
+def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Image:
+    """vae: images and their reconstructions. unet: samples of every prompt. controlnet: samples of a few masks."""
+    if stage == "vae":
+        return reconstructions(model, data)
+    prompts = [prompt for prompt in data.prompts if prompt]
+    masks: list[Tensor | None] = [None] * len(prompts)
+    if stage == "controlnet":
+        masks = [data.masks[first_of(data, prompt)].float() for prompt in prompts]
+    rows: list[list[Image.Image | None]] = []
+    for row, (prompt, mask) in enumerate(zip(prompts, masks, strict=True)):
+        rows.append([] if mask is None else [to_picture(mask)])
+        rows[-1] += [to_picture(x) for x in sample_row(model, data, prompt, mask, row)]
+    labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]
+    return labelled_grid(rows, labels, () if stage == "unet" else ("mask", *[""] * COLUMNS))
+
+
+def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Tensor | None, row: int) -> Tensor:
+    """Four samples of a prompt, with a mask or without, at the training size."""
+    seeds = [row * COLUMNS + column for column in range(COLUMNS)]
+    masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
+    return generate(
+        model, [prompt] * COLUMNS, masks=masks, seeds=seeds, size=data.pixels.shape[-1], steps=STEPS, guidance=GUIDANCE
+    )
+
+
+def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:
+    """Four images, and what the autoencoder makes of them."""
+    index = torch.linspace(0, len(data) - 1, COLUMNS).long()
+    x = to_signed(data.pixels[index]).to(model.device)
+    x_hat = model.vae.decode(model.vae.encode(x).mean)
+    rows = [[to_picture(picture[:1] / 2 + 0.5) for picture in pictures] for pictures in (x, x_hat)]
+    return labelled_grid(rows, ("image", "reconstruction"))
+
+
+def first_of(data: TrainingSet, prompt: str) -> int:
+    """The first image of a prompt that has a mask drawn, else the first."""
+    of_prompt = (data.prompt_index == data.prompts.index(prompt)).nonzero().flatten().tolist()
+    return next((i for i in of_prompt if bool(data.masks[i].any())), of_prompt[0])

@@ -1,0 +1,94 @@
+"""The folder of a run: config.json, log.jsonl, samples/, state/, model.safetensors. The same command again resumes."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ldm_us.atomic import atomic_file
+from ldm_us.training.ema import EMA
+from ldm_us.training.options import FREE, TrainOptions
+from ldm_us.training.state import load_newest_state, trim_log
+
+
+def total_steps(options: TrainOptions, images: int) -> int:
+    """--steps, or --epochs in steps."""
+    if options.steps is not None:
+        return options.steps
+    assert options.epochs is not None
+    return max(1, math.ceil(options.epochs * images / options.images_per_step))
+
+
+def open_run(options: TrainOptions, data_sha256: str) -> None:
+    """Create the folder, or check that the run in it is this one. Leftovers of a killed write are removed."""
+    config = fixed_options(options) | {"data_sha256": data_sha256}
+    path = options.out / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
+        if differing:
+            changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
+            raise ValueError(f"{options.out} holds another run ({changes}). Use its settings, or another --out.")
+    elif options.out.exists() and any(options.out.iterdir()):
+        raise ValueError(f"{options.out} is not empty and holds no run. Choose another --out.")
+    for folder in (options.out, options.out / "samples", options.out / "state"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+    with atomic_file(path) as file:
+        file.write(json.dumps(config, indent=2).encode())
+
+
+def fixed_options(options: TrainOptions) -> dict[str, Any]:
+    """The options that decide what a run computes, as JSON."""
+    values = {name: value for name, value in vars(options).items() if name not in FREE}
+    values |= {"data": [str(folder) for folder in options.data], "lr": options.learning_rate}
+    return values | {"weights": None if options.weights is None else str(options.weights)}
+
+
+@torch.no_grad()
+def resume(run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+    """Put the newest state of the run in place; return its step, 0 for a fresh run."""
+    state = load_newest_state(run)
+    if state is None:
+        trim_log(run / "log.jsonl", 0)
+        return 0
+    for name, parameter in parameters.items():
+        parameter.copy_(state["trained"][name])
+    ema.load_state_dict(state["ema"])
+    optimizer.load_state_dict(state["optimizer"])
+    trim_log(run / "log.jsonl", state["step"])
+    return int(state["step"])
+
+
+class Log:
+    """log.jsonl: a line every few steps, each value the mean since the line before."""
+
+    def __init__(self, run: Path, step: int):
+        self.path = run / "log.jsonl"
+        self.step = step
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, step: int, values: dict[str, float], every: int) -> dict[str, float]:
+        """Take a step's values in; write a line when `every` divides the step. Return the means so far."""
+        self.step = step
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        means = {name: total / self.count for name, total in self.sums.items()}
+        if step % every == 0:
+            self.flush()
+        return means
+
+    def flush(self) -> None:
+        """Write what has come since the last line, so that a state and the log up to it agree."""
+        if self.count == 0:
+            return
+        means = {name: total / self.count for name, total in self.sums.items()}
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": self.step} | means) + "\n")
+        self.sums, self.count = {}, 0

@@ -1,0 +1,148 @@
+"""The three stages: where a run starts from, which weights it trains, what a batch is and what it costs."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldm_us.atomic import sha256_file
+from ldm_us.checkpoint import load_model, read_metadata
+from ldm_us.clip import tokenize
+from ldm_us.config import PRESETS
+from ldm_us.lineage import Lineage, read_lineage
+from ldm_us.model import LatentDiffusion
+from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch
+from ldm_us.training.dataset import TrainingSet, encode_training_set, to_signed
+from ldm_us.training.losses import ddpm_loss, vae_loss
+from ldm_us.training.options import TrainOptions
+
+
+def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
+    """The model a run starts from, and where that came from."""
+    if options.weights is not None:
+        model, lineage = load_model(options.weights), read_lineage(read_metadata(options.weights))
+        parent = sha256_file(options.weights)
+    else:
+        model, lineage, parent = random_model(str(options.preset), options.seed), Lineage(()), "random"
+    if options.stage == "unet":
+        model.controlnet = None  # it was a copy of another UNet; train it again on the new one
+    if options.stage == "controlnet" and model.controlnet is None:
+        model.add_controlnet()
+    check_size(model, options)
+    return model.to(options.device), dataclasses.replace(lineage, parent=parent)
+
+
+def random_model(preset: str, seed: int) -> LatentDiffusion:
+    """PyTorch's default initial weights, from a seed of their own."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset {preset}: unknown. Use one of {', '.join(PRESETS)}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LatentDiffusion(PRESETS[preset])
+
+
+def check_size(model: LatentDiffusion, options: TrainOptions) -> None:
+    """Refuse a size that the networks cannot halve often enough."""
+    multiple = model.config.vae.downsampling * 2 ** (len(model.config.unet.multipliers) - 1)
+    if training_size(model, options) % multiple != 0:
+        raise ValueError(f"--size {options.size}: {model.config.name} needs a multiple of {multiple} pixels.")
+
+
+def training_size(model: LatentDiffusion, options: TrainOptions) -> int:
+    """Pixels along one side of the training images."""
+    return options.size or model.config.image_size
+
+
+def trained_parameters(model: LatentDiffusion, options: TrainOptions) -> dict[str, nn.Parameter]:
+    """Freeze the whole model, then free the parts of this stage: {full name: parameter}."""
+    parts = {"vae": ["vae"], "unet": ["unet", "text"] if options.train_text else ["unet"], "controlnet": ["controlnet"]}
+    model.requires_grad_(False)
+    for part in parts[options.stage]:
+        model.get_submodule(part).requires_grad_(True)
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class Stage:
+    """Data and model of one run, ready to give the batch and the loss of any step."""
+
+    def __init__(self, model: LatentDiffusion, data: TrainingSet, options: TrainOptions):
+        self.model = model
+        self.data = data
+        self.options = options
+        self.tokens = tokenize(data.prompts, model.config.text.length).to(model.device)  # (prompts, n)
+        self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
+        if options.stage != "vae":
+            encode_training_set(model, data)
+            if not options.train_text:
+                with torch.no_grad():
+                    self.context = model.text(self.tokens)
+
+    def batches(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
+        """The global batch of a step, cut in --accumulate parts. All of it is a function of (seed, step)."""
+        options, config = self.options, self.model.config
+        size = options.images_per_step
+        if options.stage == "vae":
+            side = training_size(self.model, options) // config.vae.downsampling
+            shape = (config.vae.latent_channels, side, side)
+            images = image_batch(self.data, shape, options.seed, step, size, options.flip)
+            return [ImageBatch(*part) for part in split(images, options.accumulate)]
+        latents = latent_batch(
+            self.data,
+            self.model.vae.scale,
+            self.model.schedule.timesteps,
+            options.seed,
+            step,
+            size,
+            options.flip,
+            options.caption_dropout,
+        )
+        return [LatentBatch(*part) for part in split(latents, options.accumulate)]
+
+    def loss(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and what else the log should hold."""
+        device = self.model.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+            if isinstance(batch, ImageBatch):
+                return vae_loss(self.model, ImageBatch(*(value.to(device) for value in batch)))
+            batch = LatentBatch(*(value.to(device) for value in batch))
+            if self.context is None:
+                context = self.model.text(self.tokens[batch.prompt_index])
+            else:
+                context = self.context[batch.prompt_index]
+            return ddpm_loss(self.model, batch, context, use_control=self.options.stage == "controlnet")
+
+
+def split(batch: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]:
+    """Cut every tensor of a batch in equal parts along its first axis."""
+    return list(zip(*(value.chunk(parts) for value in batch), strict=True))
+
+
+@torch.no_grad()
+def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> float:
+    """1 / std of the unscaled latents (LDM appendix G, "rescaled to unit standard deviation")."""
+    count = min(images, len(data))
+    index = torch.linspace(0, len(data) - 1, count).long()
+    latents = []
+    for i in index.tolist():
+        mean, logvar = model.vae.moments(to_signed(data.pixels[i : i + 1]).to(model.device)).float().chunk(2, dim=1)
+        latents.append((mean.flatten(), logvar.clamp(-30.0, 20.0).exp().flatten()))
+    means = torch.cat([mean for mean, _ in latents])
+    variance = means.var() + torch.cat([variance for _, variance in latents]).mean()  # law of total variance
+    return float(variance.rsqrt())
+
+
+def result_metadata(options: TrainOptions, lineage: Lineage, step: int, data_sha256: str) -> dict[str, str]:
+    """What a result says of how it was made, its ancestors included."""
+    entry = {
+        "stage": options.stage,
+        "steps": step,
+        "images_per_step": options.images_per_step,
+        "learning_rate": options.learning_rate,
+        "seed": options.seed,
+        "held_out": options.held_out,
+        "data": [Path(folder).name for folder in options.data],
+        "data_sha256": data_sha256,
+        "parent_sha256": lineage.parent,
+    }
+    return lineage.extended(entry).metadata()

@@ -1,0 +1,57 @@
+"""The resumable state of a run: everything that the next step depends on, in one file that is whole or not there."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm_us.atomic import atomic_file
+
+KEPT = 2  # states on disk: the newest, and the one before it
+NAME = re.compile(r"step_(\d{8})\.pt")
+
+
+def save_state(run: Path, step: int, state: dict[str, Any]) -> None:
+    """Write RUN/state/step_N.pt atomically, then delete all but the newest two."""
+    folder = run / "state"
+    folder.mkdir(exist_ok=True)
+    with atomic_file(folder / f"step_{step:08d}.pt") as file:
+        torch.save({"step": step} | state, file)
+    for path in list_states(run)[:-KEPT]:
+        path.unlink()
+
+
+def load_newest_state(run: Path) -> dict[str, Any] | None:
+    """The newest state that can be read, or None where there is none. Nothing but tensors and numbers is unpickled."""
+    paths = list_states(run)
+    failures = []
+    for path in reversed(paths):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # whatever a damaged file makes torch raise
+            failures.append(f"{path}: {type(error).__name__}")
+    if failures:
+        raise ValueError(f"no state can be read ({'; '.join(failures)}). Delete {run / 'state'} to start again.")
+    return None
+
+
+def list_states(run: Path) -> list[Path]:
+    """State files, oldest first."""
+    return sorted(path for path in (run / "state").glob("step_*.pt") if NAME.fullmatch(path.name))
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Drop the lines of a log that lie after `step`: a resumed run writes them again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):  # the last line of a run that was killed while writing it
+            continue
+    with atomic_file(path) as file:
+        file.write("".join(kept).encode())
