@@ -78,6 +78,11 @@ class ModelConfig:
     unet: UNetConfig = UNetConfig()
     control: ControlConfig = ControlConfig()
 
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that the image size must be a multiple of, for autoencoder and denoiser to halve it: 64 for SD 1.5."""
+        return int(self.vae.downsampling * 2 ** (len(self.unet.multipliers) - 1))
+
 
 SD15 = ModelConfig()
 

@@ -16,13 +16,19 @@ def ddim_timesteps(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
     The grid is spaced by floor(T / steps) and starts at schedule.config.first_timestep: 50 steps of 1000 sample at
     981, 961, ..., 21, 1. Where that start would pass T - 1 (steps = T) the grid starts as late as it can.
     """
+    check_steps(schedule, steps)
     T = schedule.timesteps
-    if not 1 <= steps <= T:
-        raise ValueError(f"{steps} sampling steps: the schedule has {T} timesteps. Use 1..{T} steps.")
     spacing = T // steps
     first = min(schedule.config.first_timestep, T - 1 - (steps - 1) * spacing)
     grid = [first + i * spacing for i in reversed(range(steps))]
     return list(zip(grid, [*grid[1:], -1], strict=True))
+
+
+def check_steps(schedule: Schedule, steps: int) -> None:
+    """Refuse a number of sampling steps that the schedule does not have."""
+    if not 1 <= steps <= schedule.timesteps:
+        T = schedule.timesteps
+        raise ValueError(f"{steps} sampling steps: the schedule has {T} timesteps. Use 1..{T} steps.")
 
 
 def ddim_step(

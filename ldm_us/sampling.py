@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ldm_us.config import ModelConfig
 from ldm_us.ddim import ddim_step, ddim_timesteps
 from ldm_us.ddpm import ddpm_step, predict_z_0
 from ldm_us.model import LatentDiffusion
@@ -143,8 +144,15 @@ def draw(shape: torch.Size | tuple[int, ...], generators: list[torch.Generator])
 def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, int]:
     """(c, h, w) of the latents of an image of `size` pixels a side."""
     size = model.config.image_size if size is None else size
+    check_size(model.config, size)
     side = size // model.config.vae.downsampling
     return model.config.vae.latent_channels, side, side
+
+
+def check_size(config: ModelConfig, size: int) -> None:
+    """Refuse an image size that the networks cannot halve often enough."""
+    if size < 1 or size % config.size_multiple != 0:
+        raise ValueError(f"image size {size}: {config.name} needs a multiple of {config.size_multiple} pixels.")
 
 
 def check_batch(

@@ -12,6 +12,7 @@ from ldm_us.clip import tokenize
 from ldm_us.config import PRESETS
 from ldm_us.lineage import Lineage, read_lineage
 from ldm_us.model import LatentDiffusion
+from ldm_us.sampling import check_size
 from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch
 from ldm_us.training.dataset import TrainingSet, encode_training_set, to_signed
 from ldm_us.training.losses import ddpm_loss, vae_loss
@@ -29,7 +30,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
         model.add_controlnet()
-    check_size(model, options)
+    check_size(model.config, training_size(model, options))
     return model.to(options.device), dataclasses.replace(lineage, parent=parent)
 
 
@@ -40,13 +41,6 @@ def random_model(preset: str, seed: int) -> LatentDiffusion:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LatentDiffusion(PRESETS[preset])
-
-
-def check_size(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Refuse a size that the networks cannot halve often enough."""
-    multiple = model.config.vae.downsampling * 2 ** (len(model.config.unet.multipliers) - 1)
-    if training_size(model, options) % multiple != 0:
-        raise ValueError(f"--size {options.size}: {model.config.name} needs a multiple of {multiple} pixels.")
 
 
 def training_size(model: LatentDiffusion, options: TrainOptions) -> int:

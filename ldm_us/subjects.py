@@ -1,0 +1,70 @@
+"""What to sample: one subject per class, prompt or mask, each a row of the grid (the paper's Figures 3 and 4)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm_us.data.busi import CLASSES, NAME, read_busi
+from ldm_us.data.records import class_prompt
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One prompt, with or without a mask."""
+
+    name: str  # of the row and of the files
+    prompt: str
+    masks: tuple[Path, ...] = ()  # OR-ed together; empty: not conditioned on a mask
+    original: Path | None = None  # the image the mask was drawn on, where it lies beside it
+
+
+def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None) -> list[Subject]:
+    """Subjects from --class, --prompt and --mask; all classes where nothing is asked for."""
+    for label in labels:
+        if label not in CLASSES:
+            raise ValueError(f"--class {label}: unknown. Use {', '.join(CLASSES)}, or --prompt for other texts.")
+    if prompt is not None and labels:
+        raise ValueError("--class and --prompt both set the text: give one of them.")
+    if mask is not None:
+        if len(labels) > 1:
+            raise ValueError("--mask takes one --class for all masks. Run sample.py once per class.")
+        return [with_text(subject, labels, prompt) for subject in masked_subjects(mask)]
+    if prompt is not None:
+        return [Subject("prompt", prompt)]
+    return [Subject(label, class_prompt(label)) for label in labels or CLASSES]
+
+
+def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subject:
+    """Set the prompt of a mask: what the user asked for, else the class in a BUSI file name."""
+    text = prompt or (class_prompt(labels[0]) if labels else subject.prompt)
+    if not text:
+        raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
+    return Subject(subject.name, text, subject.masks, subject.original)
+
+
+def masked_subjects(path: Path) -> list[Subject]:
+    """A mask file, a folder of mask files, or BUSI itself, whose masks come with their originals."""
+    if path.is_file():
+        return [subject_of_file(path)]
+    if not path.is_dir():
+        raise ValueError(f"--mask {path}: no such file or folder.")
+    if any(path.glob("*/*_mask.png")):
+        records = [record for record in read_busi(path) if record.masks]
+        return [Subject(record.image.stem, record.prompt, record.masks, record.image) for record in records]
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
+    masks = [file for file in files if "_mask" in file.stem] or files  # a class folder of BUSI holds both
+    subjects = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
+    if not subjects:
+        raise ValueError(f"--mask {path}: no image files in this folder. Give PNG masks, white on black.")
+    return list(subjects.values())
+
+
+def subject_of_file(path: Path) -> Subject:
+    """One mask file; of a BUSI name also its class, its other masks and its original."""
+    match = NAME.fullmatch(path.name)
+    if match is None or match["mask"] is None:
+        return Subject(path.stem, "", (path,))
+    stem, original = match["stem"], path.with_name(f"{match['stem']}.png")
+    masks = sorted(file for file in path.parent.iterdir() if file.name.startswith(f"{stem}_mask"))
+    return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None)
