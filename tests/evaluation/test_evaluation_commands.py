@@ -1,0 +1,109 @@
+"""python -m ldm_us.evaluation: what it prints, on which images, and how it refuses."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm_us.checkpoint import save_model
+from ldm_us.config import US128, ModelConfig
+from ldm_us.data.records import load_pair
+from ldm_us.entry import run_command
+from ldm_us.evaluation.__main__ import held_out_records, main
+from ldm_us.evaluation.mask_fidelity import mask_fidelity
+from ldm_us.lineage import Lineage
+from ldm_us.model import LatentDiffusion
+from ldm_us.training.dataset import split_data
+
+SMALL = ModelConfig(**(vars(US128) | {"name": "small", "image_size": 32}))
+
+
+@pytest.fixture(scope="module")
+def busi(tmp_path_factory):
+    root = tmp_path_factory.mktemp("busi")
+    rng = np.random.default_rng(0)
+    for label in ("benign", "malignant", "normal"):
+        (root / label).mkdir()
+        for number in range(1, 9):
+            mask = np.zeros((32, 32), dtype=np.uint8)
+            if label != "normal":
+                y, x = rng.integers(4, 16, 2)
+                mask[y : y + 10, x : x + 12] = 255
+            image = rng.integers(90, 160, (32, 32)) - mask // 4
+            Image.fromarray(image.astype(np.uint8)).save(root / label / f"{label} ({900 + number}).png")
+            Image.fromarray(mask).save(root / label / f"{label} ({900 + number})_mask.png")
+    return root
+
+
+def save(path, held_out, controlnet=True):
+    torch.manual_seed(0)
+    model = LatentDiffusion(SMALL)
+    if controlnet:
+        model.add_controlnet()
+    entries = tuple({"stage": stage, "held_out": share} for stage, share in zip("ab", held_out, strict=False))
+    save_model(model, path, Lineage(entries).metadata())
+    return path
+
+
+def test_reconstruction_is_measured_on_the_held_out_images_alone(busi, tmp_path, capsys):
+    weights = save(tmp_path / "m.safetensors", [0.25])
+    assert main(["reconstruction", "--weights", str(weights), "--data", str(busi)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    _, held_out = split_data([busi], 0.25)
+    assert printed["images"] == len(held_out) > 0
+    assert 0 < printed["psnr_db"]["mean"] < 40
+
+
+def test_masks_are_those_of_held_out_lesions_and_every_class_is_reported(busi, tmp_path, capsys):
+    weights = save(tmp_path / "m.safetensors", [0.5, 0.5])
+    argv = ["masks", "--weights", str(weights), "--data", str(busi), "--steps", "2", "--n", "4"]
+    assert main(argv) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["masks"] == 4
+    assert set(printed["dice"]) == {"true", "shuffled", "real"}
+    assert set(printed["dice"]["true"]) >= {"all", "benign"}
+
+
+def test_shuffled_masks_are_those_of_other_images_and_true_masks_their_own(busi, tmp_path, monkeypatch):
+    """A generator that draws the asked mask perfectly has a Dice of 1 against it and less against another's."""
+    records = [record for record in split_data([busi], 0.5)[1] if record.label != "normal"]
+
+    def draw_the_mask(_model, _prompts, *, masks, **_settings):
+        return (0.6 - 0.4 * masks).expand(-1, 3, -1, -1)
+
+    monkeypatch.setattr("ldm_us.evaluation.mask_fidelity.generate", draw_the_mask)
+    monkeypatch.setattr("ldm_us.evaluation.mask_fidelity.dark_lesion", lambda image: (image < 0.4).float())
+    model = LatentDiffusion(SMALL)
+    fidelity, images = mask_fidelity(model, records, seed=0, steps=2, guidance=1.0, control_scale=1.0, batch=3)
+    assert fidelity.true.tolist() == [1.0] * len(records)
+    masks = torch.stack([load_pair(record, 32)[1] for record in records])
+    assert torch.equal((images < 0.4).float(), masks)
+    assert (fidelity.shuffled < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("held_out", "controlnet", "command", "sentence"),
+    [
+        ([0.0], True, "reconstruction", "--held-out 0"),
+        ([0.1, 0.2], True, "reconstruction", "one and the same share"),
+        ([], True, "reconstruction", "one and the same share"),
+        ([0.5], False, "masks", "no ControlNet"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_sentence(
+    busi, tmp_path, capsys, held_out, controlnet, command, sentence
+):
+    weights = save(tmp_path / "m.safetensors", held_out, controlnet)
+    code = run_command(partial(main, [command, "--weights", str(weights), "--data", str(busi)]))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert (code, len(lines)) == (2, 1)
+    assert sentence in lines[0]
+
+
+def test_the_held_out_split_is_that_of_the_training(busi, tmp_path):
+    weights = save(tmp_path / "m.safetensors", [0.25])
+    options = type("Options", (), {"weights": weights, "data": [busi]})()
+    assert held_out_records(options) == split_data([busi], 0.25)[1]
