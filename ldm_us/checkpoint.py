@@ -84,10 +84,8 @@ def load_model(path: Path | str, device: str = "cpu", dtype: torch.dtype | None 
     Raise ValueError, in one sentence, for a file that is missing, broken, of another kind or of other keys.
     """
     with open_model_file(path) as file:
-        model = _build_on_meta(path, _read_config(path, file.metadata() or {}))
-        with torch.device("meta"):
-            if any(name.startswith("controlnet.") for name in file.keys()):  # noqa: SIM118
-                model.add_controlnet()
+        with_controlnet = any(name.startswith("controlnet.") for name in file.keys())  # noqa: SIM118
+        model = _build_on_meta(path, _read_config(path, file.metadata() or {}), with_controlnet)
         _check_keys(path, model, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
         target = torch.float32 if dtype is None else dtype
         state = {name: file.get_tensor(name).to(device=device, dtype=target) for name in file.keys()}  # noqa: SIM118
@@ -127,10 +125,13 @@ def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
         raise ValueError(f"{path}: its config cannot be read: {error}") from error
 
 
-def _build_on_meta(path: Path | str, config: ModelConfig) -> LatentDiffusion:
+def _build_on_meta(path: Path | str, config: ModelConfig, with_controlnet: bool) -> LatentDiffusion:
     try:
         with torch.device("meta"):
-            return LatentDiffusion(config)
+            model = LatentDiffusion(config)
+            if with_controlnet:
+                model.add_controlnet()
+            return model
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # what torch says of a width of -1 or "x"
         raise ValueError(f"{path}: no model can be built from its config: {error}") from error
 

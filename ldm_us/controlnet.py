@@ -15,7 +15,7 @@ from ldm_us.unet import Control, UNet, encoder_widths
 
 
 class HintNetwork(nn.Module):
-    """Pixels of the condition -> features at latent resolution (ControlNet section 3.3, Eq. 4)."""
+    """Pixels of the condition -> features at latent resolution (ControlNet section 3.2, Eq. 4)."""
 
     def __init__(self, config: ControlConfig, width_out: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""DDPM: noise a latent, and walk one ancestral step back.   Paper: arXiv 2006.11239 (DDPM), Eq. 4, 6, 7, 12, 14, 15."""
+"""DDPM: noise a latent, and walk one ancestral step back.   Paper: arXiv 2006.11239 (DDPM), Eq. 4, 6, 7, 15."""
 
 import torch
 from torch import Tensor

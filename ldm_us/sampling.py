@@ -114,6 +114,8 @@ def generate(
     on_step sees every Step, for progress or strips.
     """
     batch = len(prompts)
+    if batch == 0:
+        raise ValueError("no prompts: give one per image.")
     seeds = list(range(batch)) if seeds is None else seeds
     if isinstance(negative_prompts, str):
         negative_prompts = [negative_prompts] * batch
@@ -169,14 +171,13 @@ def check_batch(
         if len(values) != batch:
             raise ValueError(f"{len(values)} {name} for {batch} prompts: give one per prompt.")
     h, w = z_T.shape[2:]
-    smallest = 2 ** (len(model.config.unet.multipliers) - 1)
-    if h % smallest or w % smallest:
-        raise ValueError(f"latents of {h}x{w}: the UNet halves them repeatedly, so use multiples of {smallest}.")
+    f = model.config.vae.downsampling
+    for side in (h * f, w * f):
+        check_size(model.config, side)
     if masks is None:
         return
     if model.controlnet is None:
         raise ValueError("masks need a model with a ControlNet: train one with `train.py controlnet` first.")
-    f = model.config.vae.downsampling
     expected = (batch, 1, h * f, w * f)
     if tuple(masks.shape) != expected:
         raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {expected}.")

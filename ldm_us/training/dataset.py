@@ -25,7 +25,8 @@ class TrainingSet:
     masks: Tensor  # (n, 1, H, W) bool
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
-    moments: Tensor | None = field(default=None)  # (n, 2, 2c, h, w): of each image and its mirror image
+    moments: Tensor | None = None  # (n, 2, 2c, h, w): of each image and its mirror image, where encoded
+    encoded: set[int] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -53,14 +54,19 @@ def load_training_set(records: list[Record], size: int) -> TrainingSet:
 
 
 @torch.no_grad()
-def encode_training_set(model: LatentDiffusion, data: TrainingSet) -> None:
-    """Compute the moments of every image and of its mirror image once: the frozen VAE always gives the same."""
-    rows = []
-    for i in range(len(data)):
-        x = to_signed(data.pixels[i : i + 1])
-        both = torch.cat([x, x.flip(-1)]).to(model.device)  # (1, 3, H, W) x 2 -> (2, 3, H, W)
-        rows.append(model.vae.moments(both).float().cpu())
-    data.moments = torch.stack(rows)
+def encode_images(model: LatentDiffusion, data: TrainingSet, index: Tensor) -> None:
+    """Compute the moments of images (b,) and of their mirror images, unless that was done before.
+
+    The frozen VAE always gives the same, so each is computed once, when it is first needed, and alone: in a batch the
+    last bits would depend on its neighbours.
+    """
+    for i in set(index.tolist()) - data.encoded:
+        x = to_signed(data.pixels[i : i + 1]).to(model.device)
+        moments = [model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))]
+        if data.moments is None:
+            data.moments = torch.empty(len(data), 2, *moments[0].shape)
+        data.moments[i] = torch.stack(moments)
+        data.encoded.add(i)
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from ldm_us.config import PRESETS
 from ldm_us.lineage import Lineage, read_lineage
 from ldm_us.model import LatentDiffusion
 from ldm_us.sampling import check_size
-from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch
-from ldm_us.training.dataset import TrainingSet, encode_training_set, to_signed
+from ldm_us.training.batches import ImageBatch, LatentBatch, batch_indices, image_batch, latent_batch
+from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
 
@@ -66,11 +66,9 @@ class Stage:
         self.options = options
         self.tokens = tokenize(data.prompts, model.config.text.length).to(model.device)  # (prompts, n)
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
-        if options.stage != "vae":
-            encode_training_set(model, data)
-            if not options.train_text:
-                with torch.no_grad():
-                    self.context = model.text(self.tokens)
+        if options.stage != "vae" and not options.train_text:
+            with torch.no_grad():
+                self.context = model.text(self.tokens)
 
     def batches(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
         """The global batch of a step, cut in --accumulate parts. All of it is a function of (seed, step)."""
@@ -81,6 +79,7 @@ class Stage:
             shape = (config.vae.latent_channels, side, side)
             images = image_batch(self.data, shape, options.seed, step, size, options.flip)
             return [ImageBatch(*part) for part in split(images, options.accumulate)]
+        encode_images(self.model, self.data, batch_indices(len(self.data), options.seed, step, size))
         latents = latent_batch(
             self.data,
             self.model.vae.scale,

@@ -17,8 +17,15 @@ def save_state(run: Path, step: int, state: dict[str, Any]) -> None:
     """Write RUN/state/step_N.pt atomically, then delete all but the newest two."""
     folder = run / "state"
     folder.mkdir(exist_ok=True)
-    with atomic_file(folder / f"step_{step:08d}.pt") as file:
-        torch.save({"step": step} | state, file)
+    path = folder / f"step_{step:08d}.pt"
+    try:
+        with atomic_file(path) as file:
+            torch.save({"step": step} | state, file)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch makes a RuntimeError of a full disk
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     for path in list_states(run)[:-KEPT]:
         path.unlink()
 

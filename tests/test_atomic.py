@@ -1,0 +1,94 @@
+"""Atomic files: the old one until the new one is whole, and no trace of a failure."""
+
+import errno
+import hashlib
+import os
+
+import pytest
+
+from ldm_us.atomic import atomic_file, sha256_file
+
+FAILURES = [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("model"), KeyboardInterrupt()]
+
+
+@pytest.fixture(params=["fresh", "existing"])
+def path(request, tmp_path):
+    target = tmp_path / "model.safetensors"
+    if request.param == "existing":
+        target.write_bytes(b"old")
+    return target
+
+
+def contents(path):
+    """The names and bytes of the folder."""
+    return {entry.name: entry.read_bytes() for entry in path.parent.iterdir()}
+
+
+def test_the_file_holds_what_was_written_and_is_alone(path):
+    with atomic_file(path) as file:
+        file.write(b"new ")
+        file.write(b"bytes")
+    assert contents(path) == {path.name: b"new bytes"}
+
+
+def test_the_path_as_a_string_works_too(path):
+    with atomic_file(str(path)) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_until_the_block_ends_the_name_holds_what_it_held(path):
+    before = contents(path)
+    with atomic_file(path) as file:
+        file.write(b"new")
+        file.flush()
+        assert {name: data for name, data in contents(path).items() if name == path.name} == before
+
+
+def write_half(path, failure):
+    with atomic_file(path) as file:
+        file.write(b"half")
+        raise failure
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_a_failure_in_the_block_leaves_the_old_file_and_nothing_else(path, failure):
+    before = contents(path)
+    with pytest.raises(type(failure)) as raised:
+        write_half(path, failure)
+    assert raised.value is failure
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_full_disk_at_the_end_leaves_the_old_file_and_nothing_else(path, monkeypatch, function):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = contents(path)
+    monkeypatch.setattr(os, function, full)
+    with pytest.raises(OSError, match="No space left"), atomic_file(path) as file:
+        file.write(b"whole, but not on the disk")
+    assert contents(path) == before
+
+
+def test_the_bytes_reach_the_disk_before_the_name_does(path, monkeypatch):
+    calls = []
+    real = {"fsync": os.fsync, "replace": os.replace}
+    for name, function in real.items():
+        monkeypatch.setattr(os, name, lambda *a, name=name, function=function: (calls.append(name), function(*a)))
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert calls == ["fsync", "replace", "fsync"], "the file, its name, the folder"
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "none" / "file"):
+        raise AssertionError("the block does not run")
+
+
+@pytest.mark.parametrize("size", [0, 5, (1 << 22) + 7])
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path, size):
+    data = os.urandom(16) * (size // 16) + b"x" * (size % 16)
+    (tmp_path / "file").write_bytes(data)
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()

@@ -1,0 +1,94 @@
+"""Prompts to tokens as Stable Diffusion 1.5 was trained with them, and the causal text encoder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldm_us.clip import END_OF_TEXT, QuickGELU, TextEncoder, tokenize
+from ldm_us.config import SD15, TextConfig
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "tiny.npz")
+START = 49406
+PROMPTS = ["", "Ultrasound image of a malignant breast", "!", "wow!~ #!/bin", "word " * 200]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    config = TextConfig(vocabulary=100, length=12, width=16, heads=4, layers=2, mlp_width=32)
+    return TextEncoder(config).eval().requires_grad_(False)
+
+
+def test_tokens_equal_those_of_the_original_tokenizer():
+    assert tokenize(["", "Ultrasound image of a malignant breast"]).tolist() == GOLDEN["clip.tokens"].tolist()
+
+
+def test_every_prompt_is_77_tokens_from_start_to_end_of_text_and_padded_with_it():
+    tokens = tokenize(PROMPTS)
+    assert tokens.shape == (5, 77)
+    assert tokens.dtype == torch.int64
+    for row in tokens.tolist():
+        end = row.index(END_OF_TEXT)
+        assert row[0] == START
+        assert START not in row[1:]
+        assert row[end:] == [END_OF_TEXT] * (77 - end)
+
+
+def test_an_exclamation_mark_survives_though_its_token_is_the_tokenizers_padding():
+    alone, inside, _ = tokenize(["!", "wow!~ #!/bin", ""]).tolist()
+    assert alone[1] == 256, "with the end of a word"
+    assert inside[1 : inside.index(END_OF_TEXT)].count(0) == 2, "within a word"
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_keeps_its_end_of_text():
+    long, shorter = tokenize(["word " * 200, "word " * 75]).tolist()
+    assert long[0] == START
+    assert long[-1] == END_OF_TEXT
+    assert long.count(END_OF_TEXT) == 1
+    assert long == shorter
+
+
+def test_one_prompt_may_be_given_without_a_list_and_at_another_length():
+    assert torch.equal(tokenize("a breast"), tokenize(["a breast"]))
+    assert torch.equal(tokenize("a breast", length=8), tokenize("a breast")[:, :8])
+
+
+def test_states_are_one_a_token(encoder):
+    assert encoder(torch.zeros(3, 12, dtype=torch.int64)).shape == (3, 12, 16)
+    assert encoder(torch.zeros(3, 5, dtype=torch.int64)).shape == (3, 5, 16)
+
+
+@pytest.mark.parametrize("k", [0, 1, 7, 11])
+def test_changing_token_k_changes_no_state_before_k_and_every_state_from_k_on(encoder, k):
+    tokens = torch.arange(12)[None]
+    changed = tokens.clone()
+    changed[0, k] = 50
+    difference = (encoder(changed) - encoder(tokens)).abs().amax(dim=(0, 2))
+    assert (difference[:k] < 1e-6).all()
+    assert (difference[k:] > 1e-4).all()
+
+
+def test_the_same_token_has_another_state_at_another_place(encoder):
+    states = encoder(torch.full((1, 12), 7))
+    assert float((states[0, 1:] - states[0, :-1]).abs().amax(dim=1).min()) > 1e-4
+
+
+def test_states_are_normalised_last(encoder):
+    states = encoder(torch.arange(12)[None])
+    torch.testing.assert_close(states.mean(dim=-1), torch.zeros(1, 12), rtol=0, atol=1e-5)
+    torch.testing.assert_close(states.var(dim=-1, unbiased=False), torch.ones(1, 12), rtol=1e-3, atol=0)
+
+
+def test_quick_gelu_is_not_the_exact_gelu():
+    features = torch.linspace(-4, 4, 33, dtype=torch.float64)
+    torch.testing.assert_close(QuickGELU()(features), features / (1 + torch.exp(-1.702 * features)))
+    assert float((QuickGELU()(features) - torch.nn.functional.gelu(features)).abs().max()) > 0.01
+
+
+def test_sd15_has_as_many_parameters_and_tensors_as_the_original():
+    with torch.device("meta"):
+        text = TextEncoder(SD15.text)
+    assert sum(p.numel() for p in text.parameters()) == 123_060_480
+    assert len(text.state_dict()) == 196
