@@ -1,0 +1,169 @@
+"""From the tensors of a file to our tensors: a plan that uses every source tensor once, then one tensor at a time."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm_us.config import ModelConfig
+from ldm_us.model import LatentDiffusion
+from weights_convert.detect import detect
+from weights_convert.expansion import rules_for
+from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, PARTS, Ignored, Layout, Rule
+from weights_convert.sources import Entry, Source, source_from_state_dict
+
+Shapes = dict[str, tuple[int, ...]]
+MENTIONED = 3  # tensors of a kind that an error names
+
+
+@dataclass(frozen=True)
+class Piece:
+    """How one of our tensors is filled: with part `index` of `count` equal parts of a source tensor."""
+
+    target: str
+    shape: tuple[int, ...]
+    file: Path
+    key: str
+    entry: Entry
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one source gives."""
+
+    source: Source
+    layouts: tuple[Layout, ...]
+    pieces: tuple[Piece, ...]
+    ignored: dict[str, str]  # name in the source -> reason
+
+
+@cache
+def target_shapes(config: ModelConfig) -> Shapes:
+    """Every tensor of a model with a ControlNet; nothing is allocated."""
+    with torch.device("meta"):
+        model = LatentDiffusion(config)
+        model.add_controlnet()
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def plan_source(
+    source: Source, config: ModelConfig, wanted: Iterable[str] = PARTS, ema: bool = False, reason: str = "not asked for"
+) -> Plan:
+    """Give every tensor of the source its place or the reason why it is left out; anything else is a ValueError.
+
+    Of `wanted`, the parts that the source has are taken, each complete; `reason` says why its other parts are not.
+    """
+    shapes = target_shapes(config)
+    found = detect(source)
+    layouts: list[Layout] = []
+    left_out: dict[str, str] = {}
+    for layout in found:
+        rules = rules_for(config, layout, shapes)
+        if layout.part not in wanted:
+            left_out |= {rule.source: f"{layout.part}: {reason}" for rule in rules}
+        elif ema and layout.part == "unet":
+            layouts.append(ema_layout(source, layout))
+            left_out |= {rule.source: "unet: --ema takes its moving average" for rule in rules}
+        else:
+            layouts.append(layout)
+    rules = [rule for layout in layouts for rule in rules_for(config, layout, shapes)]
+    ignored = ignored_names(source, {rule.source for rule in rules}, left_out, found, ema)
+    pieces = fill(source, rules, shapes, ignored, config)
+    return Plan(source, tuple(layouts), tuple(pieces), ignored)
+
+
+def ema_layout(source: Source, layout: Layout) -> Layout:
+    """The UNet's moving average in place of the UNet."""
+    start = "model_ema.diffusion_model"
+    if layout.naming != "compvis" or not any(name.startswith(start) for name in source.entries):
+        raise ValueError(f"{source.path}: holds no moving average ({start}...). Leave --ema out.")
+    return Layout("unet", "compvis", start, ema=True)
+
+
+def ignored_names(
+    source: Source, used: set[str], left_out: Mapping[str, str], layouts: Iterable[Layout], ema: bool
+) -> dict[str, str]:
+    """The unused names that may be left out -> why."""
+    patterns: tuple[Ignored, ...] = IGNORED_EMA if ema else ()
+    patterns += tuple(rule for rule in IGNORED if not (ema and rule.pattern == "model_ema.*"))
+    if any(layout.naming == "open_clip" for layout in layouts):
+        patterns += IGNORED_OPEN_CLIP
+    ignored = {}
+    for name in source.entries:
+        if name in used:
+            continue
+        by_pattern = next((rule.reason for rule in patterns if fnmatchcase(name, rule.pattern)), None)
+        reason = left_out.get(name, by_pattern)
+        if reason is not None:
+            ignored[name] = reason
+    return ignored
+
+
+def fill(
+    source: Source, rules: Iterable[Rule], shapes: Shapes, ignored: Mapping[str, str], config: ModelConfig
+) -> Iterator[Piece]:
+    """One piece per target. Raise ValueError if a tensor is missing, unexpected, of a wrong shape or no weight."""
+    unexpected = source.entries.keys() - ignored.keys()
+    missing, misshaped, pieces = [], [], []
+    for rule in rules:
+        entry = source.entries.get(rule.source)
+        if entry is None:
+            missing.append(rule.source)
+            continue
+        unexpected.discard(rule.source)
+        expected = (len(rule.targets) * shapes[rule.targets[0]][0], *shapes[rule.targets[0]][1:])
+        if not fits(entry.shape, expected) or not entry.dtype.is_floating_point:
+            found = f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
+            misshaped.append(f"{rule.source} is {found}, not {list(expected)}")
+            continue
+        for i, target in enumerate(rule.targets):
+            pieces.append(Piece(target, shapes[target], source.path, rule.source, entry, i, len(rule.targets)))
+    problems = [_list("missing", missing), _list("unexpected", sorted(unexpected)), _list("misshaped", misshaped)]
+    if any(problems):
+        raise ValueError(
+            f"{source.path}: does not hold the tensors of {config.name}: {'; '.join(filter(None, problems))}. "
+            f"Check that the file is complete and of the size that --preset names."
+        )
+    return iter(pieces)
+
+
+def _list(kind: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = ", ..." if len(names) > MENTIONED else ""
+    return f"{len(names)} {kind} ({', '.join(names[:MENTIONED])}{more})"
+
+
+def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether the shapes are equal, or [c, c] and [c, c, 1, 1]: the same map as a linear layer and as a convolution."""
+    return _as_matrix(shape) == _as_matrix(expected)
+
+
+def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) and shape[0] == shape[1] else shape
+
+
+def load_piece(piece: Piece, dtype: torch.dtype | None = None) -> Tensor:
+    """Read one of our tensors, in its own type or in `dtype`. Raise ValueError if a number does not fit into it."""
+    tensor = piece.entry.load()
+    if piece.count > 1:
+        tensor = tensor.chunk(piece.count)[piece.index]
+    tensor = tensor.reshape(piece.shape)
+    if dtype is None or dtype == tensor.dtype:
+        return tensor.contiguous()
+    converted = tensor.to(dtype)
+    if not converted.isfinite().all() and tensor.isfinite().all():
+        raise ValueError(f"{piece.file}: {piece.key} has numbers too large for {dtype}. Choose another --dtype.")
+    return converted.contiguous()
+
+
+def convert_state_dict(state_dict: Mapping[str, Tensor], config: ModelConfig, ema: bool = False) -> dict[str, Tensor]:
+    """Tensors in any known layout -> tensors in our names, of the parts that are there; each part must be complete."""
+    plan = plan_source(source_from_state_dict(state_dict), config, ema=ema)
+    return {piece.target: load_piece(piece) for piece in plan.pieces}

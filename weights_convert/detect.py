@@ -1,0 +1,106 @@
+"""Which model a file holds, told from the names and shapes of its tensors."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from weights_convert.rules import PARTS, Layout
+from weights_convert.sources import Entry, Source
+
+SUPPORTED = (
+    "Supported are Stable Diffusion 1.x models (CompVis file or diffusers folder), their ControlNets (lllyasviel or "
+    "diffusers) and CLIP ViT-L/14 text encoders."
+)
+
+# A name that starts so -> the layout of that part; the first match of a part counts.
+SIGNATURES = (
+    ("model.diffusion_model.", Layout("unet", "compvis", "model.diffusion_model.")),
+    ("first_stage_model.", Layout("vae", "compvis", "first_stage_model.")),
+    (
+        "cond_stage_model.transformer.text_model.",
+        Layout("text", "transformers", "cond_stage_model.transformer.text_model."),
+    ),
+    ("cond_stage_model.transformer.", Layout("text", "transformers", "cond_stage_model.transformer.")),
+    ("control_model.", Layout("controlnet", "compvis", "control_model.")),
+    ("input_hint_block.", Layout("controlnet", "compvis", "")),
+    ("controlnet_cond_embedding.", Layout("controlnet", "diffusers", "")),
+    ("up_blocks.", Layout("unet", "diffusers", "")),
+    ("encoder.mid_block.attentions.0.query.", Layout("vae", "diffusers_old", "")),
+    ("encoder.down_blocks.", Layout("vae", "diffusers", "")),
+    ("text_model.", Layout("text", "transformers", "text_model.")),
+    ("encoder.layers.", Layout("text", "transformers", "")),
+    ("transformer.resblocks.", Layout("text", "open_clip", "")),
+    *((f"{part}.", Layout(part, "ours", f"{part}.")) for part in PARTS),
+)
+
+XL, V2, V3, FLUX = (
+    "a Stable Diffusion XL model",
+    "a Stable Diffusion 2.x model",
+    "a Stable Diffusion 3 model",
+    "a Flux model",
+)
+LORA, INPAINTING = "a LoRA, not a whole model", "an inpainting model with 9 input channels"
+
+FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
+    ("conditioner.embedders.*", XL),
+    ("*label_emb.*", XL),
+    ("*add_embedding.*", XL),
+    ("cond_stage_model.model.*", V2),
+    ("*joint_blocks.*", V3),
+    ("*double_blocks.*", FLUX),
+    ("single_transformer_blocks.*", FLUX),
+    ("*lora_*", LORA),
+    ("*.lora.*", LORA),
+    ("*_lora.*", LORA),
+)
+FOREIGN_FOLDERS = (
+    ("text_encoder_2", XL),
+    ("text_encoder_3", V3),
+    ("transformer", "a Stable Diffusion 3 or Flux model"),
+)
+FOREIGN_CONTEXT_WIDTHS = {1024: V2, 2048: XL}  # columns of every *attn2.to_k.weight; 768 in 1.x
+FOREIGN_INPUT_CHANNELS = {9: INPAINTING, 8: "an instruct-pix2pix model with 8 input channels"}  # 4 in 1.x
+
+
+def detect(source: Source) -> list[Layout]:
+    """The layout of every part in the source. Raise ValueError, with the name, for what is no Stable Diffusion 1.x."""
+    family = foreign_family(source)
+    if family is not None:
+        raise ValueError(f"{source.path}: this is {family}. {SUPPORTED}")
+    found: dict[str, Layout] = {}
+    for start, layout in SIGNATURES:
+        folder = next((_folder(name) for name in source.entries if name[len(_folder(name)) :].startswith(start)), None)
+        if folder is not None and layout.part not in found:
+            found[layout.part] = Layout(layout.part, layout.naming, folder + layout.prefix)
+    if not found:
+        names = ", ".join(list(source.entries)[:3]) or "none at all"
+        raise ValueError(f"{source.path}: no known model has these tensors: {names}. {SUPPORTED}")
+    return [found[part] for part in PARTS if part in found]
+
+
+def _folder(name: str) -> str:
+    """ "unet/" of "unet/conv_in.weight", "" of "conv_in.weight"."""
+    return name[: name.find("/") + 1]
+
+
+def foreign_family(source: Source) -> str | None:
+    """The name of a model family that cannot be imported, or None."""
+    if source.path.is_dir():
+        for folder, family in FOREIGN_FOLDERS:
+            if (source.path / folder).is_dir():
+                return family
+    for pattern, family in FOREIGN_NAMES:
+        if any(fnmatchcase(name, pattern) for name in source.entries):
+            return family
+    return _foreign_by_shape(source.entries)
+
+
+def _foreign_by_shape(entries: Mapping[str, Entry]) -> str | None:
+    for name, entry in entries.items():
+        family = None
+        if name.endswith("attn2.to_k.weight"):
+            family = FOREIGN_CONTEXT_WIDTHS.get(entry.shape[-1])
+        elif name.endswith("input_blocks.0.0.weight") or name in ("conv_in.weight", "unet/conv_in.weight"):
+            family = FOREIGN_INPUT_CHANNELS.get(entry.shape[1])
+        if family is not None:
+            return family
+    return None

@@ -1,0 +1,145 @@
+"""`python -m weights_convert import`: original weights -> one model file of ours, tensor by tensor."""
+
+import argparse
+import errno
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ldm_us.atomic import sha256_file
+from ldm_us.checkpoint import LazyTensor, model_metadata, write_safetensors
+from ldm_us.config import PRESETS, ModelConfig, config_from_dict
+from weights_convert.convert import Piece, Plan, load_piece, plan_source
+from weights_convert.rules import PARTS
+from weights_convert.sources import Source, open_source
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+REQUIRED = ("vae", "text", "unet")
+OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not carried over from a model file of ours
+
+
+def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command line."""
+    parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__)
+    parser.add_argument("src", type=Path, metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
+    parser.add_argument("--ema", action="store_true", help="take the moving average of the UNet (model_ema.*)")
+    parser.add_argument("--controlnet", type=Path, metavar="SRC2", help="take the ControlNet from here")
+    parser.add_argument("--text", type=Path, metavar="SRC3", help="take the text encoder from here")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers written (as in the file)")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    parser.set_defaults(run=run_import)
+
+
+def run_import(args: argparse.Namespace) -> None:
+    """Check everything, then write, then say what was done."""
+    check_out(args.out, args.overwrite)
+    src = open_source(args.src)
+    config = choose_config(src, args.preset)
+    plans = plan_import(src, config, args.controlnet, args.text, args.ema)
+    pieces = [piece for part in PARTS for plan in plans for piece in plan.pieces if piece.target.startswith(f"{part}.")]
+    dtype = DTYPES.get(args.dtype)
+
+    hashes = {file: sha256_file(file) for plan in plans for file in plan.source.files}
+    metadata = model_metadata(config) | provenance(plans, hashes, args.ema)
+    try:
+        write_safetensors(args.out, [lazy(piece, dtype) for piece in pieces], metadata)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"{args.out}: the disk is full; nothing was written. Free space or choose another folder."
+        ) from error
+    print(summary(plans, pieces, dtype, hashes, args.out))
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a file that cannot or must not be written."""
+    if out.is_dir():
+        raise ValueError(f"{out}: --out is a folder. Name a file in it, such as {out / 'model.safetensors'}.")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out}: the file exists. Add --overwrite to replace it, or choose another --out.")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out}: there is no folder {out.parent}. Create it first.")
+    if not os.access(out.parent, os.W_OK):
+        raise ValueError(f"{out}: the folder {out.parent} cannot be written to. Choose another --out.")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: the result is a .safetensors file. Let --out end so.")
+
+
+def choose_config(src: Source, preset: str | None) -> ModelConfig:
+    """The config that a model file of ours carries, else the preset."""
+    if "config" not in src.metadata:
+        return PRESETS[preset or "sd15"]
+    try:
+        config = config_from_dict(json.loads(src.metadata["config"]))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{src.path}: the config in its metadata cannot be read ({error}).") from error
+    if preset not in (None, config.name):
+        raise ValueError(f"{src.path}: carries its own config, {config.name}. Leave --preset {preset} out.")
+    return config
+
+
+def plan_import(src: Source, config: ModelConfig, controlnet: Path | None, text: Path | None, ema: bool) -> list[Plan]:
+    """What each file gives; --controlnet and --text win over SRC. Raise ValueError if a part is nowhere."""
+    replaced = {"controlnet": controlnet, "text": text}
+    plans = [plan_source(src, config, [p for p in PARTS if replaced.get(p) is None], ema, "taken from another file")]
+    for part, path in replaced.items():
+        if path is None:
+            continue
+        plan = plan_source(open_source(path), config, [part], reason=f"only the {part} is taken from this file")
+        if not plan.layouts:
+            raise ValueError(f"{path}: holds no {part}. Give a file that does with --{part}.")
+        plans.append(plan)
+    found = {layout.part for plan in plans for layout in plan.layouts}
+    lacking = [part for part in REQUIRED if part not in found]
+    if lacking:
+        held = ", ".join(layout.part for layout in plans[0].layouts) or "nothing that is asked for"
+        raise ValueError(
+            f"{src.path}: holds {held}, but no {' and no '.join(lacking)}. Give a whole Stable Diffusion 1.x model as "
+            "SRC; --controlnet and --text add to it."
+        )
+    return plans
+
+
+def lazy(piece: Piece, dtype: torch.dtype | None) -> LazyTensor:
+    """A tensor of the result, read while it is written."""
+    return LazyTensor(piece.target, piece.shape, dtype or piece.entry.dtype, lambda: load_piece(piece, dtype))
+
+
+def provenance(plans: Sequence[Plan], hashes: dict[Path, str], ema: bool) -> dict[str, str]:
+    """Where the weights come from, as metadata; that of a model file of ours is carried on."""
+    carried = {key: value for key, value in plans[0].source.metadata.items() if key not in OURS_ONLY}
+    if "config" not in plans[0].source.metadata:
+        carried = {"stage": "import"}
+    sources = [
+        {"file": file.name, "sha256": hashes[file], "parts": [layout.part for layout in plan.layouts], "ema": ema}
+        for plan in plans
+        for file in plan.source.files
+    ]
+    return carried | {"sources": json.dumps(sources)}
+
+
+def summary(
+    plans: Sequence[Plan], pieces: Sequence[Piece], dtype: torch.dtype | None, hashes: dict[Path, str], out: Path
+) -> str:
+    """What was found, taken, left out and written."""
+    lines = []
+    for plan in plans:
+        found = ", ".join(f"{layout.part} ({layout.naming}{', ema' if layout.ema else ''})" for layout in plan.layouts)
+        lines.append(f"{plan.source.path}: {len(plan.source.entries)} tensors; {found or 'nothing taken'}")
+        lines += [f"  read {file}  sha256 {hashes[file]}" for file in plan.source.files]
+        lines += [f"  ignored {count:4}: {reason}" for reason, count in Counter(plan.ignored.values()).items()]
+    for part in PARTS:
+        own = [piece for piece in pieces if piece.target.startswith(f"{part}.")]
+        if own:
+            parameters = sum(torch.Size(piece.shape).numel() for piece in own)
+            types = sorted({str(dtype or piece.entry.dtype).removeprefix("torch.") for piece in own})
+            lines.append(f"{part:10} {len(own):5} tensors {parameters:13,} parameters  {', '.join(types)}")
+    lines.append(f"wrote {out}  {out.stat().st_size:,} bytes  sha256 {sha256_file(out)}")
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""Which of our modules is which module of an original file: one table per kind of block, and what may be left out.
+
+The tables have no direction: read one way they import, read the other way they export. expansion.py repeats them for
+every block of a config.
+"""
+
+from dataclasses import dataclass
+
+Row = tuple[str, ...]  # the names of one module: ours, then one per naming; the last name stands for those left out
+
+PARTS = ("vae", "text", "unet", "controlnet")
+
+NAMINGS = {  # the columns after ours
+    "vae": ("compvis", "diffusers", "diffusers_old"),
+    "text": ("transformers", "open_clip"),
+    "unet": ("compvis", "diffusers"),
+    "controlnet": ("compvis", "diffusers"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file names the tensors of one part."""
+
+    part: str  # one of PARTS
+    naming: str  # one of NAMINGS[part], or "ours"
+    prefix: str  # what stands before every name
+    ema: bool = False  # a UNet as CompVis keeps its moving average: every dot of the name removed
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor of an original file and what it is here; several targets are its equal parts along axis 0."""
+
+    source: str
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Tensors that an import leaves out: a pattern for fnmatch, and why nothing is lost."""
+
+    pattern: str
+    reason: str
+
+
+SCHEDULE = "noise schedule: computed from the config"
+LOSS = "training loss of the autoencoder"
+
+# The only tensors of a Stable Diffusion file that may be left out.
+IGNORED = (
+    Ignored("model_ema.*", "moving average of the UNet: --ema takes it"),
+    Ignored("betas", SCHEDULE),
+    Ignored("alphas_cumprod*", SCHEDULE),
+    Ignored("sqrt_*", SCHEDULE),
+    Ignored("log_one_minus_*", SCHEDULE),
+    Ignored("posterior_*", SCHEDULE),
+    Ignored("logvar", SCHEDULE),
+    Ignored("lvlb_weights", SCHEDULE),
+    Ignored("*.position_ids", "the numbers 0 to 76"),
+    Ignored("first_stage_model.loss.*", LOSS),
+    Ignored("cond_stage_model.transformer.vision_model.*", "image tower of CLIP: Stable Diffusion uses the text tower"),
+)
+
+# With --ema, in place of model_ema.*
+IGNORED_EMA = (
+    Ignored("model_ema.decay", "setting of the moving average"),
+    Ignored("model_ema.num_updates", "counter of the moving average"),
+)
+
+# The same for a file of CLIP in open_clip's names.
+IGNORED_OPEN_CLIP = (
+    Ignored("text_projection", "projection of CLIP's text feature: Stable Diffusion takes the states before it"),
+    Ignored("logit_scale", "temperature of CLIP's training loss"),
+    Ignored("visual.*", "image tower of CLIP: Stable Diffusion uses the text tower"),
+    Ignored("attn_mask", "the causal mask: computed"),
+)
+
+# ours, compvis, diffusers
+TIME = (
+    ("linear_1", "time_embed.0", "time_embedding.linear_1"),
+    ("linear_2", "time_embed.2", "time_embedding.linear_2"),
+)
+RES_BLOCK = (
+    ("norm_1", "in_layers.0", "norm1"),
+    ("conv_1", "in_layers.2", "conv1"),
+    ("time", "emb_layers.1", "time_emb_proj"),
+    ("norm_2", "out_layers.0", "norm2"),
+    ("conv_2", "out_layers.3", "conv2"),
+    ("skip", "skip_connection", "conv_shortcut"),
+)
+ATTENTION = (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("to_out", "to_out.0"))
+TRANSFORMER = (
+    ("norm", "norm"),
+    ("proj_in", "proj_in"),
+    ("block.norm_1", "transformer_blocks.0.norm1"),
+    *((f"block.self_attention.{ours}", f"transformer_blocks.0.attn1.{theirs}") for ours, theirs in ATTENTION),
+    ("block.norm_2", "transformer_blocks.0.norm2"),
+    *((f"block.cross_attention.{ours}", f"transformer_blocks.0.attn2.{theirs}") for ours, theirs in ATTENTION),
+    ("block.norm_3", "transformer_blocks.0.norm3"),
+    ("block.feed_forward.proj_in", "transformer_blocks.0.ff.net.0.proj"),
+    ("block.feed_forward.proj_out", "transformer_blocks.0.ff.net.2"),
+    ("proj_out", "proj_out"),
+)
+
+# ours, compvis, diffusers, diffusers_old
+VAE_RES_BLOCK = (
+    ("norm_1", "norm1"),
+    ("conv_1", "conv1"),
+    ("norm_2", "norm2"),
+    ("conv_2", "conv2"),
+    ("skip", "nin_shortcut", "conv_shortcut"),
+)
+VAE_ATTENTION = (
+    ("norm", "norm", "group_norm"),
+    ("attention.to_q", "q", "to_q", "query"),
+    ("attention.to_k", "k", "to_k", "key"),
+    ("attention.to_v", "v", "to_v", "value"),
+    ("attention.to_out", "proj_out", "to_out.0", "proj_attn"),
+)
+
+# ours, transformers, open_clip. A name with {} takes "weight" or "bias" there; without, it takes ".weight" at its end.
+TEXT_BLOCK = (
+    ("norm_1", "layer_norm1", "ln_1"),
+    ("attention.to_q", "self_attn.q_proj", "attn.in_proj_{}"),
+    ("attention.to_k", "self_attn.k_proj", "attn.in_proj_{}"),
+    ("attention.to_v", "self_attn.v_proj", "attn.in_proj_{}"),
+    ("attention.to_out", "self_attn.out_proj", "attn.out_proj"),
+    ("norm_2", "layer_norm2", "ln_2"),
+    ("mlp_in", "mlp.fc1", "mlp.c_fc"),
+    ("mlp_out", "mlp.fc2", "mlp.c_proj"),
+)
+BARE_TENSORS = ("positional_embedding",)  # tensors that belong to no module: nothing is added to their name
