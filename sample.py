@@ -22,6 +22,7 @@ from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import load_model
 from ldm_us.data.records import load_image, load_mask
 from ldm_us.ddim import check_steps
+from ldm_us.device import check_device
 from ldm_us.entry import run_command
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import labelled_grid, save_png, to_picture
@@ -125,6 +126,7 @@ def check_options(options: argparse.Namespace) -> None:
     for name in ("n", "batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")
+    check_device(options.device)
     if options.seed < 0:
         raise ValueError(f"--seed {options.seed}: use 0 or more.")
     if options.eta < 0:

@@ -7,6 +7,7 @@ Follow one batch: Stage.batches (ldm_us/training/batches.py) -> Stage.loss (loss
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -47,14 +48,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
     digest = data_hash(records)
-    open_run(options, digest)
     data = load_training_set(records, training_size(model, options))
+    open_run(options, digest, lineage.parent)
     stage = Stage(model, data, options)
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=options.learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=True
     )
     ema = EMA(parameters, options.ema)
     first_step = resume(options.out, parameters, ema, optimizer)
+    if first_step > steps:
+        raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
     train(options, stage, optimizer, ema, first_step, steps)
     save_result(options, stage, ema, lineage, steps, digest)
     return 0
@@ -79,7 +82,7 @@ def train(
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + float(value.detach()) / options.accumulate
             norm = torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip)
-            check_finite(options.out, step, values["loss"], float(norm))
+            check_finite(options.out, f"step {step}", {"loss": values["loss"], "gradient norm": float(norm)})
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update()
@@ -100,18 +103,21 @@ def train(
                 save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
 
 
-def check_finite(run: Path, step: int, loss: float, norm: float) -> None:
-    """Stop at the first loss or gradient that is not a number, before it reaches the weights."""
-    if not (abs(loss) < float("inf") and abs(norm) < float("inf")):
+def check_finite(run: Path, where: str, values: dict[str, float]) -> None:
+    """Stop at the first loss or gradient that is not a number, before it reaches the weights or the result."""
+    if not all(math.isfinite(value) for value in values.values()):
+        found = " and ".join(f"the {name} is {value}" for name, value in values.items())
         raise ValueError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}. The weights before this step are the last "
-            f"good ones; the last saved state is in {run / 'state'}. Try a lower --lr in a new --out folder."
+            f"{where}: {found}. The last saved states are in {run / 'state'}. Try a lower --lr in a new --out folder."
         )
 
 
 def save_result(options: TrainOptions, stage: Stage, ema: EMA, lineage: Lineage, steps: int, digest: str) -> None:
     """RUN/model.safetensors: the averaged weights, the frozen ones, and where they came from."""
     with ema.swapped_in():
+        with torch.no_grad():
+            loss, _ = stage.loss(stage.batches(steps)[0])  # no step has seen the last update, nor the average
+        check_finite(options.out, f"after step {steps}", {"loss": float(loss)})
         if options.stage == "vae":
             stage.model.set_latent_scale(measure_latent_scale(stage.model, stage.data))
         path = options.out / "model.safetensors"

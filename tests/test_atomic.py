@@ -92,3 +92,11 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path, size):
     data = os.urandom(16) * (size // 16) + b"x" * (size % 16)
     (tmp_path / "file").write_bytes(data)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_full_disk_is_reported_with_the_name_of_the_file_that_did_not_fit(tmp_path, full_disk, monkeypatch):
+    full_disk("model", 3, monkeypatch)
+    with pytest.raises(OSError, match="No space left") as raised, atomic_file(tmp_path / "model.safetensors") as file:
+        file.write(b"more than three bytes")
+    assert raised.value.filename == str(tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []

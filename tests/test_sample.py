@@ -141,6 +141,7 @@ def test_a_folder_of_masks_gives_one_row_each_with_mask_and_original(weights, tm
         (["--seed", -1], "--seed -1"),
         (["--size", 100], "image size 100: us128 needs a multiple of 16"),
         (["--mask", "missing.png", "--class", "benign"], "missing.png"),
+        (["--device", "nonsense"], "--device nonsense: not available here"),
         (["--weights", "missing.safetensors"], "missing.safetensors: no such file"),
     ],
 )

@@ -22,13 +22,13 @@ def functions_in(path):
 
 
 def tags_of_the_code():
-    """Every (tag, file:function) whose comment stands in ldm_us/*.py."""
+    """Every (tag, file:function) whose comment stands in ldm_us."""
     found = set()
-    for path in sorted((ROOT / "ldm_us").glob("*.py")):
-        lines = path.read_text().splitlines()
+    for path in sorted((ROOT / "ldm_us").rglob("*.py")):
+        lines, file = path.read_text().splitlines(), path.relative_to(ROOT).as_posix()
         for name, first, last, _ in functions_in(path):
             comments = [line.partition("# ")[2] for line in lines[first - 1 : last]]
-            found |= {(tag, f"ldm_us/{path.name}:{name}") for comment in comments for tag in tags_in(comment)}
+            found |= {(tag, f"{file}:{name}") for comment in comments for tag in tags_in(comment)}
     return found
 
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ldm_us.checkpoint import load_model, read_metadata
 from ldm_us.data.records import Record, load_mask
+from ldm_us.device import check_device
 from ldm_us.entry import run_command
 from ldm_us.evaluation.mask_fidelity import mask_fidelity
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
@@ -112,6 +113,7 @@ def summary(values: list[float]) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand."""
     options = build_parser().parse_args(argv)
+    check_device(options.device)
     return options.run(options)
 
 

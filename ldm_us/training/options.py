@@ -1,8 +1,11 @@
 """The options of train.py: what a user changes per run. The paper states no numbers: the defaults are ours."""
 
 import argparse
+import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from ldm_us.device import check_device
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
@@ -105,17 +108,19 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense."""
     values = vars(build_parser().parse_args(argv))
     options = TrainOptions(**(values | {"data": tuple(values["data"])}))
-    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "log_every": 1, "save_every": 1, "sample_every": 0, "seed": 0}
+    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0, "seed": 0}
+    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0}
     for name, least in at_least.items():
-        if getattr(options, name) < least:
+        if not getattr(options, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use {least} or more.")
     for name, limit in {"caption_dropout": 1.0, "held_out": 1.0, "ema": 1.0}.items():
         if not 0.0 <= getattr(options, name) < limit:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a number from 0 up to below 1.")
     for name in ("steps", "epochs", "lr", "clip", "size"):
         value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} {value}: use a number above 0.")
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} {value}: use a finite number above 0.")
     if options.train_text and options.stage != "unet":
         raise ValueError(f"--train-text belongs to the unet stage, not to {options.stage}.")
+    check_device(options.device)
     return options

@@ -22,12 +22,12 @@ def total_steps(options: TrainOptions, images: int) -> int:
     return max(1, math.ceil(options.epochs * images / options.images_per_step))
 
 
-def open_run(options: TrainOptions, data_sha256: str) -> None:
+def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str) -> None:
     """Create the folder, or check that the run in it is this one. Leftovers of a killed write are removed."""
-    config = fixed_options(options) | {"data_sha256": data_sha256}
+    config = fixed_options(options) | {"data_sha256": data_sha256, "parent_sha256": parent_sha256}
     path = options.out / "config.json"
-    if path.exists():
-        before = json.loads(path.read_text())
+    before = read_config(path)
+    if before is not None:
         differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
         if differing:
             changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
@@ -40,6 +40,15 @@ def open_run(options: TrainOptions, data_sha256: str) -> None:
             leftover.unlink()
     with atomic_file(path) as file:
         file.write(json.dumps(config, indent=2).encode())
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config.json of a run; None where there is none, or one of another program."""
+    try:
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return config if isinstance(config, dict) and "data_sha256" in config else None
 
 
 def fixed_options(options: TrainOptions) -> dict[str, Any]:

@@ -29,7 +29,9 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
-        model.add_controlnet()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)  # of the hint network; the rest is a copy
+            model.add_controlnet()
     check_size(model.config, training_size(model, options))
     return model.to(options.device), dataclasses.replace(lineage, parent=parent)
 

@@ -1,0 +1,159 @@
+"""Fixtures of the training tests: a model of 0.1 s a run, a small BUSI folder, and train.py called in this process."""
+
+import errno
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import train
+from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from ldm_us.entry import run_command
+
+MICRO = ModelConfig(
+    name="micro",
+    image_size=16,
+    vae=VAEConfig(width=8, multipliers=(1, 1, 2), res_blocks=1, groups=4),
+    text=TextConfig(width=8, heads=2, layers=1, mlp_width=16),
+    unet=UNetConfig(
+        width=8, multipliers=(1, 2), attention=(True, False), res_blocks=1, heads=2, context_width=8, groups=4
+    ),
+    control=ControlConfig(hint_channels=(4, 8, 8)),
+)
+IMAGES = {"benign": 4, "malignant": 4, "normal": 3}
+
+
+@pytest.fixture(scope="session")
+def micro():
+    """The preset "micro", for --preset and for models built by hand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "micro", MICRO)
+        yield MICRO
+
+
+def write_busi(root: Path) -> Path:
+    """Noise images of two sizes, numbered so high that no near-duplicate list knows them; one lesion each."""
+    generator = np.random.default_rng(0)
+    for label, count in IMAGES.items():
+        (root / label).mkdir(parents=True)
+        for i in range(count):
+            h, w = (40, 48) if i % 2 else (32, 32)
+            name = f"{label} ({9001 + i})"
+            image = generator.integers(0, 256, (h, w), dtype=np.uint8)
+            mask = np.zeros((h, w), np.uint8)
+            if label != "normal":
+                mask[h // 4 : h // 2, i : w // 2] = 255  # not symmetric: a mirrored mask is another mask
+            Image.fromarray(image).save(root / label / f"{name}.png")
+            Image.fromarray(mask).save(root / label / f"{name}_mask.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def busi(tmp_path_factory):
+    """11 images with masks, to be read only."""
+    return write_busi(tmp_path_factory.mktemp("busi"))
+
+
+@pytest.fixture
+def own_busi(tmp_path):
+    """The same, to be damaged."""
+    return write_busi(tmp_path / "own_busi")
+
+
+@pytest.fixture(scope="session")
+def arguments(micro, busi):
+    """A function of stage, --out and further flags: the command line of a run of two steps without pictures."""
+
+    def build(stage: str, out: Path, *flags: object, weights: Path | None = None, data: Path = busi) -> list[str]:
+        start = ["--preset", "micro"] if weights is None else ["--weights", weights]
+        fixed = ["--data", data, "--out", out, "--batch", 2, "--warmup", 0, "--log-every", 1, "--lr", 1e-3]
+        length = [] if {"--steps", "--epochs"} & set(flags) else ["--steps", 2]
+        pictures = [] if "--sample-every" in flags else ["--sample-every", 0]
+        return [str(value) for value in (stage, *start, *fixed, *length, *pictures, *flags)]
+
+    return build
+
+
+def read_run(out: Path) -> SimpleNamespace:
+    """What a run wrote: `weights` and `losses` by step."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    path = out / "model.safetensors"
+    return SimpleNamespace(out=out, path=path, log=lines, weights=load_file(path) if path.exists() else None)
+
+
+@pytest.fixture(scope="session")
+def run(arguments):
+    """A function: train, require exit code 0, return what was written."""
+
+    def call(stage: str, out: Path, *flags: object, **start: Path) -> SimpleNamespace:
+        assert run_command(lambda: train.main(arguments(stage, out, *flags, **start))) == 0
+        return read_run(out)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def chain(run, tmp_path_factory):
+    """Three stages, each from the result of the one before, with sample grids: {stage: run}."""
+    folder, weights, runs = tmp_path_factory.mktemp("chain"), None, {}
+    for stage in ("vae", "unet", "controlnet"):
+        runs[stage] = run(stage, folder / stage, "--sample-every", 2, "--ema", 0.5, weights=weights)
+        weights = runs[stage].path
+    return runs
+
+
+@pytest.fixture
+def refused(arguments, tmp_path, capsys):
+    """A function: train, require exit code 2 and one line on stderr; return that sentence."""
+
+    def call(stage: str, out: Path, *flags: object, **start: Path) -> str:
+        capsys.readouterr()
+        assert run_command(lambda: train.main(arguments(stage, out, *flags, **start))) == 2
+        lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+        sentences = [line for line in lines if "step" not in line or line.startswith("error: ")]  # else the bar
+        assert len(sentences) == 1, lines
+        assert sentences[0].startswith("error: ")
+        assert not list(tmp_path.rglob("*.tmp"))
+        return sentences[0].removeprefix("error: ")
+
+    return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """On a busy machine, threads that wait for each other cost more than they bring."""
+    torch.set_num_threads(1)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk with room for `limit` bytes."""
+
+    limit = 0
+
+    def write(self, data):
+        if self.tell() + memoryview(data).nbytes > self.limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+@pytest.fixture
+def full_disk():
+    """A function: while `patch` holds, files with `part` in their name are on a disk with room for `limit` bytes."""
+
+    def fill(part: str, limit: int, patch: pytest.MonkeyPatch) -> None:
+        def full_open(path, mode):
+            if part not in Path(path).name:
+                return open(path, mode)
+            file = FullDisk(path, mode)
+            file.limit = limit
+            return file
+
+        patch.setattr("ldm_us.atomic.open", full_open, raising=False)
+
+    return fill
