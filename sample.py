@@ -20,9 +20,9 @@ from tqdm import tqdm
 import ldm_us
 from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import load_model
-from ldm_us.data.records import load_image, load_mask
+from ldm_us.checks import check_device, check_finite_options, check_seed
+from ldm_us.data.records import Record, load_mask, load_pair
 from ldm_us.ddim import check_steps
-from ldm_us.device import check_device
 from ldm_us.entry import run_command
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import labelled_grid, save_png, to_picture
@@ -64,13 +64,14 @@ def main(argv: list[str] | None = None) -> int:
     check_options(options)
     subjects = choose_subjects(options.labels, options.prompt, options.mask)
     model = load_model(options.weights, device=options.device)
-    size = options.size or model.config.image_size
+    size = model.config.image_size if options.size is None else options.size
     check_size(model.config, size)
     check_steps(model.schedule, options.steps)
     if options.mask is not None and model.controlnet is None:
         raise ValueError(f"{options.weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
 
     masks = [load_mask(subject.masks, size) if subject.masks else None for subject in subjects]
+    originals = [load_original(subject, size) for subject in subjects[:MOST_ROWS]]
     fields = shared_fields(options, size)
     options.out.mkdir(parents=True, exist_ok=True)
     pictures: list[list[Image.Image | None]] = [[] for _ in subjects]
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
             manifest.flush()
             if row < MOST_ROWS and len(pictures[row]) < COLUMNS:
                 pictures[row].append(picture)
-    save_png(grid(subjects[:MOST_ROWS], masks[:MOST_ROWS], pictures[:MOST_ROWS], size), options.out / "grid.png")
+    save_png(grid(subjects[:MOST_ROWS], masks, originals, pictures[:MOST_ROWS]), options.out / "grid.png")
     print(f"wrote {len(subjects) * options.n} images, manifest.jsonl and grid.png to {options.out}")
     return 0
 
@@ -127,9 +128,10 @@ def check_options(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")
     check_device(options.device)
-    if options.seed < 0:
-        raise ValueError(f"--seed {options.seed}: use 0 or more.")
-    if options.eta < 0:
+    check_seed(options.seed)
+    check_seed(options.seed + options.n)
+    check_finite_options(options, ("guidance", "control_scale", "eta"))
+    if not 0 <= options.eta <= 1:
         raise ValueError(f"--eta {options.eta}: use 0 (no noise) to 1 (as much as ddpm).")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())) and not options.overwrite:
         raise ValueError(f"--out {options.out}: exists and is not empty. Choose another folder, or add --overwrite.")
@@ -157,23 +159,34 @@ def subject_fields(subject: Subject, mask: Tensor | None) -> dict[str, str]:
     if mask is None:
         return {"prompt": subject.prompt}
     digest = hashlib.sha256(mask.to(torch.uint8).numpy().tobytes()).hexdigest()
-    return {"prompt": subject.prompt, "mask": subject.masks[0].name, "mask_sha256": digest}
+    return {"prompt": subject.prompt, "mask": ", ".join(path.name for path in subject.masks), "mask_sha256": digest}
+
+
+def load_original(subject: Subject, size: int) -> Image.Image | None:
+    """The image a mask was drawn on, for the grid; its size must be that of the mask."""
+    if subject.original is None:
+        return None
+    x, _ = load_pair(Record(subject.original, subject.masks, subject.name, subject.prompt, subject.name), size)
+    return to_picture(x[:1] / 2 + 0.5)
 
 
 def grid(
-    subjects: list[Subject], masks: list[Tensor | None], pictures: list[list[Image.Image | None]], size: int
+    subjects: list[Subject],
+    masks: list[Tensor | None],
+    originals: list[Image.Image | None],
+    pictures: list[list[Image.Image | None]],
 ) -> Image.Image:
     """Rows of samples; with masks, the mask and its original first (Figure 4), else samples alone (Figure 3)."""
+    names = [subject.name for subject in subjects]
     if masks[0] is None:
-        return labelled_grid(pictures, [subject.name for subject in subjects])
-    with_original = any(subject.original is not None for subject in subjects)
+        return labelled_grid(pictures, names)
+    with_original = any(original is not None for original in originals)
     rows: list[list[Image.Image | None]] = []
-    for subject, mask, row in zip(subjects, masks, pictures, strict=True):
+    for mask, original, row in zip(masks, originals, pictures, strict=False):
         assert mask is not None
-        original = None if subject.original is None else to_picture(load_image(subject.original, size)[:1] / 2 + 0.5)
         rows.append([to_picture(mask), *([original] if with_original else []), *row])
     columns = ["mask", *(["original"] if with_original else []), *["sample"] * max(map(len, pictures))]
-    return labelled_grid(rows, [subject.name for subject in subjects], columns)
+    return labelled_grid(rows, names, columns)
 
 
 if __name__ == "__main__":

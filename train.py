@@ -93,6 +93,7 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
             if step % options.save_every == 0 or step == steps:
+                check_next_loss(options, stage, step)
                 log.flush()
                 trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
                 state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
@@ -112,13 +113,18 @@ def check_finite(run: Path, where: str, values: dict[str, float]) -> None:
         )
 
 
+@torch.no_grad()
+def check_next_loss(options: TrainOptions, stage: Stage, step: int) -> None:
+    """Keep what the last update broke from being saved: the first batch of the next step must still have a loss."""
+    loss, _ = stage.loss(stage.batches(step)[0])
+    check_finite(options.out, f"after step {step}", {"loss": float(loss)})
+
+
 def save_result(options: TrainOptions, stage: Stage, ema: EMA, lineage: Lineage, steps: int, digest: str) -> None:
     """RUN/model.safetensors: the averaged weights, the frozen ones, and where they came from."""
     with ema.swapped_in():
-        with torch.no_grad():
-            loss, _ = stage.loss(stage.batches(steps)[0])  # no step has seen the last update, nor the average
-        check_finite(options.out, f"after step {steps}", {"loss": float(loss)})
-        if options.stage == "vae":
+        check_next_loss(options, stage, steps)  # no step has seen the average
+        if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
             stage.model.set_latent_scale(measure_latent_scale(stage.model, stage.data))
         path = options.out / "model.safetensors"
         save_model(stage.model, path, result_metadata(options, lineage, steps, digest))

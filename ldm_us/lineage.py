@@ -23,5 +23,11 @@ class Lineage:
 
 
 def read_lineage(metadata: dict[str, str]) -> Lineage:
-    """The lineage in a model file's metadata; empty where there is none."""
-    return Lineage(tuple(json.loads(metadata.get("lineage", "[]"))))
+    """The lineage in a model file's metadata; empty where there is none. Raise ValueError for anything else."""
+    try:
+        entries = json.loads(metadata.get("lineage", "[]"))
+    except ValueError as error:
+        raise ValueError(f"the lineage in a model file is damaged ({error}). Copy the file again.") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("the lineage in a model file is not a list of stages. Copy the file again.")
+    return Lineage(tuple(entries))

@@ -37,8 +37,8 @@ def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None) ->
 
 def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subject:
     """Set the prompt of a mask: what the user asked for, else the class in a BUSI file name."""
-    text = prompt or (class_prompt(labels[0]) if labels else subject.prompt)
-    if not text:
+    text = prompt if prompt is not None else class_prompt(labels[0]) if labels else subject.prompt
+    if not text and prompt is None:
         raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
     return Subject(subject.name, text, subject.masks, subject.original)
 
@@ -66,5 +66,6 @@ def subject_of_file(path: Path) -> Subject:
     if match is None or match["mask"] is None:
         return Subject(path.stem, "", (path,))
     stem, original = match["stem"], path.with_name(f"{match['stem']}.png")
-    masks = sorted(file for file in path.parent.iterdir() if file.name.startswith(f"{stem}_mask"))
+    names = ((NAME.fullmatch(file.name), file) for file in path.parent.iterdir())
+    masks = sorted(file for name, file in names if name is not None and name["mask"] and name["stem"] == stem)
     return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None)

@@ -159,3 +159,14 @@ def test_the_golden_numbers_notice(mistake, model, monkeypatch):
         make(model, monkeypatch)
         after = difference(result(model, name), "tiny", name)
     assert before < BAR < after
+
+
+def test_every_residual_of_the_controlnet_notices(model, monkeypatch):
+    inputs = (*unet_inputs(TINY), hint())
+    with torch.no_grad():
+        right = named(model.controlnet(*inputs))
+        monkeypatch.setattr(F, "silu", F.relu)
+        wrong = named(model.controlnet(*inputs))
+    assert len(right) == 13
+    for name in right:
+        assert difference(right[name], "tiny", name) < BAR < difference(wrong[name], "tiny", name)

@@ -27,5 +27,6 @@ def test_a_file_without_lineage_has_an_empty_one_and_random_parents():
 
 
 def test_a_damaged_lineage_is_a_value_error():
-    with pytest.raises(ValueError, match="Expecting"):
-        read_lineage({"lineage": "[{"})
+    for damaged in ("[{", "5", "[1]"):
+        with pytest.raises(ValueError, match="the lineage in a model file"):
+            read_lineage({"lineage": damaged})

@@ -138,7 +138,14 @@ def test_a_folder_of_masks_gives_one_row_each_with_mask_and_original(weights, tm
         (["--n", 0], "--n 0"),
         (["--batch", 0], "--batch 0"),
         (["--eta", -1], "--eta -1"),
+        (["--eta", 50], "--eta 50"),
+        (["--eta", "nan"], "--eta nan"),
+        (["--guidance", "nan"], "--guidance nan"),
+        (["--control-scale", "inf"], "--control-scale inf"),
         (["--seed", -1], "--seed -1"),
+        (["--seed", 10**20], "--seed"),
+        (["--size", 0], "image size 0"),
+        (["--device", "meta"], "--device meta: not available here"),
         (["--size", 100], "image size 100: us128 needs a multiple of 16"),
         (["--mask", "missing.png", "--class", "benign"], "missing.png"),
         (["--device", "nonsense"], "--device nonsense: not available here"),
@@ -177,3 +184,13 @@ def test_a_mask_that_does_not_decode_is_named(weights, tmp_path, capsys):
     code, lines = refusal(capsys, *argv)
     assert code == 2
     assert "broken.png" in lines[0]
+
+
+def test_an_original_of_another_size_than_its_mask_is_refused_before_anything_is_sampled(weights, tmp_path, capsys):
+    Image.new("L", (300, 10), 100).save(tmp_path / "benign (1).png")
+    Image.new("1", (32, 32), 1).save(tmp_path / "benign (1)_mask.png")
+    argv = ["--weights", weights, "--out", tmp_path / "out", "--mask", tmp_path / "benign (1)_mask.png", *SMALL]
+    code, lines = refusal(capsys, *argv)
+    assert code == 2
+    assert "benign (1)_mask.png is 32x32" in lines[0]
+    assert not (tmp_path / "out").exists()

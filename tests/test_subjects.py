@@ -75,3 +75,15 @@ def test_a_missing_mask_and_an_empty_folder_are_refused_by_name(tmp_path, name):
 def test_several_classes_cannot_share_masks(busi):
     with pytest.raises(ValueError, match="one --class"):
         choose_subjects(["benign", "malignant"], None, busi)
+
+
+def test_other_files_that_begin_like_a_mask_are_not_taken_for_one(busi):
+    (busi / "benign" / "benign (2)_mask.png.bak").write_bytes(b"old")
+    Image.new("1", (8, 8), 1).save(busi / "benign" / "benign (2)_mask_old.png")
+    (subject,) = choose_subjects([], None, busi / "benign" / "benign (2)_mask.png")
+    assert [path.name for path in subject.masks] == ["benign (2)_mask.png"]
+
+
+def test_an_empty_prompt_is_a_prompt(busi):
+    (subject,) = choose_subjects([], "", busi / "benign" / "benign (2)_mask.png")
+    assert subject.prompt == ""

@@ -163,3 +163,8 @@ def test_after_the_vae_stage_the_scaled_latents_have_unit_standard_deviation(cha
 def test_the_later_stages_keep_the_latent_scale(chain):
     scales = {load_model(run.path).vae.scale for run in chain.values()}
     assert len(scales) == 1
+
+
+def test_training_the_autoencoder_further_keeps_the_scale_that_the_unet_was_trained_with(run, chain, tmp_path):
+    result = run("vae", tmp_path / "more", weights=chain["unet"].path)
+    assert load_model(result.path).vae.scale == load_model(chain["unet"].path).vae.scale

@@ -148,12 +148,29 @@ def test_an_out_that_is_a_file_is_refused_and_left_alone(refused, out):
 @pytest.mark.parametrize("stage", ["vae", "unet"])
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_its_states(refused, out, stage):
     sentence = refused(stage, out, "--lr", 1e30, "--steps", 9, "--save-every", 1)
-    assert "step 2" in sentence or "step 3" in sentence
+    assert "after step 1" in sentence
     assert "nan" in sentence or "inf" in sentence
     assert str(out / "state") in sentence
     assert "--lr" in sentence
-    assert [path.name for path in (out / "state").iterdir()]
+    assert not list((out / "state").iterdir())
     assert not (out / "model.safetensors").exists()
+
+
+def test_an_update_that_ruins_the_weights_is_not_saved_and_the_run_goes_on_from_the_state_before(refused, run, out):
+    step, calls = torch.optim.AdamW.step, []
+
+    def ruinous_third_step(self, *args, **kwargs):
+        step(self, *args, **kwargs)
+        calls.append(self)
+        if len(calls) == 3:
+            for parameter in self.param_groups[0]["params"]:
+                parameter.data.fill_(1e30)  # finite, but no loss comes of it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", ruinous_third_step)
+        assert "after step 3" in refused("unet", out, "--steps", 4, "--save-every", 1)
+    assert sorted(path.name for path in (out / "state").iterdir()) == ["step_00000001.pt", "step_00000002.pt"]
+    assert run("unet", out, "--steps", 4, "--save-every", 1).log[-1]["step"] == 4
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet"])

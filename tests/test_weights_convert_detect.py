@@ -96,3 +96,12 @@ def test_unknown_tensors_are_shown():
         detect(source(**{"layer1.conv": (1,), "fc": (1,)}))
     with pytest.raises(ValueError, match="none at all"):
         detect(source())
+
+
+@pytest.mark.parametrize("shape", [(), (320,)])
+def test_a_tensor_of_too_few_axes_is_no_reason_to_stop(shape):
+    """It is named as misshaped later."""
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    assert detect(source_from_state_dict({name: torch.zeros(shape)})) == detect(
+        source_from_state_dict({name: torch.zeros(320, 4, 3, 3)})
+    )

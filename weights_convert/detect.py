@@ -97,6 +97,8 @@ def foreign_family(source: Source) -> str | None:
 def _foreign_by_shape(entries: Mapping[str, Entry]) -> str | None:
     for name, entry in entries.items():
         family = None
+        if len(entry.shape) < 2:
+            continue
         if name.endswith("attn2.to_k.weight"):
             family = FOREIGN_CONTEXT_WIDTHS.get(entry.shape[-1])
         elif name.endswith("input_blocks.0.0.weight") or name in ("conv_in.weight", "unet/conv_in.weight"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_us.data.audit import audit_busi, format_audit
+from ldm_us.entry import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,12 +36,8 @@ def run_audit(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return args.run(args)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

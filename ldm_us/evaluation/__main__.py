@@ -10,13 +10,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.checkpoint import load_model, read_metadata
+from ldm_us.checks import check_device, check_finite_options, check_seed
 from ldm_us.data.records import Record, load_mask
-from ldm_us.device import check_device
+from ldm_us.ddim import check_steps
 from ldm_us.entry import run_command
 from ldm_us.evaluation.mask_fidelity import mask_fidelity
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.lineage import read_lineage
-from ldm_us.training.dataset import split_data
+from ldm_us.training.dataset import data_hash, split_data
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,13 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def held_out_records(options: argparse.Namespace) -> list[Record]:
     """The images that no stage behind --weights was trained on: the split that the file's lineage names."""
-    lineage = read_lineage(read_metadata(options.weights))
-    shares = {entry["held_out"] for entry in lineage.entries}
+    entries = read_lineage(read_metadata(options.weights)).entries
+    shares = {entry.get("held_out") for entry in entries}
+    if not entries:
+        raise ValueError(f"{options.weights}: was not trained here, so it has no held-out images.")
     if len(shares) != 1:
-        raise ValueError(f"{options.weights}: its stages held out {sorted(shares)}; one and the same share is needed.")
-    _, held_out = split_data(options.data, shares.pop())
-    if not held_out:
+        raise ValueError(f"{options.weights}: its stages held out different shares ({shares}) of the data.")
+    share = shares.pop()
+    if not share:
         raise ValueError(f"{options.weights}: was trained with --held-out 0, so there is nothing left to evaluate on.")
+    train, held_out = split_data(options.data, share)
+    if any(entry.get("data_sha256") != data_hash(train) for entry in entries):
+        raise ValueError(
+            f"{options.weights}: was trained on other images than --data gives now, so the held-out ones may be among "
+            "them. Give the same, unchanged folders as in training."
+        )
     return held_out
 
 
@@ -69,12 +78,17 @@ def run_masks(options: argparse.Namespace) -> int:
     """Print the Dice of samples against true and shuffled masks, and of real images."""
     if options.n is not None and options.n < 2:
         raise ValueError(f"--n {options.n}: shuffling masks needs at least 2.")
-    size = 64  # enough to see whether anything is drawn
-    records = [record for record in held_out_records(options) if bool(load_mask(record.masks, size).any())]
-    records = records[:: max(1, len(records) // options.n)][: options.n] if options.n else records
+    if options.batch < 1:
+        raise ValueError(f"--batch {options.batch}: use 1 or more.")
+    check_seed(options.seed)
+    check_finite_options(options, ("guidance", "control_scale"))
     model = load_model(options.weights, device=options.device)
     if model.controlnet is None:
         raise ValueError(f"{options.weights}: no ControlNet in it. Train one with `train.py controlnet`.")
+    check_steps(model.schedule, options.steps)
+    size = model.config.image_size
+    records = [record for record in held_out_records(options) if bool(load_mask(record.masks, size).any())]
+    records = records[:: max(1, len(records) // options.n)][: options.n] if options.n else records
     with tqdm(total=len(records) * options.steps, unit="step", desc="sampling") as bar:
         fidelity, _ = mask_fidelity(
             model,

@@ -44,10 +44,9 @@ def mask_fidelity(
 ) -> tuple[Fidelity, Tensor]:
     """Sample one image per record, following its mask: the Dice values, and the samples (n, 1, H, W) in [0, 1].
 
-    Record i is sampled with seed + i. Masks are shuffled by handing each on to a sample half the list away.
+    Record i is sampled with seed + i. Masks are shuffled within each class, whose lesions differ in size.
     """
-    if len(records) < 2:
-        raise ValueError(f"{len(records)} images with a lesion mask: shuffling masks needs at least 2.")
+    others = other_of_its_class([record.label for record in records])
     pairs = [load_pair(record, model.config.image_size) for record in records]
     real = torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs])
     masks = torch.stack([mask for _, mask in pairs])
@@ -68,5 +67,17 @@ def mask_fidelity(
     samples = torch.cat(chunks)
     found = torch.stack([dark_lesion(sample) for sample in samples])
     found_real = torch.stack([dark_lesion(image) for image in real])
-    shuffled = masks.roll(len(masks) // 2, dims=0)
-    return Fidelity(dice(found, masks), dice(found, shuffled), dice(found_real, masks)), samples
+    return Fidelity(dice(found, masks), dice(found, masks[others]), dice(found_real, masks)), samples
+
+
+def other_of_its_class(labels: Sequence[str]) -> list[int]:
+    """For each record another one of its class, half the class away: a permutation that leaves none in place."""
+    others = list(range(len(labels)))
+    for label in sorted(set(labels)):
+        members = [i for i, other in enumerate(labels) if other == label]
+        if len(members) < 2:
+            raise ValueError(f"1 held-out {label} image with a lesion mask: shuffling masks needs at least 2 a class.")
+        half = len(members) // 2
+        for i, other in zip(members, [*members[half:], *members[:half]], strict=True):
+            others[i] = other
+    return others

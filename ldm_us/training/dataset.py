@@ -18,7 +18,7 @@ SPLIT_SEED = 0  # of every split: a model's held-out images can be found again f
 
 @dataclass
 class TrainingSet:
-    """All images of a run. A 512x512 image takes 0.5 MB with its mask, and its latents 0.25 MB more."""
+    """All images of a run. A 512x512 image takes 0.5 MB with its mask, and its latents 0.26 MB more."""
 
     records: list[Record]
     pixels: Tensor  # (n, 1, H, W) uint8, grey
@@ -45,9 +45,11 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
 
 def load_training_set(records: list[Record], size: int) -> TrainingSet:
     """Decode every record at `size` pixels."""
-    pairs = [load_pair(record, size) for record in records]
-    pixels = torch.stack([to_uint8(x[:1]) for x, _ in pairs])
-    masks = torch.stack([hint > 0.5 for _, hint in pairs])
+    pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8)
+    masks = torch.empty(len(records), 1, size, size, dtype=torch.bool)
+    for i, record in enumerate(records):
+        x, hint = load_pair(record, size)
+        pixels[i], masks[i] = to_uint8(x[:1]), hint > 0.5
     prompts = ["", *sorted({record.prompt for record in records})]
     prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
     return TrainingSet(records, pixels, masks, prompts, prompt_index)

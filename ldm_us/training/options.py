@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_us.device import check_device
+from ldm_us.checks import check_device, check_seed
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
@@ -56,7 +56,7 @@ class TrainOptions:
         return VAE_LR_PER_IMAGE * self.images_per_step if self.stage == "vae" else DIFFUSION_LR
 
 
-# A resumed run may differ in these: they change how long it runs and what it shows, not what it computes.
+# A resumed run may differ in these: how long it runs, where, and what it shows. Another device rounds differently.
 FREE = ("out", "steps", "epochs", "device", "log_every", "save_every", "sample_every", "dry_run")
 
 
@@ -108,7 +108,7 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense."""
     values = vars(build_parser().parse_args(argv))
     options = TrainOptions(**(values | {"data": tuple(values["data"])}))
-    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0, "seed": 0}
+    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0}
     at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0}
     for name, least in at_least.items():
         if not getattr(options, name) >= least:
@@ -116,6 +116,9 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     for name, limit in {"caption_dropout": 1.0, "held_out": 1.0, "ema": 1.0}.items():
         if not 0.0 <= getattr(options, name) < limit:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a number from 0 up to below 1.")
+    if not options.weight_decay < math.inf:
+        raise ValueError(f"--weight-decay {options.weight_decay}: use a finite number.")
+    check_seed(options.seed)
     for name in ("steps", "epochs", "lr", "clip", "size"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:

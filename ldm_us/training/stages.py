@@ -66,11 +66,12 @@ class Stage:
         self.model = model
         self.data = data
         self.options = options
-        self.tokens = tokenize(data.prompts, model.config.text.length).to(model.device)  # (prompts, n)
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
-        if options.stage != "vae" and not options.train_text:
-            with torch.no_grad():
-                self.context = model.text(self.tokens)
+        if options.stage != "vae":
+            self.tokens = tokenize(data.prompts, model.config.text.length).to(model.device)  # (prompts, n)
+            if not options.train_text:
+                with torch.no_grad():
+                    self.context = model.text(self.tokens)
 
     def batches(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
         """The global batch of a step, cut in --accumulate parts. All of it is a function of (seed, step)."""

@@ -1,5 +1,6 @@
 """Audit: every oddity of BUSI is found, named and counted, and the exit code says whether the files can be used."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from PIL import Image
 
 from ldm_us.data.__main__ import main
 from ldm_us.data.audit import audit_busi, format_audit, format_names
+from ldm_us.entry import run_command
 
 
 def image(root: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "L") -> Path:
@@ -159,7 +161,7 @@ def test_long_lists_are_cut_with_a_count(n, text):
 @pytest.mark.parametrize("folder", ["none", "empty"])
 def test_a_wrong_folder_is_one_sentence_on_stderr_and_exit_code_2(tmp_path, capsys, folder):
     (tmp_path / "empty").mkdir()
-    assert main(["audit", str(tmp_path / folder)]) == 2
+    assert run_command(partial(main, ["audit", str(tmp_path / folder)])) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: {tmp_path / folder} ")

@@ -1,6 +1,7 @@
 """python -m ldm_us.evaluation: what it prints, on which images, and how it refuses."""
 
 import json
+import shutil
 from functools import partial
 
 import numpy as np
@@ -13,10 +14,10 @@ from ldm_us.config import US128, ModelConfig
 from ldm_us.data.records import load_pair
 from ldm_us.entry import run_command
 from ldm_us.evaluation.__main__ import held_out_records, main
-from ldm_us.evaluation.mask_fidelity import mask_fidelity
+from ldm_us.evaluation.mask_fidelity import mask_fidelity, other_of_its_class
 from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
-from ldm_us.training.dataset import split_data
+from ldm_us.training.dataset import data_hash, split_data
 
 SMALL = ModelConfig(**(vars(US128) | {"name": "small", "image_size": 32}))
 
@@ -38,18 +39,21 @@ def busi(tmp_path_factory):
     return root
 
 
-def save(path, held_out, controlnet=True):
+def save(path, data, held_out, controlnet=True):
     torch.manual_seed(0)
     model = LatentDiffusion(SMALL)
     if controlnet:
         model.add_controlnet()
-    entries = tuple({"stage": stage, "held_out": share} for stage, share in zip("ab", held_out, strict=False))
+    entries = tuple(
+        {"stage": stage, "held_out": share, "data_sha256": data_hash(split_data([data], share)[0])}
+        for stage, share in zip("ab", held_out, strict=False)
+    )
     save_model(model, path, Lineage(entries).metadata())
     return path
 
 
 def test_reconstruction_is_measured_on_the_held_out_images_alone(busi, tmp_path, capsys):
-    weights = save(tmp_path / "m.safetensors", [0.25])
+    weights = save(tmp_path / "m.safetensors", busi, [0.25])
     assert main(["reconstruction", "--weights", str(weights), "--data", str(busi)]) == 0
     printed = json.loads(capsys.readouterr().out)
     _, held_out = split_data([busi], 0.25)
@@ -58,7 +62,7 @@ def test_reconstruction_is_measured_on_the_held_out_images_alone(busi, tmp_path,
 
 
 def test_masks_are_those_of_held_out_lesions_and_every_class_is_reported(busi, tmp_path, capsys):
-    weights = save(tmp_path / "m.safetensors", [0.5, 0.5])
+    weights = save(tmp_path / "m.safetensors", busi, [0.5, 0.5])
     argv = ["masks", "--weights", str(weights), "--data", str(busi), "--steps", "2", "--n", "4"]
     assert main(argv) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -88,22 +92,53 @@ def test_shuffled_masks_are_those_of_other_images_and_true_masks_their_own(busi,
     ("held_out", "controlnet", "command", "sentence"),
     [
         ([0.0], True, "reconstruction", "--held-out 0"),
-        ([0.1, 0.2], True, "reconstruction", "one and the same share"),
-        ([], True, "reconstruction", "one and the same share"),
+        ([0.1, 0.2], True, "reconstruction", "different shares"),
+        ([], True, "reconstruction", "was not trained here"),
         ([0.5], False, "masks", "no ControlNet"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_in_one_sentence(
     busi, tmp_path, capsys, held_out, controlnet, command, sentence
 ):
-    weights = save(tmp_path / "m.safetensors", held_out, controlnet)
+    weights = save(tmp_path / "m.safetensors", busi, held_out, controlnet)
     code = run_command(partial(main, [command, "--weights", str(weights), "--data", str(busi)]))
     lines = capsys.readouterr().err.strip().splitlines()
     assert (code, len(lines)) == (2, 1)
     assert sentence in lines[0]
 
 
-def test_the_held_out_split_is_that_of_the_training(busi, tmp_path):
-    weights = save(tmp_path / "m.safetensors", [0.25])
-    options = type("Options", (), {"weights": weights, "data": [busi]})()
-    assert held_out_records(options) == split_data([busi], 0.25)[1]
+def test_other_images_than_in_training_are_refused_since_the_held_out_ones_may_have_been_trained_on(busi, tmp_path):
+    data = tmp_path / "busi"
+    shutil.copytree(busi, data)
+    options = type("Options", (), {"weights": save(tmp_path / "m.safetensors", data, [0.25]), "data": [data]})()
+    train, held_out = split_data([data], 0.25)
+    assert held_out_records(options) == held_out
+    train[0].image.unlink()
+    for mask in train[0].masks:
+        mask.unlink()
+    with pytest.raises(ValueError, match="was trained on other images"):
+        held_out_records(options)
+
+
+def test_masks_are_shuffled_within_a_class_and_none_stays_in_place():
+    labels = ["benign"] * 5 + ["malignant"] * 2
+    others = other_of_its_class(labels)
+    assert sorted(others) == list(range(7))
+    assert all(i != other and labels[i] == labels[other] for i, other in enumerate(others))
+    with pytest.raises(ValueError, match="1 held-out malignant image"):
+        other_of_its_class(["benign", "benign", "malignant"])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--batch", "0"], "--batch 0"),
+        (["--guidance", "nan"], "--guidance nan"),
+        (["--steps", "0"], "0 sampling steps"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(busi, tmp_path, capsys, options, sentence):
+    weights = save(tmp_path / "m.safetensors", busi, [0.5])
+    code = run_command(partial(main, ["masks", "--weights", str(weights), "--data", str(busi), *options]))
+    assert code == 2
+    assert sentence in capsys.readouterr().err

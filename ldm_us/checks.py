@@ -1,0 +1,29 @@
+"""Checks of command-line values that several commands share; each raises ValueError with one sentence."""
+
+import argparse
+import math
+from collections.abc import Sequence
+
+import torch
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine, or this build of PyTorch, does not have."""
+    try:
+        if torch.empty(0, device=device).is_meta:
+            raise RuntimeError("meta tensors hold no numbers")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: not available here. Use cpu, or a GPU that PyTorch sees.") from error
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a torch.Generator cannot take."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"--seed {seed}: use 0 up to 2^63 - 1.")
+
+
+def check_finite_options(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse nan and inf, which argparse reads as numbers."""
+    for name in names:
+        if not math.isfinite(getattr(options, name)):
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a finite number.")
