@@ -52,5 +52,5 @@ def labelled_grid(
             if cell is not None:
                 grid.paste(cell.convert("L"), (left + j * (width + GAP), y))
     for j, label in enumerate(column_labels):
-        draw.text((left + j * (width + GAP) + width / 2, top - GAP), label, fill=INK, font=font, anchor="mb")
+        draw.text((left + j * (width + GAP) + width / 2, top - GAP - font_size // 4), label, INK, font, anchor="ms")
     return grid
