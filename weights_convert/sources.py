@@ -5,6 +5,7 @@ A pickle is a program. It is read with weights_only=True, which builds tensors a
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,8 @@ def _safetensors_entry(file: Any, name: str, path: Path) -> Entry:
 
 def _open_pickle(path: Path, zipped: bool) -> Source:
     try:
-        with torch.serialization.safe_globals([ModelCheckpoint]):
+        with torch.serialization.safe_globals([ModelCheckpoint]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on unsafe loading, which is not for the user to follow
             content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # a damaged pickle can fail anywhere in its reader
         raise ValueError(f"{path}: {_why_unreadable(error)}") from error
@@ -159,4 +161,4 @@ def _why_unreadable(error: Exception) -> str:
             f"refused: this pickle asks for {asked[1]}, which weights do not need and which could run code. Nothing in "
             "it was run. Use a .safetensors version of the model."
         )
-    return f"not a PyTorch checkpoint, or cut short ({type(error).__name__}). Download or copy it again."
+    return f"not a PyTorch checkpoint, or cut short ({type(error).__name__}); nothing in it was run. Download or copy it again."
