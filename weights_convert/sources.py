@@ -161,4 +161,7 @@ def _why_unreadable(error: Exception) -> str:
             f"refused: this pickle asks for {asked[1]}, which weights do not need and which could run code. Nothing in "
             "it was run. Use a .safetensors version of the model."
         )
-    return f"not a PyTorch checkpoint, or cut short ({type(error).__name__}); nothing in it was run. Download or copy it again."
+    return (
+        f"not a PyTorch checkpoint, or cut short ({type(error).__name__}); nothing in it was run. Download or copy it "
+        "again."
+    )
