@@ -1,4 +1,4 @@
-"""Fixtures of the training tests: a model of 0.1 s a run, a small BUSI folder, and train.py called in this process."""
+"""Fixtures: a model of 0.1 s a run, a small BUSI folder, and train.py called in this process."""
 
 import errno
 import io
@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.entry import run_command
+from tests.golden.original import write_tiny_files
+from weights_convert.__main__ import main as weights_convert_main
 
 MICRO = ModelConfig(
     name="micro",
@@ -157,3 +159,21 @@ def full_disk():
         patch.setattr("ldm_us.atomic.open", full_open, raising=False)
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """Original weights of tiny size in every kind of file, to be read only."""
+    return write_tiny_files(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def convert(capsys):
+    """A function: `python -m weights_convert import`; -> (exit code, standard output, standard error)."""
+
+    def call(*arguments, preset="tiny"):
+        preset_arguments = ["--preset", preset] if preset else []
+        code = run_command(lambda: weights_convert_main(["import", *map(str, arguments), *preset_arguments]))
+        return (code, *capsys.readouterr())
+
+    return call

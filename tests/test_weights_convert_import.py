@@ -14,9 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.checkpoint import load_model
 from ldm_us.config import TINY
-from ldm_us.entry import run_command
-from tests.golden.original import tiny_compvis, to_diffusers, write_tiny_files
-from weights_convert.__main__ import main
+from tests.golden.original import tiny_compvis, to_diffusers
 from weights_convert.convert import convert_state_dict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,25 +22,8 @@ COMPONENTS = {"unet": "unet", "vae": "vae", "text_encoder": "text"}
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return write_tiny_files(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
 def ours():
     return convert_state_dict(tiny_compvis(), TINY)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command; -> (exit code, standard output, standard error)."""
-
-    def run(*arguments, preset="tiny"):
-        preset_arguments = ["--preset", preset] if preset else []
-        code = run_command(lambda: main(["import", *map(str, arguments), *preset_arguments]))
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def assert_same(found, expected):
@@ -59,9 +40,9 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_compvis_file_becomes_a_model_that_loads(run, inputs, tmp_path, ours):
+def test_a_compvis_file_becomes_a_model_that_loads(convert, inputs, tmp_path, ours):
     out = tmp_path / "out.safetensors"
-    code, text, error = run(inputs / "model.safetensors", "--out", out)
+    code, text, error = convert(inputs / "model.safetensors", "--out", out)
     assert (code, error) == (0, "")
     assert_same(load_file(out), without_control(ours))
     model = load_model(out)
@@ -80,10 +61,10 @@ def test_a_compvis_file_becomes_a_model_that_loads(run, inputs, tmp_path, ours):
     assert "ignored    1: the numbers 0 to 76" in text
 
 
-def test_a_controlnet_and_a_text_encoder_are_taken_from_other_files(run, inputs, tmp_path, ours):
+def test_a_controlnet_and_a_text_encoder_are_taken_from_other_files(convert, inputs, tmp_path, ours):
     out = tmp_path / "out.safetensors"
     options = ("--controlnet", inputs / "control.pth", "--text", inputs / "clip.safetensors")
-    code, text, _ = run(inputs / "model.safetensors", "--out", out, *options)
+    code, text, _ = convert(inputs / "model.safetensors", "--out", out, *options)
     assert code == 0
     assert_same(load_file(out), ours)
     assert load_model(out).controlnet is not None
@@ -91,19 +72,19 @@ def test_a_controlnet_and_a_text_encoder_are_taken_from_other_files(run, inputs,
     assert "temperature of CLIP's training loss" in text
 
 
-def test_a_whole_controlnet_checkpoint_gives_everything_or_only_the_controlnet(run, inputs, tmp_path, ours):
+def test_a_whole_controlnet_checkpoint_gives_everything_or_only_the_controlnet(convert, inputs, tmp_path, ours):
     torch.save({"state_dict": tiny_compvis()}, tmp_path / "whole.ckpt")
-    assert run(tmp_path / "whole.ckpt", "--out", tmp_path / "a.safetensors")[0] == 0
+    assert convert(tmp_path / "whole.ckpt", "--out", tmp_path / "a.safetensors")[0] == 0
     options = ("--controlnet", tmp_path / "whole.ckpt")
-    code, text, _ = run(inputs / "model.safetensors", "--out", tmp_path / "b.safetensors", *options)
+    code, text, _ = convert(inputs / "model.safetensors", "--out", tmp_path / "b.safetensors", *options)
     assert code == 0
     assert "unet: only the controlnet is taken from this file" in text
     for name in ("a", "b"):
         assert_same(load_file(tmp_path / f"{name}.safetensors"), ours)
 
 
-def test_a_model_file_of_ours_takes_a_controlnet_and_keeps_its_config_and_history(run, inputs, tmp_path, ours):
-    assert run(inputs / "model.safetensors", "--out", tmp_path / "a.safetensors")[0] == 0
+def test_a_model_file_of_ours_takes_a_controlnet_and_keeps_its_config_and_history(convert, inputs, tmp_path, ours):
+    assert convert(inputs / "model.safetensors", "--out", tmp_path / "a.safetensors")[0] == 0
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         metadata = file.metadata()
     config = json.loads(metadata["config"])
@@ -111,19 +92,19 @@ def test_a_model_file_of_ours_takes_a_controlnet_and_keeps_its_config_and_histor
     metadata |= {"config": json.dumps(config), "lineage": '[{"stage": "unet"}]'}
     save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "tuned.safetensors", metadata)
     options = ("--controlnet", inputs / "control.pth", "--out", tmp_path / "b.safetensors")
-    assert run(tmp_path / "tuned.safetensors", *options, preset=None)[0] == 0
+    assert convert(tmp_path / "tuned.safetensors", *options, preset=None)[0] == 0
     assert_same(load_file(tmp_path / "b.safetensors"), ours)
     assert load_model(tmp_path / "b.safetensors").vae.scale == 0.5
     with safe_open(tmp_path / "b.safetensors", "pt") as file:
         assert json.loads(file.metadata()["lineage"]) == [{"stage": "unet"}]
-    code, _, error = run(tmp_path / "tuned.safetensors", "--out", tmp_path / "c.safetensors", preset="us128")
+    code, _, error = convert(tmp_path / "tuned.safetensors", "--out", tmp_path / "c.safetensors", preset="us128")
     assert code == 2
     assert "carries its own config, tiny. Leave --preset us128 out." in error
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "bin", "fp16.safetensors", "fp16.bin"])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_diffusers_folder_gives_bit_for_bit_the_model_of_the_compvis_file(ending, old, run, tmp_path, ours):
+def test_a_diffusers_folder_gives_bit_for_bit_the_model_of_the_compvis_file(ending, old, convert, tmp_path, ours):
     half = ending.startswith("fp16")
     for component, part in COMPONENTS.items():
         tensors = to_diffusers(tiny_compvis(), part, old)
@@ -134,7 +115,7 @@ def test_a_diffusers_folder_gives_bit_for_bit_the_model_of_the_compvis_file(endi
         (tmp_path / component).mkdir()
         path = tmp_path / component / f"{stem}.{ending}"
         torch.save(tensors, path) if ending.endswith("bin") else save_file(tensors, path)
-    code, text, _ = run(tmp_path, "--out", tmp_path / "out.safetensors")
+    code, text, _ = convert(tmp_path, "--out", tmp_path / "out.safetensors")
     assert code == 0
     expected = without_control(ours)
     assert_same(load_file(tmp_path / "out.safetensors"), {k: v.half() if half else v for k, v in expected.items()})
@@ -145,19 +126,19 @@ def test_a_diffusers_folder_gives_bit_for_bit_the_model_of_the_compvis_file(endi
 @pytest.mark.parametrize(
     ("name", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
 )
-def test_numbers_keep_their_type_or_take_the_one_asked_for(name, dtype, run, inputs, tmp_path, ours):
+def test_numbers_keep_their_type_or_take_the_one_asked_for(name, dtype, convert, inputs, tmp_path, ours):
     out = tmp_path / "out.safetensors"
-    assert run(inputs / "model.safetensors", "--out", out, "--dtype", name)[0] == 0
+    assert convert(inputs / "model.safetensors", "--out", out, "--dtype", name)[0] == 0
     assert_same(load_file(out), {key: value.to(dtype) for key, value in without_control(ours).items()})
-    assert run(out, "--out", out, "--overwrite", preset=None)[0] == 0  # in place, type kept
+    assert convert(out, "--out", out, "--overwrite", preset=None)[0] == 0  # in place, type kept
     assert {value.dtype for value in load_file(out).values()} == {dtype}
 
 
-def test_the_moving_average_is_taken_with_ema(run, tmp_path):
+def test_the_moving_average_is_taken_with_ema(convert, tmp_path):
     model = tiny_compvis("vae", "text", "unet")
     ema = {f"model_ema.{k[6:].replace('.', '')}": v + 1 for k, v in model.items() if k.startswith("model.")}
     torch.save({"state_dict": model | ema}, tmp_path / "model.ckpt")
-    _, text, _ = run(tmp_path / "model.ckpt", "--out", tmp_path / "out.safetensors", "--ema")
+    _, text, _ = convert(tmp_path / "model.ckpt", "--out", tmp_path / "out.safetensors", "--ema")
     expected = convert_state_dict(model | ema, TINY, ema=True)
     assert_same(load_file(tmp_path / "out.safetensors"), expected)
     assert "unet (compvis, ema)" in text

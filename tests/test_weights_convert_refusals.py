@@ -7,26 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm_us.entry import run_command
-from tests.golden.original import tiny_compvis, write_tiny_files
-from weights_convert.__main__ import main
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    return write_tiny_files(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command; -> (exit code, standard output, standard error)."""
-
-    def run(*arguments, preset="tiny"):
-        preset_arguments = ["--preset", preset] if preset else []
-        code = run_command(lambda: main(["import", *map(str, arguments), *preset_arguments]))
-        return (code, *capsys.readouterr())
-
-    return run
+from tests.golden.original import tiny_compvis
 
 
 def cut(path, out, share=0.6):
@@ -57,12 +38,12 @@ BAD = {  # what is wrong -> SRC, made in a folder from the inputs, and what the 
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_input_is_one_sentence_exit_code_2_and_no_file(what, run, inputs, tmp_path):
+def test_bad_input_is_one_sentence_exit_code_2_and_no_file(what, convert, inputs, tmp_path):
     make, sentence = BAD[what]
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     source = make(tmp_path / "in", inputs)
-    code, text, error = run(source, "--out", tmp_path / "out" / "out.safetensors")
+    code, text, error = convert(source, "--out", tmp_path / "out" / "out.safetensors")
     assert (code, text) == (2, "")
     assert error.startswith(f"error: {source}")
     assert sentence in error
@@ -80,16 +61,16 @@ def test_bad_input_is_one_sentence_exit_code_2_and_no_file(what, run, inputs, tm
         (("--preset", "us128"), "does not hold the tensors of us128"),
     ],
 )
-def test_options_that_do_not_fit_the_files_are_refused(options, sentence, run, inputs, tmp_path):
+def test_options_that_do_not_fit_the_files_are_refused(options, sentence, convert, inputs, tmp_path):
     options = [inputs / option if "." in option else option for option in options]
     out = tmp_path / "out.safetensors"
-    code, _, error = run("--preset", "tiny", inputs / "model.safetensors", *options, "--out", out, preset=None)
+    code, _, error = convert("--preset", "tiny", inputs / "model.safetensors", *options, "--out", out, preset=None)
     assert code == 2
     assert sentence in error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_place_for_the_result_is_checked_before_any_work(run, inputs, tmp_path):
+def test_the_place_for_the_result_is_checked_before_any_work(convert, inputs, tmp_path):
     source, there = inputs / "model.safetensors", tmp_path / "there.safetensors"
     there.write_text("mine", encoding="ascii")
     for out, sentence in (
@@ -98,15 +79,15 @@ def test_the_place_for_the_result_is_checked_before_any_work(run, inputs, tmp_pa
         (tmp_path, "--out is a folder"),
         (tmp_path / "out.ckpt", "the result is a .safetensors file"),
     ):
-        code, _, error = run(source, "--out", out)
+        code, _, error = convert(source, "--out", out)
         assert code == 2
         assert f"error: {out}: {sentence}" in error
     assert there.read_text(encoding="ascii") == "mine"
-    assert run(source, "--out", there, "--overwrite")[0] == 0
+    assert convert(source, "--out", there, "--overwrite")[0] == 0
     assert os.listdir(tmp_path) == ["there.safetensors"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(run, inputs, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(convert, inputs, tmp_path, monkeypatch):
     out = tmp_path / "out.safetensors"
     out.write_text("mine", encoding="ascii")
 
@@ -114,18 +95,18 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(run, inputs, tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    code, _, error = run(inputs / "model.safetensors", "--out", out, "--overwrite")
+    code, _, error = convert(inputs / "model.safetensors", "--out", out, "--overwrite")
     assert code == 2
     assert "the disk is full; nothing was written. Free space" in error
     assert out.read_text(encoding="ascii") == "mine"
     assert os.listdir(tmp_path) == ["out.safetensors"]
 
 
-def test_numbers_that_fp16_cannot_hold_are_refused_and_nothing_is_written(run, tmp_path):
+def test_numbers_that_fp16_cannot_hold_are_refused_and_nothing_is_written(convert, tmp_path):
     model = tiny_compvis("vae", "text", "unet")
     model["model.diffusion_model.out.2.bias"] = torch.tensor([0.0, 1e5, 0.0, 0.0])
     save_file(model, tmp_path / "model.safetensors")
-    code, _, error = run(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors", "--dtype", "fp16")
+    code, _, error = convert(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors", "--dtype", "fp16")
     assert code == 2
     assert "model.diffusion_model.out.2.bias has numbers too large for" in error
     assert os.listdir(tmp_path) == ["model.safetensors"]

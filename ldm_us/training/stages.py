@@ -17,6 +17,7 @@ from ldm_us.training.batches import ImageBatch, LatentBatch, batch_indices, imag
 from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
+from ldm_us.vae import posterior_from_moments
 
 
 def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
@@ -119,12 +120,11 @@ def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int 
     """1 / std of the unscaled latents (LDM appendix G, "rescaled to unit standard deviation")."""
     count = min(images, len(data))
     index = torch.linspace(0, len(data) - 1, count).long()
-    latents = []
-    for i in index.tolist():
-        mean, logvar = model.vae.moments(to_signed(data.pixels[i : i + 1]).to(model.device)).float().chunk(2, dim=1)
-        latents.append((mean.flatten(), logvar.clamp(-30.0, 20.0).exp().flatten()))
-    means = torch.cat([mean for mean, _ in latents])
-    variance = means.var() + torch.cat([variance for _, variance in latents]).mean()  # law of total variance
+    images_alone = (to_signed(data.pixels[i : i + 1]).to(model.device) for i in index.tolist())
+    latents = [posterior_from_moments(model.vae.moments(x).float(), scale=1.0) for x in images_alone]
+    means = torch.cat([latent.mean for latent in latents])
+    stds = torch.cat([latent.std for latent in latents])
+    variance = means.var() + (stds**2).mean()  # law of total variance
     return float(variance.rsqrt())
 
 
