@@ -71,6 +71,10 @@ class TextEncoder(nn.Module):
         self.position_embedding = nn.Embedding(config.length, config.width)
         self.blocks = nn.ModuleList(TextBlock(config) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(config.width)
+        # CLIP's initial values. PyTorch's, of variance 1, drown what attention adds: a class word would be seen at its
+        # own position only, instead of at every one after it.
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.position_embedding.weight, std=0.01)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(b, n) int64 -> (b, n, d)."""

@@ -94,13 +94,13 @@ US128 = ModelConfig(
     vae=VAEConfig(width=16, multipliers=(1, 4, 4), res_blocks=1, groups=8),
     text=TextConfig(width=32, heads=4, layers=2, mlp_width=128),
     unet=UNetConfig(
-        width=48,
+        width=32,
         multipliers=(1, 2, 2),
         attention=(False, True, True),
         res_blocks=1,
         heads=4,
         context_width=32,
-        groups=16,
+        groups=8,
     ),
     control=ControlConfig(hint_channels=(16, 32, 64)),
 )

@@ -1,11 +1,16 @@
-"""Command line of the data tools: python -m ldm_us.data audit DIR."""
+"""Command line of the data tools: python -m ldm_us.data audit|phantom|statistics."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm_us.checks import check_seed
 from ldm_us.data.audit import audit_busi, format_audit
+from ldm_us.data.busi import read_busi
+from ldm_us.data.phantom.files import Plan, write_phantoms
+from ldm_us.data.statistics import record_statistics, summarize
 from ldm_us.entry import run_command
 
 
@@ -23,6 +28,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("folder", metavar="DIR", type=Path, help="Dataset_BUSI_with_GT, or the folder that holds it")
     audit.set_defaults(run=run_audit)
+
+    phantom = commands.add_parser(
+        "phantom",
+        help="make ultrasound-like images with exact masks, in BUSI's layout",
+        description="Simulate breast ultrasound with exact lesion masks. Synthetic: not for diagnosis.",
+    )
+    add = phantom.add_argument
+    add("--n", type=int, default=300, metavar="N", help="images, the three classes in turns (%(default)s)")
+    add("--size", type=int, default=128, metavar="PIXELS", help="side of the images (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="another seed, other breasts (%(default)s)")
+    add("--workers", type=int, default=1, metavar="N", help="processes; changes no image (%(default)s)")
+    add("--calipers", action="store_true", help="draw measuring marks across the lesions")
+    add("--text", action="store_true", help="write a side and a quadrant into the images")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set")
+    add("--overwrite", action="store_true", help="replace a folder that this command made before")
+    phantom.set_defaults(run=run_phantom)
+
+    statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a BUSI folder")
+    statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
+    statistics.set_defaults(run=run_statistics)
     return parser
 
 
@@ -31,6 +56,22 @@ def run_audit(args: argparse.Namespace) -> int:
     audit = audit_busi(args.folder)
     print(format_audit(audit))
     return 0 if audit.usable else 1
+
+
+def run_phantom(args: argparse.Namespace) -> int:
+    """Write a phantom data set."""
+    check_seed(args.seed)
+    plan = Plan(args.n, args.size, args.seed, args.calipers, args.text)
+    write_phantoms(plan, args.out, args.workers, args.overwrite)
+    print(f"wrote {args.n} phantoms to {args.out}")
+    return 0
+
+
+def run_statistics(args: argparse.Namespace) -> int:
+    """Print the figures of a BUSI folder."""
+    records = read_busi(args.folder)
+    print(json.dumps(summarize(records, [record_statistics(record) for record in records]), indent=2))
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

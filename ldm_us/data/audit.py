@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.busi import LESION_CLASSES, families, list_busi
+from ldm_us.data.busi import BUSI_GROUP, LESION_CLASSES, families, list_busi
 from ldm_us.data.records import Record, open_image, union_of_masks
 from ldm_us.data.split import labels_of_groups
 
@@ -115,7 +115,8 @@ def audit_families(records: list[Record], audit: BusiAudit) -> None:
         if len(labels) > 1:
             names = ", ".join(record.image.name for record in records if record.group == group)
             audit.mixed_families.append(f"[{names}]")
-    audit.not_compared = [record.image.name for record in records if record.image.stem not in families()]
+    of_busi = [record.image for record in records if record.group.startswith(BUSI_GROUP)]  # not phantoms
+    audit.not_compared = [image.name for image in of_busi if image.stem not in families()]
 
 
 def format_audit(audit: BusiAudit) -> str:

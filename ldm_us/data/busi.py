@@ -8,7 +8,7 @@ found with the normalised cross-correlation of 96x96 high-passed images, shifts 
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +19,8 @@ from ldm_us.data.records import Record, class_prompt
 CLASSES = ("benign", "malignant", "normal")
 LESION_CLASSES = ("benign", "malignant")
 FOLDER = "Dataset_BUSI_with_GT"
+BUSI_GROUP = "busi:"  # starts the name of every family of BUSI
+PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
 
 
@@ -49,9 +51,10 @@ def list_busi(folder: Path) -> Listing:
     """Sort the files of a BUSI folder into records, orphan masks and the rest, without opening them."""
     root = find_root(Path(folder))
     listing = Listing([], [], [], [])
+    groups = family_groups(root)
     for label in CLASSES:
         if (root / label).is_dir():
-            records, orphans, others = list_class(root / label, label)
+            records, orphans, others = list_class(root / label, label, groups)
             listing.records.extend(records)
             listing.orphan_masks.extend(orphans)
             listing.other_files.extend(others)
@@ -76,7 +79,7 @@ def find_root(folder: Path) -> Path:
     )
 
 
-def list_class(folder: Path, label: str) -> tuple[list[Record], list[Path], list[Path]]:
+def list_class(folder: Path, label: str, groups: Callable[[str], str]) -> tuple[list[Record], list[Path], list[Path]]:
     """List one class folder: records in natural order, masks without an image, files with other names."""
     images: dict[str, tuple[int, Path]] = {}
     masks: dict[str, list[tuple[int, Path]]] = {}
@@ -93,19 +96,36 @@ def list_class(folder: Path, label: str) -> tuple[list[Record], list[Path], list
     records = []
     for stem, (_, path) in sorted(images.items(), key=lambda item: item[1]):
         ordered = tuple(mask for _, mask in sorted(masks.get(stem, [])))
-        records.append(Record(path, ordered, label, class_prompt(label), busi_group(stem)))
+        records.append(Record(path, ordered, label, class_prompt(label), groups(stem)))
     orphans = [path for stem in masks.keys() - images.keys() for _, path in masks[stem]]
     return records, sorted(orphans), others
 
 
+def family_groups(root: Path) -> Callable[[str], str]:
+    """Map an image's stem to its near-duplicate family: BUSI's shipped list, or that of a phantom folder."""
+    info = root / PHANTOM_INFO
+    if not info.is_file():
+        return busi_group
+    try:
+        made = json.loads(info.read_text(encoding="utf-8"))
+        first = first_of_family(made["families"])
+        seed = int(made["seed"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{info} is damaged ({error!r}). Make the phantoms again, or remove the file.") from error
+    return lambda stem: f"phantom {seed}:{first.get(stem, stem)}"
+
+
 def busi_group(stem: str) -> str:
     """Name the near-duplicate family of an image by the family's first member, else by the image itself."""
-    return f"busi:{families().get(stem, stem)}"
+    return BUSI_GROUP + families().get(stem, stem)
 
 
 @cache
 def families() -> dict[str, str]:
     """Map the stem of every image that the shipped list knows to the stem of its family's first member."""
-    text = files("ldm_us.data").joinpath("busi_families.json").read_text(encoding="utf-8")
-    lists: Sequence[Sequence[str]] = json.loads(text)
+    return first_of_family(json.loads(files("ldm_us.data").joinpath("busi_families.json").read_text(encoding="utf-8")))
+
+
+def first_of_family(lists: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Families of file names -> {stem: stem of the first of its family}."""
     return {name.removesuffix(".png"): names[0].removesuffix(".png") for names in lists for name in names}

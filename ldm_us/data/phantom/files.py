@@ -1,0 +1,133 @@
+"""Write phantoms as a data set in BUSI's layout, with the oddities of BUSI's files.
+
+Classes take turns: phantom i is normal, benign or malignant. BUSI's files are RGB though grey, some with coloured
+marks; masks are 1-bit, a few RGBA, and those of normal images RGB and all zero; an image with several lesions has
+`_mask_1.png`, `_mask_2.png`; and near-duplicates abound. All of that is here, at fixed numbers within each class.
+"""
+
+import json
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import ldm_us
+from ldm_us.data.busi import PHANTOM_INFO
+from ldm_us.data.phantom.marks import draw_calipers, draw_text
+from ldm_us.data.phantom.simulate import Phantom, simulate
+from ldm_us.pictures import labelled_grid
+
+CLASSES = ("normal", "benign", "malignant")
+SIZES = (16, 2048)  # pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the phantom command makes. `n` images: the first of them are the same for every n."""
+
+    n: int
+    size: int
+    seed: int
+    calipers: bool = False
+    text: bool = False
+
+
+def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = False) -> None:
+    """Make the data set in a folder beside `out`, then move it there. Raise ValueError where that cannot be."""
+    check_plan(plan, workers)
+    check_out(out, overwrite)
+    partial = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    try:
+        for label in CLASSES[: plan.n]:
+            (partial / label).mkdir(parents=True)
+        with ProcessPoolExecutor(workers) as pool:
+            jobs = pool.map(write_phantom, *zip(*((plan, i, partial) for i in range(plan.n)), strict=True), chunksize=8)
+            for _ in tqdm(jobs, total=plan.n, unit="image", desc="phantoms"):
+                pass
+        overview(partial).save(partial / "overview.png")
+        info = {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
+        (partial / PHANTOM_INFO).write_text(json.dumps(info, indent=1) + "\n")
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_plan(plan: Plan, workers: int) -> None:
+    """Refuse numbers that make no sense."""
+    if plan.n < 1:
+        raise ValueError(f"--n {plan.n}: use 1 or more.")
+    if not SIZES[0] <= plan.size <= SIZES[1]:
+        raise ValueError(f"--size {plan.size}: use {SIZES[0]} to {SIZES[1]} pixels.")
+    if workers < 1:
+        raise ValueError(f"--workers {workers}: use 1 or more.")
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an older phantom folder, and that only when asked to."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    elif not overwrite:
+        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder, or add --overwrite.")
+    elif not (out / PHANTOM_INFO).is_file():
+        raise ValueError(f"--out {out}: holds no {PHANTOM_INFO}, so it was not made here. Choose another folder.")
+
+
+def write_phantom(plan: Plan, i: int, folder: Path) -> None:
+    """Write phantom i of a plan: its image and its masks."""
+    label, nth = CLASSES[i % len(CLASSES)], i // len(CLASSES) + 1
+    phantom = phantom_of(plan, label, nth)
+    picture = Image.fromarray(phantom.image).convert("RGB")
+    if plan.calipers and phantom.masks:
+        draw_calipers(picture, phantom.masks[0])
+    if plan.text:
+        draw_text(picture, nth)
+    if nth % 40 == 5:
+        mark = max(2, plan.size // 40)
+        picture.paste((255, 200, 0), (mark, mark, 3 * mark, 3 * mark))
+    stem = folder / label / f"{label} ({nth})"
+    picture.save(f"{stem}.png")
+    if not phantom.masks:
+        Image.new("RGB", picture.size).save(f"{stem}_mask.png")
+    for k, mask in enumerate(phantom.masks):
+        mask_picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGBA" if nth % 50 == 3 else "1")
+        mask_picture.save(f"{stem}_mask{f'_{k}' if k else ''}.png")
+
+
+def overview(folder: Path, columns: int = 7) -> Image.Image:
+    """The first images of each class, one class a row."""
+    rows = [
+        [
+            Image.open(path)
+            for nth in range(1, columns + 1)
+            if (path := folder / label / f"{label} ({nth}).png").exists()
+        ]
+        for label in CLASSES
+    ]
+    shown = [(label, row) for label, row in zip(CLASSES, rows, strict=True) if row]
+    return labelled_grid([row for _, row in shown], [label for label, _ in shown])
+
+
+def phantom_of(plan: Plan, label: str, nth: int) -> Phantom:
+    """The nth phantom of a class. Every tenth is another scan of the breast before it."""
+    original = nth - 1 if is_rescan(nth) else nth
+    lesions = 3 if original % 60 == 27 else 2 if original % 20 == 7 else 1
+    number = (original - 1) * len(CLASSES) + CLASSES.index(label)
+    return simulate(plan.seed, number, label, plan.size, lesions=lesions, rescan=int(is_rescan(nth)))
+
+
+def is_rescan(nth: int) -> bool:
+    """Whether the nth image of a class is a near-duplicate of the one before."""
+    return nth % 10 == 0
+
+
+def families(n: int) -> list[list[str]]:
+    """Names of the images that show the same breast, as in BUSI's list of near-duplicates."""
+    stems = [(CLASSES[i % len(CLASSES)], i // len(CLASSES) + 1) for i in range(n)]
+    return [[f"{label} ({nth - 1}).png", f"{label} ({nth}).png"] for label, nth in stems if is_rescan(nth)]

@@ -1,0 +1,105 @@
+"""Grey-level statistics of breast ultrasound images, to compare a data set, phantoms or samples with another.
+
+All images are resized to 256x256 first. B-mode figures of this kind: Insana and Brown, "Acoustic scattering theory
+applied to soft biological tissues" (1993), for the speckle; the lesion figures follow the sonographic features of
+BI-RADS (contrast of the lesion, shadow or enhancement behind it).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ldm_us.data.records import Record, open_image, union_of_masks
+
+SIZE = 256  # pixels of one side
+BANDS = 8  # of the depth profile
+LAGS = (1, 2, 3)  # pixels
+HIGH_PASS = 7.5  # pixels, standard deviation of the Gaussian that is subtracted
+SMALLEST_LESION = 64  # pixels; a smaller mask has no inside to speak of
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """Figures of one image; grey levels are 0 to 255. The lesion figures are NaN without a lesion."""
+
+    mean: float
+    std: float
+    depth_profile: tuple[float, ...]  # mean grey of equal bands from the skin down
+    axial: tuple[float, ...]  # autocorrelation of the high-passed image along depth, at LAGS
+    lateral: tuple[float, ...]  # and across
+    lesion_contrast: float  # inside minus the ring around it
+    posterior: float  # strip below the lesion minus its flanks: shadow below 0, enhancement above
+
+
+def image_statistics(image: np.ndarray, mask: np.ndarray | None = None) -> ImageStatistics:
+    """Figures of a grey image (256, 256) and of the lesion where `mask` (256, 256) is true."""
+    grey = image.astype(np.float64)
+    bands = tuple(float(band.mean()) for band in np.array_split(grey, BANDS))
+    smooth = Image.fromarray(image).filter(ImageFilter.GaussianBlur(HIGH_PASS))
+    detail = grey - np.asarray(smooth, dtype=np.float64)
+    contrast, posterior = (np.nan, np.nan) if mask is None else lesion_figures(grey, mask)
+    return ImageStatistics(
+        float(grey.mean()),
+        float(grey.std()),
+        bands,
+        autocorrelation(detail),
+        autocorrelation(detail.T),
+        contrast,
+        posterior,
+    )
+
+
+def autocorrelation(detail: np.ndarray) -> tuple[float, ...]:
+    """Correlation of an image (h, w) with itself moved down by each of LAGS."""
+    power = float((detail * detail).mean())
+    return tuple(float((detail[lag:] * detail[:-lag]).mean()) / max(power, 1e-12) for lag in LAGS)
+
+
+def lesion_figures(grey: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Contrast with the ring of 8 pixels, and the strip below the lesion against the strips beside it."""
+    if mask.sum() < SMALLEST_LESION:
+        return np.nan, np.nan
+    grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(17))
+    ring = (np.asarray(grown) > 0) & ~mask
+    contrast = float(grey[mask].mean() - grey[ring].mean())
+
+    rows, columns = np.nonzero(mask)
+    top, bottom = rows.max() + 3, min(rows.max() + 3 + max(8, (np.ptp(rows) + 1) // 2), SIZE)
+    left, right = columns.min(), columns.max() + 1
+    inset, width = (right - left) // 4, right - left
+    below = grey[top:bottom, left + inset : right - inset]
+    before = grey[top:bottom, max(0, left - width // 2) : left]
+    after = grey[top:bottom, right : right + width // 2]
+    flanks = np.concatenate([before.ravel(), after.ravel()])
+    if below.size == 0 or flanks.size == 0:
+        return contrast, np.nan
+    return contrast, float(below.mean() - flanks.mean())
+
+
+def record_statistics(record: Record) -> ImageStatistics:
+    """Figures of one image file."""
+    image = np.array(open_image(record.image).convert("L").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    union = union_of_masks(record.masks)
+    if union is None:
+        return image_statistics(image)
+    return image_statistics(image, np.array(union.resize((SIZE, SIZE), Image.Resampling.NEAREST)) > 127)
+
+
+def summarize(records: Sequence[Record], statistics: Sequence[ImageStatistics]) -> dict[str, object]:
+    """Means over images, and for the lesion figures the median of each class, ready for JSON."""
+    lesions: dict[str, dict[str, float]] = {}
+    for label in sorted({record.label for record in records}):
+        of_class = [s for s, record in zip(statistics, records, strict=True) if record.label == label]
+        figures = {name: np.array([getattr(s, name) for s in of_class]) for name in ("lesion_contrast", "posterior")}
+        if not all(np.isnan(values).all() for values in figures.values()):
+            lesions[label] = {name: round(float(np.nanmean(values)), 1) for name, values in figures.items()}
+    table = {name: np.array([getattr(s, name) for s in statistics]) for name in ("depth_profile", "axial", "lateral")}
+    return {
+        "images": len(statistics),
+        "mean": round(float(np.mean([s.mean for s in statistics])), 1),
+        "std": round(float(np.mean([s.std for s in statistics])), 1),
+        **{name: np.round(values.mean(axis=0), 2).tolist() for name, values in table.items()},
+        "lesions": lesions,
+    }
