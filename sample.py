@@ -1,5 +1,6 @@
 """Sample ultrasound images by class, by prompt, or to follow a mask; a grid like the paper's Figures 3 and 4.
 
+    python sample.py                                    # four samples of each class, from the bundled us128 model
     python sample.py --weights runs/controlnet/model.safetensors --class malignant --mask mask.png --n 4 --out samples
 
 Follow one prompt: Subject -> tokenize -> generate (ldm_us/sampling.py) -> PNG with fields, manifest.jsonl, grid.png.
@@ -10,6 +11,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -19,7 +21,7 @@ from tqdm import tqdm
 
 import ldm_us
 from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model
+from ldm_us.checkpoint import BUNDLED, load_model
 from ldm_us.checks import check_device, check_finite_options, check_seed
 from ldm_us.data.records import Record, load_mask, load_pair
 from ldm_us.ddim import check_steps
@@ -37,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe sample.py's command line."""
     parser = argparse.ArgumentParser(prog="sample.py", description="Sample images. Synthetic: not for diagnosis.")
     add = parser.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
+    add("--weights", type=Path, default=BUNDLED, metavar="FILE", help="a model.safetensors (the bundled us128)")
     add("--class", dest="labels", action="append", default=[], metavar="NAME", help="normal, benign, malignant (all)")
     add("--prompt", metavar="TEXT", help="any other text instead of a class")
     add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
@@ -47,13 +49,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=50, metavar="S", help="model calls per image, 1..1000 (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
     add("--eta", type=float, default=0.0, metavar="X", help="noise of ddim: 0 none, 1 as much as ddpm (%(default)s)")
-    add("--guidance", type=float, default=7.5, metavar="S", help="weight of the text, 1 for none (%(default)s)")
+    add("--guidance", type=float, metavar="S", help="weight of the text, 1 for none (7.5 for sd15, 3 for us128)")
     add("--control-scale", type=float, default=1.0, metavar="X", help="weight of the mask (%(default)s)")
     add("--size", type=int, metavar="PIXELS", help="side of the images (what the model was made for)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no image (%(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and CPUs with AMX")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the images")
+    add("--out", type=Path, metavar="DIR", help="folder for the images (samples, or the first free of samples-2, ...)")
     add("--overwrite", action="store_true", help="write into a folder that is not empty")
     return parser
 
@@ -61,10 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, sample, save."""
     options = build_parser().parse_args(argv)
+    options.out = options.out or first_free(Path("samples"))
     check_options(options)
     subjects = choose_subjects(options.labels, options.prompt, options.mask)
     model = load_model(options.weights, device=options.device)
     size = model.config.image_size if options.size is None else options.size
+    options.guidance = model.config.schedule.guidance if options.guidance is None else options.guidance
     check_size(model.config, size)
     check_steps(model.schedule, options.steps)
     if options.mask is not None and model.controlnet is None:
@@ -130,11 +134,17 @@ def check_options(options: argparse.Namespace) -> None:
     check_device(options.device)
     check_seed(options.seed)
     check_seed(options.seed + options.n)
-    check_finite_options(options, ("guidance", "control_scale", "eta"))
+    check_finite_options(options, ("control_scale", "eta", *(["guidance"] if options.guidance is not None else [])))
     if not 0 <= options.eta <= 1:
         raise ValueError(f"--eta {options.eta}: use 0 (no noise) to 1 (as much as ddpm).")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())) and not options.overwrite:
         raise ValueError(f"--out {options.out}: exists and is not empty. Choose another folder, or add --overwrite.")
+
+
+def first_free(out: Path) -> Path:
+    """`out`, or the first of out-2, out-3, ... that does not exist."""
+    candidates = (out if i == 1 else out.with_name(f"{out.name}-{i}") for i in count(1))
+    return next(path for path in candidates if not path.exists())
 
 
 def shared_fields(options: argparse.Namespace, size: int) -> dict[str, str | int | float]:

@@ -33,7 +33,9 @@ from ldm_us.training.stages import (
     trained_parameters,
     training_size,
 )
-from ldm_us.training.state import save_state
+from ldm_us.training.state import save_state, trim_log
+from ldm_us.training.text_warmup import warm_up_text
+from ldm_us.training.validation import held_out_stage, log_validation
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
 
     digest = data_hash(records)
     data = load_training_set(records, training_size(model, options))
+    validation = held_out_stage(model, held_out, options)
     open_run(options, digest, lineage.parent)
     stage = Stage(model, data, options)
+    if options.text_warmup:
+        warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
     optimizer = torch.optim.AdamW(
         parameters.values(), lr=options.learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=True
     )
@@ -58,16 +63,24 @@ def main(argv: list[str] | None = None) -> int:
     first_step = resume(options.out, parameters, ema, optimizer)
     if first_step > steps:
         raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
-    train(options, stage, optimizer, ema, first_step, steps)
+    train(options, stage, validation, optimizer, ema, first_step, steps)
     save_result(options, stage, ema, lineage, steps, digest)
     return 0
 
 
 def train(
-    options: TrainOptions, stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA, first_step: int, steps: int
+    options: TrainOptions,
+    stage: Stage,
+    validation: Stage | None,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA,
+    first_step: int,
+    steps: int,
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
     log = Log(options.out, first_step)
+    if first_step == 0:
+        show_start(options, stage, validation, ema)
     with tqdm(total=steps, initial=first_step, unit="step", desc=options.stage) as bar:
         for step in range(first_step + 1, steps + 1):
             started = time.perf_counter()
@@ -92,6 +105,8 @@ def train(
             line = log.add(step, values | {"grad_norm": float(norm)} | speed, every=options.log_every)
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
+            if validation is not None and (step % options.validate_every == 0 or step == steps):
+                log_validation(options.out, validation, ema, step)  # before the state: none is without its line
             if step % options.save_every == 0 or step == steps:
                 check_next_loss(options, stage, step)
                 log.flush()
@@ -99,9 +114,23 @@ def train(
                 state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
                 save_state(options.out, step, state)
             if options.sample_every and (step % options.sample_every == 0 or step == steps):
-                with ema.swapped_in():
-                    picture = preview(stage.model, stage.data, options.stage)
-                save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
+                save_preview(options, stage, ema, step)
+
+
+def show_start(options: TrainOptions, stage: Stage, validation: Stage | None, ema: EMA) -> None:
+    """Validation figures and pictures of the weights that a run starts from: its before."""
+    trim_log(options.out / "log.jsonl", -1)  # those of a run that was killed before its first state
+    if validation is not None:
+        log_validation(options.out, validation, ema, 0)
+    if options.sample_every:
+        save_preview(options, stage, ema, 0)
+
+
+def save_preview(options: TrainOptions, stage: Stage, ema: EMA, step: int) -> None:
+    """RUN/samples/step_N.png, made with the averaged weights."""
+    with ema.swapped_in():
+        picture = preview(stage.model, stage.data, options.stage)
+    save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
 
 
 def check_finite(run: Path, where: str, values: dict[str, float]) -> None:

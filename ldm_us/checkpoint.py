@@ -15,6 +15,8 @@ from ldm_us.atomic import atomic_file
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.model import LatentDiffusion
 
+BUNDLED = Path(__file__).parent / "weights" / "us128.safetensors"  # trained on phantoms; see the card beside it
+
 DTYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",

@@ -13,6 +13,7 @@ class ScheduleConfig:
     beta_start: float = 0.00085  # beta_1
     beta_end: float = 0.012  # beta_T; the square roots of the betas are linear in t
     first_timestep: int = 1  # the last step's t: SD 1.5 samples at 981, ..., 21, 1
+    guidance: float = 7.5  # weight of the text in sample.py unless told
     final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
 
 
@@ -91,6 +92,7 @@ SD15 = ModelConfig()
 US128 = ModelConfig(
     name="us128",
     image_size=128,
+    schedule=ScheduleConfig(guidance=3.0),
     vae=VAEConfig(width=16, multipliers=(1, 4, 4), res_blocks=1, groups=8),
     text=TextConfig(width=32, heads=4, layers=2, mlp_width=128),
     unet=UNetConfig(

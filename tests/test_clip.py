@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldm_us.clip import END_OF_TEXT, QuickGELU, TextEncoder, tokenize
-from ldm_us.config import SD15, TextConfig
+from ldm_us.config import SD15, US128, TextConfig
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "tiny.npz")
 START = 49406
@@ -79,6 +79,15 @@ def test_states_are_normalised_last(encoder):
     states = encoder(torch.arange(12)[None])
     torch.testing.assert_close(states.mean(dim=-1), torch.zeros(1, 12), rtol=0, atol=1e-5)
     torch.testing.assert_close(states.var(dim=-1, unbiased=False), torch.ones(1, 12), rtol=1e-3, atol=0)
+
+
+def test_at_the_start_a_class_word_is_seen_at_every_later_position():
+    torch.manual_seed(0)
+    states = TextEncoder(US128.text)(
+        tokenize(["Ultrasound image of a benign breast", "Ultrasound image of a malignant breast"])
+    )
+    padding = states[:, 20:]
+    assert (padding[0] - padding[1]).norm() / padding[0].norm() > 0.1  # 0.01 with embeddings of variance 1
 
 
 def test_quick_gelu_is_not_the_exact_gelu():

@@ -65,6 +65,13 @@ def test_without_a_class_all_three_are_sampled_with_a_manifest_and_a_grid(weight
         assert min(grid.size) > 2 * 32
 
 
+def test_without_out_the_first_free_folder_is_taken(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    for name in ("samples", "samples-2", "samples-3"):
+        assert sample.main(["--weights", str(weights), *SMALL, "--class", "normal", "--n", "1"]) == 0
+        assert (tmp_path / name / "grid.png").exists()
+
+
 def test_every_png_carries_what_made_it(weights, mask, tmp_path):
     run(weights, tmp_path / "out", "--class", "benign", "--mask", mask, "--seed", 5, "--guidance", 2.5)
     with Image.open(tmp_path / "out" / "0000_drawn_seed6.png") as picture:

@@ -45,6 +45,7 @@ def files(folder):
         (("--ema", 1), "--ema 1"),
         (("--held-out", 1), "--held-out 1"),
         (("--caption-dropout", "nan"), "--caption-dropout nan"),
+        (("--caption-dropout", 1.1), "--caption-dropout 1.1"),
         (("--seed", -1), "--seed -1"),
         (("--save-every", 0), "--save-every 0"),
         (("--log-every", 0), "--log-every 0"),

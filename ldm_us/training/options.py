@@ -32,6 +32,7 @@ class TrainOptions:
     ema: float
     caption_dropout: float
     train_text: bool
+    text_warmup: int
     flip: bool
     held_out: float
     seed: int
@@ -41,6 +42,7 @@ class TrainOptions:
     log_every: int
     save_every: int
     sample_every: int
+    validate_every: int
     dry_run: bool
 
     @property
@@ -57,7 +59,7 @@ class TrainOptions:
 
 
 # A resumed run may differ in these: how long it runs, where, and what it shows. Another device rounds differently.
-FREE = ("out", "steps", "epochs", "device", "log_every", "save_every", "sample_every", "dry_run")
+FREE = ("out", "steps", "epochs", "device", "log_every", "save_every", "sample_every", "validate_every", "dry_run")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -90,6 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--caption-dropout", type=float, default=0.1, metavar="P", help="share of empty prompts (%(default)s)")
     add("--train-text", action="store_true", help="unet stage: train the text encoder too, as LDM does from scratch")
     add(
+        "--text-warmup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --train-text: contrastive steps first, for a text encoder of random weights (%(default)s)",
+    )
+    add(
         "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images, masks with them"
     )
     add("--held-out", type=float, default=0.1, metavar="P", help="share kept for evaluation (%(default)s)")
@@ -100,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--log-every", type=int, default=10, metavar="N", help="steps per line of log.jsonl (%(default)s)")
     add("--save-every", type=int, default=500, metavar="N", help="steps per resumable state (%(default)s)")
     add("--sample-every", type=int, default=500, metavar="N", help="steps per sample grid, 0 for none (%(default)s)")
+    add("--validate-every", type=int, default=500, metavar="N", help="steps per validation, 0 for none (%(default)s)")
     add("--dry-run", action="store_true", help="print the resolved configuration and parameter counts, and stop")
     return parser
 
@@ -109,12 +119,14 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     values = vars(build_parser().parse_args(argv))
     options = TrainOptions(**(values | {"data": tuple(values["data"])}))
     at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0}
-    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0}
+    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0, "validate_every": 0, "text_warmup": 0}
     for name, least in at_least.items():
         if not getattr(options, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use {least} or more.")
-    for name, limit in {"caption_dropout": 1.0, "held_out": 1.0, "ema": 1.0}.items():
-        if not 0.0 <= getattr(options, name) < limit:
+    if not 0.0 <= options.caption_dropout <= 1.0:
+        raise ValueError(f"--caption-dropout {options.caption_dropout}: use 0 (none) to 1 (all: no text is learned).")
+    for name in ("held_out", "ema"):
+        if not 0.0 <= getattr(options, name) < 1.0:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a number from 0 up to below 1.")
     if not options.weight_decay < math.inf:
         raise ValueError(f"--weight-decay {options.weight_decay}: use a finite number.")
@@ -125,5 +137,7 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
             raise ValueError(f"--{name} {value}: use a finite number above 0.")
     if options.train_text and options.stage != "unet":
         raise ValueError(f"--train-text belongs to the unet stage, not to {options.stage}.")
+    if options.text_warmup and not options.train_text:
+        raise ValueError(f"--text-warmup {options.text_warmup} trains the text encoder: add --train-text.")
     check_device(options.device)
     return options

@@ -1,0 +1,61 @@
+"""How fast the embedded default is on this machine: phantoms, and samples of the bundled model from a cold start.
+
+    python bench/bundled.py [--repeats 3]
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PHANTOM = "from ldm_us.data.phantom.simulate import simulate; import time; n = 30; simulate(0, 0, 'benign', 128); \
+t = time.perf_counter(); [simulate(0, i, ('normal', 'benign', 'malignant')[i % 3], 128) for i in range(n)]; \
+print((time.perf_counter() - t) / n)"
+
+
+def main() -> None:
+    """Print the median of each figure as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="(%(default)s)")
+    repeats = parser.parse_args().repeats
+    figures = {
+        "phantom 128x128, ms on one core": median(repeats, lambda: 1000 * printed(PHANTOM, OPENBLAS_NUM_THREADS="1")),
+        "sample.py without arguments, cold, s": median(repeats, sample_py),
+        "sample.py --class benign --n 1, cold, s": median(repeats, lambda: sample_py("--class", "benign", "--n", "1")),
+    }
+    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    print(json.dumps({"machine": machine, "repeats": repeats} | figures, indent=2))
+
+
+def median(repeats: int, measure: Callable[[], float]) -> float:
+    """The median of several measurements, rounded."""
+    return round(statistics.median(measure() for _ in range(repeats)), 2)
+
+
+def printed(code: str, **environment: str) -> float:
+    """The number that a new Python prints."""
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return float(process.stdout)
+
+
+def sample_py(*arguments: str) -> float:
+    """Seconds of one call of sample.py, the start of Python included."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        command = [sys.executable, "sample.py", "--out", f"{folder}/samples", *arguments]
+        subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+        return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Command line of the report: python -m ldm_us.report RUN [RUN ...] writes one HTML file about one or several runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ldm_us.atomic import atomic_file
+from ldm_us.checks import check_device, check_seed
+from ldm_us.entry import run_command
+from ldm_us.report.figures import Figure, Sampling, result_figures
+from ldm_us.report.page import document
+from ldm_us.report.run_folder import read_run
+from ldm_us.report.sections import footer, heading, run_section, summary
+from ldm_us.training.dataset import read_data
+
+MOST_SEEDS = 5  # samples in a row
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ldm_us.report",
+        description="Write one HTML file about runs: what they started from, learnt, and make now.",
+    )
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run; several in the order of training")
+    add("--out", type=Path, metavar="FILE", help="where to write it (report.html in the last run)")
+    add("--title", metavar="TEXT", help="heading of the page (the names of the runs)")
+    add("--no-samples", action="store_true", help="make no samples with the results: done in a second")
+    add("--seed", type=int, default=0, metavar="N", help="of the first sample; the next ones follow (%(default)s)")
+    add("--steps", type=int, default=50, metavar="S", help="DDIM steps of the samples (%(default)s)")
+    add("--data", type=Path, nargs="+", metavar="DIR", help="where the data are now, if not where the run found them")
+    add("--device", default="cpu", help="for the samples: cpu, cuda, cuda:1 (%(default)s)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, read, sample, write."""
+    options = build_parser().parse_args(argv)
+    check_options(options)
+    runs = [read_run(path) for path in options.runs]
+    out = options.runs[-1] / "report.html" if options.out is None else options.out
+    sampling = Sampling(seed=options.seed, steps=options.steps, device=options.device)
+    sections = []
+    for number, run in enumerate(runs, 1):
+        figures: list[Figure] = []
+        notes: list[str] = []
+        if run.result is not None and not options.no_samples:
+            print(f"sampling with {run.path / 'model.safetensors'}")
+            folders = options.data or [Path(folder) for folder in run.config["data"]]
+            figures, notes = result_figures(run, folders, sampling)
+        sections.append(run_section(number, run, figures, notes))
+    title = options.title or "Training report: " + ", ".join(run.name for run in runs)
+    page = document(title, "\n".join([heading(title), summary(runs), *sections, footer()]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out) as file:
+        file.write(page.encode("ascii"))
+    print(f"wrote {out}")
+    return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what makes no sense before anything is sampled."""
+    check_seed(options.seed)
+    check_seed(options.seed + MOST_SEEDS)
+    check_device(options.device)
+    if options.steps < 1:
+        raise ValueError(f"--steps {options.steps}: use 1 or more.")
+    if options.out is not None and options.out.is_dir():
+        raise ValueError(f"--out {options.out}: is a folder. Give a file, such as {options.out / 'report.html'}.")
+    if options.data is not None:
+        read_data(options.data)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,121 @@
+"""Validation on held-out images: the same images, noise and timesteps every time, so that only the weights matter."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm_us.controlnet import ControlNet
+from ldm_us.data.records import Record
+from ldm_us.evaluation.reconstruction import psnr, reconstruct
+from ldm_us.model import LatentDiffusion
+from ldm_us.training.batches import LatentBatch, stream_generator
+from ldm_us.training.dataset import encode_images, load_training_set, to_signed
+from ldm_us.training.ema import EMA
+from ldm_us.training.options import TrainOptions
+from ldm_us.training.stages import Stage, training_size
+from ldm_us.vae import posterior_from_moments
+
+IMAGES = 32  # at most, spread over the held-out list
+BANDS = 4  # equal parts of 0 .. T-1: the mean over all noise levels hides what each of them learns
+SEED = 0  # of noise and timesteps, whatever the run's own, so that runs can be compared
+
+
+def held_out_stage(model: LatentDiffusion, records: list[Record], options: TrainOptions) -> Stage | None:
+    """The stage on held-out images instead of training images; None where nothing is to be validated."""
+    if not records or options.validate_every == 0:
+        return None
+    index = torch.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().long()
+    data = load_training_set([records[i] for i in index.tolist()], training_size(model, options))
+    return Stage(model, data, options)
+
+
+def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
+    """Validate the averaged weights; the figures are a line of their own in log.jsonl."""
+    with ema.swapped_in():
+        values = validate(held_out)
+    with open(run / "log.jsonl", "a") as file:
+        file.write(json.dumps({"step": step} | values) + "\n")
+
+
+@torch.no_grad()
+def validate(held_out: Stage) -> dict[str, float]:
+    """The figures of the stage on held-out images; the same weights always give the same."""
+    if held_out.options.stage == "vae":
+        return reconstruction_figures(held_out)
+    figures = denoising_figures(held_out)
+    controlnet = held_out.model.controlnet
+    if held_out.options.stage == "controlnet" and controlnet is not None:
+        figures |= zero_conv_norms(controlnet)
+    return figures
+
+
+def reconstruction_figures(held_out: Stage) -> dict[str, float]:
+    """PSNR in dB and L1 in [-1, 1] of images decoded from their posterior means."""
+    psnrs, distances = [], []
+    for pixels in held_out.data.pixels.split(held_out.options.batch):
+        x = to_signed(pixels)
+        for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True):
+            psnrs.append(psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5))
+            distances.append(float((image_hat - image).abs().mean()))
+    return {"val_psnr_db": sum(psnrs) / len(psnrs), "val_l1": sum(distances) / len(distances)}
+
+
+def denoising_figures(held_out: Stage) -> dict[str, float]:
+    """The loss in each band of t and its mean; of a ControlNet also with true, shuffled and empty masks."""
+    data, timesteps = held_out.data, held_out.model.schedule.timesteps
+    encode_images(held_out.model, data, torch.arange(len(data)))
+    lesion = data.masks.flatten(1).any(dim=1)
+    lesions = int(lesion.sum())
+    bands: dict[str, float] = {}
+    sums = {"true": 0.0, "shuffled": 0.0, "empty": 0.0}
+    for band in range(BANDS):
+        first, last = timesteps * band // BANDS, timesteps * (band + 1) // BANDS - 1
+        batch = band_batch(held_out, band, first, last)
+        with_lesion, without = take(batch, lesion), take(batch, ~lesion)
+        loss = summed_loss(held_out, with_lesion)
+        bands[f"val_loss_{first}_{last}"] = (loss + summed_loss(held_out, without)) / len(data)
+        sums["true"] += loss
+        if held_out.options.stage == "controlnet" and lesions >= 2:
+            other = with_lesion.hint.roll(lesions // 2, dims=0)  # half the list away: not a near-duplicate's
+            sums["shuffled"] += summed_loss(held_out, with_lesion._replace(hint=other))
+            sums["empty"] += summed_loss(held_out, with_lesion._replace(hint=torch.zeros_like(other)))
+    figures = {"val_loss": sum(bands.values()) / BANDS} | bands
+    if held_out.options.stage == "controlnet" and lesions >= 2:
+        masks = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
+        figures |= masks | {"control_gap": masks["val_loss_shuffled_mask"] - masks["val_loss_true_mask"]}
+    return figures
+
+
+def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch:
+    """Every held-out image once, at timesteps spread evenly over first .. last, with noise that never changes."""
+    data, n = held_out.data, len(held_out.data)
+    assert data.moments is not None
+    generator = stream_generator(SEED, 2, band)
+    z_0 = posterior_from_moments(data.moments[:, 0], held_out.model.vae.scale).sample(generator)
+    places = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n  # one in each n-th
+    t = (first + (places * (last - first + 1)).long()).clamp(max=last)
+    eps = torch.randn(z_0.shape, generator=generator)
+    return LatentBatch(z_0, data.prompt_index, data.masks.float().expand(-1, 3, -1, -1), t, eps)
+
+
+def take(batch: LatentBatch, chosen: Tensor) -> LatentBatch:
+    """The chosen images (n,) bool of a batch."""
+    return LatentBatch(*(value[chosen] for value in batch))
+
+
+def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
+    """The loss of every image of a batch of any size, added up; --batch images at a time."""
+    total, size = 0.0, held_out.options.batch
+    for start in range(0, len(batch.t), size):
+        chunk = LatentBatch(*(value[start : start + size] for value in batch))
+        total += len(chunk.t) * float(held_out.loss(chunk)[0])
+    return total
+
+
+def zero_conv_norms(controlnet: ControlNet) -> dict[str, float]:
+    """How far each zero convolution has left 0: those of the skips from the finest on, then the middle's."""
+    convs = [*controlnet.zero_convs, controlnet.zero_conv_middle]
+    weights = [dict(conv.named_parameters())["weight"] for conv in convs]
+    return {f"zero_conv_norm_{i:02d}": float(weight.norm()) for i, weight in enumerate(weights)}
