@@ -1,27 +1,31 @@
-"""Does a sample obey its mask? Dice between the asked mask and the dark lesion that is found in the sample.
+"""Does a sample obey its mask? Dice between the asked mask and the lesion that is found in the sample.
 
 Beside it stand a floor, the same samples against each other's masks, and a ceiling, real images against their own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ldm_us.data.records import Record, load_pair
 from ldm_us.evaluation.dark_lesion import dark_lesion
+from ldm_us.evaluation.samples import SampleSettings, draw_samples
 from ldm_us.model import LatentDiffusion
-from ldm_us.sampling import Step, generate
+from ldm_us.sampling import Step
+
+FindLesions = Callable[[Tensor], Tensor]  # (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}
 
 
-@dataclass(frozen=True)
-class Fidelity:
-    """Dice of each sample: (n,) each."""
+class Fidelity(NamedTuple):
+    """Dice of each sample, (n,) each; and the images it was measured on, (n, 1, H, W) in [0, 1]."""
 
     true: Tensor  # against the mask it was asked to follow
     shuffled: Tensor  # against the mask of another sample
     real: Tensor  # of the real image that the mask was drawn on, against that mask
+    samples: Tensor
+    real_images: Tensor
 
 
 def dice(found: Tensor, asked: Tensor) -> Tensor:
@@ -31,52 +35,40 @@ def dice(found: Tensor, asked: Tensor) -> Tensor:
     return torch.where(total > 0, 2 * overlap / total.clamp(min=1), torch.ones_like(total))
 
 
+def dark_lesions(images: Tensor) -> Tensor:
+    """The dark lesion of every image, found by a rule: (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}."""
+    return torch.stack([dark_lesion(image) for image in images])
+
+
 def mask_fidelity(
     model: LatentDiffusion,
     records: Sequence[Record],
-    *,
-    seed: int,
-    steps: int,
-    guidance: float,
-    control_scale: float,
-    batch: int,
+    settings: SampleSettings,
+    find: FindLesions = dark_lesions,
     on_step: Callable[[Step], None] | None = None,
-) -> tuple[Fidelity, Tensor]:
-    """Sample one image per record, following its mask: the Dice values, and the samples (n, 1, H, W) in [0, 1].
-
-    Record i is sampled with seed + i. Masks are shuffled within each class, whose lesions differ in size.
-    """
+) -> Fidelity:
+    """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class."""
     others = other_of_its_class([record.label for record in records])
     pairs = [load_pair(record, model.config.image_size) for record in records]
     real = torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs])
     masks = torch.stack([mask for _, mask in pairs])
-    chunks = []
-    for i in range(0, len(records), batch):
-        chunk = records[i : i + batch]
-        images = generate(
-            model,
-            [record.prompt for record in chunk],
-            masks=masks[i : i + batch],
-            seeds=list(range(seed + i, seed + i + len(chunk))),
-            steps=steps,
-            guidance=guidance,
-            control_scale=control_scale,
-            on_step=on_step,
-        )
-        chunks.append(images.mean(dim=1, keepdim=True).cpu())
-    samples = torch.cat(chunks)
-    found = torch.stack([dark_lesion(sample) for sample in samples])
-    found_real = torch.stack([dark_lesion(image) for image in real])
-    return Fidelity(dice(found, masks), dice(found, masks[others]), dice(found_real, masks)), samples
+    samples = draw_samples(model, [record.prompt for record in records], settings, masks, on_step)
+    found = find(samples)
+    return Fidelity(dice(found, masks), dice(found, masks[others]), dice(find(real), masks), samples, real)
 
 
 def other_of_its_class(labels: Sequence[str]) -> list[int]:
-    """For each record another one of its class, half the class away: a permutation that leaves none in place."""
+    """For each record another one of its class, half the class away: a permutation that leaves none in place.
+
+    Within each class, because the classes' lesions differ in size.
+    """
     others = list(range(len(labels)))
     for label in sorted(set(labels)):
         members = [i for i, other in enumerate(labels) if other == label]
         if len(members) < 2:
-            raise ValueError(f"1 held-out {label} image with a lesion mask: shuffling masks needs at least 2 a class.")
+            raise ValueError(
+                f"1 {label} image with a lesion mask to measure: shuffling masks needs at least 2 a class."
+            )
         half = len(members) // 2
         for i, other in zip(members, [*members[half:], *members[:half]], strict=True):
             others[i] = other

@@ -13,8 +13,10 @@ from ldm_us.checkpoint import save_model
 from ldm_us.config import US128, ModelConfig
 from ldm_us.data.records import load_pair
 from ldm_us.entry import run_command
-from ldm_us.evaluation.__main__ import held_out_records, main
+from ldm_us.evaluation.__main__ import main
+from ldm_us.evaluation.evaluated_images import held_out_records
 from ldm_us.evaluation.mask_fidelity import mask_fidelity, other_of_its_class
+from ldm_us.evaluation.samples import SampleSettings
 from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
 from ldm_us.training.dataset import data_hash, split_data
@@ -78,13 +80,12 @@ def test_shuffled_masks_are_those_of_other_images_and_true_masks_their_own(busi,
     def draw_the_mask(_model, _prompts, *, masks, **_settings):
         return (0.6 - 0.4 * masks).expand(-1, 3, -1, -1)
 
-    monkeypatch.setattr("ldm_us.evaluation.mask_fidelity.generate", draw_the_mask)
-    monkeypatch.setattr("ldm_us.evaluation.mask_fidelity.dark_lesion", lambda image: (image < 0.4).float())
-    model = LatentDiffusion(SMALL)
-    fidelity, images = mask_fidelity(model, records, seed=0, steps=2, guidance=1.0, control_scale=1.0, batch=3)
+    monkeypatch.setattr("ldm_us.evaluation.samples.generate", draw_the_mask)
+    settings = SampleSettings(steps=2, guidance=1.0, batch=3)
+    fidelity = mask_fidelity(LatentDiffusion(SMALL), records, settings, find=lambda images: (images < 0.4).float())
     assert fidelity.true.tolist() == [1.0] * len(records)
     masks = torch.stack([load_pair(record, 32)[1] for record in records])
-    assert torch.equal((images < 0.4).float(), masks)
+    assert torch.equal((fidelity.samples < 0.4).float(), masks)
     assert (fidelity.shuffled < 1).all()
 
 
@@ -110,14 +111,14 @@ def test_what_cannot_be_evaluated_is_refused_in_one_sentence(
 def test_other_images_than_in_training_are_refused_since_the_held_out_ones_may_have_been_trained_on(busi, tmp_path):
     data = tmp_path / "busi"
     shutil.copytree(busi, data)
-    options = type("Options", (), {"weights": save(tmp_path / "m.safetensors", data, [0.25]), "data": [data]})()
+    weights = save(tmp_path / "m.safetensors", data, [0.25])
     train, held_out = split_data([data], 0.25)
-    assert held_out_records(options) == held_out
+    assert held_out_records(weights, [data]) == held_out
     train[0].image.unlink()
     for mask in train[0].masks:
         mask.unlink()
     with pytest.raises(ValueError, match="was trained on other images"):
-        held_out_records(options)
+        held_out_records(weights, [data])
 
 
 def test_masks_are_shuffled_within_a_class_and_none_stays_in_place():
@@ -125,7 +126,7 @@ def test_masks_are_shuffled_within_a_class_and_none_stays_in_place():
     others = other_of_its_class(labels)
     assert sorted(others) == list(range(7))
     assert all(i != other and labels[i] == labels[other] for i, other in enumerate(others))
-    with pytest.raises(ValueError, match="1 held-out malignant image"):
+    with pytest.raises(ValueError, match="1 malignant image with a lesion mask"):
         other_of_its_class(["benign", "benign", "malignant"])
 
 

@@ -1,0 +1,66 @@
+"""Which images a model may be measured on: those that no stage of it was trained on, and the judge neither."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm_us.checkpoint import read_metadata
+from ldm_us.data.records import Record
+from ldm_us.data.split import split_by_group
+from ldm_us.evaluation.judge_file import Training, image_digests
+from ldm_us.lineage import read_lineage
+from ldm_us.training.dataset import SPLIT_SEED, data_hash, read_data, split_data
+
+
+def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
+    """The images of the training folders that no stage was trained on: the split that the file's lineage names."""
+    entries = read_lineage(read_metadata(weights)).entries
+    shares = {entry.get("held_out") for entry in entries}
+    if not entries:
+        raise ValueError(
+            f"{weights}: was not trained here, so it has no held-out images. Add --unseen to measure on all of --data."
+        )
+    if len(shares) != 1:
+        raise ValueError(f"{weights}: its stages held out different shares ({shares}) of the data.")
+    share = shares.pop()
+    if not share:
+        raise ValueError(f"{weights}: was trained with --held-out 0, so there is nothing left to evaluate on.")
+    train, held_out = split_data(folders, share)
+    if any(entry.get("data_sha256") != data_hash(train) for entry in entries):
+        raise ValueError(
+            f"{weights}: was trained on other images than --data gives now, so the held-out ones may be among them. "
+            "Give the same, unchanged folders as in training, or --unseen with a folder that it was not trained on."
+        )
+    return held_out
+
+
+def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
+    """All images of folders that no stage was trained on. That they were not is the user's word, checked in part.
+
+    The lineage knows one hash of all training images of a stage. It is compared with those of each folder and of all
+    folders together, whole and without the share that a stage held out. Other parts of training data go unnoticed.
+    """
+    entries = read_lineage(read_metadata(weights)).entries
+    trained_on = {entry.get("data_sha256") for entry in entries}
+    shares = {0.0, *(float(entry.get("held_out") or 0) for entry in entries)}
+    for group in {tuple(folders), *((folder,) for folder in folders)} if entries else ():
+        records = read_data(group)
+        for share in sorted(shares):
+            train, _ = split_by_group(records, share, SPLIT_SEED)
+            if data_hash(train) in trained_on:
+                names = ", ".join(map(str, group))
+                raise ValueError(
+                    f"{weights}: was trained on {names}, so its images are not --unseen. Leave --unseen away to "
+                    "measure on those held out, or give other images."
+                )
+    return sorted(read_data(folders))
+
+
+def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Record]) -> None:
+    """Refuse images that the judge was trained on: on those it is better than on samples."""
+    known = set(training.images)
+    seen = sum(digest in known for digest in image_digests(records))
+    if seen:
+        raise ValueError(
+            f"{path}: was trained on {seen} of the {len(records)} images to measure on. Train the judge on other "
+            "images, or with the --held-out of the model."
+        )
