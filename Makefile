@@ -4,16 +4,30 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python -m
+TRAIN := $(VENV)/bin/python train.py
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint format clean
+.PHONY: help install demo test lint format bundled bars clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r target text; do printf 'make %-8s %s\n' "$$target" "$$text"; done
 
 install: $(INSTALLED) ## create .venv with the package and its test tools
+
+# What the demo teaches, step by step, with the commands that real data take. The base knows phantoms, but no class word.
+DEMO := runs/demo
+BASE := ldm_us/weights/us128_base.safetensors
+
+demo: $(INSTALLED) ## phantoms, two trainings, samples and runs/demo/report.html; the same command again goes on
+	@test -d $(DEMO)/phantoms || $(RUN) ldm_us.data phantom --n 300 --seed 3 --workers 2 --out $(DEMO)/phantoms
+	$(TRAIN) unet --weights $(BASE) --data $(DEMO)/phantoms --train-text --text-warmup 100 \
+		--batch 16 --lr 1e-3 --warmup 10 --ema 0.97 --steps 200 --sample-every 200 --validate-every 50 --out $(DEMO)/unet
+	$(TRAIN) controlnet --weights $(DEMO)/unet/model.safetensors --data $(DEMO)/phantoms --batch 8 \
+		--lr 2e-3 --warmup 10 --ema 0.97 --steps 250 --sample-every 250 --validate-every 50 --out $(DEMO)/controlnet
+	$(VENV)/bin/python sample.py --weights $(DEMO)/unet/model.safetensors --out $(DEMO)/samples --overwrite
+	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --out $(DEMO)/report.html
 
 test: $(INSTALLED) ## run the tests; ARGS="-k ddim" passes options to pytest
 	$(RUN) pytest $(ARGS)
@@ -26,6 +40,36 @@ lint: $(INSTALLED) ## check with ruff (rules and format) and mypy; changes nothi
 format: $(INSTALLED) ## let ruff fix what it can and format the code
 	$(RUN) ruff check --fix --exit-zero .
 	$(RUN) ruff format .
+
+# How the models of ldm_us/weights/ were made: hours on two cores.
+BUNDLED := runs/bundled
+
+bundled: $(INSTALLED) ## train the models of ldm_us/weights again, into runs/bundled (2 hours on two cores)
+	@test -d $(BUNDLED)/phantoms || $(RUN) ldm_us.data phantom --n 6000 --seed 1 --workers 2 --out $(BUNDLED)/phantoms
+	$(TRAIN) vae --preset us128 --data $(BUNDLED)/phantoms --held-out 0.02 --batch 8 --lr 1e-3 --warmup 50 \
+		--ema 0.995 --steps 500 --save-every 100 --out $(BUNDLED)/vae
+	$(TRAIN) unet --weights $(BUNDLED)/vae/model.safetensors --data $(BUNDLED)/phantoms --held-out 0.02 --batch 16 \
+		--lr 1e-3 --ema 0.998 --caption-dropout 1 --steps 1400 --save-every 200 --out $(BUNDLED)/base
+	$(TRAIN) unet --weights $(BUNDLED)/base/model.safetensors --data $(BUNDLED)/phantoms --held-out 0.02 --batch 16 \
+		--lr 1e-3 --ema 0.995 --train-text --text-warmup 100 --steps 1800 --seed 1 --out $(BUNDLED)/unet
+	$(TRAIN) controlnet --weights $(BUNDLED)/unet/model.safetensors --data $(BUNDLED)/phantoms --held-out 0.02 \
+		--batch 8 --lr 2e-3 --warmup 50 --ema 0.99 --caption-dropout 0.3 --steps 2500 --seed 2 --out $(BUNDLED)/controlnet
+	$(RUN) weights_convert import $(BUNDLED)/base/model.safetensors --dtype fp16 --out $(BUNDLED)/us128_base.safetensors
+	$(RUN) weights_convert import $(BUNDLED)/controlnet/model.safetensors --dtype fp16 --out $(BUNDLED)/us128.safetensors
+	$(RUN) ldm_us.evaluation train-judge --data $(BUNDLED)/phantoms --held-out 0.1 --steps 3000 \
+		--out $(BUNDLED)/judge.safetensors
+
+WEIGHTS := ldm_us/weights
+MEASURED := --weights $(WEIGHTS)/us128.safetensors --data $(BUNDLED)/unseen --unseen
+
+bars: $(INSTALLED) ## measure the bundled model on phantoms that it has never seen
+	@test -d $(BUNDLED)/unseen || $(RUN) ldm_us.data phantom --n 300 --seed 2 --workers 2 --out $(BUNDLED)/unseen
+	$(RUN) ldm_us.evaluation reconstruction $(MEASURED)
+	$(RUN) ldm_us.evaluation classes --weights $(WEIGHTS)/us128.safetensors --judge $(WEIGHTS)/judge.safetensors \
+		--n 40 --guidance 3 --batch 16 --seed 100
+	$(RUN) ldm_us.evaluation masks $(MEASURED) --judge $(WEIGHTS)/judge.safetensors --n 64 --steps 25 --guidance 1 \
+		--control-scale 2 --batch 16
+	$(VENV)/bin/python bench/bundled.py
 
 clean: ## delete .venv, build outputs and caches; runs and weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

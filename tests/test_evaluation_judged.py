@@ -1,4 +1,4 @@
-"""The commands that use a judge: train-judge, classes, masks --judge; and --unseen, which keeps training images out."""
+"""The commands that use a judge: train-judge, classes and masks --judge, and how they refuse."""
 
 import json
 import shutil
@@ -11,11 +11,10 @@ import torch
 from PIL import Image
 
 from ldm_us.checkpoint import save_model
-from ldm_us.data.busi import CLASSES, read_busi
+from ldm_us.data.busi import CLASSES
 from ldm_us.data.records import class_prompt
 from ldm_us.entry import run_command
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.evaluated_images import unseen_records
 from ldm_us.evaluation.judge import Verdict
 from ldm_us.evaluation.judge_file import load_judge
 from ldm_us.lineage import Lineage
@@ -158,7 +157,7 @@ def test_classes_asks_for_n_samples_of_every_class_and_compares_each_with_its_na
     weights, judge_file, printed, monkeypatch, tmp_path
 ):
     """Samples whose grey is their class, and a judge that can read that but calls every second one benign."""
-    seeds, count = [], iter(range(100))
+    drawn, turn = [], iter(range(100))
 
     def draw(model, prompts, *, seeds: list[int], masks, **_settings):
         assert masks is None
@@ -168,15 +167,14 @@ def test_classes_asks_for_n_samples_of_every_class_and_compares_each_with_its_na
 
     def read(_network, images):
         greys = (images.mean(dim=(1, 2, 3)) * 2).round().int().tolist()
-        return Verdict([CLASSES[grey if next(count) % 2 else 0] for grey in greys], torch.zeros_like(images))
+        return Verdict([CLASSES[grey if next(turn) % 2 else 0] for grey in greys], torch.zeros_like(images))
 
-    drawn = seeds
     monkeypatch.setattr("ldm_us.evaluation.samples.generate", draw)
     monkeypatch.setattr("ldm_us.evaluation.measuring.judge", read)
     grid = tmp_path / "grid.png"
     flags = ("--n", 4, "--batch", 5, "--seed", 7, "--save-grid", grid)
     shown = printed("classes", "--weights", weights, "--judge", judge_file, *flags)
-    assert seeds == list(range(7, 19)), "every sample has a seed of its own"
+    assert drawn == list(range(7, 19)), "every sample has a seed of its own"
     assert shown["samples"] == 12
     assert {label: figure["share"] for label, figure in shown["accuracy"].items()} == {
         "all": 0.667,
@@ -212,57 +210,9 @@ def test_masks_with_a_judge_finds_lesions_by_it_and_names_the_classes(weights, j
 
 def test_n_masks_are_spread_over_both_lesion_classes(weights, folders, printed):
     """7 of 12, where every second or the first 7 would be unequal."""
-    argv = ("masks", "--weights", weights, "--data", folders["new"], "--unseen", "--steps", 1, "--n", 7)
-    shown = printed(*argv)
+    shown = printed("masks", "--weights", weights, "--data", folders["new"], "--unseen", "--steps", 1, "--n", 7)
     assert shown["masks"] == 7
     assert set(shown["dice"]["true"]) == {"all", "benign", "malignant"}
-
-
-def test_unseen_measures_on_all_images_of_the_folder(weights, folders, printed):
-    flags = ("--weights", weights, "--data", folders["new"])
-    assert printed("reconstruction", *flags, "--unseen")["images"] == 18
-    assert unseen_records(weights, [folders["new"]]) == sorted(read_busi(folders["new"]))
-
-
-def test_unseen_refuses_the_folder_that_the_model_was_trained_on(weights, folders, refused, tmp_path):
-    for command in ("reconstruction", "masks"):
-        assert "so its images are not --unseen" in refused(
-            command, "--weights", weights, "--data", folders["known"], "--unseen"
-        )
-    with pytest.raises(ValueError, match=r"was trained on .*known"):
-        unseen_records(weights, [folders["new"], folders["known"]])
-    train, _ = split_data([folders["known"]], SHARE)
-    for record in train:  # the training images alone, elsewhere, under other names
-        folder = tmp_path / "copy" / record.label
-        folder.mkdir(parents=True, exist_ok=True)
-        number = 100 + len(list(folder.iterdir()))
-        shutil.copy(record.image, folder / f"{record.label} ({number}).png")
-        shutil.copy(record.masks[0], folder / f"{record.label} ({number})_mask.png")
-    with pytest.raises(ValueError, match=r"was trained on .*copy"):
-        unseen_records(weights, [tmp_path / "copy"])
-
-
-def test_unseen_refuses_folders_that_were_trained_on_together(micro, folders, tmp_path):
-    both = [folders["known"], folders["new"]]
-    path = tmp_path / "model.safetensors"
-    save_model(
-        LatentDiffusion(micro),
-        path,
-        Lineage(({"held_out": 0, "data_sha256": data_hash(split_data(both, 0)[0])},)).metadata(),
-    )
-    with pytest.raises(ValueError, match="so its images are not --unseen"):
-        unseen_records(path, both[::-1])
-
-
-def test_a_model_that_was_not_trained_here_can_be_measured_on_any_images(micro, folders, tmp_path, printed):
-    save_model(LatentDiffusion(micro), tmp_path / "model.safetensors")
-    shown = printed("reconstruction", "--weights", tmp_path / "model.safetensors", "--data", folders["new"], "--unseen")
-    assert shown["images"] == 18
-
-
-def test_images_that_the_judge_was_trained_on_are_refused(weights, judge_file, folders, refused):
-    argv = ("masks", "--weights", weights, "--data", folders["of the judge"], "--unseen", "--judge", judge_file)
-    assert "was trained on 10 of the 12 images to measure on" in refused(*argv, "--steps", 1)
 
 
 @pytest.mark.parametrize(

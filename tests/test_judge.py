@@ -1,20 +1,15 @@
-"""The judge: what the network computes, what training teaches it, and that its file is whole or refused."""
+"""The judge: what the network computes, and what training teaches it."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
-from ldm_us.checkpoint import save_model
 from ldm_us.data.busi import CLASSES, read_busi
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
-from ldm_us.evaluation.judge_file import Training, image_digests, load_judge, save_judge
 from ldm_us.evaluation.judge_training import (
     LEARNING_RATE,
     augment,
@@ -24,11 +19,9 @@ from ldm_us.evaluation.judge_training import (
     measure_judge,
     train_judge,
 )
-from ldm_us.model import LatentDiffusion
-from ldm_us.training.dataset import data_hash, load_training_set
+from ldm_us.training.dataset import load_training_set
 
 SIDE = 32
-TRAINING = Training(3, 2, 0, 0.1, ["busi"], "a" * 64, ["0123456789abcdef"], {"images": 1})
 
 
 def draw(label: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -185,93 +178,6 @@ def test_augmentation_mirrors_image_and_mask_together_and_keeps_the_range():
     assert 0 < int(left.sum()) < 16, "some are mirrored, some are not"
     for image, mask in zip(images, moved, strict=True):
         assert float(image[mask > 0].mean()) < float(image[mask == 0].mean()) - 0.1
-
-
-def test_a_judge_comes_back_from_its_file_exactly(trained, tmp_path, noise):
-    path = tmp_path / "judge.safetensors"
-    save_judge(trained, path, TRAINING)
-    network, training = load_judge(path)
-    assert training == TRAINING
-    assert network.config == trained.config
-    for got, expected in zip(network(noise), trained(noise), strict=True):
-        assert torch.equal(got, expected)
-    assert not network.training
-    assert not any(parameter.requires_grad for parameter in network.parameters())
-    save_judge(network, tmp_path / "again.safetensors", training)
-    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
-
-
-@pytest.fixture
-def judge_file(tmp_path):
-    """A function of changes to tensors and to what the file says: a judge's file with them."""
-
-    def write(tensors=lambda state: state, about=lambda values: values):
-        path = tmp_path / "judge.safetensors"
-        save_judge(fresh_judge(JudgeConfig(size=SIDE), 0), path, TRAINING)
-        state = load_file(path)
-        with safe_open(path, "pt") as file:
-            values = json.loads(file.metadata()["judge"])
-        save_file(tensors(state), path, {"judge": json.dumps(about(values))})
-        return path
-
-    return write
-
-
-def without(name):
-    return lambda values: {key: value for key, value in values.items() if key != name}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "about", "sentence"),
-    [
-        (without("stem.bias"), dict, r"1 tensors missing, unknown or of another shape \(stem.bias\)"),
-        (lambda state: state | {"more": torch.zeros(1)}, dict, r"1 tensors .* \(more\)"),
-        (lambda state: state | {"stem.bias": torch.zeros(3)}, dict, r"1 tensors .* \(stem.bias\)"),
-        (dict, without("config"), "cannot be read"),
-        (dict, without("figures"), "cannot be read"),
-        (dict, lambda values: values | {"colour": 1}, "cannot be read"),
-        (dict, lambda values: values | {"classes": ["malignant", "benign", "normal"]}, "its classes are"),
-        (dict, lambda values: values | {"config": values["config"] | {"groups": 7}}, "cannot be read"),
-        (dict, lambda values: values | {"config": values["config"] | {"size": 33}}, "image size 33"),
-    ],
-)
-def test_a_file_that_does_not_fit_is_refused_in_one_sentence(judge_file, tensors, about, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
-        load_judge(judge_file(tensors, about))
-    assert "\n" not in str(error.value)
-
-
-def test_files_of_other_kinds_are_refused_in_one_sentence(micro, tmp_path):
-    with pytest.raises(ValueError, match=r"no such file\. Train one with"):
-        load_judge(tmp_path / "none.safetensors")
-    (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        load_judge(tmp_path / "text.safetensors")
-    save_model(LatentDiffusion(micro), tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="but not a judge's"):
-        load_judge(tmp_path / "model.safetensors")
-
-
-def test_a_full_disk_leaves_the_old_judge_in_place(trained, tmp_path, full_disk):
-    path = tmp_path / "judge.safetensors"
-    save_judge(trained, path, TRAINING)
-    before = path.read_bytes()
-    with pytest.MonkeyPatch.context() as patch:
-        full_disk("judge", 1000, patch)
-        with pytest.raises(OSError, match="No space left"):
-            save_judge(trained, path, TRAINING)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-
-def test_digests_follow_the_pixels_and_not_the_names(toy, other_toy, tmp_path):
-    renamed = tmp_path / "other name.png"
-    renamed.write_bytes(toy[0].image.read_bytes())
-    moved = Record(renamed, toy[0].masks, "benign", "", "")
-    assert image_digests([moved]) == image_digests(toy[:1])
-    assert not set(image_digests(toy)) & set(image_digests(other_toy))
-    assert len(set(image_digests(toy))) == len(toy)
-    assert data_hash(toy) != data_hash(other_toy)
 
 
 def test_images_that_cannot_teach_are_refused(toy):

@@ -21,7 +21,7 @@ def run_train_judge(options: argparse.Namespace) -> int:
         raise ValueError(f"--data: {len(records)} images are too few to hold one of a class out. Give more.")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     digest, images = data_hash(records), image_digests(records)
-    with tqdm(total=options.steps, unit="step", desc="judge", delay=0.1) as bar:
+    with tqdm(total=options.steps, unit="step", desc="judge", delay=0.1) as bar:  # no bar beside an error
 
         def show(_step: int, loss: float) -> None:
             bar.update()

@@ -24,16 +24,16 @@ def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Imag
     if stage == "controlnet":
         masks = [data.masks[first_of(data, prompt)].float() for prompt in prompts]
     rows: list[list[Image.Image | None]] = []
-    for row, (prompt, mask) in enumerate(zip(prompts, masks, strict=True)):
+    for prompt, mask in zip(prompts, masks, strict=True):
         rows.append([] if mask is None else [to_picture(mask)])
-        rows[-1] += [to_picture(x) for x in sample_row(model, data, prompt, mask, row)]
+        rows[-1] += [to_picture(x) for x in sample_row(model, data, prompt, mask)]
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]
     return labelled_grid(rows, labels, () if stage == "unet" else ("mask", *[""] * COLUMNS))
 
 
-def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Tensor | None, row: int) -> Tensor:
-    """Four samples of a prompt, with a mask or without, at the training size."""
-    seeds = [row * COLUMNS + column for column in range(COLUMNS)]
+def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Tensor | None) -> Tensor:
+    """Four samples of a prompt, with a mask or without, at the training size; every row has the same seeds."""
+    seeds = list(range(COLUMNS))
     masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
     return generate(
         model, [prompt] * COLUMNS, masks=masks, seeds=seeds, size=data.pixels.shape[-1], steps=STEPS, guidance=GUIDANCE

@@ -8,8 +8,11 @@ marks; masks are 1-bit, a few RGBA, and those of normal images RGB and all zero;
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from ldm_us.pictures import labelled_grid
 
 CLASSES = ("normal", "benign", "malignant")
 SIZES = (16, 2048)  # pixels
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
     try:
         for label in CLASSES[: plan.n]:
             (partial / label).mkdir(parents=True)
-        with ProcessPoolExecutor(workers) as pool:
-            jobs = pool.map(write_phantom, *zip(*((plan, i, partial) for i in range(plan.n)), strict=True), chunksize=8)
-            for _ in tqdm(jobs, total=plan.n, unit="image", desc="phantoms"):
+        jobs = arguments_of(plan, partial)
+        with process_pool(workers) if workers > 1 else nullcontext() as pool:
+            done = map(write_phantom, *jobs) if pool is None else pool.map(write_phantom, *jobs, chunksize=8)
+            for _ in tqdm(done, total=plan.n, unit="image", desc="phantoms"):
                 pass
         overview(partial).save(partial / "overview.png")
         info = {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
@@ -57,6 +62,24 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def arguments_of(plan: Plan, folder: Path) -> tuple[list[Plan], range, list[Path]]:
+    """The arguments of write_phantom, image by image."""
+    return [plan] * plan.n, range(plan.n), [folder] * plan.n
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of one thread each. They are spawned, because a fork keeps the threads that NumPy started with."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield pool
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def check_plan(plan: Plan, workers: int) -> None:
