@@ -1,6 +1,6 @@
 """How fast the embedded default is on this machine: phantoms, and samples of the bundled model from a cold start.
 
-    python bench/bundled.py [--repeats 3]
+python bench/bundled.py [--repeats 3]
 """
 
 import argparse
