@@ -77,6 +77,7 @@ def arguments(micro, busi):
         fixed = ["--data", data, "--out", out, "--batch", 2, "--warmup", 0, "--log-every", 1, "--lr", 1e-3]
         length = [] if {"--steps", "--epochs"} & set(flags) else ["--steps", 2]
         pictures = [] if "--sample-every" in flags else ["--sample-every", 0]
+        pictures += [] if "--validate-every" in flags else ["--validate-every", 0]
         return [str(value) for value in (stage, *start, *fixed, *length, *pictures, *flags)]
 
     return build

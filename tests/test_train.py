@@ -36,8 +36,8 @@ def test_a_run_writes_config_log_samples_states_and_a_model_that_loads(chain, st
     assert [line["step"] for line in run.log] == [1, 2]
     assert {"loss", "grad_norm", "lr", "images_per_s"} <= run.log[0].keys()
     assert [path.name for path in (run.out / "state").iterdir()] == ["step_00000002.pt"]
-    (picture,) = (run.out / "samples").iterdir()
-    assert picture.name == "step_00000002.png"
+    before, picture = sorted((run.out / "samples").iterdir())
+    assert (before.name, picture.name) == ("step_00000000.png", "step_00000002.png")
     assert np.asarray(Image.open(picture)).std() > 0
     model = load_model(run.path)
     assert (model.controlnet is not None) == (stage == "controlnet")
@@ -92,13 +92,13 @@ def test_the_seed_decides_the_hint_network_of_a_new_controlnet(chain, run, tmp_p
 
 
 def test_samples_show_the_same_pictures_for_the_same_weights(run, tmp_path):
-    """At a learning rate near 0 the weights stay; the pictures of two steps are then equal to the last bit."""
+    """At a learning rate near 0 the weights stay; the pictures of all steps are then equal to the last bit."""
     still = run("unet", tmp_path / "still", "--sample-every", 1, "--lr", 1e-30)
-    first, second = sorted((still.out / "samples").iterdir())
-    assert first.read_bytes() == second.read_bytes()
+    first, second, third = sorted((still.out / "samples").iterdir())
+    assert first.read_bytes() == second.read_bytes() == third.read_bytes()
     moving = run("unet", tmp_path / "moving", "--sample-every", 1, "--lr", 1e-2, "--ema", 0)
-    first, second = sorted((moving.out / "samples").iterdir())
-    assert first.read_bytes() != second.read_bytes()
+    first, second, third = sorted((moving.out / "samples").iterdir())
+    assert first.read_bytes() != second.read_bytes() != third.read_bytes()
 
 
 def test_the_result_holds_the_averaged_weights_and_the_state_the_trained_ones(run, tmp_path):
