@@ -13,7 +13,7 @@ from ldm_us.ddpm import q_sample
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.training.dataset import encode_images, split_data
 from ldm_us.training.options import parse_options
-from ldm_us.training.validation import BANDS, band_batch, held_out_stage, validate
+from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, validate
 
 STAGES = ("vae", "unet", "controlnet")
 START = {"vae": None, "unet": "vae", "controlnet": "unet"}
@@ -244,3 +244,11 @@ def test_every_run_with_pictures_has_one_of_before(train_stage, tmp_path, stage)
 def test_without_pictures_there_is_none_of_before(train_stage, tmp_path):
     train_stage("vae", tmp_path / "run", "--sample-every", 0)
     assert not list((tmp_path / "run" / "samples").iterdir())
+
+
+def test_masks_are_shuffled_within_a_class_and_none_stays_in_place():
+    index = torch.tensor([1, 2, 1, 1, 2, 1])
+    others = others_of_their_class(index)
+    assert torch.equal(index[others], index)
+    assert sorted(others.tolist()) == list(range(6))
+    assert not bool((others == torch.arange(6)).any())

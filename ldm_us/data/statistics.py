@@ -88,13 +88,14 @@ def record_statistics(record: Record) -> ImageStatistics:
 
 
 def summarize(records: Sequence[Record], statistics: Sequence[ImageStatistics]) -> dict[str, object]:
-    """Means over images, and for the lesion figures the median of each class, ready for JSON."""
+    """Means over images, and of the lesion figures over each class, ready for JSON."""
     lesions: dict[str, dict[str, float]] = {}
     for label in sorted({record.label for record in records}):
         of_class = [s for s, record in zip(statistics, records, strict=True) if record.label == label]
         figures = {name: np.array([getattr(s, name) for s in of_class]) for name in ("lesion_contrast", "posterior")}
-        if not all(np.isnan(values).all() for values in figures.values()):
-            lesions[label] = {name: round(float(np.nanmean(values)), 1) for name, values in figures.items()}
+        known = {name: values[~np.isnan(values)] for name, values in figures.items()}
+        means = {name: round(float(values.mean()), 1) for name, values in known.items() if values.size}
+        lesions |= {label: means} if means else {}
     table = {name: np.array([getattr(s, name) for s in statistics]) for name in ("depth_profile", "axial", "lateral")}
     return {
         "images": len(statistics),

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (masks, classes):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
         command.add_argument("--steps", type=int, default=50, metavar="S", help="DDIM steps (%(default)s)")
-        command.add_argument("--guidance", type=float, default=7.5, metavar="S", help="(%(default)s)")
+        command.add_argument("--guidance", type=float, metavar="S", help="(7.5 for sd15, 3 for us128)")
         command.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time (%(default)s)")
     masks.add_argument("--control-scale", type=float, default=1.0, metavar="X", help="(%(default)s)")
     for command in (reconstruction, masks, classes):

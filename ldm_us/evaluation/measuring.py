@@ -116,7 +116,9 @@ def sample_settings(options: argparse.Namespace, control_scale: float = 1.0) -> 
     if options.batch < 1:
         raise ValueError(f"--batch {options.batch}: use 1 or more.")
     check_seed(options.seed)
-    check_finite_options(options, [name for name in ("guidance", "control_scale") if name in options])
+    check_finite_options(
+        options, [name for name in ("guidance", "control_scale") if vars(options).get(name) is not None]
+    )
     return SampleSettings(options.seed, options.steps, options.guidance, control_scale, options.batch)
 
 
@@ -135,6 +137,6 @@ def save_grid(options: argparse.Namespace, samples: Tensor) -> None:
         "weights_sha256": sha256_file(options.weights),
         "seed": str(options.seed),
         "steps": str(options.steps),
-        "guidance": str(options.guidance),
+        "guidance": "the model's" if options.guidance is None else str(options.guidance),
     }
     save_png(labelled_grid(rows, CLASSES), options.save_grid, fields)

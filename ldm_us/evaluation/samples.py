@@ -16,7 +16,7 @@ class SampleSettings:
 
     seed: int = 0  # of the first sample
     steps: int = 50  # DDIM steps
-    guidance: float = 7.5
+    guidance: float | None = None  # None: what the model's config says
     control_scale: float = 1.0
     batch: int = 8  # images at a time
 
@@ -38,7 +38,7 @@ def draw_samples(
             masks=None if masks is None else masks[i : i + settings.batch],
             seeds=list(range(settings.seed + i, settings.seed + i + len(chunk))),
             steps=settings.steps,
-            guidance=settings.guidance,
+            guidance=model.config.schedule.guidance if settings.guidance is None else settings.guidance,
             control_scale=settings.control_scale,
             on_step=on_step,
         )

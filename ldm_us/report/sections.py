@@ -75,12 +75,20 @@ def origin(run: Run) -> list[str]:
         return [f"weights of {str(run.config['weights']).rsplit('/', 1)[-1]}"]
     parent = str(run.ancestors[0].get("parent_sha256", ""))
     first = "random weights" if parent == "random" else f"imported weights {parent[:12]}"
-    return [first, *(f"{entry.get('stage')}, {count(entry.get('steps'))} steps" for entry in run.ancestors)]
+    return [first, *map(ancestor, run.ancestors)]
+
+
+def ancestor(entry: dict[str, Any]) -> str:
+    """One stage before the run; what it learned without words is said."""
+    steps = f"{entry.get('stage')}, {count(entry.get('steps'))} steps"
+    return f"{steps} without captions" if entry.get("caption_dropout") == 1 else steps
 
 
 def taught(run: Run) -> str:
     """The trained parts, with their size where there is a result."""
     parts = " and ".join({"text": "text encoder"}.get(part, part) for part in run.trained_parts)
+    if run.config.get("text_warmup"):
+        parts += f" (after {run.config['text_warmup']} contrastive steps of the text encoder, before step 0)"
     trained = sum(run.sizes.get(part, 0) for part in run.trained_parts)
     if trained == 0:
         return parts

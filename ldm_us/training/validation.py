@@ -78,7 +78,7 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
         bands[f"val_loss_{first}_{last}"] = (loss + summed_loss(held_out, without)) / len(data)
         sums["true"] += loss
         if held_out.options.stage == "controlnet" and lesions >= 2:
-            other = with_lesion.hint.roll(lesions // 2, dims=0)  # half the list away: not a near-duplicate's
+            other = with_lesion.hint[others_of_their_class(with_lesion.prompt_index)]
             sums["shuffled"] += summed_loss(held_out, with_lesion._replace(hint=other))
             sums["empty"] += summed_loss(held_out, with_lesion._replace(hint=torch.zeros_like(other)))
     figures = {"val_loss": sum(bands.values()) / BANDS} | bands
@@ -86,6 +86,15 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
         masks = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
         figures |= masks | {"control_gap": masks["val_loss_shuffled_mask"] - masks["val_loss_true_mask"]}
     return figures
+
+
+def others_of_their_class(prompt_index: Tensor) -> Tensor:
+    """For each image (n,) another one of its prompt, half the class away: lesions of two classes differ in size."""
+    others = torch.arange(len(prompt_index))
+    for prompt in prompt_index.unique():
+        members = (prompt_index == prompt).nonzero().flatten()
+        others[members] = members.roll(len(members) // 2)
+    return others
 
 
 def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch:

@@ -141,6 +141,26 @@ def test_overwrite_replaces_an_older_set_as_a_whole(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_overwrite_refuses_a_folder_with_anything_else_in_it(tmp_path, capsys):
+    out = tmp_path / "set"
+    assert phantom("--n", 3, "--size", SIZE, "--out", out) == 0
+    (out / "runs").mkdir()
+    before = digests(out)
+    assert phantom("--n", 3, "--size", SIZE, "--out", out, "--overwrite") == 2
+    assert "holds runs besides phantoms" in capsys.readouterr().err
+    assert digests(out) == before
+
+
+def test_overwrite_refuses_the_folder_that_one_is_in(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "set"
+    assert phantom("--n", 3, "--size", SIZE, "--out", out) == 0
+    before = digests(out)
+    monkeypatch.chdir(out)
+    assert phantom("--n", 3, "--size", SIZE, "--out", ".", "--overwrite") == 2
+    assert "the folder that you are in" in capsys.readouterr().err
+    assert digests(out) == before
+
+
 def test_a_failure_half_way_leaves_nothing(tmp_path, monkeypatch):
     def fail(folder):
         raise OSError(28, "No space left on device")

@@ -27,6 +27,7 @@ from ldm_us.pictures import labelled_grid
 
 CLASSES = ("normal", "benign", "malignant")
 SIZES = (16, 2048)  # pixels
+OVERVIEW = "overview.png"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -43,9 +44,10 @@ class Plan:
 
 def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = False) -> None:
     """Make the data set in a folder beside `out`, then move it there. Raise ValueError where that cannot be."""
+    out = out.resolve()
     check_plan(plan, workers)
     check_out(out, overwrite)
-    partial = out.parent / f".{out.name}.{os.getpid()}.tmp"
+    partial, before = (out.parent / f".{out.name}.{os.getpid()}.{kind}" for kind in ("tmp", "old"))
     try:
         for label in CLASSES[: plan.n]:
             (partial / label).mkdir(parents=True)
@@ -54,12 +56,13 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
             done = map(write_phantom, *jobs) if pool is None else pool.map(write_phantom, *jobs, chunksize=8)
             for _ in tqdm(done, total=plan.n, unit="image", desc="phantoms"):
                 pass
-        overview(partial).save(partial / "overview.png")
+        overview(partial).save(partial / OVERVIEW)
         info = {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
         (partial / PHANTOM_INFO).write_text(json.dumps(info, indent=1) + "\n")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(before)
         partial.rename(out)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -100,6 +103,10 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {out}: exists and is not empty. Choose another folder, or add --overwrite.")
     elif not (out / PHANTOM_INFO).is_file():
         raise ValueError(f"--out {out}: holds no {PHANTOM_INFO}, so it was not made here. Choose another folder.")
+    elif others := sorted({path.name for path in out.iterdir()} - {*CLASSES, PHANTOM_INFO, OVERVIEW}):
+        raise ValueError(f"--out {out}: holds {', '.join(others[:3])} besides phantoms. Move that, or choose another.")
+    elif Path.cwd().is_relative_to(out):
+        raise ValueError(f"--out {out}: cannot replace the folder that you are in. Leave it first.")
 
 
 def write_phantom(plan: Plan, i: int, folder: Path) -> None:
