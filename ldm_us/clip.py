@@ -1,6 +1,8 @@
 """CLIP's text encoder: prompt -> tokens -> one state per token.   Paper: arXiv 2103.00020 (CLIP), section 2.4."""
 
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,14 +27,23 @@ def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
 
 @cache
 def _open_clip_tokenizer() -> Any:
+    """open_clip's tokenizer.py, run without the package around it, whose import takes seconds and needs torchvision."""
     try:
-        from open_clip.tokenizer import SimpleTokenizer
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
+        package = find_spec("open_clip")
+        if package is None or not package.submodule_search_locations:
+            raise ImportError("no module named open_clip")
+        path = Path(package.submodule_search_locations[0]) / "tokenizer.py"
+        spec = spec_from_file_location("open_clip_tokenizer", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.SimpleTokenizer()
+    except (ImportError, OSError, AttributeError) as error:
         raise ValueError(
-            f"cannot import open_clip, whose tokenizer reads the prompts: {error}. If torchvision is named there, "
-            "it does not fit the installed torch: reinstall both together with `pip install torch torchvision`."
+            f"cannot read open_clip's tokenizer, which turns prompts into tokens: {error}. Install it again: "
+            "`pip install open-clip-torch`."
         ) from error
-    return SimpleTokenizer()
 
 
 class QuickGELU(nn.Module):

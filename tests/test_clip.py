@@ -1,12 +1,14 @@
 """Prompts to tokens as Stable Diffusion 1.5 was trained with them, and the causal text encoder."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ldm_us.clip import END_OF_TEXT, QuickGELU, TextEncoder, tokenize
+from ldm_us.clip import END_OF_TEXT, QuickGELU, TextEncoder, _open_clip_tokenizer, tokenize
 from ldm_us.config import SD15, US128, TextConfig
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "tiny.npz")
@@ -23,6 +25,18 @@ def encoder():
 
 def test_tokens_equal_those_of_the_original_tokenizer():
     assert tokenize(["", "Ultrasound image of a malignant breast"]).tolist() == GOLDEN["clip.tokens"].tolist()
+
+
+def test_the_tokenizer_is_read_without_importing_open_clip_or_torchvision():
+    code = "import sys; from ldm_us.clip import tokenize; tokenize('a breast'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"open_clip", "torchvision", "timm"} & set(loaded)
+
+
+def test_a_missing_open_clip_is_one_sentence_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setattr("ldm_us.clip.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"no module named open_clip.*`pip install open-clip-torch`"):
+        _open_clip_tokenizer.__wrapped__()
 
 
 def test_every_prompt_is_77_tokens_from_start_to_end_of_text_and_padded_with_it():
