@@ -1,8 +1,9 @@
 """Train one stage of latent diffusion on ultrasound images: the autoencoder, the denoiser, or a ControlNet.
 
     python train.py unet --weights sd15.safetensors --data Dataset_BUSI_with_GT --steps 15000 --out runs/unet
+    torchrun --nproc-per-node 4 train.py unet ...                                       # the same on four GPUs
 
-Follow one batch: Stage.batches (ldm_us/training/batches.py) -> Stage.loss (losses.py) -> the loop below.
+Follow one batch: Stage.batches (ldm_us/training/stages.py) -> Stage.loss (losses.py) -> the loop below.
 """
 
 import dataclasses
@@ -13,26 +14,23 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
-from ldm_us.checkpoint import save_model
+from ldm_us.checkpoint import loaded
 from ldm_us.entry import run_command
-from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png
-from ldm_us.training.dataset import data_hash, load_training_set, split_data
+from ldm_us.training.dataset import data_hash, load_training_set, mix_folders, split_data
+from ldm_us.training.distributed import distribute, joined, local_gradients, whole
 from ldm_us.training.ema import EMA
+from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions, parse_options
 from ldm_us.training.preview import preview
-from ldm_us.training.run import Log, open_run, resume, total_steps
-from ldm_us.training.stages import (
-    Stage,
-    measure_latent_scale,
-    result_metadata,
-    start_model,
-    trained_parameters,
-    training_size,
-)
+from ldm_us.training.result import measure_latent_scale, save_result
+from ldm_us.training.run import Log, open_run, resume, set_aside, total_steps
+from ldm_us.training.stages import Stage, StageLoss, stream
+from ldm_us.training.start import free_parameters, start_model, trained_parameters, training_size
 from ldm_us.training.state import save_state, trim_log
 from ldm_us.training.text_warmup import warm_up_text
 from ldm_us.training.validation import held_out_stage, log_validation
@@ -41,96 +39,135 @@ from ldm_us.training.validation import held_out_stage, log_validation
 def main(argv: list[str] | None = None) -> int:
     """Parse, build, loop, save."""
     options = parse_options(argv)
-    model, lineage = start_model(options)
-    parameters = trained_parameters(model, options)
-    records, held_out = split_data(options.data, options.held_out)
-    steps = total_steps(options, len(records))
-    print_summary(options, model, parameters, len(records), len(held_out), steps)
-    if options.dry_run:
-        return 0
+    with joined(options.device) as world:
+        model, lineage = start_model(options)
+        free_parameters(model, options)
+        records, held_out = split_data(options.data, options.held_out)
+        steps, digest = total_steps(options, len(records)), data_hash(records)
+        if world.main:
+            print_summary(options, model, len(records), len(held_out), steps)
+        if options.dry_run:
+            return 0
 
-    digest = data_hash(records)
-    data = load_training_set(records, training_size(model, options))
-    validation = held_out_stage(model, held_out, options)
-    open_run(options, digest, lineage.parent)
-    stage = Stage(model, data, options)
-    if options.text_warmup:
-        warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=options.learning_rate, betas=(0.9, 0.999), weight_decay=options.weight_decay, fused=True
-    )
-    ema = EMA(parameters, options.ema)
-    first_step = resume(options.out, parameters, ema, optimizer)
-    if first_step > steps:
-        raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
-    train(options, stage, validation, optimizer, ema, first_step, steps)
-    save_result(options, stage, ema, lineage, steps, digest)
+        world.check_same("training data", digest)
+        data = load_training_set(records, training_size(model, options), with_pixels=options.stage == "vae")
+        mix_folders(data, options.data, options.data_weights)
+        stage = Stage(model, data, options, options.cache, world)
+        validation = held_out_stage(stage, held_out)
+        if world.main:
+            set_aside(options.out) if options.restart else None
+            open_run(options, digest, lineage.parent)
+        if options.text_warmup:
+            warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
+
+        loss_of = StageLoss(stage)
+        loss_of = distribute(loss_of, loss_of.networks, world, options.shard)
+        parameters = trained_parameters(model)
+        optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
+        ema = EMA(parameters, options.ema)
+        world.barrier()  # the folder of the run is there
+        first_step = resume(options.out, parameters, ema, optimizer)
+        world.check_same("state", first_step)
+        if world.main:
+            trim_log(options.out / "log.jsonl", first_step or -1)  # what came after is written again
+        if first_step > steps:
+            raise ValueError(
+                f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps."
+            )
+        stage.prepare(range(first_step, steps + 1))
+        train(stage, loss_of, validation, optimizer, ema, range(first_step, steps))
+        with ema.swapped_in():
+            check_next_loss(stage, steps)  # no step has seen the average
+            if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
+                model.set_latent_scale(measure_latent_scale(model, data))
+            save_result(model, options.out / "model.safetensors", options, lineage, world, steps, digest)
+        if world.main:
+            print(f"wrote {options.out / 'model.safetensors'}")
     return 0
 
 
 def train(
-    options: TrainOptions,
     stage: Stage,
+    loss_of: nn.Module,
     validation: Stage | None,
     optimizer: torch.optim.Optimizer,
     ema: EMA,
-    first_step: int,
-    steps: int,
+    steps: range,
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
-    log = Log(options.out, first_step)
-    if first_step == 0:
-        show_start(options, stage, validation, ema)
-    with tqdm(total=steps, initial=first_step, unit="step", desc=options.stage) as bar:
-        for step in range(first_step + 1, steps + 1):
-            started = time.perf_counter()
+    options, world = stage.options, stage.world
+    log = Log(options.out, steps.start, world)
+    if steps.start == 0:
+        show_start(stage, validation, ema)
+    with tqdm(total=steps.stop, initial=steps.start, unit="step", desc=options.stage, disable=not world.main) as bar:
+        ended = time.perf_counter()
+        for step, batches in enumerate(stream(stage, steps, options.workers), steps.start + 1):
+            waited = time.perf_counter() - ended  # for data
             learning_rate = options.learning_rate * min(1.0, step / max(1, options.warmup))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
             values = {"loss": 0.0}
-            for batch in stage.batches(step - 1):
-                loss, extra = stage.loss(batch)
-                (loss / options.accumulate).backward()
+            for i, batch in enumerate(batches):
+                with local_gradients(loss_of, last=i + 1 == options.accumulate):
+                    loss, extra = loss_of(batch)
+                    (loss / options.accumulate).backward()
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + float(value.detach()) / options.accumulate
-            norm = torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip)
-            check_finite(options.out, f"step {step}", {"loss": values["loss"], "gradient norm": float(norm)})
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip)))
+            values = world.mean(values)
+            check_finite(options.out, f"step {step}", {"loss": values["loss"], "gradient norm": norm})
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update()
 
-            seconds = time.perf_counter() - started
-            speed = {"lr": learning_rate, "images_per_s": options.images_per_step / seconds}
-            line = log.add(step, values | {"grad_norm": float(norm)} | speed, every=options.log_every)
+            seconds = time.perf_counter() - ended
+            speed = {"images_per_s": options.images_per_step / seconds, "data_share": waited / seconds}
+            line = log.add(step, values | {"grad_norm": norm, "lr": learning_rate} | speed, every=options.log_every)
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
-            if validation is not None and (step % options.validate_every == 0 or step == steps):
-                log_validation(options.out, validation, ema, step)  # before the state: none is without its line
-            if step % options.save_every == 0 or step == steps:
-                check_next_loss(options, stage, step)
-                log.flush()
-                trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
-                state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-                save_state(options.out, step, state)
-            if options.sample_every and (step % options.sample_every == 0 or step == steps):
-                save_preview(options, stage, ema, step)
+            after_step(stage, validation, optimizer, ema, log, step, last=step == steps.stop)
+            ended = time.perf_counter()
 
 
-def show_start(options: TrainOptions, stage: Stage, validation: Stage | None, ema: EMA) -> None:
+def after_step(
+    stage: Stage,
+    validation: Stage | None,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA,
+    log: Log,
+    step: int,
+    last: bool,
+) -> None:
+    """Every so many steps: validation figures, then a resumable state, then pictures."""
+    options = stage.options
+    if validation is not None and (step % options.validate_every == 0 or last):
+        log_validation(options.out, validation, ema, step)  # before the state: none is without its line
+    if step % options.save_every == 0 or last:
+        check_next_loss(stage, step)
+        log.flush()
+        trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
+        state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
+        save_state(options.out, step, state, stage.world)
+    if options.sample_every and (step % options.sample_every == 0 or last):
+        save_preview(stage, ema, step)
+
+
+def show_start(stage: Stage, validation: Stage | None, ema: EMA) -> None:
     """Validation figures and pictures of the weights that a run starts from: its before."""
-    trim_log(options.out / "log.jsonl", -1)  # those of a run that was killed before its first state
     if validation is not None:
-        log_validation(options.out, validation, ema, 0)
-    if options.sample_every:
-        save_preview(options, stage, ema, 0)
+        log_validation(stage.options.out, validation, ema, 0)
+    if stage.options.sample_every:
+        save_preview(stage, ema, 0)
 
 
-def save_preview(options: TrainOptions, stage: Stage, ema: EMA, step: int) -> None:
+def save_preview(stage: Stage, ema: EMA, step: int) -> None:
     """RUN/samples/step_N.png, made with the averaged weights."""
-    with ema.swapped_in():
-        picture = preview(stage.model, stage.data, options.stage)
-    save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
+    parts = ("vae",) if stage.options.stage == "vae" else ("vae", "text")
+    with ema.swapped_in(), loaded(stage.model, stage.options.weights, *parts):
+        picture = preview(stage.model, stage.data, stage.options.stage)
+    if stage.world.main:
+        save_png(picture, stage.options.out / "samples" / f"step_{step:08d}.png")
 
 
 def check_finite(run: Path, where: str, values: dict[str, float]) -> None:
@@ -143,37 +180,19 @@ def check_finite(run: Path, where: str, values: dict[str, float]) -> None:
 
 
 @torch.no_grad()
-def check_next_loss(options: TrainOptions, stage: Stage, step: int) -> None:
+def check_next_loss(stage: Stage, step: int) -> None:
     """Keep what the last update broke from being saved: the first batch of the next step must still have a loss."""
     loss, _ = stage.loss(stage.batches(step)[0])
-    check_finite(options.out, f"after step {step}", {"loss": float(loss)})
+    check_finite(stage.options.out, f"after step {step}", stage.world.mean({"loss": float(loss)}))
 
 
-def save_result(options: TrainOptions, stage: Stage, ema: EMA, lineage: Lineage, steps: int, digest: str) -> None:
-    """RUN/model.safetensors: the averaged weights, the frozen ones, and where they came from."""
-    with ema.swapped_in():
-        check_next_loss(options, stage, steps)  # no step has seen the average
-        if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
-            stage.model.set_latent_scale(measure_latent_scale(stage.model, stage.data))
-        path = options.out / "model.safetensors"
-        save_model(stage.model, path, result_metadata(options, lineage, steps, digest))
-    print(f"wrote {path}")
-
-
-def print_summary(
-    options: TrainOptions,
-    model: LatentDiffusion,
-    parameters: dict[str, torch.nn.Parameter],
-    images: int,
-    held_out: int,
-    steps: int,
-) -> None:
+def print_summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> None:
     """The resolved configuration and what it amounts to."""
     resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     resolved |= {"data": [str(folder) for folder in options.data], "lr": options.learning_rate, "steps": steps}
     print(json.dumps({"run": resolved, "model": dataclasses.asdict(model.config)}, indent=2))
     total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in parameters.values())
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
     print(f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps")
 
 

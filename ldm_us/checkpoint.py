@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 import ldm_us
 from ldm_us.atomic import atomic_file
@@ -16,6 +17,8 @@ from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.model import LatentDiffusion
 
 BUNDLED = Path(__file__).parent / "weights" / "us128.safetensors"  # trained on phantoms; see the card beside it
+
+PARTS = ("vae", "text", "unet", "controlnet")
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -80,19 +83,54 @@ def model_metadata(config: ModelConfig) -> dict[str, str]:
     return {"ldm_us": ldm_us.__version__, "config": json.dumps(config_to_dict(config))}
 
 
-def load_model(path: Path | str, device: str = "cpu", dtype: torch.dtype | None = None) -> LatentDiffusion:
+def load_model(
+    path: Path | str, device: str = "cpu", dtype: torch.dtype | None = None, parts: Collection[str] = PARTS
+) -> LatentDiffusion:
     """Read a model file, its ControlNet included where it has one. dtype None means float32.
 
+    Parts that are not asked for stay on the meta device, where they take no memory, until `loaded` brings them in.
     Raise ValueError, in one sentence, for a file that is missing, broken, of another kind or of other keys.
     """
     with open_model_file(path) as file:
         with_controlnet = any(name.startswith("controlnet.") for name in file.keys())  # noqa: SIM118
         model = _build_on_meta(path, _read_config(path, file.metadata() or {}), with_controlnet)
         _check_keys(path, model, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
-        target = torch.float32 if dtype is None else dtype
-        state = {name: file.get_tensor(name).to(device=device, dtype=target) for name in file.keys()}  # noqa: SIM118
-    model.load_state_dict(state, strict=True, assign=True)
+    for part in parts:
+        if part != "controlnet" or with_controlnet:
+            load_part(model, path, part, device, dtype)
     return model.eval().requires_grad_(False)
+
+
+def load_part(
+    model: LatentDiffusion, path: Path | str, part: str, device: str | torch.device, dtype: torch.dtype | None = None
+) -> None:
+    """Fill one part of a model from its file; the file's keys were checked when the model was built."""
+    target = torch.float32 if dtype is None else dtype
+    with open_model_file(path) as file:
+        names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118
+        state = {name.removeprefix(f"{part}."): file.get_tensor(name).to(device, target) for name in names}
+    module = model.get_submodule(part)
+    module.load_state_dict(state, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+@contextmanager
+def loaded(model: LatentDiffusion, path: Path | str | None, *parts: str) -> Iterator[None]:
+    """Inside, the parts hold their weights; those that were on the meta device go back there after."""
+    absent = [part for part in parts if on_meta(model.get_submodule(part))]
+    assert path is not None or not absent, "only a model of a file can lack parts"
+    for part in absent:
+        load_part(model, str(path), part, model.device)
+    try:
+        yield
+    finally:
+        for part in absent:
+            model.get_submodule(part).to("meta")
+
+
+def on_meta(part: nn.Module) -> bool:
+    """Say whether a part of a model is a shape without weights."""
+    return next(part.parameters()).is_meta
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:

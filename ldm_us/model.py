@@ -44,5 +44,5 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.unet.encoder.conv_in.weight.device
+        """Where the weights are; parts on the meta device are not loaded and do not count."""
+        return next(parameter.device for parameter in self.parameters() if not parameter.is_meta)

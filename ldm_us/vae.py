@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ldm_us.config import VAEConfig
 from ldm_us.layers import Attention, GroupNorm, Upsample
 
+DECODER_PARTS = ("vae.decoder", "vae.post_quant_conv")  # what can be trained without changing any latent
+
 EPS = 1e-6  # of every GroupNorm in the VAE; the UNet's residual blocks use 1e-5
 
 

@@ -11,7 +11,7 @@ import train
 from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import load_model, read_metadata
 from ldm_us.training.dataset import data_hash, encode_images, load_training_set, split_data
-from ldm_us.training.stages import random_model
+from ldm_us.training.start import random_model
 from ldm_us.vae import posterior_from_moments
 
 STAGES = ("vae", "unet", "controlnet")
@@ -32,7 +32,7 @@ def test_a_run_writes_config_log_samples_states_and_a_model_that_loads(chain, st
         "config.json", "log.jsonl", "samples", "state", "model.safetensors"
     }  # fmt: skip
     config = json.loads((run.out / "config.json").read_text())
-    assert (config["stage"], config["batch"], config["lr"], config["data"]) == (stage, 2, 1e-3, [str(busi)])
+    assert (config["stage"], config["images_per_step"], config["lr"], config["data"]) == (stage, 2, 1e-3, [str(busi)])
     assert [line["step"] for line in run.log] == [1, 2]
     assert {"loss", "grad_norm", "lr", "images_per_s"} <= run.log[0].keys()
     assert [path.name for path in (run.out / "state").iterdir()] == ["step_00000002.pt"]
@@ -124,9 +124,9 @@ def test_samples_are_made_with_the_averaged_weights(run, tmp_path, monkeypatch):
 def test_held_out_images_never_reach_training(run, tmp_path, busi, monkeypatch):
     seen = []
 
-    def load(records, size):
+    def load(records, size, with_pixels):
         seen.extend(records)
-        return load_training_set(records, size)
+        return load_training_set(records, size, with_pixels)
 
     monkeypatch.setattr(train, "load_training_set", load)
     result = run("vae", tmp_path / "run", "--held-out", 0.3)
@@ -153,7 +153,7 @@ def test_after_the_vae_stage_the_scaled_latents_have_unit_standard_deviation(cha
     model = load_model(chain["vae"].path)
     assert model.vae.scale == model.config.vae.scale != 0.18215
     data = load_training_set(split_data([busi], 0.1)[0], 16)
-    encode_images(model, data, torch.arange(len(data)))
+    encode_images(model, data, range(len(data)))
     generator = torch.Generator().manual_seed(0)
     posterior = posterior_from_moments(data.moments[:, 0], model.vae.scale)
     z_0 = torch.cat([posterior.sample(generator) for _ in range(50)])

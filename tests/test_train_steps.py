@@ -7,7 +7,7 @@ import torch
 import train
 from ldm_us.entry import run_command
 from ldm_us.training.options import parse_options
-from ldm_us.training.stages import random_model
+from ldm_us.training.start import random_model
 
 
 def test_the_learning_rate_warms_up_in_a_line_and_then_stays(run, tmp_path):

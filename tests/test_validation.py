@@ -11,10 +11,12 @@ import train
 from ldm_us.checkpoint import load_model
 from ldm_us.ddpm import q_sample
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
-from ldm_us.training.dataset import encode_images, split_data
+from ldm_us.training.dataset import load_training_set, split_data
 from ldm_us.training.options import parse_options
+from ldm_us.training.stages import Stage
 from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, validate
 
+SPEED = {"images_per_s", "data_share"}
 STAGES = ("vae", "unet", "controlnet")
 START = {"vae": None, "unet": "vae", "controlnet": "unet"}
 BAND_NAMES = {f"val_loss_{first}_{first + 249}" for first in (0, 250, 500, 750)}
@@ -48,7 +50,10 @@ def held_out(arguments, data):
 
     def build(stage, path, *flags):
         options = parse_options(arguments(stage, "unused", "--validate-every", 1, *flags, weights=path))
-        return held_out_stage(load_model(path), split_data([data], BUSI_SHARE)[1], options)
+        training, evaluation = split_data([data], BUSI_SHARE)
+        model = load_model(path)
+        stage = Stage(model, load_training_set(training, model.config.image_size), options)
+        return held_out_stage(stage, evaluation)
 
     return build
 
@@ -58,7 +63,7 @@ def validations(result):
 
 
 def without_speed(result):
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in result.log]
+    return [{name: value for name, value in line.items() if name not in SPEED} for line in result.log]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -101,7 +106,7 @@ def test_validating_changes_no_weight_no_loss_and_no_random_number(train_stage, 
     unseen = train_stage(stage, tmp_path / "unseen", "--validate-every", 0)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, unseen.weights[name]) for name, value in seen.weights.items())
-    training = [{n: v for n, v in line.items() if n != "images_per_s"} for line in seen.log if "loss" in line]
+    training = [{n: v for n, v in line.items() if n not in SPEED} for line in seen.log if "loss" in line]
     assert training == without_speed(unseen)
     assert not validations(unseen)
 
@@ -109,7 +114,7 @@ def test_validating_changes_no_weight_no_loss_and_no_random_number(train_stage, 
 def test_each_band_sees_every_image_once_at_timesteps_spread_over_all_of_it(chain, held_out):
     stage = held_out("unet", chain["unet"].path)
     n = len(stage.data)
-    encode_images(stage.model, stage.data, torch.arange(n))
+    stage.encode(range(n))
     batches = [band_batch(stage, band, 250 * band, 250 * band + 249) for band in range(BANDS)]
     for band, batch in enumerate(batches):
         places = ((batch.t - 250 * band).double() / 250 * n).floor().sort().values

@@ -40,6 +40,7 @@ def train_judge(
     """A judge of images of `size` pixels; the same seed gives the same judge. on_step sees (step, loss)."""
     network = fresh_judge(JudgeConfig(size=size), seed)
     data = load_training_set(records, size)
+    assert data.pixels is not None
     check_teachable(data)
     labels = class_indices(records)
     weight = len(labels) / (len(CLASSES) * labels.bincount(minlength=len(CLASSES)))  # rare classes count as much
@@ -118,6 +119,7 @@ def check_teachable(data: TrainingSet) -> None:
 def measure_judge(network: Judge, records: list[Record]) -> dict[str, Any]:
     """How right the judge is on images that it has not seen: class, lesion, and lesions where there are none."""
     data = load_training_set(records, network.config.size)
+    assert data.pixels is not None
     labels = [record.label for record in records]
     verdict = judge(network, data.pixels.float() / 255)
     figures: dict[str, Any] = {

@@ -46,7 +46,7 @@ class Run:
     @property
     def images_per_step(self) -> int:
         """The global batch."""
-        return int(self.config["batch"]) * int(self.config["accumulate"])
+        return int(self.config["images_per_step"])
 
     @property
     def trained_parts(self) -> list[str]:

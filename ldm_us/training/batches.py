@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_us.data.mixing import mixed_indices
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.vae import posterior_from_moments
+
+MIXING = 3  # stream of the run's seed that draws the folder and the image of each slot
 
 
 class ImageBatch(NamedTuple):
@@ -43,13 +46,24 @@ def batch_indices(n: int, seed: int, step: int, size: int) -> Tensor:
     return torch.stack([orders[p // n][p % n] for p in positions.tolist()])
 
 
+def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
+    """The images (size,) of a step: epoch after epoch, or with --data-weights drawn from the folders' shares."""
+    if data.weights is None:
+        return batch_indices(len(data), seed, step, size)
+    assert data.folder_index is not None
+    by_folder = data.folder_index.argsort(stable=True)
+    sizes = data.folder_index.bincount(minlength=len(data.weights)).tolist()
+    return by_folder[mixed_indices(sizes, data.weights, stream_generator(seed, MIXING, step), size)]
+
+
 def image_batch(
     data: TrainingSet, latent_shape: tuple[int, ...], seed: int, step: int, size: int, flip: bool
 ) -> ImageBatch:
     """The images of a step of the vae stage."""
     generator = stream_generator(seed, 1, step)
-    index = batch_indices(len(data), seed, step, size)
+    index = step_indices(data, seed, step, size)
     mirrored = draw_mirrored(size, flip, generator)
+    assert data.pixels is not None
     noise = torch.randn(size, *latent_shape, generator=generator)
     return ImageBatch(mirror(to_signed(data.pixels[index]), mirrored), noise)
 
@@ -60,7 +74,7 @@ def latent_batch(
     """The latents, prompts, masks and noise of a step of the unet or controlnet stage."""
     assert data.moments is not None
     generator = stream_generator(seed, 1, step)
-    index = batch_indices(len(data), seed, step, size)
+    index = step_indices(data, seed, step, size)
     mirrored = draw_mirrored(size, flip, generator)
     z_0 = posterior_from_moments(data.moments[index, mirrored.long()], scale).sample(generator)
     dropped = torch.rand(size, generator=generator) < caption_dropout

@@ -1,7 +1,7 @@
 """The training images in memory: pixels, masks and prompts, and for the diffusion stages the latents."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,24 +12,32 @@ from ldm_us.data.busi import read_busi
 from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import split_by_group
 from ldm_us.model import LatentDiffusion
+from ldm_us.training.cache import Cache, moments_key
 
 SPLIT_SEED = 0  # of every split: a model's held-out images can be found again from --held-out alone
 
 
 @dataclass
 class TrainingSet:
-    """All images of a run. A 512x512 image takes 0.5 MB with its mask, and its latents 0.26 MB more."""
+    """The images of a run. At 512x512 a mask takes 0.26 MB, and so do the moments of an image and its mirror image."""
 
     records: list[Record]
-    pixels: Tensor  # (n, 1, H, W) uint8, grey
+    pixels: Tensor | None  # (n, 1, H, W) uint8, grey; None where only latents are needed
     masks: Tensor  # (n, 1, H, W) bool
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
     moments: Tensor | None = None  # (n, 2, 2c, h, w): of each image and its mirror image, where encoded
     encoded: set[int] = field(default_factory=set)
+    weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
+    folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @property
+    def size(self) -> int:
+        """Pixels along one side."""
+        return self.masks.shape[-1]
 
 
 def read_data(folders: Sequence[Path]) -> list[Record]:
@@ -43,32 +51,68 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
     return train, evaluate
 
 
-def load_training_set(records: list[Record], size: int) -> TrainingSet:
-    """Decode every record at `size` pixels."""
-    pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8)
+def load_training_set(records: list[Record], size: int, with_pixels: bool = True) -> TrainingSet:
+    """Decode every record at `size` pixels; keep masks alone where the latents come from a cache."""
+    pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8) if with_pixels else None
     masks = torch.empty(len(records), 1, size, size, dtype=torch.bool)
     for i, record in enumerate(records):
         x, hint = load_pair(record, size)
-        pixels[i], masks[i] = to_uint8(x[:1]), hint > 0.5
+        masks[i] = hint > 0.5
+        if pixels is not None:
+            pixels[i] = to_uint8(x[:1])
     prompts = ["", *sorted({record.prompt for record in records})]
     prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
     return TrainingSet(records, pixels, masks, prompts, prompt_index)
 
 
-@torch.no_grad()
-def encode_images(model: LatentDiffusion, data: TrainingSet, index: Tensor) -> None:
-    """Compute the moments of images (b,) and of their mirror images, unless that was done before.
+def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
+    """Let batches be drawn from the folders in these shares, in place; None leaves every image equally likely."""
+    if weights is None:
+        return
+    index = [next(i for i, folder in enumerate(folders) if r.image.is_relative_to(folder)) for r in data.records]
+    for i, folder in enumerate(folders):
+        if weights[i] > 0 and i not in index:
+            raise ValueError(f"--data-weights: {folder} has no training image. Give it the weight 0, or leave it away.")
+    data.weights, data.folder_index = weights, torch.tensor(index)
 
-    The frozen VAE always gives the same, so each is computed once, when it is first needed, and alone: in a batch the
-    last bits would depend on its neighbours.
+
+def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache | None) -> list[int]:
+    """Take what the cache has of the images `index` into data.moments; return those that it lacks."""
+    missing = []
+    for i in sorted(set(index) - data.encoded):
+        moments = None if cache is None else cache.read(moments_key(data.records[i].image, data.size))
+        if moments is None:
+            missing.append(i)
+        else:
+            keep_moments(data, i, moments)
+    return missing
+
+
+@torch.no_grad()
+def encode_images(model: LatentDiffusion, data: TrainingSet, index: Iterable[int], cache: Cache | None = None) -> None:
+    """Compute the moments of images and of their mirror images, and keep them in the cache too.
+
+    Each is encoded alone: in a batch the last bits would depend on its neighbours.
     """
-    for i in set(index.tolist()) - data.encoded:
-        x = to_signed(data.pixels[i : i + 1]).to(model.device)
-        moments = [model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))]
-        if data.moments is None:
-            data.moments = torch.empty(len(data), 2, *moments[0].shape)
-        data.moments[i] = torch.stack(moments)
-        data.encoded.add(i)
+    for i in sorted(set(index) - data.encoded):
+        if data.pixels is None:
+            x, _ = load_pair(data.records[i], data.size)  # the mask is checked too
+            pixels = to_uint8(x[None, :1])
+        else:
+            pixels = data.pixels[i : i + 1]
+        x = to_signed(pixels).to(model.device)
+        moments = torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
+        keep_moments(data, i, moments)
+        if cache is not None:
+            cache.write(moments_key(data.records[i].image, data.size), moments)
+
+
+def keep_moments(data: TrainingSet, i: int, moments: Tensor) -> None:
+    """Put the moments (2, 2c, h, w) of image i in place."""
+    if data.moments is None:
+        data.moments = torch.empty(len(data), *moments.shape)
+    data.moments[i] = moments
+    data.encoded.add(i)
 
 
 def to_uint8(x: Tensor) -> Tensor:

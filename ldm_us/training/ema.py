@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ldm_us.training.distributed import split_like
+
 
 class EMA:
     """average <- decay * average + (1 - decay) * weight after every step, the decay growing to `max_decay`."""
@@ -26,17 +28,20 @@ class EMA:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Inside, the model holds the average; after, its own weights again, bit for bit. No copy is made."""
+        """Inside, the model holds the average; after, its own weights again, bit for bit."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        for name, average in self.average.items():
+        for name, average in self.average.items():  # values, not storages: FSDP holds on to those
             parameter = self.parameters[name]
-            self.average[name], parameter.data = parameter.data, average
+            held = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(held)
 
     def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
         """What a resumed run needs."""
@@ -47,4 +52,4 @@ class EMA:
         """Undo state_dict."""
         self.updates = state["updates"]
         for name, average in self.average.items():
-            average.copy_(state["average"][name])
+            average.copy_(split_like(state["average"][name], average))

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_us.checks import check_device, check_seed
+from ldm_us.training.distributed import local_device, process_count
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
+OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,28 @@ class TrainOptions:
     sample_every: int
     validate_every: int
     dry_run: bool
+    data_weights: tuple[float, ...] | None
+    decoder_only: bool
+    unlock_decoder: bool
+    optimizer: str
+    gradient_checkpointing: bool
+    channels_last: bool
+    compile: bool
+    shard: bool
+    workers: int
+    cache: Path
+    restart: bool
+    processes: int  # that torchrun started
 
     @property
     def images_per_step(self) -> int:
-        """The global batch: what one optimiser step sees."""
-        return self.batch * self.accumulate
+        """The global batch: what one optimiser step sees, all processes together."""
+        return self.batch * self.accumulate * self.processes
+
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text states change while the stage trains."""
+        return self.train_text
 
     @property
     def learning_rate(self) -> float:
@@ -58,8 +77,13 @@ class TrainOptions:
         return VAE_LR_PER_IMAGE * self.images_per_step if self.stage == "vae" else DIFFUSION_LR
 
 
-# A resumed run may differ in these: how long it runs, where, and what it shows. Another device rounds differently.
-FREE = ("out", "steps", "epochs", "device", "log_every", "save_every", "sample_every", "validate_every", "dry_run")
+# A resumed run may differ in these: how long it runs, where, how the work is cut up, and what it shows. Another device
+# or another cut of the same global batch (images_per_step, which is fixed) rounds differently.
+FREE = (
+    *("out", "steps", "epochs", "log_every", "save_every", "sample_every", "validate_every", "dry_run", "restart"),
+    *("device", "cache", "workers", "batch", "accumulate", "processes", "shard", "compile", "channels_last"),
+    "gradient_checkpointing",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="a BUSI folder, or several")
+    parser.add_argument("--data-weights", type=float, nargs="+", metavar="W", help="shares of the folders in a batch")
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--weights", type=Path, metavar="FILE", help="start from a model.safetensors")
     start.add_argument("--preset", metavar="NAME", help="start from random weights of this size: sd15, us128 or tiny")
@@ -111,15 +136,43 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sample-every", type=int, default=500, metavar="N", help="steps per sample grid, 0 for none (%(default)s)")
     add("--validate-every", type=int, default=500, metavar="N", help="steps per validation, 0 for none (%(default)s)")
     add("--dry-run", action="store_true", help="print the resolved configuration and parameter counts, and stop")
+    add("--restart", action="store_true", help="start again; a run that is in --out is renamed, not deleted")
+    add_fine_tuning(parser.add_argument_group("less to train, less to hold"))
+    add_machine(parser.add_argument_group("speed and several processes (torchrun)"))
     return parser
+
+
+def add_fine_tuning(group: "argparse._ArgumentGroup") -> None:
+    """Options for what is trained and with how much memory."""
+    add = group.add_argument
+    add("--decoder-only", action="store_true", help="vae stage: train what decodes the latents, and leave those")
+    add("--unlock-decoder", action="store_true", help="controlnet stage: train the UNet's decoder too, at a lower --lr")
+    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="the others need less memory (%(default)s)")
+    add("--gradient-checkpointing", action="store_true", help="compute activations twice instead of keeping them")
+
+
+def add_machine(group: "argparse._ArgumentGroup") -> None:
+    """Options that change how fast a step is, and no figure beyond rounding."""
+    add = group.add_argument
+    add("--cache", type=Path, metavar="DIR", help="of latents and text states (cache, beside RUN)")
+    add("--workers", type=int, metavar="N", help="processes that prepare batches (2 with a GPU, else 0)")
+    add("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout (yes with a GPU, else no)")
+    add("--compile", action="store_true", help="let torch.compile fuse the networks: slow first steps")
+    add("--shard", action="store_true", help="split weights and optimiser over the processes (FSDP2)")
 
 
 def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense."""
     values = vars(build_parser().parse_args(argv))
-    options = TrainOptions(**(values | {"data": tuple(values["data"])}))
+    gpu = values["device"].startswith("cuda")
+    defaults = {"cache": values["out"].parent / "cache", "workers": 2 if gpu else 0, "channels_last": gpu}
+    values |= {name: value for name, value in defaults.items() if values[name] is None}
+    values |= {"data": tuple(values["data"]), "device": local_device(values["device"]), "processes": process_count()}
+    values |= {"data_weights": None if values["data_weights"] is None else tuple(values["data_weights"])}
+    options = TrainOptions(**values)
     at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0}
-    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0, "validate_every": 0, "text_warmup": 0}
+    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0, "validate_every": 0}
+    at_least |= {"workers": 0, "text_warmup": 0}
     for name, least in at_least.items():
         if not getattr(options, name) >= least:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use {least} or more.")
@@ -135,9 +188,26 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name} {value}: use a finite number above 0.")
-    if options.train_text and options.stage != "unet":
-        raise ValueError(f"--train-text belongs to the unet stage, not to {options.stage}.")
-    if options.text_warmup and not options.train_text:
-        raise ValueError(f"--text-warmup {options.text_warmup} trains the text encoder: add --train-text.")
+    check_belongs(options)
     check_device(options.device)
     return options
+
+
+def check_belongs(options: TrainOptions) -> None:
+    """Refuse options of another stage, and those that do not go together."""
+    for name, stage in (("train_text", "unet"), ("decoder_only", "vae"), ("unlock_decoder", "controlnet")):
+        if getattr(options, name) and options.stage != stage:
+            raise ValueError(f"--{name.replace('_', '-')} belongs to the {stage} stage, not to {options.stage}.")
+    if options.text_warmup and not options.train_text:
+        raise ValueError(f"--text-warmup {options.text_warmup} trains the text encoder: add --train-text.")
+    if options.decoder_only and options.weights is None:
+        raise ValueError("--decoder-only keeps the encoder of --weights: a random one is no use. Leave it away.")
+    if options.shard and options.processes == 1:
+        raise ValueError("--shard splits a model over processes: start several with torchrun --nproc-per-node N.")
+    if options.shard and options.optimizer != "adamw":
+        raise ValueError(f"--shard takes --optimizer adamw: {options.optimizer} needs whole tensors.")
+    weights = options.data_weights
+    if weights is not None and len(weights) != len(options.data):
+        raise ValueError(f"--data-weights: {len(weights)} for {len(options.data)} --data folders. Give one per folder.")
+    if weights is not None and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
+        raise ValueError(f"--data-weights {' '.join(map(str, weights))}: use numbers from 0, not all of them 0.")

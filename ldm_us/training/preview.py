@@ -35,14 +35,13 @@ def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Ten
     """Four samples of a prompt, with a mask or without, at the training size; every row has the same seeds."""
     seeds = list(range(COLUMNS))
     masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
-    return generate(
-        model, [prompt] * COLUMNS, masks=masks, seeds=seeds, size=data.pixels.shape[-1], steps=STEPS, guidance=GUIDANCE
-    )
+    return generate(model, [prompt] * COLUMNS, masks=masks, seeds=seeds, size=data.size, steps=STEPS, guidance=GUIDANCE)
 
 
 def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:
     """Four images, and what the autoencoder makes of them."""
     index = torch.linspace(0, len(data) - 1, COLUMNS).long()
+    assert data.pixels is not None
     x = to_signed(data.pixels[index]).to(model.device)
     x_hat = model.vae.decode(model.vae.encode(x).mean)
     rows = [[to_picture(picture[:1] / 2 + 0.5) for picture in pictures] for pictures in (x, x_hat)]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from ldm_us.atomic import atomic_file
+from ldm_us.training.distributed import ALONE, World, split_like
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions
-from ldm_us.training.state import load_newest_state, trim_log
+from ldm_us.training.state import load_newest_state
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -31,7 +33,10 @@ def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str) -> Non
         differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
         if differing:
             changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
-            raise ValueError(f"{options.out} holds another run ({changes}). Use its settings, or another --out.")
+            raise ValueError(
+                f"{options.out} holds another run ({changes}). Use its settings or another --out, or add --restart to "
+                "set that run aside."
+            )
     elif options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty and holds no run. Choose another --out.")
     for folder in (options.out, options.out / "samples", options.out / "state"):
@@ -55,6 +60,7 @@ def fixed_options(options: TrainOptions) -> dict[str, Any]:
     """The options that decide what a run computes, as JSON."""
     values = {name: value for name, value in vars(options).items() if name not in FREE}
     values |= {"data": [str(folder) for folder in options.data], "lr": options.learning_rate}
+    values |= {"images_per_step": options.images_per_step}
     return values | {"weights": None if options.weights is None else str(options.weights)}
 
 
@@ -63,21 +69,31 @@ def resume(run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: 
     """Put the newest state of the run in place; return its step, 0 for a fresh run."""
     state = load_newest_state(run)
     if state is None:
-        trim_log(run / "log.jsonl", 0)
         return 0
     for name, parameter in parameters.items():
-        parameter.copy_(state["trained"][name])
+        parameter.copy_(split_like(state["trained"][name], parameter))
     ema.load_state_dict(state["ema"])
+    moments = state["optimizer"]["state"]
+    for index, parameter in enumerate(parameters.values()):  # the optimiser numbers them in this order
+        moments[index] = {name: split_like(value, parameter) for name, value in moments[index].items()}
     optimizer.load_state_dict(state["optimizer"])
-    trim_log(run / "log.jsonl", state["step"])
     return int(state["step"])
+
+
+def set_aside(run: Path) -> None:
+    """Make room for --restart: the run that is there, if any, goes to RUN-before-1, -2, ..."""
+    if read_config(run / "config.json") is None:
+        return
+    places = (run.with_name(f"{run.name}-before-{i}") for i in count(1))
+    run.rename(next(place for place in places if not place.exists()))
 
 
 class Log:
     """log.jsonl: a line every few steps, each value the mean since the line before."""
 
-    def __init__(self, run: Path, step: int):
+    def __init__(self, run: Path, step: int, world: World = ALONE):
         self.path = run / "log.jsonl"
+        self.world = world
         self.step = step
         self.sums: dict[str, float] = {}
         self.count = 0
@@ -98,6 +114,7 @@ class Log:
         if self.count == 0:
             return
         means = {name: total / self.count for name, total in self.sums.items()}
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": self.step} | means) + "\n")
+        if self.world.main:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": self.step} | means) + "\n")
         self.sums, self.count = {}, 0

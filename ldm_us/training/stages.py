@@ -1,89 +1,79 @@
-"""The three stages: where a run starts from, which weights it trains, what a batch is and what it costs."""
+"""One stage of training: the batch of any step, and its loss."""
 
-import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model, read_metadata
+from ldm_us.checkpoint import loaded
 from ldm_us.clip import tokenize
-from ldm_us.config import PRESETS
-from ldm_us.lineage import Lineage, read_lineage
 from ldm_us.model import LatentDiffusion
-from ldm_us.sampling import check_size
-from ldm_us.training.batches import ImageBatch, LatentBatch, batch_indices, image_batch, latent_batch
-from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
+from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch, step_indices
+from ldm_us.training.cache import moments_cache, states_cache
+from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
+from ldm_us.training.distributed import ALONE, World
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
-from ldm_us.vae import posterior_from_moments
-
-
-def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
-    """The model a run starts from, and where that came from."""
-    if options.weights is not None:
-        model, lineage = load_model(options.weights), read_lineage(read_metadata(options.weights))
-        parent = sha256_file(options.weights)
-    else:
-        model, lineage, parent = random_model(str(options.preset), options.seed), Lineage(()), "random"
-    if options.stage == "unet":
-        model.controlnet = None  # it was a copy of another UNet; train it again on the new one
-    if options.stage == "controlnet" and model.controlnet is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)  # of the hint network; the rest is a copy
-            model.add_controlnet()
-    check_size(model.config, training_size(model, options))
-    return model.to(options.device), dataclasses.replace(lineage, parent=parent)
-
-
-def random_model(preset: str, seed: int) -> LatentDiffusion:
-    """PyTorch's default initial weights, from a seed of their own."""
-    if preset not in PRESETS:
-        raise ValueError(f"--preset {preset}: unknown. Use one of {', '.join(PRESETS)}.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LatentDiffusion(PRESETS[preset])
-
-
-def training_size(model: LatentDiffusion, options: TrainOptions) -> int:
-    """Pixels along one side of the training images."""
-    return options.size or model.config.image_size
-
-
-def trained_parameters(model: LatentDiffusion, options: TrainOptions) -> dict[str, nn.Parameter]:
-    """Freeze the whole model, then free the parts of this stage: {full name: parameter}."""
-    parts = {"vae": ["vae"], "unet": ["unet", "text"] if options.train_text else ["unet"], "controlnet": ["controlnet"]}
-    model.requires_grad_(False)
-    for part in parts[options.stage]:
-        model.get_submodule(part).requires_grad_(True)
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+from ldm_us.training.start import needed_parts
 
 
 class Stage:
-    """Data and model of one run, ready to give the batch and the loss of any step."""
+    """Data and model of one run, ready to give the batches and the loss of any step."""
 
-    def __init__(self, model: LatentDiffusion, data: TrainingSet, options: TrainOptions):
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        data: TrainingSet,
+        options: TrainOptions,
+        cache: Path | None = None,
+        world: World = ALONE,
+    ):
         self.model = model
         self.data = data
         self.options = options
+        self.cache = cache  # the folder of all caches; None: nothing is kept on disk
+        self.world = world
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
         if options.stage != "vae":
             self.tokens = tokenize(data.prompts, model.config.text.length).to(model.device)  # (prompts, n)
-            if not options.train_text:
-                with torch.no_grad():
-                    self.context = model.text(self.tokens)
+            if not options.trains_text:
+                self.context = prompt_states(model, data.prompts, self.tokens, options.weights, cache).to(model.device)
+
+    def prepare(self, steps: Iterable[int]) -> None:
+        """Have the latents of all images that these steps see; each process encodes its share of those missing."""
+        if self.options.stage != "vae":
+            size = self.options.images_per_step
+            seen = {i for step in steps for i in step_indices(self.data, self.options.seed, step, size).tolist()}
+            self.encode(sorted(seen))
+
+    def encode(self, index: Sequence[int]) -> None:
+        """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
+        cache = None if self.cache is None else moments_cache(self.cache, self.model, self.options.weights)
+        missing = missing_moments(self.data, index, cache)
+        share = missing[self.world.rank :: self.world.size] if cache is not None else missing
+        if share:
+            with loaded(self.model, self.options.weights, "vae"):
+                shown = tqdm(share, desc="latents", unit="image", delay=1, disable=not self.world.main)
+                encode_images(self.model, self.data, shown, cache)
+        self.world.barrier()
+        assert not missing_moments(self.data, index, cache), "an image without latents"
 
     def batches(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
-        """The global batch of a step, cut in --accumulate parts. All of it is a function of (seed, step)."""
+        """This process's share of the global batch of a step, cut in --accumulate parts.
+
+        The global batch is a function of (seed, step), whatever the number of processes.
+        """
         options, config = self.options, self.model.config
         size = options.images_per_step
+        parts, mine = options.accumulate * self.world.size, slice(self.world.rank, None, self.world.size)
         if options.stage == "vae":
-            side = training_size(self.model, options) // config.vae.downsampling
+            side = self.data.size // config.vae.downsampling
             shape = (config.vae.latent_channels, side, side)
             images = image_batch(self.data, shape, options.seed, step, size, options.flip)
-            return [ImageBatch(*part) for part in split(images, options.accumulate)]
-        encode_images(self.model, self.data, batch_indices(len(self.data), options.seed, step, size))
+            return [ImageBatch(*part) for part in split(images, parts)[mine]]
         latents = latent_batch(
             self.data,
             self.model.vae.scale,
@@ -94,15 +84,15 @@ class Stage:
             options.flip,
             options.caption_dropout,
         )
-        return [LatentBatch(*part) for part in split(latents, options.accumulate)]
+        return [LatentBatch(*part) for part in split(latents, parts)[mine]]
 
     def loss(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
         device = self.model.device
         with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
             if isinstance(batch, ImageBatch):
-                return vae_loss(self.model, ImageBatch(*(value.to(device) for value in batch)))
-            batch = LatentBatch(*(value.to(device) for value in batch))
+                return vae_loss(self.model, ImageBatch(*(value.to(device, non_blocking=True) for value in batch)))
+            batch = LatentBatch(*(value.to(device, non_blocking=True) for value in batch))
             if self.context is None:
                 context = self.model.text(self.tokens[batch.prompt_index])
             else:
@@ -110,38 +100,56 @@ class Stage:
             return ddpm_loss(self.model, batch, context, use_control=self.options.stage == "controlnet")
 
 
-def split(batch: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]:
-    """Cut every tensor of a batch in equal parts along its first axis."""
-    return list(zip(*(value.chunk(parts) for value in batch), strict=True))
+class StageLoss(nn.Module):
+    """Stage.loss as the forward of a module that owns the trained weights: what is distributed over processes."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self.stage = stage
+        self.networks = nn.ModuleList(stage.model.get_submodule(part) for part in needed_parts(stage.options))
+
+    def forward(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """A batch -> the loss, a scalar, and what else the log should hold."""
+        return self.stage.loss(batch)
+
+
+class StepBatches(Dataset):
+    """Item n is the batch of step n, for torch's DataLoader to prepare ahead."""
+
+    def __init__(self, stage: Stage):
+        self.stage = stage
+
+    def __getitem__(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
+        return self.stage.batches(step)
+
+
+def stream(stage: Stage, steps: range, workers: int) -> Iterator[list[ImageBatch] | list[LatentBatch]]:
+    """The batches of the steps, prepared by worker processes where there are some, in pinned memory for a GPU."""
+    pinned = stage.model.device.type == "cuda"
+    unused = torch.Generator()  # else the loader would draw from the global one
+    loader = DataLoader(
+        StepBatches(stage), None, sampler=steps, num_workers=workers, pin_memory=pinned, generator=unused
+    )
+    return iter(loader)
 
 
 @torch.no_grad()
-def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> float:
-    """1 / std of the unscaled latents (LDM appendix G, "rescaled to unit standard deviation")."""
-    count = min(images, len(data))
-    index = torch.linspace(0, len(data) - 1, count).long()
-    images_alone = (to_signed(data.pixels[i : i + 1]).to(model.device) for i in index.tolist())
-    latents = [posterior_from_moments(model.vae.moments(x).float(), scale=1.0) for x in images_alone]
-    means = torch.cat([latent.mean for latent in latents])
-    stds = torch.cat([latent.std for latent in latents])
-    variance = means.var() + (stds**2).mean()  # law of total variance
-    return float(variance.rsqrt())
+def prompt_states(
+    model: LatentDiffusion, prompts: list[str], tokens: Tensor, weights: Path | None, root: Path | None
+) -> Tensor:
+    """Text states (p, n, d) of the prompts; the text encoder is loaded only for those that the cache lacks."""
+    cache = None if root is None else states_cache(root, model, weights)
+    states = [None if cache is None else cache.read(prompt) for prompt in prompts]
+    missing = [i for i, state in enumerate(states) if state is None]
+    if missing:
+        with loaded(model, weights, "text"):
+            for i in missing:
+                states[i] = state = model.text(tokens[i : i + 1])[0].float().cpu()
+                if cache is not None:
+                    cache.write(prompts[i], state)
+    return torch.stack([state for state in states if state is not None])
 
 
-def result_metadata(options: TrainOptions, lineage: Lineage, step: int, data_sha256: str) -> dict[str, str]:
-    """What a result says of how it was made, its ancestors included."""
-    entry = {
-        "stage": options.stage,
-        "steps": step,
-        "images_per_step": options.images_per_step,
-        "learning_rate": options.learning_rate,
-        "seed": options.seed,
-        "held_out": options.held_out,
-        "caption_dropout": options.caption_dropout,
-        "train_text": options.train_text,
-        "text_warmup": options.text_warmup,
-        "data": [Path(folder).name for folder in options.data],
-        "data_sha256": data_sha256,
-        "parent_sha256": lineage.parent,
-    }
-    return lineage.extended(entry).metadata()
+def split(batch: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]:
+    """Cut every tensor of a batch in equal parts along its first axis."""
+    return list(zip(*(value.chunk(parts) for value in batch), strict=True))

@@ -8,13 +8,17 @@ from typing import Any
 import torch
 
 from ldm_us.atomic import atomic_file
+from ldm_us.training.distributed import ALONE, World, whole
 
 KEPT = 2  # states on disk: the newest, and the one before it
 NAME = re.compile(r"step_(\d{8})\.pt")
 
 
-def save_state(run: Path, step: int, state: dict[str, Any]) -> None:
-    """Write RUN/state/step_N.pt atomically, then delete all but the newest two."""
+def save_state(run: Path, step: int, state: dict[str, Any], world: World = ALONE) -> None:
+    """Write RUN/state/step_N.pt atomically, then delete all but the newest two. Every process must call this."""
+    state = whole(state)
+    if not world.main:
+        return
     folder = run / "state"
     folder.mkdir(exist_ok=True)
     path = folder / f"step_{step:08d}.pt"

@@ -9,12 +9,10 @@ from torch import Tensor
 from ldm_us.controlnet import ControlNet
 from ldm_us.data.records import Record
 from ldm_us.evaluation.reconstruction import psnr, reconstruct
-from ldm_us.model import LatentDiffusion
 from ldm_us.training.batches import LatentBatch, stream_generator
-from ldm_us.training.dataset import encode_images, load_training_set, to_signed
+from ldm_us.training.dataset import load_training_set, to_signed
 from ldm_us.training.ema import EMA
-from ldm_us.training.options import TrainOptions
-from ldm_us.training.stages import Stage, training_size
+from ldm_us.training.stages import Stage
 from ldm_us.vae import posterior_from_moments
 
 IMAGES = 32  # at most, spread over the held-out list
@@ -22,21 +20,24 @@ BANDS = 4  # equal parts of 0 .. T-1: the mean over all noise levels hides what 
 SEED = 0  # of noise and timesteps, whatever the run's own, so that runs can be compared
 
 
-def held_out_stage(model: LatentDiffusion, records: list[Record], options: TrainOptions) -> Stage | None:
+def held_out_stage(training: Stage, records: list[Record]) -> Stage | None:
     """The stage on held-out images instead of training images; None where nothing is to be validated."""
+    options = training.options
     if not records or options.validate_every == 0:
         return None
     index = torch.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().long()
-    data = load_training_set([records[i] for i in index.tolist()], training_size(model, options))
-    return Stage(model, data, options)
+    chosen = [records[i] for i in index.tolist()]
+    data = load_training_set(chosen, training.data.size, with_pixels=options.stage == "vae")
+    return Stage(training.model, data, options, training.cache, training.world)
 
 
 def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
     """Validate the averaged weights; the figures are a line of their own in log.jsonl."""
     with ema.swapped_in():
         values = validate(held_out)
-    with open(run / "log.jsonl", "a") as file:
-        file.write(json.dumps({"step": step} | values) + "\n")
+    if held_out.world.main:
+        with open(run / "log.jsonl", "a") as file:
+            file.write(json.dumps({"step": step} | values) + "\n")
 
 
 @torch.no_grad()
@@ -54,8 +55,9 @@ def validate(held_out: Stage) -> dict[str, float]:
 def reconstruction_figures(held_out: Stage) -> dict[str, float]:
     """PSNR in dB and L1 in [-1, 1] of images decoded from their posterior means."""
     psnrs, distances = [], []
+    assert held_out.data.pixels is not None
     for pixels in held_out.data.pixels.split(held_out.options.batch):
-        x = to_signed(pixels)
+        x = to_signed(pixels).to(held_out.model.device)
         for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True):
             psnrs.append(psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5))
             distances.append(float((image_hat - image).abs().mean()))
@@ -65,7 +67,7 @@ def reconstruction_figures(held_out: Stage) -> dict[str, float]:
 def denoising_figures(held_out: Stage) -> dict[str, float]:
     """The loss in each band of t and its mean; of a ControlNet also with true, shuffled and empty masks."""
     data, timesteps = held_out.data, held_out.model.schedule.timesteps
-    encode_images(held_out.model, data, torch.arange(len(data)))
+    held_out.encode(range(len(data)))
     lesion = data.masks.flatten(1).any(dim=1)
     lesions = int(lesion.sum())
     bands: dict[str, float] = {}

@@ -10,7 +10,7 @@ from ldm_us.config import ScheduleConfig
 from ldm_us.schedule import make_schedule
 from ldm_us.training.batches import ImageBatch, LatentBatch
 from ldm_us.training.losses import ddpm_loss, vae_loss
-from ldm_us.training.stages import random_model
+from ldm_us.training.start import random_model
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""RUN/model.safetensors: the averaged weights, the frozen ones as they were, and where all of them came from."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm_us.atomic import sha256_file
+from ldm_us.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
+from ldm_us.lineage import Lineage
+from ldm_us.model import LatentDiffusion
+from ldm_us.training.dataset import TrainingSet, to_signed
+from ldm_us.training.distributed import World, whole
+from ldm_us.training.options import TrainOptions
+from ldm_us.vae import posterior_from_moments
+
+
+def save_result(
+    model: LatentDiffusion,
+    path: Path,
+    options: TrainOptions,
+    lineage: Lineage,
+    world: World,
+    steps: int,
+    data_sha256: str,
+) -> None:
+    """Write the model atomically; every process must call this. Parts that were not loaded come from --weights.
+
+    Raise ValueError where that file is no longer the one that the run started from.
+    """
+    state = model.state_dict()
+    if options.weights is not None and any(value.is_meta for value in state.values()):
+        check_unchanged(options.weights, lineage.parent)
+    tensors = [lazy_tensor(name, value, options.weights) for name, value in state.items()]
+    if world.main:
+        metadata = result_metadata(options, lineage, steps, data_sha256)
+        write_safetensors(path, tensors, model_metadata(model.config) | metadata)
+    world.barrier()
+
+
+def lazy_tensor(name: str, value: Tensor, weights: Path | None) -> LazyTensor:
+    """A tensor of the result, gathered from all processes or, where this run has not loaded it, read from its file."""
+    if not value.is_meta:
+        gathered = whole(value)
+        return LazyTensor(name, tuple(value.shape), value.dtype, lambda: gathered)
+    assert weights is not None
+    file = open_model_file(weights)
+    return LazyTensor(name, tuple(value.shape), torch.float32, lambda: file.get_tensor(name).float())
+
+
+def check_unchanged(weights: Path, sha256: str) -> None:
+    """Refuse to mix trained weights with frozen ones of another file than the run started from."""
+    if not weights.is_file() or sha256_file(weights) != sha256:
+        raise ValueError(
+            f"{weights}: has changed since the run started, and the result needs its frozen parts. Put the file back "
+            "(the run is saved) and give the same command again."
+        )
+
+
+@torch.no_grad()
+def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> float:
+    """1 / std of the unscaled latents (LDM appendix G, "rescaled to unit standard deviation")."""
+    count = min(images, len(data))
+    index = torch.linspace(0, len(data) - 1, count).long()
+    assert data.pixels is not None
+    images_alone = (to_signed(data.pixels[i : i + 1]).to(model.device) for i in index.tolist())
+    latents = [posterior_from_moments(model.vae.moments(x).float(), scale=1.0) for x in images_alone]
+    means = torch.cat([latent.mean for latent in latents])
+    stds = torch.cat([latent.std for latent in latents])
+    variance = means.var() + (stds**2).mean()  # law of total variance
+    return float(variance.rsqrt())
+
+
+def result_metadata(options: TrainOptions, lineage: Lineage, steps: int, data_sha256: str) -> dict[str, str]:
+    """What a result says of how it was made, its ancestors included."""
+    entry = {
+        "stage": options.stage,
+        "steps": steps,
+        "images_per_step": options.images_per_step,
+        "learning_rate": options.learning_rate,
+        "seed": options.seed,
+        "held_out": options.held_out,
+        "caption_dropout": options.caption_dropout,
+        "train_text": options.train_text,
+        "text_warmup": options.text_warmup,
+        "processes": options.processes,
+        "data": [Path(folder).name for folder in options.data],
+        "data_sha256": data_sha256,
+        "parent_sha256": lineage.parent,
+    }
+    return lineage.extended(entry).metadata()
