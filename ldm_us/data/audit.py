@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.busi import BUSI_GROUP, LESION_CLASSES, families, list_busi
-from ldm_us.data.records import Record, open_image, union_of_masks
+from ldm_us.data.busi import BUSI_GROUP, families, list_busi
+from ldm_us.data.records import LESION_CLASSES, Record, open_image, union_of_masks
 from ldm_us.data.split import labels_of_groups
 
 SHOWN = 8  # names in one list before it is cut

@@ -14,12 +14,12 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ldm_us.data.records import Record, class_prompt
+from ldm_us.data.records import CLASSES, PAPER_PROMPT, Record
 
-CLASSES = ("benign", "malignant", "normal")
-LESION_CLASSES = ("benign", "malignant")
+PROMPT = PAPER_PROMPT  # also of phantoms, and of other images in this layout
 FOLDER = "Dataset_BUSI_with_GT"
 BUSI_GROUP = "busi:"  # starts the name of every family of BUSI
+PHANTOM_GROUP = "phantom "  # starts the name of every family of phantoms
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
 
@@ -96,7 +96,7 @@ def list_class(folder: Path, label: str, groups: Callable[[str], str]) -> tuple[
     records = []
     for stem, (_, path) in sorted(images.items(), key=lambda item: item[1]):
         ordered = tuple(mask for _, mask in sorted(masks.get(stem, [])))
-        records.append(Record(path, ordered, label, class_prompt(label), groups(stem)))
+        records.append(Record(path, ordered, label, PROMPT.format(label=label), groups(stem)))
     orphans = [path for stem in masks.keys() - images.keys() for _, path in masks[stem]]
     return records, sorted(orphans), others
 
@@ -112,7 +112,7 @@ def family_groups(root: Path) -> Callable[[str], str]:
         seed = int(made["seed"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{info} is damaged ({error!r}). Make the phantoms again, or remove the file.") from error
-    return lambda stem: f"phantom {seed}:{first.get(stem, stem)}"
+    return lambda stem: f"{PHANTOM_GROUP}{seed}:{first.get(stem, stem)}"
 
 
 def busi_group(stem: str) -> str:

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import Tensor
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow raises on bad files
+CLASSES = ("benign", "malignant", "normal")
+LESION_CLASSES = ("benign", "malignant")
+UNKNOWN = "unknown"  # the label of an image whose class nobody told
+PAPER_PROMPT = "Ultrasound image of a {label} breast"  # arXiv 2502.08580, section 3.1.1
 
 
 @dataclass(frozen=True, order=True)
@@ -21,14 +25,14 @@ class Record:
 
     image: Path
     masks: tuple[Path, ...]  # OR-ed together; empty: the image has no mask file
-    label: str  # class name
+    label: str  # of CLASSES, or UNKNOWN
     prompt: str
-    group: str  # near-duplicate family or patient: never on both sides of a split
+    group: str  # dataset and near-duplicate family, patient or case: never on both sides of a split
 
 
 def class_prompt(label: str) -> str:
-    """Write the prompt of a class as the paper does (section 3.1.1)."""
-    return f"Ultrasound image of a {label} breast"
+    """Write the prompt of a class as the paper does."""
+    return PAPER_PROMPT.format(label=label)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -58,10 +62,14 @@ def open_image(path: Path) -> Image.Image:
 
 
 def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
-    """OR the masks at their own size: mode L, 0 or 255; None when there are no paths."""
+    """OR the masks at their own size: mode L, 0 or 255; None when there are no paths.
+
+    A pixel counts when its brightest channel is above 127: in a grey mask that is the grey level, and a lesion drawn in
+    pure red or green counts too, whose luma (76 or 150) would make two rules of one.
+    """
     union = None
     for path in paths:
-        grey = np.asarray(open_image(path).convert("L"))  # of RGBA, convert ignores the alpha channel
+        grey = np.asarray(brightest_channel(open_image(path)))
         if 0 < grey.max() <= 127:
             raise ValueError(
                 f"{path} is not empty, but its brightest pixel is {grey.max()} and only pixels above 127 count. "
@@ -74,6 +82,12 @@ def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
             )
         union = grey > 127 if union is None else union | (grey > 127)
     return None if union is None else Image.fromarray(union.astype(np.uint8) * 255)
+
+
+def brightest_channel(picture: Image.Image) -> Image.Image:
+    """Take the largest of red, green and blue at every pixel, mode L; an alpha channel is ignored."""
+    red, green, blue = picture.convert("RGB").split()
+    return ImageChops.lighter(ImageChops.lighter(red, green), blue)
 
 
 def image_tensor(picture: Image.Image, size: int) -> Tensor:

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.data.busi import CLASSES, LESION_CLASSES
-from ldm_us.data.records import Record
+from ldm_us.data.records import CLASSES, LESION_CLASSES, Record
 from ldm_us.evaluation.dark_lesion import gaussian_blur
 from ldm_us.evaluation.figures import accuracy, by_class, confusion, share_of
 from ldm_us.evaluation.judge import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
@@ -109,6 +108,8 @@ def check_teachable(data: TrainingSet) -> None:
     if missing:
         raise ValueError(f"no {' and no '.join(missing)} image to train a judge on: it needs every class. Add some.")
     for record, mask in zip(data.records, data.masks, strict=True):
+        if record.label not in CLASSES:
+            raise ValueError(f"{record.image}: a judge learns classes, and this image has none. Add its class.")
         if record.label in LESION_CLASSES and not bool(mask.any()):
             raise ValueError(
                 f"{record.image}: a {record.label} image without a lesion in its mask, so it would teach a judge to "

@@ -1,0 +1,48 @@
+"""Read BUS-UCLM, 683 breast ultrasound images of 38 patients.   Vallez et al., Scientific Data 12 (2025) 242.
+
+Layout: `images/ALWI_000.png` and `masks/ALWI_000.png`, where a benign lesion is green, a malignant one red and the rest
+black. The class of an image is the colour of its mask; an image with lesions of both colours is malignant, as a report
+would name it, with both lesions in its mask. The first four letters of a name are the patient: a group.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ldm_us.data.records import Record, open_image
+
+PROMPT = "Ultrasound image of a {label} breast, from BUS-UCLM"  # our choice: the paper's, and where it is from
+NAME = re.compile(r"(?P<patient>[A-Z]{4})_\d+\.png")
+
+
+def is_bus_uclm(root: Path) -> bool:
+    """Say whether BUS-UCLM lies in this folder."""
+    return (root / "masks").is_dir() and bool(list_images(root))
+
+
+def list_images(root: Path) -> list[Path]:
+    """List the images by name."""
+    folder = root / "images"
+    return [path for path in sorted(folder.iterdir()) if NAME.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def read_bus_uclm(root: Path) -> list[Record]:
+    """List the records of BUS-UCLM by name. Opens every mask, since the class is in it alone."""
+    records = []
+    for image in list_images(root):
+        mask = root / "masks" / image.name
+        if not mask.is_file():
+            raise ValueError(f"{mask} is missing, and with it the class of {image.name}. Add it, or remove the image.")
+        label = class_of_mask(mask)
+        group = f"bus-uclm:{image.name[:4]}"
+        records.append(Record(image, (mask,), label, PROMPT.format(label=label), group))
+    return records
+
+
+def class_of_mask(path: Path) -> str:
+    """Read the class from the colours of a mask: malignant where any pixel is red, else benign where any is green."""
+    red, green, blue = np.moveaxis(np.asarray(open_image(path).convert("RGB")), 2, 0) > 127
+    if bool((blue | (red & green)).any()):
+        raise ValueError(f"{path} has lesions that are neither red nor green, so their class is unknown. Replace it.")
+    return "malignant" if bool(red.any()) else "benign" if bool(green.any()) else "normal"
