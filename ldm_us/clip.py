@@ -12,6 +12,7 @@ from ldm_us.config import TextConfig
 from ldm_us.layers import Attention
 
 END_OF_TEXT = 49407  # ends a prompt, and pads it: SD 1.5 was trained so
+COMMON_TOKENS = range(512, 5512)  # the first merges that CLIP's encoding learned, so the most frequent; after 512 bytes
 
 
 def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
@@ -73,7 +74,11 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """tau_theta of LDM Eq. 3: the states of every token, after the final norm. Padding is not masked."""
+    """tau_theta of LDM Eq. 3: the states of every token, after the final norm. Padding is not masked.
+
+    With `prompt_tokens` N > 0, N learned vectors stand between the start of text and the words: prompt tuning (arXiv
+    2104.08691), as vision transformers have it in their first layer alone (arXiv 2203.12119, VPT-shallow).
+    """
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -86,10 +91,51 @@ class TextEncoder(nn.Module):
         # own position only, instead of at every one after it.
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding.weight, std=0.01)
+        check_prompt_tokens(config, config.prompt_tokens)
+        self.prompt: nn.Parameter | None = None
+        if config.prompt_tokens:
+            self.prompt = nn.Parameter(torch.zeros(config.prompt_tokens, config.width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(b, n) int64 -> (b, n, d)."""
-        states = self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
+        """(b, n) int64 -> (b, n, d). Behind a learned prompt the last N tokens before the final one fall off."""
+        embeddings = self.token_embedding(tokens)
+        if self.prompt is not None:
+            embeddings = insert_prompt(embeddings, self.prompt)
+        states = embeddings + self.position_embedding.weight[: tokens.shape[1]]
         for block in self.blocks:
             states = block(states)
         return self.norm_out(states)
+
+
+def insert_prompt(embeddings: Tensor, prompt: Tensor) -> Tensor:
+    """(b, n, d) of start, words, end of text and padding; (N, d) -> (b, n, d) of start, prompt, words, end, padding.
+
+    The N tokens before the last one fall off. The last one is an end of text in every row of `tokenize`, so a prompt
+    too long for what is left is cut and keeps its end of text, as if it had been tokenized at length n - N.
+    """
+    batch, n, _ = embeddings.shape
+    assert n >= len(prompt) + 2, "no room for start and end of text"
+    start, words, last = embeddings.split([1, n - 2, 1], dim=1)
+    words = words[:, : n - 2 - len(prompt)]
+    learned = prompt.to(embeddings.dtype).expand(batch, -1, -1)  # (N, d) -> (b, N, d)
+    return torch.cat([start, learned, words, last], dim=1)  # VPT Eq. 4
+
+
+def check_prompt_tokens(config: TextConfig, count: int) -> None:
+    """Refuse more learned vectors than leave room for start, one word and end of text."""
+    if not 0 <= count <= config.length - 3:
+        raise ValueError(
+            f"{count} prompt tokens: a prompt is {config.length} tokens long, start and end of text included. Use 0 to "
+            f"{config.length - 3}."
+        )
+
+
+def common_embeddings(text: TextEncoder, count: int, generator: torch.Generator) -> Tensor:
+    """The embeddings (count, d) of tokens drawn from the most common ones, as initial values of a learned prompt.
+
+    Lester et al. (arXiv 2104.08691, section 3.2) start so, from sampled vocabulary: vectors that the frozen layers know
+    how to read. It beat uniform noise for all but their largest model.
+    """
+    drawn = torch.randperm(len(COMMON_TOKENS), generator=generator)[:count] + COMMON_TOKENS.start
+    weight = text.token_embedding.weight
+    return weight[drawn.to(weight.device)].detach().clone()

@@ -44,6 +44,7 @@ class TextConfig:
     heads: int = 12
     layers: int = 12
     mlp_width: int = 3072
+    prompt_tokens: int = 0  # N learned vectors before the words of every prompt
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,11 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """Undo config_to_dict. Raise ValueError for a field that is missing or that this version does not know."""
+    """Undo config_to_dict. Raise ValueError for a field that this version does not know.
+
+    A field that is missing takes its default: the file is older than the field. So the default of a new field must be
+    what the code did before it had that field.
+    """
     return _build(ModelConfig, values, where="config")
 
 
@@ -139,12 +144,11 @@ _PARTS = {
 
 
 def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
-    expected = {field.name for field in dataclasses.fields(kind)}
-    if set(values) != expected:
-        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
-        raise ValueError(
-            f"{where}: missing fields {missing}, unknown fields {unknown}. Was it made by another version?"
-        )
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: {values!r} instead of a table of fields. Was the file changed by hand?")
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ValueError(f"{where}: unknown fields {unknown}. Was it made by a newer version? Use that one, or update.")
     built = {
         name: _build(_PARTS[name], value, f"{where}.{name}")
         if kind is ModelConfig and name in _PARTS

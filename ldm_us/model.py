@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ldm_us.clip import TextEncoder, tokenize
+from ldm_us.clip import TextEncoder, check_prompt_tokens, common_embeddings, tokenize
 from ldm_us.config import ModelConfig
 from ldm_us.controlnet import ControlNet
 from ldm_us.schedule import Schedule, make_schedule
@@ -31,6 +31,25 @@ class LatentDiffusion(nn.Module):
         """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
         self.controlnet = ControlNet.from_unet(self.unet, self.config.control)
         return self.controlnet
+
+    def add_prompt_tokens(self, count: int, generator: torch.Generator) -> nn.Parameter:
+        """Put `count` learned vectors before the words of every prompt, starting as the embeddings of common words.
+
+        -> the new parameter `text.prompt` (count, d). Outputs change at once: there is no prompt without effect.
+        Raise ValueError where there is a learned prompt already, or no room for this one.
+        """
+        if self.text.prompt is not None:
+            raise ValueError(
+                f"this model has {len(self.text.prompt)} prompt tokens already: go on training those, or start from a "
+                "model without."
+            )
+        if count < 1:
+            raise ValueError(f"{count} prompt tokens: use 1 or more.")
+        check_prompt_tokens(self.config.text, count)
+        self.text.prompt = nn.Parameter(common_embeddings(self.text, count, generator))
+        self.config = dataclasses.replace(self.config, text=dataclasses.replace(self.config.text, prompt_tokens=count))
+        self.text.config = self.config.text
+        return self.text.prompt
 
     def set_latent_scale(self, scale: float) -> None:
         """Set 1 / std of the latents, after the autoencoder was trained."""

@@ -1,5 +1,6 @@
 """The denoising UNet of latent diffusion: z_t, t, text -> eps_hat.   Paper: arXiv 2112.10752 (LDM), section 3.3."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_us.config import UNetConfig
-from ldm_us.layers import Attention, GroupNorm, Upsample, timestep_embedding
+from ldm_us.layers import GroupNorm, Upsample, timestep_embedding
+from ldm_us.recompute import run_block
+from ldm_us.transformer import SpatialTransformer
 
 
 class Control(NamedTuple):
@@ -52,57 +55,6 @@ class ResBlock(nn.Module):
         return self.skip(features) + residual
 
 
-class FeedForward(nn.Module):
-    """Gated feed-forward: GEGLU(x) = value * GELU(gate).   Paper: arXiv 2002.05202, section 2."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.proj_in = nn.Linear(width, 8 * width)  # value and gate, 4 width each
-        self.proj_out = nn.Linear(4 * width, width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(b, n, width) -> (b, n, width)."""
-        value, gate = self.proj_in(tokens).chunk(2, dim=-1)  # value first
-        return self.proj_out(value * F.gelu(gate))  # GELU with the exact erf
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the text, feed-forward, each pre-normed and residual (LDM appendix E.2.1)."""
-
-    def __init__(self, width: int, heads: int, context_width: int):
-        super().__init__()
-        self.norm_1 = nn.LayerNorm(width)
-        self.self_attention = Attention(width, heads)
-        self.norm_2 = nn.LayerNorm(width)
-        self.cross_attention = Attention(width, heads, context_width)
-        self.norm_3 = nn.LayerNorm(width)
-        self.feed_forward = FeedForward(width)
-
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """(b, n, width), (b, m, context_width) -> (b, n, width)."""
-        tokens = tokens + self.self_attention(self.norm_1(tokens))
-        tokens = tokens + self.cross_attention(self.norm_2(tokens), context)  # LDM Eq. 3 conditions here
-        return tokens + self.feed_forward(self.norm_3(tokens))
-
-
-class SpatialTransformer(nn.Module):
-    """A transformer block over the h x w positions of a feature map, as a residual (LDM appendix E.2.1)."""
-
-    def __init__(self, channels: int, heads: int, context_width: int, groups: int):
-        super().__init__()
-        self.norm = GroupNorm(groups, channels, eps=1e-6)  # not the 1e-5 of the residual blocks
-        self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.block = TransformerBlock(channels, heads, context_width)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, features: Tensor, context: Tensor) -> Tensor:
-        """(b, c, h, w), (b, m, context_width) -> (b, c, h, w)."""
-        h, w = features.shape[-2:]
-        tokens = self.proj_in(self.norm(features)).flatten(2).transpose(1, 2)  # (b, c, h, w) -> (b, h w, c)
-        tokens = self.block(tokens, context)
-        return features + self.proj_out(tokens.transpose(1, 2).unflatten(2, (h, w)))  # -> (b, c, h, w)
-
-
 class Downsample(nn.Module):
     """Halve h and w by a strided convolution, padded on all four sides (the VAE pads on two)."""
 
@@ -118,6 +70,8 @@ class Downsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, each followed by a transformer where the level has attention."""
 
+    recompute: bool = False  # see ldm_us/recompute.py
+
     def __init__(self, widths_in: list[int], width: int, attention: bool, config: UNetConfig):
         super().__init__()
         emb_width = 4 * config.width
@@ -131,14 +85,18 @@ class Level(nn.Module):
     ) -> list[Tensor]:
         """(b, c, h, w) -> every block's output (b, width, h, w). In the decoder, block i first takes skips[-1 - i]."""
         outputs = []
-        for i, res in enumerate(self.res):
-            if skips is not None:
-                features = torch.cat([features, skips[-1 - i]], dim=1)
-            features = res(features, emb)
-            if self.transformers:
-                features = self.transformers[i](features, context)
+        for i in range(len(self.res)):
+            skip = None if skips is None else skips[-1 - i]
+            features = run_block(partial(self.block, i), self.recompute, features, emb, context, skip)
             outputs.append(features)
         return outputs
+
+    def block(self, i: int, features: Tensor, emb: Tensor, context: Tensor, skip: Tensor | None) -> Tensor:
+        """Residual block i, which in the decoder first takes a skip, and its transformer: (b, c, h, w) -> the same."""
+        if skip is not None:
+            features = torch.cat([features, skip], dim=1)
+        features = self.res[i](features, emb)
+        return self.transformers[i](features, context) if self.transformers else features
 
 
 class Encoder(nn.Module):
@@ -175,6 +133,8 @@ class Encoder(nn.Module):
 class Middle(nn.Module):
     """The bottom: residual block, transformer, residual block."""
 
+    recompute: bool = False  # see ldm_us/recompute.py
+
     def __init__(self, config: UNetConfig):
         super().__init__()
         width, emb_width = config.width * config.multipliers[-1], 4 * config.width
@@ -184,7 +144,9 @@ class Middle(nn.Module):
 
     def forward(self, features: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
-        return self.res_2(self.transformer(self.res_1(features, emb), context), emb)
+        features = run_block(self.res_1, self.recompute, features, emb)
+        features = run_block(self.transformer, self.recompute, features, context)
+        return run_block(self.res_2, self.recompute, features, emb)
 
 
 class Decoder(nn.Module):

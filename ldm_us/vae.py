@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from ldm_us.config import VAEConfig
 from ldm_us.layers import Attention, GroupNorm, Upsample
+from ldm_us.recompute import run_block
 
-DECODER_PARTS = ("vae.decoder", "vae.post_quant_conv")  # what can be trained without changing any latent
-
+# The modules of a VAE behind its latents: trained alone, they draw better pixels from the very latents that a denoiser
+# was trained on.
+DECODER_PARTS = ("decoder", "post_quant_conv")
 EPS = 1e-6  # of every GroupNorm in the VAE; the UNet's residual blocks use 1e-5
 
 
@@ -78,6 +80,8 @@ class AttentionBlock(nn.Module):
 class Middle(nn.Module):
     """The bottom of encoder and decoder: residual block, attention, residual block."""
 
+    recompute: bool = False  # see ldm_us/recompute.py
+
     def __init__(self, channels: int, groups: int):
         super().__init__()
         self.res_1 = ResBlock(channels, channels, groups)
@@ -86,7 +90,9 @@ class Middle(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
-        return self.res_2(self.attention(self.res_1(features)))
+        for block in (self.res_1, self.attention, self.res_2):
+            features = run_block(block, self.recompute, features)
+        return features
 
 
 class Downsample(nn.Module):
@@ -103,10 +109,20 @@ class Downsample(nn.Module):
         return self.conv(F.pad(features, self.padding))
 
 
-def res_level(channels_in: int, channels_out: int, blocks: int, groups: int) -> nn.Sequential:
+class Level(nn.Sequential):
     """The residual blocks of one resolution; the first one changes the width."""
-    widths = [channels_in, *[channels_out] * blocks]
-    return nn.Sequential(*(ResBlock(a, b, groups) for a, b in pairwise(widths)))
+
+    recompute: bool = False  # see ldm_us/recompute.py
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, groups: int):
+        widths = [channels_in, *[channels_out] * blocks]
+        super().__init__(*(ResBlock(a, b, groups) for a, b in pairwise(widths)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, channels_in, h, w) -> (b, channels_out, h, w)."""
+        for block in self:
+            features = run_block(block, self.recompute, features)
+        return features
 
 
 class Encoder(nn.Module):
@@ -116,7 +132,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.width, *(config.width * m for m in config.multipliers)]
         self.conv_in = nn.Conv2d(3, config.width, 3, padding=1)
-        self.levels = nn.ModuleList(res_level(a, b, config.res_blocks, config.groups) for a, b in pairwise(widths))
+        self.levels = nn.ModuleList(Level(a, b, config.res_blocks, config.groups) for a, b in pairwise(widths))
         self.downs = nn.ModuleList(Downsample(width) for width in widths[1:-1])
         self.middle = Middle(widths[-1], config.groups)
         self.norm_out = GroupNorm(config.groups, widths[-1], eps=EPS)
@@ -141,7 +157,7 @@ class Decoder(nn.Module):
         widths = [widths[0], *widths]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.middle = Middle(widths[0], config.groups)
-        self.levels = nn.ModuleList(res_level(a, b, config.res_blocks + 1, config.groups) for a, b in pairwise(widths))
+        self.levels = nn.ModuleList(Level(a, b, config.res_blocks + 1, config.groups) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(Upsample(width) for width in widths[1:-1])
         self.norm_out = GroupNorm(config.groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)

@@ -1,5 +1,6 @@
 """Prompts to tokens as Stable Diffusion 1.5 was trained with them, and the causal text encoder."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_us.clip import END_OF_TEXT, QuickGELU, TextEncoder, _open_clip_tokenizer, tokenize
+from ldm_us.checkpoint import load_model, save_model
+from ldm_us.clip import COMMON_TOKENS, END_OF_TEXT, QuickGELU, TextEncoder, _open_clip_tokenizer, tokenize
 from ldm_us.config import SD15, US128, TextConfig
+from ldm_us.model import LatentDiffusion
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "tiny.npz")
 START = 49406
@@ -115,3 +118,107 @@ def test_sd15_has_as_many_parameters_and_tensors_as_the_original():
         text = TextEncoder(SD15.text)
     assert sum(p.numel() for p in text.parameters()) == 123_060_480
     assert len(text.state_dict()) == 196
+
+
+def with_prompt(encoder, vectors):
+    """A copy of a text encoder, with learned vectors (N, d)."""
+    prompted = TextEncoder(dataclasses.replace(encoder.config, prompt_tokens=len(vectors))).requires_grad_(False)
+    prompted.load_state_dict(encoder.state_dict() | {"prompt": vectors})
+    return prompted.eval()
+
+
+def test_without_prompt_tokens_there_is_no_parameter_and_no_output_bit_changes(encoder):
+    tokens = torch.arange(12)[None]
+    assert encoder.prompt is None
+    assert not [name for name in encoder.state_dict() if "prompt" in name]
+    states = encoder.token_embedding(tokens) + encoder.position_embedding.weight[:12]
+    for block in encoder.blocks:
+        states = block(states)
+    assert torch.equal(encoder(tokens), encoder.norm_out(states))
+
+
+def test_learned_vectors_equal_to_embeddings_of_words_are_those_words(encoder):
+    """VPT Eq. 4: the learned vectors stand after the start of text and before the words, each at its position."""
+    words = [5, 6, 7]
+    prompted = with_prompt(encoder, encoder.token_embedding.weight[words])
+    tokens = torch.tensor([[98, 20, 21, *[99] * 9], [98, 30, 31, 32, 33, *[99] * 7]])
+    written = torch.tensor([[98, *words, 20, 21, *[99] * 6], [98, *words, 30, 31, 32, 33, *[99] * 4]])
+    assert torch.equal(prompted(tokens), encoder(written))
+
+
+@pytest.mark.parametrize("words", [0, 1, 71, 72, 73, 75, 76, 200])
+def test_behind_a_learned_prompt_a_long_prompt_is_cut_and_keeps_its_end_of_text(words):
+    """The sequence stays 77 long: the same as tokenizing at 77 - N, whatever the length of the prompt."""
+    torch.manual_seed(0)
+    encoder = TextEncoder(TextConfig(width=8, heads=2, layers=1, mlp_width=16)).requires_grad_(False)
+    learned = torch.tensor([1000, 1001, 1002])
+    prompted = with_prompt(encoder, encoder.token_embedding.weight[learned])
+    tokens, shorter = (tokenize("word " * words, length) for length in (77, 74))
+    written = torch.cat([shorter[:, :1], learned[None], shorter[:, 1:]], dim=1)
+    assert written[0, -1] == END_OF_TEXT
+    assert torch.equal(prompted(tokens), encoder(written))
+    assert prompted(tokens).shape == (1, 77, 8)
+
+
+def test_only_the_learned_prompt_gets_a_gradient_where_the_rest_is_frozen(encoder):
+    prompted = with_prompt(encoder, torch.zeros(3, 16))
+    prompted.prompt.requires_grad_(True)
+    prompted(torch.arange(12)[None])[0, -1].square().sum().backward()
+    assert [name for name, p in prompted.named_parameters() if p.grad is not None] == ["prompt"]
+    assert (prompted.prompt.grad.norm(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("count", [-1, 10, 12])
+def test_more_prompt_tokens_than_leave_room_for_a_word_are_refused(encoder, count):
+    with pytest.raises(ValueError, match=rf"{count} prompt tokens: a prompt is 12 tokens long.* Use 0 to 9"):
+        TextEncoder(dataclasses.replace(encoder.config, prompt_tokens=count))
+
+
+@pytest.fixture
+def model(micro):
+    torch.manual_seed(0)
+    return LatentDiffusion(micro).eval()
+
+
+def test_added_prompt_tokens_are_different_common_words_drawn_by_the_generator(model):
+    state = torch.get_rng_state()
+    prompt = model.add_prompt_tokens(20, torch.Generator().manual_seed(1))
+    assert torch.equal(torch.get_rng_state(), state), "no global randomness"
+    distance = torch.cdist(prompt.detach(), model.text.token_embedding.weight.detach())
+    nearest = distance.argmin(dim=1)
+    assert distance.amin(dim=1).max() < 1e-4
+    assert all(token in COMMON_TOKENS for token in nearest.tolist())
+    assert len(nearest.unique()) == 20
+    assert prompt.requires_grad
+    assert prompt.data_ptr() != model.text.token_embedding.weight.data_ptr()
+
+
+def test_the_same_generator_gives_the_same_prompt_and_another_another(micro):
+    prompts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        prompts.append(LatentDiffusion(micro).add_prompt_tokens(4, torch.Generator().manual_seed(seed)))
+    assert torch.equal(prompts[0], prompts[1])
+    assert not torch.equal(prompts[0], prompts[2])
+
+
+def test_a_model_with_prompt_tokens_says_so_in_its_config_and_comes_back_from_its_file(model, tmp_path):
+    model.add_prompt_tokens(4, torch.Generator().manual_seed(1))
+    assert model.config.text.prompt_tokens == model.text.config.prompt_tokens == 4
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert torch.equal(loaded.text.prompt, model.text.prompt)
+    assert torch.equal(loaded.encode_prompts(["a breast"]), model.encode_prompts(["a breast"]))
+    assert loaded.encode_prompts([""]).shape == (1, 77, 8)
+
+
+@pytest.mark.parametrize(("count", "sentence"), [(0, "use 1 or more"), (-1, "use 1 or more"), (75, "Use 0 to 74")])
+def test_prompt_tokens_that_cannot_be_added_are_refused(model, count, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model.add_prompt_tokens(count, torch.Generator())
+
+
+def test_a_second_learned_prompt_is_refused(model):
+    model.add_prompt_tokens(2, torch.Generator())
+    with pytest.raises(ValueError, match="has 2 prompt tokens already"):
+        model.add_prompt_tokens(2, torch.Generator())

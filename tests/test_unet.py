@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from ldm_us.config import SD15, TINY, US128
-from ldm_us.unet import Control, Downsample, FeedForward, UNet, encoder_widths
+from ldm_us.transformer import FeedForward
+from ldm_us.unet import Control, Downsample, UNet, encoder_widths
 
 
 def make(config):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.distributions import Normal, kl_divergence
 
 from ldm_us.config import SD15, TINY, US128
-from ldm_us.vae import VAE, DiagonalGaussian, Downsample, kl_to_standard_normal, posterior_from_moments
+from ldm_us.vae import DECODER_PARTS, VAE, DiagonalGaussian, Downsample, kl_to_standard_normal, posterior_from_moments
 
 
 def make(config):
@@ -110,3 +110,26 @@ def test_downsampling_pads_on_the_right_and_at_the_bottom_only():
 
 def test_every_groupnorm_has_an_eps_of_1e_6(us128):
     assert {module.eps for module in us128.modules() if isinstance(module, torch.nn.GroupNorm)} == {1e-6}
+
+
+def test_the_latents_depend_on_no_weight_of_the_decoder_parts_and_the_pixels_on_every_one(us128, x):
+    changed = copy.deepcopy(us128)
+    latents = us128.moments(x)[:, :4].clone()
+    for part in DECODER_PARTS:
+        changed.get_submodule(part).requires_grad_(True)
+    trained = [p for p in changed.parameters() if p.requires_grad]
+    changed.decode_unscaled(latents).square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in trained)
+    with torch.no_grad():
+        for p in trained:
+            p.add_(0.1)
+    assert torch.equal(changed.moments(x), us128.moments(x))
+
+
+def test_every_weight_is_either_of_the_decoder_parts_or_behind_the_latents(us128, x):
+    other = copy.deepcopy(us128).requires_grad_(True)
+    other.moments(x).square().mean().backward()
+    encoding = {name for name, p in other.named_parameters() if p.grad is not None}
+    decoding = {name for name, _ in other.named_parameters() if name.startswith(tuple(f"{p}." for p in DECODER_PARTS))}
+    assert encoding | decoding == {name for name, _ in other.named_parameters()}
+    assert not encoding & decoding

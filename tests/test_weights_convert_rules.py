@@ -1,5 +1,6 @@
 """The rules: every source tensor is used once, every target is filled once, in every layout and at every size."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -108,6 +109,12 @@ def test_a_controlnet_is_found_with_and_without_its_prefix(prefix, ours):
 
 def test_our_own_names_stay_as_they_are(ours):
     assert equal(convert_state_dict(ours, TINY), ours)
+
+
+def test_a_learned_prompt_of_a_model_file_of_ours_stays_as_it_is(ours):
+    config = dataclasses.replace(TINY, text=dataclasses.replace(TINY.text, prompt_tokens=2))
+    prompted = ours | {"text.prompt": torch.ones(2, TINY.text.width)}
+    assert equal(convert_state_dict(prompted, config), prompted)
 
 
 def test_the_moving_average_takes_the_place_of_the_unet_when_asked_for(ours):

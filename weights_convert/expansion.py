@@ -116,14 +116,14 @@ def text_rows(config: TextConfig) -> Iterator[Row]:
 def rules_for(config: ModelConfig, layout: Layout, targets: Iterable[str]) -> list[Rule]:
     """One rule per tensor of the part in an original file; `targets` are our tensors, of this part and of others."""
     start = f"{layout.part}."
-    tensors = defaultdict(list)  # module -> "weight", "bias"
-    for name in (target.removeprefix(start) for target in targets if target.startswith(start)):
-        module, _, tensor = name.rpartition(".")
-        tensors[module].append(tensor)
+    names = [target.removeprefix(start) for target in targets if target.startswith(start)]
     if layout.naming == "ours":
-        names = [f"{module}.{tensor}" for module in tensors for tensor in tensors[module]]
         return [Rule(f"{layout.prefix}{name}", (start + name,)) for name in names]
 
+    tensors = defaultdict(list)  # module -> "weight", "bias"
+    for name in names:
+        module, _, tensor = name.rpartition(".")
+        tensors[module].append(tensor)
     column = 1 + NAMINGS[layout.part].index(layout.naming)
     targets_of = defaultdict(list)
     for row in part_rows(config, layout.part):

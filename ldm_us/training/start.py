@@ -57,7 +57,7 @@ def needed_parts(options: TrainOptions) -> tuple[str, ...]:
 def trained_modules(options: TrainOptions) -> tuple[str, ...]:
     """The names of the modules whose weights the stage trains; all others are frozen."""
     if options.stage == "vae":
-        return DECODER_PARTS if options.decoder_only else ("vae",)
+        return tuple(f"vae.{part}" for part in DECODER_PARTS) if options.decoder_only else ("vae",)
     if options.stage == "unet":
         return ("unet", "text") if options.train_text else ("unet",)
     return ("controlnet", "unet.decoder") if options.unlock_decoder else ("controlnet",)
