@@ -44,10 +44,14 @@ class Stage:
 
     def prepare(self, steps: Iterable[int]) -> None:
         """Have the latents of all images that these steps see; each process encodes its share of those missing."""
-        if self.options.stage != "vae":
-            size = self.options.images_per_step
-            seen = {i for step in steps for i in step_indices(self.data, self.options.seed, step, size).tolist()}
-            self.encode(sorted(seen))
+        if self.options.stage == "vae":
+            return
+        seen: set[int] = set()
+        for step in steps:
+            seen.update(step_indices(self.data, self.options.seed, step, self.options.images_per_step).tolist())
+            if len(seen) == len(self.data):
+                break
+        self.encode(sorted(seen))
 
     def encode(self, index: Sequence[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
