@@ -113,7 +113,8 @@ def test_adamw_is_torchs_with_the_usual_betas():
 def test_adafactor_is_the_factored_update_of_its_paper():
     """Algorithm 4 of arXiv 1804.04235 with a step size of lr, in float64 by hand, for three steps of one matrix."""
     generator = torch.Generator().manual_seed(0)
-    gradients = [1e-4 * torch.randn(6, 5, generator=generator) for _ in range(3)]
+    # as small as a large UNet's, and falling, so that no step is long enough to be clipped but the first
+    gradients = [size * torch.randn(6, 5, generator=generator) for size in (3e-6, 1e-6, 3e-7)]
     weight = nn.Parameter(0.1 * torch.randn(6, 5, generator=generator))
     expected, row, column = weight.detach().double(), torch.zeros(6).double(), torch.zeros(5).double()
     optimizer = make_optimizer("adafactor", [weight], 1e-2, 0.0)
