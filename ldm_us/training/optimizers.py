@@ -27,8 +27,8 @@ def make_optimizer(
     if name == "adafactor":
         # torch multiplies lr by max(eps2, RMS of the weight), which for weights that start at zero, such as B of a LoRA
         # or a zero convolution, is eps2 = 1e-3. With eps2 = 1, a step has RMS lr; more only where weights exceed 1.
-        # torch squares eps1: 1e-15 is the paper's 1e-30. Its default, 1e-7, exceeds most gradients of a large UNet,
-        # and what lies below eps1 is no longer scaled.
+        # torch squares eps1 where the paper has 1e-30, but also takes it as the least mean square of a row: its default
+        # of 1e-7 would level gradients below 3e-4, and those of a large UNet are about 1e-6.
         return torch.optim.Adafactor(parameters, lr=lr, eps=(1e-15, 1.0), weight_decay=weight_decay)
     if name == "adamw8bit":
         return _adamw8bit(parameters, lr, weight_decay)
