@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ldm_us
 from ldm_us.atomic import atomic_file
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
+from ldm_us.lora import is_update
 from ldm_us.model import LatentDiffusion
 
 BUNDLED = Path(__file__).parent / "weights" / "us128.safetensors"  # trained on phantoms; see the card beside it
@@ -70,12 +71,22 @@ def save_model(model: LatentDiffusion, path: Path | str, metadata: dict[str, str
 def write_state_dict(
     path: Path | str, state: dict[str, Tensor], config: ModelConfig, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write weights in our names, such as an EMA of them, as a model file."""
-    tensors = [
+    """Write weights in our names, such as an EMA of them, as a model file. Raise ValueError for a LoRA in them."""
+    updates = [name for name in state if is_update(name)]
+    if updates:
+        raise ValueError(
+            f"{path}: not written, for the model has a LoRA of {len(updates)} matrices that is not merged. First "
+            "merge_lora it, or save_lora the LoRA alone."
+        )
+    write_safetensors(path, lazy_tensors(state), model_metadata(config) | (metadata or {}))
+
+
+def lazy_tensors(state: dict[str, Tensor]) -> list[LazyTensor]:
+    """Tensors in memory, for write_safetensors."""
+    return [
         LazyTensor(name, tuple(value.shape), value.dtype, lambda value=value: value)  # type: ignore[misc]
         for name, value in state.items()
     ]
-    write_safetensors(path, tensors, model_metadata(config) | (metadata or {}))
 
 
 def model_metadata(config: ModelConfig) -> dict[str, str]:
@@ -154,6 +165,10 @@ def open_model_file(path: Path | str) -> safe_open:
 
 
 def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
+    if "lora" in metadata:
+        raise ValueError(
+            f"{path}: a LoRA, not a whole model. Load the model it was trained on, and apply the LoRA to it."
+        )
     if "config" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file, but not one of ours (no config in it). Convert it first: "

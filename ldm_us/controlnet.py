@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ldm_us.config import ControlConfig, UNetConfig
 from ldm_us.layers import zero_conv
+from ldm_us.lora import has_lora
 from ldm_us.unet import Control, UNet, encoder_widths
 
 
@@ -38,8 +39,13 @@ class ControlNet(nn.Module):
     """z_t, t, text, hint -> one residual for every skip of the UNet and one for its middle: 13 for SD 1.5."""
 
     def __init__(self, unet: UNet, config: ControlConfig):
-        """Copy `unet`'s time embedding, encoder and middle, weights included (ControlNet section 3.1)."""
+        """Copy `unet`'s time embedding, encoder and middle, weights included (ControlNet section 3.1).
+
+        Raise ValueError for a UNet with a LoRA that is not merged: half of its weights would be frozen, half copied.
+        """
         super().__init__()
+        if has_lora(unet):
+            raise ValueError("this UNet has a LoRA that is not merged: merge_lora it before a ControlNet copies it.")
         self.config = config
         self.unet_config: UNetConfig = unet.config
         self.time = copy.deepcopy(unet.time)

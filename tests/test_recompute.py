@@ -90,6 +90,18 @@ def test_less_than_half_of_the_activations_is_kept(network):
     assert kept_bytes(recomputing(module), run) < 0.5 * kept_bytes(module, run)
 
 
+def test_every_block_is_computed_again(network, monkeypatch):
+    module, run = network
+    computed_again = []
+    monkeypatch.setattr(
+        "ldm_us.recompute.checkpoint", lambda block, *inputs, **_: computed_again.append(block) or block(*inputs)
+    )
+    run(recomputing(module))
+    kinds = [type(part).__name__ for part in module.modules()]
+    in_levels = kinds.count("ResBlock") - 2 * kinds.count("Middle")
+    assert len(computed_again) == in_levels + 3 * kinds.count("Middle")
+
+
 def test_no_name_changes_and_it_can_be_turned_off_again(network):
     module, run = network
     other = recomputing(module)

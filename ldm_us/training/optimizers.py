@@ -1,0 +1,46 @@
+"""The optimizers by name: AdamW, and two with a smaller state, for models that hardly fit in memory."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
+BETAS = (0.9, 0.999)  # of both Adams
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """The optimizer `name`, one of OPTIMIZERS. `lr` is about the size of one step of a weight for all of them.
+
+    - adamw: two numbers a weight. arXiv 1711.05101.
+    - adafactor: a row and a column for each matrix instead of a square, no momentum. arXiv 1804.04235, Algorithm 4.
+      A convolution's kernel counts as h x w matrices, so 3x3 kernels save less, and 1x1 ones nothing.
+    - adamw8bit: AdamW whose two numbers take a byte each. arXiv 2110.02861. Tensors under 4096 weights stay in float32.
+
+    The learning rate may be changed between steps, in param_groups. States are tensors and numbers alone.
+    Raise ValueError for another name, or where the package behind the name is missing.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay, fused=True)
+    if name == "adafactor":
+        # torch multiplies lr by max(eps2, RMS of the weight), which for weights that start at zero, such as B of a LoRA
+        # or a zero convolution, is eps2 = 1e-3. With eps2 = 1, a step has RMS lr; more only where weights exceed 1.
+        # torch squares eps1 where the paper has 1e-30, but also takes it as the least mean square of a row: its default
+        # of 1e-7 would level gradients below 3e-4, and those of a large UNet are about 1e-6.
+        return torch.optim.Adafactor(parameters, lr=lr, eps=(1e-15, 1.0), weight_decay=weight_decay)
+    if name == "adamw8bit":
+        return _adamw8bit(parameters, lr, weight_decay)
+    raise ValueError(f"optimizer {name!r}: use one of {', '.join(OPTIMIZERS)}.")
+
+
+def _adamw8bit(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(
+            f"optimizer 'adamw8bit' needs bitsandbytes ({error}). Install the extra: `pip install -e .[memory]`."
+        ) from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, lr=lr, betas=BETAS, weight_decay=weight_decay)
+    return optimizer
