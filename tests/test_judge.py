@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ldm_us.data.busi import CLASSES, read_busi
-from ldm_us.data.records import Record
+from ldm_us.data.records import UNKNOWN, Record
 from ldm_us.evaluation.judge import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
 from ldm_us.evaluation.judge_training import (
     LEARNING_RATE,
@@ -186,6 +186,9 @@ def test_images_that_cannot_teach_are_refused(toy):
     unmarked = [*toy[1:], Record(toy[0].image, (), "benign", toy[0].prompt, "")]
     with pytest.raises(ValueError, match="a benign image without a lesion in its mask"):
         check_teachable(load_training_set(unmarked, SIDE))
+    unlabelled = [*toy, Record(toy[0].image, (), UNKNOWN, "a cyst", "")]
+    with pytest.raises(ValueError, match=r"a judge learns classes, and this image has none\. Add its class"):
+        check_teachable(load_training_set(unlabelled, SIDE))
 
 
 @pytest.mark.parametrize("size", [0, 8, 100, -16])

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_us.checks import check_seed
-from ldm_us.data.audit import audit_busi, format_audit
-from ldm_us.data.busi import read_busi
+from ldm_us.data.audit import audit_folder
+from ldm_us.data.audit_families import audit_groups
+from ldm_us.data.audit_text import format_audit, format_groups
+from ldm_us.data.datasets import KNOWN, read_dataset
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.statistics import record_statistics, summarize
 from ldm_us.entry import run_command
@@ -21,12 +23,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     audit = commands.add_parser(
         "audit",
-        help="report what is in a BUSI folder and what is wrong with it",
-        description="Open every file of a BUSI folder and report what is in it.",
+        help="report what is in a dataset, what is wrong with it, and its near-duplicates",
+        description=f"Open every file of a dataset and report what is in it. Known: {KNOWN}.",
         epilog="Exit code: 0 when all files can be used; 1 when some cannot (a file does not open, a mask has another "
-        "size than its image, a class folder has no image); 2 when DIR is not a BUSI folder.",
+        "size than its image, a class folder has no image); 2 when a DIR is not a dataset or its table cannot be read.",
     )
-    audit.add_argument("folder", metavar="DIR", type=Path, help="Dataset_BUSI_with_GT, or the folder that holds it")
+    audit.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="a dataset, or the folder that holds it")
+    audit.add_argument(
+        "--held-out", type=float, default=0.1, metavar="P", help="share of the split shown (%(default)s)"
+    )
+    audit.add_argument("--families", action="store_true", help="list every near-duplicate family")
     audit.set_defaults(run=run_audit)
 
     phantom = commands.add_parser(
@@ -45,17 +51,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace a folder that this command made before")
     phantom.set_defaults(run=run_phantom)
 
-    statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a BUSI folder")
+    statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
     statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
     statistics.set_defaults(run=run_statistics)
     return parser
 
 
 def run_audit(args: argparse.Namespace) -> int:
-    """Print the audit of a BUSI folder."""
-    audit = audit_busi(args.folder)
-    print(format_audit(audit))
-    return 0 if audit.usable else 1
+    """Print the audit of each dataset, and of the groups of all."""
+    audits = [audit_folder(folder) for folder in args.folders]
+    groups = audit_groups(audits, args.held_out)
+    for audit, of_folder in zip(audits, groups.of_folder, strict=True):
+        print(format_audit(audit, of_folder, args.families), end="\n\n" if len(audits) > 1 else "\n")
+    print(format_groups(audits, groups, args.held_out, args.families))
+    return 0 if all(audit.usable for audit in audits) else 1
 
 
 def run_phantom(args: argparse.Namespace) -> int:
@@ -68,8 +77,8 @@ def run_phantom(args: argparse.Namespace) -> int:
 
 
 def run_statistics(args: argparse.Namespace) -> int:
-    """Print the figures of a BUSI folder."""
-    records = read_busi(args.folder)
+    """Print the figures of a dataset."""
+    records = read_dataset(args.folder)
     print(json.dumps(summarize(records, [record_statistics(record) for record in records]), indent=2))
     return 0
 

@@ -42,7 +42,13 @@ def read_bus_uclm(root: Path) -> list[Record]:
 
 def class_of_mask(path: Path) -> str:
     """Read the class from the colours of a mask: malignant where any pixel is red, else benign where any is green."""
+    lesions = lesions_of_mask(path)
+    return "malignant" if "malignant" in lesions else "benign" if lesions else "normal"
+
+
+def lesions_of_mask(path: Path) -> set[str]:
+    """Collect the classes of the lesions that a mask shows."""
     red, green, blue = np.moveaxis(np.asarray(open_image(path).convert("RGB")), 2, 0) > 127
     if bool((blue | (red & green)).any()):
         raise ValueError(f"{path} has lesions that are neither red nor green, so their class is unknown. Replace it.")
-    return "malignant" if bool(red.any()) else "benign" if bool(green.any()) else "normal"
+    return {label for label, drawn in (("malignant", red), ("benign", green)) if bool(drawn.any())}

@@ -5,6 +5,8 @@ from hashlib import sha256
 
 from ldm_us.data.records import Record
 
+SPLIT_SEED = 0  # of every split: a model's held-out images can be found again from --held-out alone
+
 
 def split_by_group(records: Iterable[Record], held_out: float, seed: int) -> tuple[list[Record], list[Record]]:
     """Split into (train, held out), both sorted: the result depends on the set of records and the seed alone.

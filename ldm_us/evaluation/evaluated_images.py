@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_us.checkpoint import read_metadata
+from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
-from ldm_us.data.split import split_by_group
+from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.evaluation.judge_file import Training, image_digests
 from ldm_us.lineage import read_lineage
-from ldm_us.training.dataset import SPLIT_SEED, data_hash, read_data, split_data
+from ldm_us.training.dataset import data_hash, read_data, split_data
 
 
 def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
@@ -43,7 +44,7 @@ def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
     trained_on = {entry.get("data_sha256") for entry in entries}
     shares = {0.0, *(float(entry.get("held_out") or 0) for entry in entries)}
     for group in {tuple(folders), *((folder,) for folder in folders)} if entries else ():
-        records = read_data(group)
+        records = merge_families(read_data(group))
         for share in sorted(shares):
             train, _ = split_by_group(records, share, SPLIT_SEED)
             if data_hash(train) in trained_on:

@@ -10,7 +10,8 @@ from PIL import Image
 
 import ldm_us.data.phantom.files as files
 from ldm_us.data.__main__ import main
-from ldm_us.data.audit import audit_busi
+from ldm_us.data.audit import audit_folder
+from ldm_us.data.audit_families import audit_groups
 from ldm_us.data.busi import read_busi
 from ldm_us.data.phantom.files import Plan, phantom_of, write_phantoms
 from ldm_us.data.records import load_pair
@@ -51,15 +52,16 @@ def test_the_reader_takes_it_and_every_record_loads(folder):
 
 
 def test_the_audit_finds_the_oddities_of_busi_and_nothing_to_mend(folder):
-    audit = audit_busi(folder)
+    audit = audit_folder(folder)
+    (found,) = audit_groups([audit], 0.1).of_folder
     assert audit.usable
     assert not audit.other_files
-    assert not audit.not_compared
+    assert not found.not_listed
     assert audit.image_modes == {"RGB": 30}
     assert audit.mask_modes == {"RGB": 10, "1": 20, "RGBA": 2}  # 20 lesion images, two of them with two masks
     assert audit.several_masks == ["benign (7).png (2)", "malignant (7).png (2)"]
-    assert audit.family_sizes == [2, 2, 2]
-    assert not audit.mixed_families
+    assert [len(family) for family in found.families] == [2, 2, 2]
+    assert not found.mixed
 
 
 def test_a_few_images_carry_a_coloured_mark(folder):

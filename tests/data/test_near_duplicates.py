@@ -1,0 +1,174 @@
+"""Near-duplicates: the same picture is found whatever was done to it, others are not, and groups are joined by it."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from ldm_us.data import near_duplicates
+from ldm_us.data.near_duplicates import correlated_pairs, detail, families, join, merge_families, windows
+from ldm_us.data.records import Record
+from ldm_us.data.split import split_by_group
+
+
+def speckle(seed: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """A picture of random blobs on a brightness that falls with depth, as all ultrasound images have it."""
+    generator = np.random.default_rng(seed)
+    blobs = Image.fromarray(generator.integers(0, 256, (30, 40), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    fall = np.linspace(1, 0.2, size[1])[:, None]
+    return Image.fromarray((np.asarray(blobs, np.float64) * fall).astype(np.uint8))
+
+
+def record(path: Path, picture: Image.Image, group: str, label: str = "benign") -> Record:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    return Record(path, (), label, "", group)
+
+
+def correlation_by_hand(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest Pearson correlation of the overlap over all shifts of -2..2, in float64 loops."""
+    best = -1.0
+    h, w = a.shape
+    for down, across in itertools.product(range(-2, 3), repeat=2):
+        x = a[max(0, down) : h + min(0, down), max(0, across) : w + min(0, across)]
+        y = b[max(0, -down) : h + min(0, -down), max(0, -across) : w + min(0, -across)]
+        best = max(best, float(np.corrcoef(x.ravel(), y.ravel())[0, 1]))
+    return best
+
+
+@pytest.mark.parametrize("block", [2, 3, 512])
+def test_pairs_are_those_whose_largest_correlation_over_25_shifts_exceeds_the_threshold(monkeypatch, block):
+    """Whatever the size of the blocks; images are mixtures, so that correlations lie on both sides of 0.5."""
+    monkeypatch.setattr(near_duplicates, "BLOCK", block)
+    generator = np.random.default_rng(0)
+    base = generator.normal(size=(20, 20))
+    images = []
+    for i in range(7):
+        moved = np.roll(base, (i % 4 - 1, 2 - i % 5), axis=(0, 1))
+        images.append(moved + generator.normal(size=base.shape) * (0.3 + 0.2 * i))
+    images += [generator.normal(size=base.shape) for _ in range(3)]
+    expected = {
+        (i, j): correlation_by_hand(images[i], images[j]) for i, j in itertools.combinations(range(len(images)), 2)
+    }
+    assert min(abs(value - 0.5) for value in expected.values()) > 1e-3, "no pair on the edge, where rounding decides"
+    found = correlated_pairs(torch.tensor(np.stack(images), dtype=torch.float32))
+    assert found == [pair for pair, value in expected.items() if value > 0.5]
+    assert 3 < len(found) < 40
+
+
+CHANGES = {
+    "the same file": lambda image: image,
+    "half the size": lambda image: image.resize((80, 60), Image.Resampling.LANCZOS),
+    "another mode": lambda image: image.convert("RGB"),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.6),
+    "less contrast": lambda image: ImageEnhance.Contrast(image).enhance(0.5),
+    "a little shifted": lambda image: image.transform(image.size, Image.Transform.AFFINE, (1, 0, 3, 0, 1, 2)),
+    "a caliper drawn": lambda image: caliper(image),
+}
+
+
+def caliper(image: Image.Image) -> Image.Image:
+    image = image.convert("RGB")
+    image.paste((255, 255, 0), (60, 40, 100, 42))
+    return image
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_a_changed_copy_is_found_and_an_image_of_another_breast_is_not(tmp_path, change):
+    records = [
+        record(tmp_path / "a.png", speckle(1), "p1"),
+        record(tmp_path / "b.png", speckle(2), "p2"),
+        record(tmp_path / "c.png", change(speckle(1)), "p3"),
+    ]
+    assert [r.group for r in merge_families(records)] == ["p1", "p2", "p1"]
+
+
+def test_a_mirrored_copy_and_one_moved_far_are_other_images(tmp_path):
+    far = speckle(1).transform((160, 120), Image.Transform.AFFINE, (1, 0, 30, 0, 1, 0))
+    pictures = (speckle(1), speckle(1).transpose(Image.Transpose.FLIP_LEFT_RIGHT), far)
+    records = [record(tmp_path / f"{i}.png", picture, f"p{i}") for i, picture in enumerate(pictures)]
+    assert merge_families(records) == records
+
+
+def test_flat_images_show_nothing_and_are_near_duplicates_of_nothing(tmp_path):
+    records = [record(tmp_path / f"{i}.png", Image.new("L", (50, 50), 80), f"p{i}") for i in range(3)]
+    assert merge_families(records) == records
+    assert not windows(torch.zeros(1, 8, 8), 1, 1).any()
+
+
+def test_groups_are_joined_across_datasets_and_bring_all_their_images(tmp_path):
+    """A patient with images 1 and 2 and a case with 3 and a copy of 2 become one group; nobody else does."""
+    records = [
+        record(tmp_path / "1.png", speckle(1), "bus-bra:7"),
+        record(tmp_path / "2.png", speckle(2), "bus-bra:7"),
+        record(tmp_path / "3.png", speckle(3), "breast:9"),
+        record(tmp_path / "4.png", speckle(2), "breast:9"),
+        record(tmp_path / "5.png", speckle(5), "busi:benign (1)"),
+    ]
+    merged = merge_families(records)
+    assert [r.group for r in merged] == ["breast:9"] * 4 + ["busi:benign (1)"]
+    assert [r.image for r in merged] == [r.image for r in records]
+
+
+def test_the_order_of_the_records_changes_no_group(tmp_path):
+    records = [record(tmp_path / f"{i}.png", speckle(i % 4), f"p{i}") for i in range(8)]
+    expected = merge_families(records)
+    assert merge_families(records[::-1]) == expected[::-1]
+    assert merge_families(merge_families(records)) == expected
+
+
+def test_phantoms_are_not_compared_nor_even_opened(tmp_path):
+    records = [Record(tmp_path / f"gone {i}.png", (), "benign", "", f"phantom 5:benign ({i})") for i in range(2)]
+    assert merge_families(records) == records
+
+
+def test_no_records_are_no_families():
+    assert merge_families([]) == []
+
+
+def test_an_image_that_does_not_open_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"a\.png is not an image"):
+        merge_families([Record(tmp_path / "a.png", (), "benign", "", "p")])
+
+
+def test_families_are_near_duplicates_and_known_families_but_not_patients(tmp_path):
+    groups = ["bus-bra:1", "bus-bra:1", "busi:benign (4)", "busi:benign (4)", "phantom 0:a", "phantom 0:a", "breast:1"]
+    records = [Record(tmp_path / f"{i}.png", (), "benign", "", group) for i, group in enumerate(groups)]
+    assert families(records, [(1, 6), (3, 6)]) == [[1, 2, 3, 6], [4, 5]]
+
+
+GRAPH = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20)
+
+
+@given(GRAPH)
+def test_join_gives_the_connected_components_named_by_their_smallest(pairs):
+    """Against the closure of the relation, by repeated multiplication of its matrix."""
+    reach = np.eye(12, dtype=bool)
+    for i, j in pairs:
+        reach[i, j] = reach[j, i] = True
+    for _ in range(4):
+        reach = reach @ reach
+    assert join(range(12), pairs) == {i: int(np.flatnonzero(reach[i])[0]) for i in range(12)}
+
+
+def test_a_join_of_two_classes_stays_in_training(tmp_path):
+    records = [record(tmp_path / f"{i}.png", speckle(i), f"p{i}") for i in range(4)]
+    records += [
+        record(tmp_path / "m.png", speckle(0), "q", "malignant"),
+        record(tmp_path / "n.png", speckle(9), "r", "malignant"),
+    ]
+    for seed in range(5):
+        _, test = split_by_group(merge_families(records), 0.5, seed)
+        assert not {"p0", "q"} & {r.group for r in test}
+
+
+def test_detail_keeps_what_is_small_and_drops_what_is_smooth():
+    ramp = Image.fromarray(np.linspace(0, 255, 96)[:, None].repeat(96, axis=1).astype(np.uint8))
+    assert detail(ramp)[12:-12].abs().max() <= 2
+    assert detail(speckle(0)).std() > 5
