@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+PREDICTIONS = ("eps", "v")
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -15,6 +17,11 @@ class ScheduleConfig:
     first_timestep: int = 1  # the last step's t: SD 1.5 samples at 981, ..., 21, 1
     guidance: float = 7.5  # weight of the text in sample.py unless told
     final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
+    prediction: str = "eps"  # what the UNet's output means: the noise, or "v" (Progressive Distillation, 2202.00512)
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction {self.prediction!r}: use one of {', '.join(PREDICTIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,10 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """Undo config_to_dict. Raise ValueError for a field that is missing or that this version does not know."""
+    """Undo config_to_dict. A field that is missing, as in files of before it, has its default.
+
+    Raise ValueError for a field that this version does not know.
+    """
     return _build(ModelConfig, values, where="config")
 
 
@@ -139,12 +149,11 @@ _PARTS = {
 
 
 def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
-    expected = {field.name for field in dataclasses.fields(kind)}
-    if set(values) != expected:
-        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
-        raise ValueError(
-            f"{where}: missing fields {missing}, unknown fields {unknown}. Was it made by another version?"
-        )
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: {values!r} is not a table of fields.")
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ValueError(f"{where}: unknown fields {unknown}. Was it made by a newer version?")
     built = {
         name: _build(_PARTS[name], value, f"{where}.{name}")
         if kind is ModelConfig and name in _PARTS
