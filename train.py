@@ -156,7 +156,8 @@ def save_result(options: TrainOptions, stage: Stage, ema: EMA, lineage: Lineage,
         if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
             stage.model.set_latent_scale(measure_latent_scale(stage.model, stage.data))
         path = options.out / "model.safetensors"
-        save_model(stage.model, path, result_metadata(options, lineage, steps, digest))
+        objective = stage.model.config.schedule.prediction
+        save_model(stage.model, path, result_metadata(options, lineage, steps, digest, objective))
     print(f"wrote {path}")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_us.checks import check_device, check_seed
+from ldm_us.config import PREDICTIONS
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
@@ -31,6 +32,9 @@ class TrainOptions:
     clip: float
     ema: float
     caption_dropout: float
+    objective: str | None
+    min_snr: float | None
+    offset_noise: float
     train_text: bool
     text_warmup: int
     flip: bool
@@ -89,15 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--ema", type=float, default=0.9999, metavar="X", help="decay of the averaged weights, 0 for none (%(default)s)"
     )
-    add("--caption-dropout", type=float, default=0.1, metavar="P", help="share of empty prompts (%(default)s)")
-    add("--train-text", action="store_true", help="unet stage: train the text encoder too, as LDM does from scratch")
-    add(
-        "--text-warmup",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --train-text: contrastive steps first, for a text encoder of random weights (%(default)s)",
-    )
+    add_diffusion_options(parser)
     add(
         "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images, masks with them"
     )
@@ -112,6 +108,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--validate-every", type=int, default=500, metavar="N", help="steps per validation, 0 for none (%(default)s)")
     add("--dry-run", action="store_true", help="print the resolved configuration and parameter counts, and stop")
     return parser
+
+
+def add_diffusion_options(parser: argparse.ArgumentParser) -> None:
+    """What the unet and controlnet stages learn: text, target and weights of the loss."""
+    add = parser.add_argument
+    add("--caption-dropout", type=float, default=0.1, metavar="P", help="share of empty prompts (%(default)s)")
+    add("--objective", choices=PREDICTIONS, help="what the denoiser predicts, noise or v (that of the start, else eps)")
+    add("--min-snr", type=float, metavar="GAMMA", help="weigh noise levels, usually 5 (none: all count the same)")
+    add("--offset-noise", type=float, default=0.0, metavar="X", help="noise per channel, added (%(default)s)")
+    add("--train-text", action="store_true", help="unet stage: train the text encoder too, as LDM does from scratch")
+    add(
+        "--text-warmup",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --train-text: contrastive steps first, for a text encoder of random weights (%(default)s)",
+    )
 
 
 def parse_options(argv: list[str] | None = None) -> TrainOptions:
@@ -131,13 +144,24 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     if not options.weight_decay < math.inf:
         raise ValueError(f"--weight-decay {options.weight_decay}: use a finite number.")
     check_seed(options.seed)
-    for name in ("steps", "epochs", "lr", "clip", "size"):
+    for name in ("steps", "epochs", "lr", "clip", "size", "min_snr"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} {value}: use a finite number above 0.")
+            raise ValueError(f"--{name.replace('_', '-')} {value}: use a finite number above 0.")
     if options.train_text and options.stage != "unet":
         raise ValueError(f"--train-text belongs to the unet stage, not to {options.stage}.")
     if options.text_warmup and not options.train_text:
         raise ValueError(f"--text-warmup {options.text_warmup} trains the text encoder: add --train-text.")
+    check_diffusion_options(options)
     check_device(options.device)
     return options
+
+
+def check_diffusion_options(options: TrainOptions) -> None:
+    """Refuse what the loss of the vae stage has no use for, and offset noise that is no number."""
+    if not 0 <= options.offset_noise < math.inf:
+        raise ValueError(f"--offset-noise {options.offset_noise}: use 0 (none) or a finite number above, such as 0.1.")
+    given = {"--objective": options.objective, "--min-snr": options.min_snr, "--offset-noise": options.offset_noise}
+    for name, value in given.items():
+        if value and options.stage == "vae":
+            raise ValueError(f"{name} belongs to the unet and controlnet stages: the vae stage predicts no noise.")

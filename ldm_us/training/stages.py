@@ -24,9 +24,11 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
     """The model a run starts from, and where that came from."""
     if options.weights is not None:
         model, lineage = load_model(options.weights), read_lineage(read_metadata(options.weights))
+        check_objective(options, model, lineage)
         parent = sha256_file(options.weights)
     else:
         model, lineage, parent = random_model(str(options.preset), options.seed), Lineage(()), "random"
+    model.set_prediction(options.objective or model.config.schedule.prediction)
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
@@ -35,6 +37,18 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
             model.add_controlnet()
     check_size(model.config, training_size(model, options))
     return model.to(options.device), dataclasses.replace(lineage, parent=parent)
+
+
+def check_objective(options: TrainOptions, model: LatentDiffusion, lineage: Lineage) -> None:
+    """Refuse to change what a trained denoiser's output means. One that only its autoencoder came with is random."""
+    prediction = model.config.schedule.prediction
+    stages = [entry.get("stage") for entry in lineage.entries]
+    untrained = set(stages) == {"vae"} and lineage.entries[0].get("parent_sha256") == "random"
+    if options.objective not in (None, prediction) and not untrained:
+        raise ValueError(
+            f"--objective {options.objective}: the denoiser of {options.weights} was trained to predict {prediction}, "
+            "and training cannot change what its output means. Leave the option out, or start from a --preset."
+        )
 
 
 def random_model(preset: str, seed: int) -> LatentDiffusion:
@@ -93,6 +107,7 @@ class Stage:
             size,
             options.flip,
             options.caption_dropout,
+            options.offset_noise,
         )
         return [LatentBatch(*part) for part in split(latents, options.accumulate)]
 
@@ -107,7 +122,8 @@ class Stage:
                 context = self.model.text(self.tokens[batch.prompt_index])
             else:
                 context = self.context[batch.prompt_index]
-            return ddpm_loss(self.model, batch, context, use_control=self.options.stage == "controlnet")
+            use_control = self.options.stage == "controlnet"
+            return ddpm_loss(self.model, batch, context, use_control, self.options.min_snr)
 
 
 def split(batch: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]:
@@ -128,7 +144,9 @@ def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int 
     return float(variance.rsqrt())
 
 
-def result_metadata(options: TrainOptions, lineage: Lineage, step: int, data_sha256: str) -> dict[str, str]:
+def result_metadata(
+    options: TrainOptions, lineage: Lineage, step: int, data_sha256: str, objective: str
+) -> dict[str, str]:
     """What a result says of how it was made, its ancestors included."""
     entry = {
         "stage": options.stage,
@@ -138,6 +156,9 @@ def result_metadata(options: TrainOptions, lineage: Lineage, step: int, data_sha
         "seed": options.seed,
         "held_out": options.held_out,
         "caption_dropout": options.caption_dropout,
+        "objective": objective,
+        "min_snr": options.min_snr,
+        "offset_noise": options.offset_noise,
         "train_text": options.train_text,
         "text_warmup": options.text_warmup,
         "data": [Path(folder).name for folder in options.data],

@@ -1,5 +1,10 @@
-"""Validation on held-out images: the same images, noise and timesteps every time, so that only the weights matter."""
+"""Validation on held-out images: the same images, noise and timesteps every time, so that only the weights matter.
 
+The loss is the plain mean squared error of the model's own target, eps or v. Neither --min-snr nor --offset-noise
+enters it, so that runs with and without them can be compared; a loss in eps and one in v can not.
+"""
+
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,7 +33,7 @@ def held_out_stage(model: LatentDiffusion, records: list[Record], options: Train
         return None
     index = torch.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().long()
     data = load_training_set([records[i] for i in index.tolist()], training_size(model, options))
-    return Stage(model, data, options)
+    return Stage(model, data, dataclasses.replace(options, min_snr=None, offset_noise=0.0))
 
 
 def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
