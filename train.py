@@ -20,6 +20,7 @@ from ldm_us.entry import run_command
 from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png
+from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import data_hash, load_training_set, split_data
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import TrainOptions, parse_options
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     if first_step > steps:
         raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
     train(options, stage, validation, optimizer, ema, first_step, steps)
+    write_curves(options.out)
     save_result(options, stage, ema, lineage, steps, digest)
     return 0
 
@@ -115,6 +117,8 @@ def train(
                 save_state(options.out, step, state)
             if options.sample_every and (step % options.sample_every == 0 or step == steps):
                 save_preview(options, stage, ema, step)
+            if step < steps and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
+                write_curves(options.out)
 
 
 def show_start(options: TrainOptions, stage: Stage, validation: Stage | None, ema: EMA) -> None:
