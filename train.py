@@ -10,7 +10,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -35,6 +37,7 @@ from ldm_us.training.stages import (
     training_size,
 )
 from ldm_us.training.state import save_state, trim_log
+from ldm_us.training.tensorboard import mirrored_log
 from ldm_us.training.text_warmup import warm_up_text
 from ldm_us.training.validation import held_out_stage, log_validation
 
@@ -64,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     first_step = resume(options.out, parameters, ema, optimizer)
     if first_step > steps:
         raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
-    train(options, stage, validation, optimizer, ema, first_step, steps)
+    with mirrored_log(options.out, options.tensorboard) as follow_log:
+        train(options, stage, validation, optimizer, ema, first_step, steps, follow_log)
     write_curves(options.out)
     save_result(options, stage, ema, lineage, steps, digest)
     return 0
@@ -78,6 +82,7 @@ def train(
     ema: EMA,
     first_step: int,
     steps: int,
+    follow_log: Callable[[], None],
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
     log = Log(options.out, first_step)
@@ -112,13 +117,18 @@ def train(
             if step % options.save_every == 0 or step == steps:
                 check_next_loss(options, stage, step)
                 log.flush()
-                trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
-                state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-                save_state(options.out, step, state)
+                save_state(options.out, step, resumable_state(optimizer, ema))
             if options.sample_every and (step % options.sample_every == 0 or step == steps):
                 save_preview(options, stage, ema, step)
             if step < steps and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
                 write_curves(options.out)
+            follow_log()
+
+
+def resumable_state(optimizer: torch.optim.Optimizer, ema: EMA) -> dict[str, Any]:
+    """Everything that the next step depends on: weights, their average, the optimiser's moments."""
+    trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
+    return {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
 
 
 def show_start(options: TrainOptions, stage: Stage, validation: Stage | None, ema: EMA) -> None:

@@ -30,15 +30,19 @@ def read_lines(path: Path) -> list[dict[str, float]]:
     """The numbers in a log, line by line; a line that is not whole, and a log that is not there, are left out."""
     if not path.is_file():
         return []
-    lines = []
-    for row in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = json.loads(row)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and is_finite(line.get("step")):
-            lines.append({name: value for name, value in line.items() if isinstance(value, int | float)})
-    return lines
+    lines = (read_line(row) for row in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [line for line in lines if line]
+
+
+def read_line(row: str) -> dict[str, float]:
+    """The numbers of a row of the log; none where it is not whole or has no step."""
+    try:
+        line = json.loads(row)
+    except ValueError:
+        return {}
+    if not isinstance(line, dict) or not is_finite(line.get("step")):
+        return {}
+    return {name: value for name, value in line.items() if isinstance(value, int | float)}
 
 
 def is_finite(value: object) -> bool:

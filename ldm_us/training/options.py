@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ldm_us.checks import check_device, check_seed
 from ldm_us.config import PREDICTIONS
+from ldm_us.training.tensorboard import summary_writer
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
@@ -47,6 +48,7 @@ class TrainOptions:
     save_every: int
     sample_every: int
     validate_every: int
+    tensorboard: bool
     dry_run: bool
 
     @property
@@ -63,7 +65,10 @@ class TrainOptions:
 
 
 # A resumed run may differ in these: how long it runs, where, and what it shows. Another device rounds differently.
-FREE = ("out", "steps", "epochs", "device", "log_every", "save_every", "sample_every", "validate_every", "dry_run")
+FREE = (
+    *("out", "steps", "epochs", "device", "dry_run"),
+    *("log_every", "save_every", "sample_every", "validate_every", "tensorboard"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--save-every", type=int, default=500, metavar="N", help="steps per resumable state (%(default)s)")
     add("--sample-every", type=int, default=500, metavar="N", help="steps per sample grid, 0 for none (%(default)s)")
     add("--validate-every", type=int, default=500, metavar="N", help="steps per validation, 0 for none (%(default)s)")
+    add("--tensorboard", action="store_true", help="log to RUN/tensorboard as well (needs the extra logs)")
     add("--dry-run", action="store_true", help="print the resolved configuration and parameter counts, and stop")
     return parser
 
@@ -153,6 +159,8 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     if options.text_warmup and not options.train_text:
         raise ValueError(f"--text-warmup {options.text_warmup} trains the text encoder: add --train-text.")
     check_diffusion_options(options)
+    if options.tensorboard:
+        summary_writer()
     check_device(options.device)
     return options
 
