@@ -32,14 +32,20 @@ def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str) -> Non
         if differing:
             changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
             raise ValueError(f"{options.out} holds another run ({changes}). Use its settings, or another --out.")
-    elif options.out.exists() and any(options.out.iterdir()):
+    elif options.out.exists() and not holds_only_leftovers(options.out):
         raise ValueError(f"{options.out} is not empty and holds no run. Choose another --out.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:  # before the folders: a run killed here has left nothing but a leftover
+        file.write(json.dumps(config, indent=2).encode())
     for folder in (options.out, options.out / "samples", options.out / "state"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
-    with atomic_file(path) as file:
-        file.write(json.dumps(config, indent=2).encode())
+
+
+def holds_only_leftovers(out: Path) -> bool:
+    """Whether a folder is empty, or was left by a run that was killed while it wrote its config.json."""
+    return all(path.match(".config.json.*.tmp") for path in out.iterdir())
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
