@@ -113,13 +113,13 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
             if validation is not None and (step % options.validate_every == 0 or step == steps):
-                log_validation(options.out, validation, ema, step)  # before the state: none is without its line
+                log_validation(options.out, validation, ema, step)  # before the state: none is without its line,
+            if options.sample_every and (step % options.sample_every == 0 or step == steps):
+                save_preview(options, stage, ema, step)  # nor without its picture
             if step % options.save_every == 0 or step == steps:
                 check_next_loss(options, stage, step)
                 log.flush()
                 save_state(options.out, step, resumable_state(optimizer, ema))
-            if options.sample_every and (step % options.sample_every == 0 or step == steps):
-                save_preview(options, stage, ema, step)
             if step < steps and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
                 write_curves(options.out)
             follow_log()
