@@ -1,7 +1,7 @@
 """Train one stage of latent diffusion on ultrasound images: the autoencoder, the denoiser, or a ControlNet.
 
     python train.py unet --weights sd15.safetensors --data Dataset_BUSI_with_GT --steps 15000 --out runs/unet
-    torchrun --nproc-per-node 4 train.py unet ...                                       # the same on four GPUs
+    torchrun --nproc-per-node 4 train.py unet ... --device cuda                       # the same on four GPUs
 
 Follow one batch: Stage.batches (ldm_us/training/stages.py) -> Stage.loss (losses.py) -> the loop below.
 """
@@ -11,7 +11,9 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,68 +23,70 @@ from ldm_us.checkpoint import loaded
 from ldm_us.entry import run_command
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png
-from ldm_us.training.dataset import data_hash, load_training_set, mix_folders, split_data
-from ldm_us.training.distributed import distribute, joined, local_gradients, whole
+from ldm_us.training.command_line import parse_options
+from ldm_us.training.curves import write_curves
+from ldm_us.training.dataset import check_hints, data_hash, load_training_set, mix_folders, split_data
+from ldm_us.training.distributed import World, distribute, joined, local_gradients, whole
 from ldm_us.training.ema import EMA
 from ldm_us.training.optimizers import make_optimizer
-from ldm_us.training.options import TrainOptions, parse_options
+from ldm_us.training.options import TrainOptions
 from ldm_us.training.preview import preview
-from ldm_us.training.result import measure_latent_scale, save_result
-from ldm_us.training.run import Log, open_run, resume, set_aside, total_steps
+from ldm_us.training.result import save_result
+from ldm_us.training.run import Log, open_run, resume, total_steps
 from ldm_us.training.stages import Stage, StageLoss, stream
-from ldm_us.training.start import free_parameters, start_model, trained_parameters, training_size
-from ldm_us.training.state import save_state, trim_log
+from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, training_size
+from ldm_us.training.state import save_state
+from ldm_us.training.tensorboard import mirrored_log
 from ldm_us.training.text_warmup import warm_up_text
 from ldm_us.training.validation import held_out_stage, log_validation
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, build, loop, save."""
+    """Parse the command line, join the other processes if there are some, and run."""
     options = parse_options(argv)
     with joined(options.device) as world:
-        model, lineage = start_model(options)
-        free_parameters(model, options)
-        records, held_out = split_data(options.data, options.held_out)
-        steps, digest = total_steps(options, len(records)), data_hash(records)
-        if world.main:
-            print_summary(options, model, len(records), len(held_out), steps)
-        if options.dry_run:
-            return 0
+        return run(options, world)
 
-        world.check_same("training data", digest)
-        data = load_training_set(records, training_size(model, options), with_pixels=options.stage == "vae")
-        mix_folders(data, options.data, options.data_weights)
-        stage = Stage(model, data, options, options.cache, world)
-        validation = held_out_stage(stage, held_out)
-        if world.main:
-            set_aside(options.out) if options.restart else None
-            open_run(options, digest, lineage.parent)
-        if options.text_warmup:
-            warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
 
-        loss_of = StageLoss(stage)
-        loss_of = distribute(loss_of, loss_of.networks, world, options.shard)
-        parameters = trained_parameters(model)
-        optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
-        ema = EMA(parameters, options.ema)
-        world.barrier()  # the folder of the run is there
-        first_step = resume(options.out, parameters, ema, optimizer)
-        world.check_same("state", first_step)
-        if world.main:
-            trim_log(options.out / "log.jsonl", first_step or -1)  # what came after is written again
-        if first_step > steps:
-            raise ValueError(
-                f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps."
-            )
-        stage.prepare(range(first_step, steps + 1))
-        train(stage, loss_of, validation, optimizer, ema, range(first_step, steps))
-        with ema.swapped_in():
-            check_next_loss(stage, steps)  # no step has seen the average
-            if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
-                model.set_latent_scale(measure_latent_scale(model, data))
-            save_result(model, options.out / "model.safetensors", options, lineage, world, steps, digest)
-        if world.main:
-            print(f"wrote {options.out / 'model.safetensors'}")
+def run(options: TrainOptions, world: World) -> int:
+    """Build, loop, save."""
+    model, lineage = start_model(options)
+    free_weights(model, options)
+    records, held_out = split_data(options.data, options.held_out)
+    steps, digest = total_steps(options, len(records)), data_hash(records)
+    if world.main:
+        print_summary(options, model, len(records), len(held_out), steps)
+    if options.dry_run:
+        return 0
+
+    world.check_same("training data", digest)
+    data = load_training_set(records, training_size(model, options), with_pixels=options.stage == "vae")
+    mix_folders(data, options.data, options.data_weights)
+    if options.stage == "controlnet":
+        check_hints(data)
+    stage = Stage(model, data, options, options.cache, world)
+    validation = held_out_stage(stage, held_out)
+    open_run(options, digest, lineage.parent, world)
+    if options.text_warmup:
+        warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
+
+    speed_up(model, options)
+    networks = StageLoss(stage)
+    loss_of = distribute(networks, networks.parts, world, options.shard)
+    parameters = trained_parameters(model)
+    optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
+    ema = EMA(parameters, options.ema)
+    first_step = resume(options.out, parameters, ema, optimizer, world)
+    if first_step > steps:
+        raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
+    stage.prepare(range(first_step, steps + 1))
+    with mirrored_log(options.out, options.tensorboard and world.main) as follow_log:
+        train(stage, loss_of, validation, optimizer, ema, range(first_step, steps), follow_log)
+    if world.main:
+        write_curves(options.out)
+    with ema.swapped_in():
+        check_next_loss(stage, steps)  # no step has seen the average
+        save_result(stage, lineage, steps, digest)
     return 0
 
 
@@ -93,6 +97,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     ema: EMA,
     steps: range,
+    follow_log: Callable[[], None],
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
     options, world = stage.options, stage.world
@@ -127,6 +132,7 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
             after_step(stage, validation, optimizer, ema, log, step, last=step == steps.stop)
+            follow_log()
             ended = time.perf_counter()
 
 
@@ -139,18 +145,24 @@ def after_step(
     step: int,
     last: bool,
 ) -> None:
-    """Every so many steps: validation figures, then a resumable state, then pictures."""
+    """Every so many steps: validation figures and pictures, then a state, so that none is without those before it."""
     options = stage.options
     if validation is not None and (step % options.validate_every == 0 or last):
-        log_validation(options.out, validation, ema, step)  # before the state: none is without its line
+        log_validation(options.out, validation, ema, step)
+    if options.sample_every and (step % options.sample_every == 0 or last):
+        save_preview(stage, ema, step)
     if step % options.save_every == 0 or last:
         check_next_loss(stage, step)
         log.flush()
-        trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
-        state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-        save_state(options.out, step, state, stage.world)
-    if options.sample_every and (step % options.sample_every == 0 or last):
-        save_preview(stage, ema, step)
+        save_state(options.out, step, resumable_state(optimizer, ema), stage.world)
+    if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
+        write_curves(options.out)
+
+
+def resumable_state(optimizer: torch.optim.Optimizer, ema: EMA) -> dict[str, Any]:
+    """Everything that the next step depends on: weights, their average, the optimiser's moments."""
+    trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
+    return {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
 
 
 def show_start(stage: Stage, validation: Stage | None, ema: EMA) -> None:

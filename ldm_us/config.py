@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+PREDICTIONS = ("eps", "v")
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -15,6 +17,11 @@ class ScheduleConfig:
     first_timestep: int = 1  # the last step's t: SD 1.5 samples at 981, ..., 21, 1
     guidance: float = 7.5  # weight of the text in sample.py unless told
     final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
+    prediction: str = "eps"  # what the UNet's output means: the noise, or "v" (Progressive Distillation, 2202.00512)
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction {self.prediction!r}: use one of {', '.join(PREDICTIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class ControlConfig:
     """The hint network of ControlNet. Source: cldm_v15.yaml and cldm.py, which the released weights follow."""
 
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)  # each step halves h and w: as many steps as the VAE has
+    scale: float = 1.0  # weight of a mask in sample.py unless told
+    guidance: float | None = None  # weight of the text in sample.py where there is a mask; None: as without
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ US128 = ModelConfig(
         context_width=32,
         groups=8,
     ),
-    control=ControlConfig(hint_channels=(16, 32, 64)),
+    control=ControlConfig(hint_channels=(16, 32, 64), scale=2.0, guidance=1.0),  # measured: docs/results.md
 )
 
 # Four levels and every kind of layer of SD 1.5, at a size for tests.

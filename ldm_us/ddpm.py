@@ -1,4 +1,7 @@
-"""DDPM: noise a latent, and walk one ancestral step back.   Paper: arXiv 2006.11239 (DDPM), Eq. 4, 6, 7, 15."""
+"""DDPM: noise a latent, and walk one ancestral step back.   Paper: arXiv 2006.11239 (DDPM), Eq. 4, 6, 7, 15.
+
+A network may predict the noise or v; the samplers take the noise, so `eps_of` turns either into it.
+"""
 
 import torch
 from torch import Tensor
@@ -22,6 +25,22 @@ def velocity(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """v, the target of v-prediction (Progressive Distillation, arXiv 2202.00512, section 4)."""
     alpha_bar = level(schedule.alpha_bar, t, like=z_0)
     return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * z_0  # Progressive Distillation section 4
+
+
+def predict_eps_from_v(schedule: Schedule, z_t: Tensor, t: Tensor, v_hat: Tensor) -> Tensor:
+    """The noise that v and z_t imply: (b, c, h, w), (b,), (b, c, h, w) -> eps_hat (b, c, h, w)."""
+    alpha_bar = level(schedule.alpha_bar, t, like=z_t)
+    return (1 - alpha_bar).sqrt() * z_t + alpha_bar.sqrt() * v_hat  # Progressive Distillation appendix D
+
+
+def target_of(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """What the network of this schedule should answer to z_t: eps or v, (b, c, h, w)."""
+    return eps if schedule.config.prediction == "eps" else velocity(schedule, z_0, t, eps)
+
+
+def eps_of(schedule: Schedule, z_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+    """What the network of this schedule answered to z_t, as eps_hat (b, c, h, w)."""
+    return prediction if schedule.config.prediction == "eps" else predict_eps_from_v(schedule, z_t, t, prediction)
 
 
 def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor, t_prev: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,6 +57,12 @@ class LatentDiffusion(nn.Module):
         self.config = dataclasses.replace(self.config, vae=dataclasses.replace(self.config.vae, scale=scale))
         self.vae.config = self.config.vae
 
+    def set_prediction(self, prediction: str) -> None:
+        """Say what the denoiser's output means: "eps" or "v". Only before it is trained."""
+        schedule = dataclasses.replace(self.config.schedule, prediction=prediction)
+        self.config = dataclasses.replace(self.config, schedule=schedule)
+        self.schedule = make_schedule(schedule)
+
     def encode_prompts(self, prompts: str | list[str]) -> Tensor:
         """Prompts -> text states (b, 77, d)."""
         return self.text(tokenize(prompts, self.config.text.length).to(self.device))

@@ -1,6 +1,7 @@
 """Sampling: noise -> latents -> image, guided by text (arXiv 2207.12598) and by a mask (ControlNet).
 
-One step: control from the mask -> eps_u + s (eps_c - eps_u) -> ddim_step or ddpm_step -> z_{t_prev}.
+One step: control from the mask -> eps_u + s (eps_c - eps_u) -> ddim_step or ddpm_step -> z_{t_prev}. A network that
+predicts v is guided in v, and what comes out of that is turned into eps.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ldm_us.config import ModelConfig
 from ldm_us.ddim import ddim_step, ddim_timesteps
-from ldm_us.ddpm import ddpm_step, predict_z_0
+from ldm_us.ddpm import ddpm_step, eps_of, predict_z_0
 from ldm_us.model import LatentDiffusion
 from ldm_us.schedule import Schedule
 from ldm_us.unet import Control
@@ -68,9 +69,12 @@ def guided_eps(
     hint: Tensor | None = None,
     control_scale: float = 1.0,
 ) -> EpsModel:
-    """eps_theta under classifier-free guidance: s = `guidance`; s = 1 leaves the prompt alone, at half the cost."""
+    """eps_theta under classifier-free guidance: s = `guidance`; s = 1 leaves the prompt alone, at half the cost.
 
-    def eps(z_t: Tensor, t: Tensor, context: Tensor, hint: Tensor | None) -> Tensor:
+    Where the network predicts v: v and eps differ by a term of z_t alone, so guidance is the same in either.
+    """
+
+    def predict(z_t: Tensor, t: Tensor, context: Tensor, hint: Tensor | None) -> Tensor:
         control = None
         if hint is not None and control_scale != 0.0:
             assert model.controlnet is not None
@@ -79,15 +83,18 @@ def guided_eps(
         return model.unet(z_t, t, context, control).float()
 
     def guided(z_t: Tensor, t: Tensor) -> Tensor:
-        z_t = z_t.to(context.dtype)  # that of the weights; between model calls the latents stay in float32
         if guidance == 1.0:
-            return eps(z_t, t, context, hint)
+            return predict(z_t, t, context, hint)
         both = torch.cat([context_negative, context])  # (b, n, d) x 2 -> (2b, n, d)
         hints = None if hint is None else torch.cat([hint, hint])
-        eps_u, eps_c = eps(torch.cat([z_t, z_t]), torch.cat([t, t]), both, hints).chunk(2)
+        eps_u, eps_c = predict(torch.cat([z_t, z_t]), torch.cat([t, t]), both, hints).chunk(2)
         return eps_u + guidance * (eps_c - eps_u)  # Guidance Eq. 6, with s = 1 + w
 
-    return guided
+    def eps(z_t: Tensor, t: Tensor) -> Tensor:
+        rounded = z_t.to(context.dtype)  # that of the weights; between model calls the latents stay in float32
+        return eps_of(model.schedule, z_t, t, guided(rounded, t))
+
+    return eps
 
 
 @torch.no_grad()

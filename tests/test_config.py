@@ -95,3 +95,9 @@ def test_the_parts_of_a_preset_fit_together(config):
 @pytest.mark.parametrize(("multipliers", "pixels"), [((1,), 1), ((1, 2, 2), 4), ((1, 2, 4, 4), 8)])
 def test_downsampling_halves_once_a_level_but_the_last(multipliers, pixels):
     assert VAEConfig(multipliers=multipliers).downsampling == pixels
+
+
+def test_a_prediction_that_no_sampler_knows_is_refused(values):
+    values["schedule"]["prediction"] = "x_0"
+    with pytest.raises(ValueError, match=r"^prediction 'x_0': use one of eps, v\.$"):
+        config_from_dict(values)

@@ -1,13 +1,23 @@
 """DDPM: golden numbers of the original scheduler, and each equation against Gaussians worked out another way."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ldm_us.config import ScheduleConfig
-from ldm_us.ddpm import ddpm_step, posterior, predict_z_0, q_sample, velocity
+from ldm_us.config import PREDICTIONS, ScheduleConfig
+from ldm_us.ddpm import (
+    ddpm_step,
+    eps_of,
+    posterior,
+    predict_eps_from_v,
+    predict_z_0,
+    q_sample,
+    target_of,
+    velocity,
+)
 from ldm_us.schedule import make_schedule
 from tests.golden.fill import uniform
 
@@ -116,6 +126,29 @@ def test_velocity_and_z_t_give_back_z_0_and_eps():
     ab = ab.view(-1, 1, 1, 1)
     torch.testing.assert_close(ab.sqrt() * z_t - (1 - ab).sqrt() * v, z_0, rtol=0, atol=1e-12)
     torch.testing.assert_close((1 - ab).sqrt() * z_t + ab.sqrt() * v, eps, rtol=0, atol=1e-12)
+
+
+def test_v_and_z_t_give_back_the_noise_and_through_it_z_0():
+    """Progressive Distillation appendix D: z_t turned by the angle of its noise level, in Python's doubles."""
+    z_0, t, eps = noised_inputs()
+    z_t, v = q_sample(SCHEDULE, z_0, t, eps), velocity(SCHEDULE, z_0, t, eps)
+    eps_hat = predict_eps_from_v(SCHEDULE, z_t, t, v)
+    for i, step in enumerate(t.tolist()):
+        angle = math.acos(math.sqrt(math.prod(1 - beta for beta in BETA[: step + 1])))
+        for place in ((0, 0, 0), (3, 7, 1)):
+            expected = math.sin(angle) * float(z_t[i][place]) + math.cos(angle) * float(v[i][place])
+            assert float(eps_hat[i][place]) == pytest.approx(expected, abs=1e-12)
+    torch.testing.assert_close(eps_hat, eps, rtol=0, atol=1e-12)
+    torch.testing.assert_close(predict_z_0(SCHEDULE, z_t, t, eps_hat), z_0, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_network_that_answers_its_target_is_understood_as_the_true_noise(prediction):
+    schedule = make_schedule(ScheduleConfig(prediction=prediction))
+    z_0, t, eps = noised_inputs()
+    target = target_of(schedule, z_0, t, eps)
+    assert torch.equal(target, eps if prediction == "eps" else velocity(schedule, z_0, t, eps))
+    torch.testing.assert_close(eps_of(schedule, q_sample(schedule, z_0, t, eps), t, target), eps, rtol=0, atol=1e-12)
 
 
 def test_a_step_is_the_posterior_mean_plus_its_standard_deviation_times_the_noise():

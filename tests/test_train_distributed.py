@@ -22,7 +22,7 @@ MINUTE = 60
 
 @pytest.fixture(scope="module")
 def command(arguments, chain):
-    """A function of stage, --out and flags: train.py's command line, from weights, so that no process needs a preset."""
+    """A function of stage, --out and flags: train.py's command line, from weights: no preset is needed."""
 
     def build(stage, out, *flags):
         weights = chain["unet"].path

@@ -6,7 +6,7 @@ import torch
 
 import train
 from ldm_us.entry import run_command
-from ldm_us.training.options import parse_options
+from ldm_us.training.command_line import parse_options
 from ldm_us.training.start import random_model
 
 

@@ -11,8 +11,8 @@ import train
 from ldm_us.checkpoint import load_model
 from ldm_us.ddpm import q_sample
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
+from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import load_training_set, split_data
-from ldm_us.training.options import parse_options
 from ldm_us.training.stages import Stage
 from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, validate
 

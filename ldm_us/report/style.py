@@ -1,12 +1,15 @@
 """The look of a report: one style sheet, for light, dark, narrow and printed pages."""
 
-LIGHT = """
+from ldm_us.axes import COLOURS
+
+LINES = " ".join(f"--c{i}: {colour};" for i, colour in enumerate(COLOURS))
+LIGHT = f"""
   --page: #fafaf8; --card: #ffffff; --ink: #1d2125; --muted: #59626b; --line: #dde1e5; --mark: #e8f0f8;
-  --c0: #1c6cb3; --c1: #c24d0a; --c2: #2b7c4c; --c3: #7a4bb5; --c4: #a52f52; --c5: #66707a;"""
+  {LINES}"""
 
 DARK = """
   --page: #131619; --card: #1b1f24; --ink: #e7e9ec; --muted: #a2abb4; --line: #333a42; --mark: #1d2d3d;
-  --c0: #6fb5f4; --c1: #f39c50; --c2: #6dcb94; --c3: #bd9cf3; --c4: #f08ba5; --c5: #a2abb4;"""
+  --c0: #6fb5f4; --c1: #f39c50; --c2: #6dcb94; --c3: #dccbfb; --c4: #f08ba5; --c5: #a2abb4;"""
 
 RULES = """
 * { box-sizing: border-box; }

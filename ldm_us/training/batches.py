@@ -69,9 +69,21 @@ def image_batch(
 
 
 def latent_batch(
-    data: TrainingSet, scale: float, timesteps: int, seed: int, step: int, size: int, flip: bool, caption_dropout: float
+    data: TrainingSet,
+    scale: float,
+    timesteps: int,
+    seed: int,
+    step: int,
+    size: int,
+    flip: bool,
+    caption_dropout: float,
+    offset_noise: float = 0.0,
 ) -> LatentBatch:
-    """The latents, prompts, masks and noise of a step of the unet or controlnet stage."""
+    """The latents, prompts, masks and noise of a step of the unet or controlnet stage.
+
+    offset_noise shifts the noise of every channel of an image by as much as it says, times a normal number: a network
+    can then learn to change the mean grey (Guttenberg 2023, "Diffusion with Offset Noise").
+    """
     assert data.moments is not None
     generator = stream_generator(seed, 1, step)
     index = step_indices(data, seed, step, size)
@@ -81,6 +93,8 @@ def latent_batch(
     hint = mirror(data.masks[index].float(), mirrored).expand(-1, 3, -1, -1)
     t = torch.randint(0, timesteps, (size,), generator=generator)
     eps = torch.randn(z_0.shape, generator=generator)
+    if offset_noise:  # drawn last: without it every other number of a batch is the same
+        eps = eps + offset_noise * torch.randn(*z_0.shape[:2], 1, 1, generator=generator)
     return LatentBatch(z_0, data.prompt_index[index].masked_fill(dropped, 0), hint, t, eps)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.datasets import read_dataset
+from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
@@ -72,10 +73,17 @@ def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float
     if weights is None:
         return
     index = [next(i for i, folder in enumerate(folders) if r.image.is_relative_to(folder)) for r in data.records]
-    for i, folder in enumerate(folders):
-        if weights[i] > 0 and i not in index:
-            raise ValueError(f"--data-weights: {folder} has no training image. Give it the weight 0, or leave it away.")
+    check_weights([index.count(i) for i in range(len(folders))], weights)
     data.weights, data.folder_index = weights, torch.tensor(index)
+
+
+def check_hints(data: TrainingSet) -> None:
+    """Refuse images without a single lesion: a ControlNet would learn nothing from their empty masks."""
+    if not bool(data.masks.any()):
+        raise ValueError(
+            f"--data: the masks of all {len(data)} training images are empty, so a ControlNet has nothing to learn "
+            "from. Give images with drawn lesions."
+        )
 
 
 def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache | None) -> list[int]:

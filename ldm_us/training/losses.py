@@ -3,8 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.ddpm import q_sample
+from ldm_us.ddpm import q_sample, target_of
 from ldm_us.model import LatentDiffusion
+from ldm_us.schedule import Schedule
 from ldm_us.training.batches import ImageBatch, LatentBatch
 from ldm_us.vae import kl_to_standard_normal, posterior_from_moments
 
@@ -27,13 +28,32 @@ def vae_loss(model: LatentDiffusion, batch: ImageBatch) -> tuple[Tensor, dict[st
 
 
 def ddpm_loss(
-    model: LatentDiffusion, batch: LatentBatch, context: Tensor, use_control: bool
+    model: LatentDiffusion, batch: LatentBatch, context: Tensor, use_control: bool, min_snr: float | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """E |eps - eps_theta(z_t, t, context[, hint])|^2; context (b, n, d) is of the batch's prompts."""
+    """E |eps - eps_theta(z_t, t, context[, hint])|^2, or the same of v where that is what the model predicts.
+
+    context (b, n, d) is of the batch's prompts. With min_snr, each image's mean is weighted by min_snr_weight.
+    """
     z_t = q_sample(model.schedule, batch.z_0, batch.t, batch.eps)  # DDPM Eq. 4
     control = None
     if use_control:
         assert model.controlnet is not None
         control = model.controlnet(z_t, batch.t, context, batch.hint)
-    eps_hat = model.unet(z_t, batch.t, context, control)
-    return F.mse_loss(eps_hat.float(), batch.eps), {}  # DDPM Eq. 14, LDM Eq. 3, ControlNet Eq. 5
+    prediction = model.unet(z_t, batch.t, context, control).float()
+    target = target_of(model.schedule, batch.z_0, batch.t, batch.eps)
+    if min_snr is None:
+        return F.mse_loss(prediction, target), {}  # DDPM Eq. 14, LDM Eq. 3, ControlNet Eq. 5
+    errors = (prediction - target).square().mean(dim=(1, 2, 3))  # (b, c, h, w) -> (b,)
+    return (min_snr_weight(model.schedule, batch.t, min_snr) * errors).mean(), {}
+
+
+def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
+    """The weight of each image of a batch, (b,) -> (b,) float32: easy noise levels, of a high SNR, count less.
+
+    In terms of z_0 it is min(SNR, gamma) for both targets; eps has an error of SNR, v one of SNR + 1 times that of z_0.
+    Source: arXiv 2303.09556 (Min-SNR).
+    """
+    alpha_bar = schedule.alpha_bar.to(t.device)[t]
+    snr = alpha_bar / (1 - alpha_bar)
+    error_of_z_0 = snr if schedule.config.prediction == "eps" else snr + 1
+    return (snr.clamp(max=gamma) / error_of_z_0).float()  # MinSNR section 3.4

@@ -1,17 +1,17 @@
-"""The options of train.py: what a user changes per run. The paper states no numbers: the defaults are ours."""
+"""What a user may change per run of train.py, and which of it must stay the same when a run resumes."""
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_us.checks import check_device, check_seed
-from ldm_us.training.distributed import local_device, process_count
+from ldm_us.data.mixing import check_weights
+from ldm_us.lora import LoRAConfig
+from ldm_us.training.tensorboard import summary_writer
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
-OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class TrainOptions:
 
     stage: str
     data: tuple[Path, ...]
+    data_weights: tuple[float, ...] | None
     weights: Path | None
     preset: str | None
     out: Path
@@ -32,42 +33,48 @@ class TrainOptions:
     weight_decay: float
     clip: float
     ema: float
-    caption_dropout: float
-    train_text: bool
-    text_warmup: int
     flip: bool
     held_out: float
     seed: int
     size: int | None
-    precision: str
-    device: str
-    log_every: int
-    save_every: int
-    sample_every: int
-    validate_every: int
-    dry_run: bool
-    data_weights: tuple[float, ...] | None
+    # what the unet and controlnet stages learn
+    caption_dropout: float
+    objective: str | None
+    min_snr: float | None
+    offset_noise: float
+    train_text: bool
+    text_warmup: int
+    # less to train, less to hold
+    lora: int | None
+    lora_alpha: float | None
+    lora_targets: tuple[str, ...]
+    prompt_tokens: int
     decoder_only: bool
     unlock_decoder: bool
     optimizer: str
     gradient_checkpointing: bool
+    # speed and several processes
+    precision: str
+    device: str
+    cache: Path
+    workers: int
     channels_last: bool
     compile: bool
     shard: bool
-    workers: int
-    cache: Path
-    restart: bool
     processes: int  # that torchrun started
+    # what is kept and shown
+    log_every: int
+    save_every: int
+    sample_every: int
+    validate_every: int
+    tensorboard: bool
+    restart: bool
+    dry_run: bool
 
     @property
     def images_per_step(self) -> int:
         """The global batch: what one optimiser step sees, all processes together."""
         return self.batch * self.accumulate * self.processes
-
-    @property
-    def trains_text(self) -> bool:
-        """Whether the text states change while the stage trains."""
-        return self.train_text
 
     @property
     def learning_rate(self) -> float:
@@ -76,138 +83,110 @@ class TrainOptions:
             return self.lr
         return VAE_LR_PER_IMAGE * self.images_per_step if self.stage == "vae" else DIFFUSION_LR
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether the text states change while the stage trains."""
+        return self.train_text or self.prompt_tokens > 0
+
+    @property
+    def adapter(self) -> LoRAConfig | None:
+        """What is trained instead of whole weights: low-rank updates, learned vectors before the words, or both."""
+        full = ("text.prompt",) if self.prompt_tokens else ()
+        if self.lora is None:
+            return LoRAConfig(parts=(), full=full) if full else None
+        alpha = float(self.lora) if self.lora_alpha is None else self.lora_alpha
+        parts = (self.stage, "text") if self.train_text else (self.stage,)
+        return LoRAConfig(self.lora, alpha, parts, self.lora_targets, full)
+
 
 # A resumed run may differ in these: how long it runs, where, how the work is cut up, and what it shows. Another device
 # or another cut of the same global batch (images_per_step, which is fixed) rounds differently.
 FREE = (
-    *("out", "steps", "epochs", "log_every", "save_every", "sample_every", "validate_every", "dry_run", "restart"),
-    *("device", "cache", "workers", "batch", "accumulate", "processes", "shard", "compile", "channels_last"),
+    *("out", "steps", "epochs", "log_every", "save_every", "sample_every", "validate_every", "tensorboard", "restart"),
+    *("device", "cache", "workers", "batch", "accumulate", "processes", "shard", "compile", "channels_last", "dry_run"),
     "gradient_checkpointing",
 )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe train.py's command line."""
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description="Train one stage: the autoencoder, the denoiser, or a ControlNet on lesion masks. "
-        "The same command again resumes. RUN/model.safetensors is the result.",
-        epilog="The paper gives no hyper-parameters: every default here is our choice, after what the field uses.",
-    )
-    parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="a BUSI folder, or several")
-    parser.add_argument("--data-weights", type=float, nargs="+", metavar="W", help="shares of the folders in a batch")
-    start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--weights", type=Path, metavar="FILE", help="start from a model.safetensors")
-    start.add_argument("--preset", metavar="NAME", help="start from random weights of this size: sd15, us128 or tiny")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--steps", type=int, metavar="N", help="optimiser steps, those of a resumed run included")
-    length.add_argument("--epochs", type=float, metavar="N", help="or passes over the data")
-    add = parser.add_argument
-    add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
-    add("--accumulate", type=int, default=1, metavar="N", help="batches per optimiser step (%(default)s)")
-    add("--lr", type=float, help=f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})")
-    add("--warmup", type=int, default=100, metavar="N", help="steps of linear warm-up (%(default)s)")
-    add("--weight-decay", type=float, default=1e-2, metavar="X", help="of AdamW (%(default)s)")
-    add("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm (%(default)s)")
-    add(
-        "--ema", type=float, default=0.9999, metavar="X", help="decay of the averaged weights, 0 for none (%(default)s)"
-    )
-    add("--caption-dropout", type=float, default=0.1, metavar="P", help="share of empty prompts (%(default)s)")
-    add("--train-text", action="store_true", help="unet stage: train the text encoder too, as LDM does from scratch")
-    add(
-        "--text-warmup",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --train-text: contrastive steps first, for a text encoder of random weights (%(default)s)",
-    )
-    add(
-        "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images, masks with them"
-    )
-    add("--held-out", type=float, default=0.1, metavar="P", help="share kept for evaluation (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of weights, order and noise (%(default)s)")
-    add("--size", type=int, metavar="PIXELS", help="side of the training images (the preset's)")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and CPUs with AMX")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
-    add("--log-every", type=int, default=10, metavar="N", help="steps per line of log.jsonl (%(default)s)")
-    add("--save-every", type=int, default=500, metavar="N", help="steps per resumable state (%(default)s)")
-    add("--sample-every", type=int, default=500, metavar="N", help="steps per sample grid, 0 for none (%(default)s)")
-    add("--validate-every", type=int, default=500, metavar="N", help="steps per validation, 0 for none (%(default)s)")
-    add("--dry-run", action="store_true", help="print the resolved configuration and parameter counts, and stop")
-    add("--restart", action="store_true", help="start again; a run that is in --out is renamed, not deleted")
-    add_fine_tuning(parser.add_argument_group("less to train, less to hold"))
-    add_machine(parser.add_argument_group("speed and several processes (torchrun)"))
-    return parser
+def check_options(options: TrainOptions) -> None:
+    """Raise ValueError for numbers that make no sense and options that do not go together."""
+    check_numbers(options)
+    check_diffusion_options(options)
+    check_adapter(options)
+    check_together(options)
+    check_seed(options.seed)
+    check_device(options.device)
+    if options.tensorboard:
+        summary_writer()
+    if options.data_weights is not None:
+        check_weights([1] * len(options.data), options.data_weights)
 
 
-def add_fine_tuning(group: "argparse._ArgumentGroup") -> None:
-    """Options for what is trained and with how much memory."""
-    add = group.add_argument
-    add("--decoder-only", action="store_true", help="vae stage: train what decodes the latents, and leave those")
-    add("--unlock-decoder", action="store_true", help="controlnet stage: train the UNet's decoder too, at a lower --lr")
-    add("--optimizer", choices=OPTIMIZERS, default="adamw", help="the others need less memory (%(default)s)")
-    add("--gradient-checkpointing", action="store_true", help="compute activations twice instead of keeping them")
-
-
-def add_machine(group: "argparse._ArgumentGroup") -> None:
-    """Options that change how fast a step is, and no figure beyond rounding."""
-    add = group.add_argument
-    add("--cache", type=Path, metavar="DIR", help="of latents and text states (cache, beside RUN)")
-    add("--workers", type=int, metavar="N", help="processes that prepare batches (2 with a GPU, else 0)")
-    add("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout (yes with a GPU, else no)")
-    add("--compile", action="store_true", help="let torch.compile fuse the networks: slow first steps")
-    add("--shard", action="store_true", help="split weights and optimiser over the processes (FSDP2)")
-
-
-def parse_options(argv: list[str] | None = None) -> TrainOptions:
-    """Read the command line; raise ValueError for numbers that make no sense."""
-    values = vars(build_parser().parse_args(argv))
-    gpu = values["device"].startswith("cuda")
-    defaults = {"cache": values["out"].parent / "cache", "workers": 2 if gpu else 0, "channels_last": gpu}
-    values |= {name: value for name, value in defaults.items() if values[name] is None}
-    values |= {"data": tuple(values["data"]), "device": local_device(values["device"]), "processes": process_count()}
-    values |= {"data_weights": None if values["data_weights"] is None else tuple(values["data_weights"])}
-    options = TrainOptions(**values)
-    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0}
-    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0, "validate_every": 0}
-    at_least |= {"workers": 0, "text_warmup": 0}
+def check_numbers(options: TrainOptions) -> None:
+    """Each number by itself."""
+    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0, "workers": 0, "prompt_tokens": 0}
+    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0, "validate_every": 0, "text_warmup": 0}
     for name, least in at_least.items():
         if not getattr(options, name) >= least:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use {least} or more.")
-    if not 0.0 <= options.caption_dropout <= 1.0:
-        raise ValueError(f"--caption-dropout {options.caption_dropout}: use 0 (none) to 1 (all: no text is learned).")
+            raise ValueError(f"{flag(name)} {getattr(options, name)}: use {least} or more.")
     for name in ("held_out", "ema"):
         if not 0.0 <= getattr(options, name) < 1.0:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a number from 0 up to below 1.")
+            raise ValueError(f"{flag(name)} {getattr(options, name)}: use a number from 0 up to below 1.")
     if not options.weight_decay < math.inf:
         raise ValueError(f"--weight-decay {options.weight_decay}: use a finite number.")
-    check_seed(options.seed)
-    for name in ("steps", "epochs", "lr", "clip", "size"):
+    for name in ("steps", "epochs", "lr", "clip", "size", "min_snr"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} {value}: use a finite number above 0.")
-    check_belongs(options)
-    check_device(options.device)
-    return options
+            raise ValueError(f"{flag(name)} {value}: use a finite number above 0.")
+    if not 0.0 <= options.caption_dropout <= 1.0:
+        raise ValueError(f"--caption-dropout {options.caption_dropout}: use 0 (none) to 1 (all: no text is learned).")
 
 
-def check_belongs(options: TrainOptions) -> None:
-    """Refuse options of another stage, and those that do not go together."""
-    for name, stage in (("train_text", "unet"), ("decoder_only", "vae"), ("unlock_decoder", "controlnet")):
+def check_diffusion_options(options: TrainOptions) -> None:
+    """Refuse what the loss of the vae stage has no use for, and offset noise that is no number."""
+    if not 0 <= options.offset_noise < math.inf:
+        raise ValueError(f"--offset-noise {options.offset_noise}: use 0 (none) or a finite number above, such as 0.1.")
+    given = {"--objective": options.objective, "--min-snr": options.min_snr, "--offset-noise": options.offset_noise}
+    for name, value in given.items():
+        if value and options.stage == "vae":
+            raise ValueError(f"{name} belongs to the unet and controlnet stages: the vae stage predicts no noise.")
+
+
+def check_adapter(options: TrainOptions) -> None:
+    """Refuse LoRA and prompt tuning where they have nothing to work on, or what cannot be combined with them."""
+    if options.lora is not None and options.stage == "vae":
+        raise ValueError("--lora belongs to the unet and controlnet stages; --decoder-only is what the vae stage has.")
+    if options.lora is None and options.lora_alpha is not None:
+        raise ValueError(f"--lora-alpha {options.lora_alpha} scales a LoRA: add --lora RANK.")
+    if options.prompt_tokens and options.train_text:
+        raise ValueError("--prompt-tokens keeps the text encoder as it is: leave --train-text away.")
+    if options.adapter is None:  # raises for a rank or an alpha that makes no sense
+        return
+    for name in ("shard", "unlock_decoder"):
+        if getattr(options, name):
+            raise ValueError(f"{flag(name)} trains whole weights: leave --lora and --prompt-tokens away, or it.")
+    if options.weights is None:
+        raise ValueError("--lora and --prompt-tokens adapt a trained model: give --weights instead of --preset.")
+
+
+def check_together(options: TrainOptions) -> None:
+    """Refuse options of another stage, and those that need another option."""
+    of_stage = {"train_text": "unet", "prompt_tokens": "unet", "decoder_only": "vae", "unlock_decoder": "controlnet"}
+    for name, stage in of_stage.items():
         if getattr(options, name) and options.stage != stage:
-            raise ValueError(f"--{name.replace('_', '-')} belongs to the {stage} stage, not to {options.stage}.")
-    if options.text_warmup and not options.train_text:
-        raise ValueError(f"--text-warmup {options.text_warmup} trains the text encoder: add --train-text.")
+            raise ValueError(f"{flag(name)} belongs to the {stage} stage, not to {options.stage}.")
+    if options.text_warmup and (not options.train_text or options.lora):
+        raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
     if options.decoder_only and options.weights is None:
-        raise ValueError("--decoder-only keeps the encoder of --weights: a random one is no use. Leave it away.")
-    if options.shard and options.processes == 1:
+        raise ValueError("--decoder-only keeps the encoder of --weights, and a random one is no use: leave it away.")
+    if not options.shard:
+        return
+    if options.processes == 1:
         raise ValueError("--shard splits a model over processes: start several with torchrun --nproc-per-node N.")
-    if options.shard and options.optimizer != "adamw":
-        raise ValueError(f"--shard takes --optimizer adamw: {options.optimizer} needs whole tensors.")
-    weights = options.data_weights
-    if weights is not None and len(weights) != len(options.data):
-        raise ValueError(f"--data-weights: {len(weights)} for {len(options.data)} --data folders. Give one per folder.")
-    if weights is not None and not (all(0 <= w < math.inf for w in weights) and sum(weights) > 0):
-        raise ValueError(f"--data-weights {' '.join(map(str, weights))}: use numbers from 0, not all of them 0.")
+    if options.stage == "vae" or options.optimizer != "adamw" or options.compile:
+        raise ValueError("--shard takes the stages unet and controlnet, --optimizer adamw, and no --compile.")
+
+
+def flag(name: str) -> str:
+    """The option of a field: min_snr -> --min-snr."""
+    return f"--{name.replace('_', '-')}"

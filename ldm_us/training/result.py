@@ -1,5 +1,6 @@
 """RUN/model.safetensors: the averaged weights, the frozen ones as they were, and where all of them came from."""
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -8,34 +9,46 @@ from torch import Tensor
 from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
 from ldm_us.lineage import Lineage
+from ldm_us.lora import merge_lora
+from ldm_us.lora_file import save_lora
 from ldm_us.model import LatentDiffusion
 from ldm_us.training.dataset import TrainingSet, to_signed
-from ldm_us.training.distributed import World, whole
-from ldm_us.training.options import TrainOptions
+from ldm_us.training.distributed import whole
+from ldm_us.training.stages import Stage
 from ldm_us.vae import posterior_from_moments
 
+RECORDED = (  # of the options, in the lineage
+    *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),
+    *("train_text", "text_warmup", "prompt_tokens", "decoder_only", "unlock_decoder", "optimizer", "precision"),
+    "processes",
+)
 
-def save_result(
-    model: LatentDiffusion,
-    path: Path,
-    options: TrainOptions,
-    lineage: Lineage,
-    world: World,
-    steps: int,
-    data_sha256: str,
-) -> None:
-    """Write the model atomically; every process must call this. Parts that were not loaded come from --weights.
 
-    Raise ValueError where that file is no longer the one that the run started from.
+def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) -> None:
+    """Write RUN/model.safetensors, and before it the LoRA that was trained; every process must call this.
+
+    Parts that were not loaded come from --weights. A LoRA is merged for good. Raise ValueError where the file that the
+    run started from is no longer there.
     """
+    model, options = stage.model, stage.options
+    if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
+        model.set_latent_scale(measure_latent_scale(model, stage.data))
+    metadata = result_metadata(stage, lineage, steps, data_sha256)
+    if options.adapter is not None:
+        if stage.world.main:
+            path = options.out / "lora.safetensors"
+            save_lora(path, model, options.adapter, lineage.parent, metadata)
+            print(f"wrote {path}")
+        merge_lora(model)
     state = model.state_dict()
     if options.weights is not None and any(value.is_meta for value in state.values()):
         check_unchanged(options.weights, lineage.parent)
     tensors = [lazy_tensor(name, value, options.weights) for name, value in state.items()]
-    if world.main:
-        metadata = result_metadata(options, lineage, steps, data_sha256)
+    if stage.world.main:
+        path = options.out / "model.safetensors"
         write_safetensors(path, tensors, model_metadata(model.config) | metadata)
-    world.barrier()
+        print(f"wrote {path}")
+    stage.world.barrier()
 
 
 def lazy_tensor(name: str, value: Tensor, weights: Path | None) -> LazyTensor:
@@ -71,20 +84,15 @@ def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int 
     return float(variance.rsqrt())
 
 
-def result_metadata(options: TrainOptions, lineage: Lineage, steps: int, data_sha256: str) -> dict[str, str]:
+def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) -> dict[str, str]:
     """What a result says of how it was made, its ancestors included."""
-    entry = {
-        "stage": options.stage,
+    options = stage.options
+    entry = {name: getattr(options, name) for name in RECORDED} | {
         "steps": steps,
-        "images_per_step": options.images_per_step,
-        "learning_rate": options.learning_rate,
-        "seed": options.seed,
-        "held_out": options.held_out,
-        "caption_dropout": options.caption_dropout,
-        "train_text": options.train_text,
-        "text_warmup": options.text_warmup,
-        "processes": options.processes,
+        "objective": stage.model.config.schedule.prediction,
+        "lora": None if options.adapter is None else dataclasses.asdict(options.adapter),
         "data": [Path(folder).name for folder in options.data],
+        "data_weights": options.data_weights,
         "data_sha256": data_sha256,
         "parent_sha256": lineage.parent,
     }

@@ -13,7 +13,7 @@ from ldm_us.atomic import atomic_file
 from ldm_us.training.distributed import ALONE, World, split_like
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions
-from ldm_us.training.state import load_newest_state
+from ldm_us.training.state import load_newest_state, trim_log
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -24,8 +24,17 @@ def total_steps(options: TrainOptions, images: int) -> int:
     return max(1, math.ceil(options.epochs * images / options.images_per_step))
 
 
-def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str) -> None:
+def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str, world: World = ALONE) -> None:
     """Create the folder, or check that the run in it is this one. Leftovers of a killed write are removed."""
+    if world.main:
+        if options.restart:
+            set_aside(options.out)
+        create_or_check(options, data_sha256, parent_sha256)
+    world.barrier()
+
+
+def create_or_check(options: TrainOptions, data_sha256: str, parent_sha256: str) -> None:
+    """What the one process that writes does in open_run."""
     config = fixed_options(options) | {"data_sha256": data_sha256, "parent_sha256": parent_sha256}
     path = options.out / "config.json"
     before = read_config(path)
@@ -37,14 +46,20 @@ def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str) -> Non
                 f"{options.out} holds another run ({changes}). Use its settings or another --out, or add --restart to "
                 "set that run aside."
             )
-    elif options.out.exists() and any(options.out.iterdir()):
+    elif options.out.exists() and not holds_only_leftovers(options.out):
         raise ValueError(f"{options.out} is not empty and holds no run. Choose another --out.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:  # before the folders: a run killed here has left nothing but a leftover
+        file.write(json.dumps(config, indent=2).encode())
     for folder in (options.out, options.out / "samples", options.out / "state"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
-    with atomic_file(path) as file:
-        file.write(json.dumps(config, indent=2).encode())
+
+
+def holds_only_leftovers(out: Path) -> bool:
+    """Whether a folder is empty, or was left by a run that was killed while it wrote its config.json."""
+    return all(path.match(".config.json.*.tmp") for path in out.iterdir())
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -57,17 +72,23 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def fixed_options(options: TrainOptions) -> dict[str, Any]:
-    """The options that decide what a run computes, as JSON."""
+    """The options that decide what a run computes, as JSON gives them back."""
     values = {name: value for name, value in vars(options).items() if name not in FREE}
-    values |= {"data": [str(folder) for folder in options.data], "lr": options.learning_rate}
-    values |= {"images_per_step": options.images_per_step}
-    return values | {"weights": None if options.weights is None else str(options.weights)}
+    values |= {"lr": options.learning_rate, "images_per_step": options.images_per_step}
+    fixed: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return fixed
 
 
 @torch.no_grad()
-def resume(run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+def resume(
+    run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: torch.optim.Optimizer, world: World = ALONE
+) -> int:
     """Put the newest state of the run in place; return its step, 0 for a fresh run."""
     state = load_newest_state(run)
+    step = 0 if state is None else int(state["step"])
+    world.check_same("state", step)
+    if world.main:
+        trim_log(run / "log.jsonl", step or -1)  # a fresh run logs its step 0 again
     if state is None:
         return 0
     for name, parameter in parameters.items():
@@ -77,7 +98,7 @@ def resume(run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: 
     for index, parameter in enumerate(parameters.values()):  # the optimiser numbers them in this order
         moments[index] = {name: split_like(value, parameter) for name, value in moments[index].items()}
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return step
 
 
 def set_aside(run: Path) -> None:

@@ -87,6 +87,7 @@ class Stage:
             size,
             options.flip,
             options.caption_dropout,
+            options.offset_noise,
         )
         return [LatentBatch(*part) for part in split(latents, parts)[mine]]
 
@@ -101,7 +102,8 @@ class Stage:
                 context = self.model.text(self.tokens[batch.prompt_index])
             else:
                 context = self.context[batch.prompt_index]
-            return ddpm_loss(self.model, batch, context, use_control=self.options.stage == "controlnet")
+            use_control = self.options.stage == "controlnet"
+            return ddpm_loss(self.model, batch, context, use_control, self.options.min_snr)
 
 
 class StageLoss(nn.Module):
@@ -110,7 +112,7 @@ class StageLoss(nn.Module):
     def __init__(self, stage: Stage):
         super().__init__()
         self.stage = stage
-        self.networks = nn.ModuleList(stage.model.get_submodule(part) for part in needed_parts(stage.options))
+        self.parts = nn.ModuleList(stage.model.get_submodule(part) for part in needed_parts(stage.options))
 
     def forward(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch -> the loss, a scalar, and what else the log should hold."""

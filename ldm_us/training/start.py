@@ -9,10 +9,15 @@ from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import load_model, read_metadata
 from ldm_us.config import PRESETS
 from ldm_us.lineage import Lineage, read_lineage
+from ldm_us.lora import add_lora
 from ldm_us.model import LatentDiffusion
+from ldm_us.recompute import set_recompute
 from ldm_us.sampling import check_size
+from ldm_us.training.batches import stream_generator
 from ldm_us.training.options import TrainOptions
 from ldm_us.vae import DECODER_PARTS
+
+ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
 
 
 def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
@@ -20,9 +25,11 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
     if options.weights is not None:
         model = load_model(options.weights, options.device, parts=needed_parts(options))
         lineage, parent = read_lineage(read_metadata(options.weights)), sha256_file(options.weights)
+        check_objective(options, model, lineage)
     else:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
+    model.set_prediction(options.objective or model.config.schedule.prediction)
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
@@ -31,6 +38,18 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
             model.add_controlnet()
     check_size(model.config, training_size(model, options))
     return model, dataclasses.replace(lineage, parent=parent)
+
+
+def check_objective(options: TrainOptions, model: LatentDiffusion, lineage: Lineage) -> None:
+    """Refuse to change what a trained denoiser's output means. One that only its autoencoder came with is random."""
+    prediction = model.config.schedule.prediction
+    stages = [entry.get("stage") for entry in lineage.entries]
+    untrained = set(stages) == {"vae"} and lineage.entries[0].get("parent_sha256") == "random"
+    if options.objective not in (None, prediction) and not untrained:
+        raise ValueError(
+            f"--objective {options.objective}: the denoiser of {options.weights} was trained to predict {prediction}, "
+            "and training cannot change what its output means. Leave the option out, or start from a --preset."
+        )
 
 
 def random_model(preset: str, seed: int) -> LatentDiffusion:
@@ -55,7 +74,7 @@ def needed_parts(options: TrainOptions) -> tuple[str, ...]:
 
 
 def trained_modules(options: TrainOptions) -> tuple[str, ...]:
-    """The names of the modules whose weights the stage trains; all others are frozen."""
+    """The names of the modules whose whole weights the stage trains; all others are frozen."""
     if options.stage == "vae":
         return tuple(f"vae.{part}" for part in DECODER_PARTS) if options.decoder_only else ("vae",)
     if options.stage == "unet":
@@ -63,8 +82,14 @@ def trained_modules(options: TrainOptions) -> tuple[str, ...]:
     return ("controlnet", "unet.decoder") if options.unlock_decoder else ("controlnet",)
 
 
-def free_parameters(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Freeze the whole model, then free what the stage trains."""
+def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
+    """Freeze the whole model, then free what the stage trains: whole modules, or a LoRA and learned vectors instead."""
+    generator = stream_generator(options.seed, ADAPTER)
+    if options.prompt_tokens:
+        model.add_prompt_tokens(options.prompt_tokens, generator)
+    if options.adapter is not None:
+        add_lora(model, options.adapter, generator)
+        return
     model.requires_grad_(False)
     for name in trained_modules(options):
         model.get_submodule(name).requires_grad_(True)
@@ -73,3 +98,16 @@ def free_parameters(model: LatentDiffusion, options: TrainOptions) -> None:
 def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
     """{full name: parameter} of those that are free."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
+    """Apply --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
+    for part in needed_parts(options):
+        network = model.get_submodule(part)
+        if options.gradient_checkpointing and part != "text":
+            set_recompute(network, True)
+        if options.channels_last:
+            network.to(memory_format=torch.channels_last)
+        if options.compile:  # the VAE is called through methods, not as a whole
+            for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
+                called.compile()

@@ -1,5 +1,10 @@
-"""Validation on held-out images: the same images, noise and timesteps every time, so that only the weights matter."""
+"""Validation on held-out images: the same images, noise and timesteps every time, so that only the weights matter.
 
+The loss is the plain mean squared error of the model's own target, eps or v. Neither --min-snr nor --offset-noise
+enters it, so that runs with and without them can be compared; a loss in eps and one in v can not.
+"""
+
+import dataclasses
 import json
 from pathlib import Path
 
@@ -28,7 +33,8 @@ def held_out_stage(training: Stage, records: list[Record]) -> Stage | None:
     index = torch.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().long()
     chosen = [records[i] for i in index.tolist()]
     data = load_training_set(chosen, training.data.size, with_pixels=options.stage == "vae")
-    return Stage(training.model, data, options, training.cache, training.world)
+    plain = dataclasses.replace(options, min_snr=None, offset_noise=0.0)
+    return Stage(training.model, data, plain, training.cache, training.world)
 
 
 def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:

@@ -7,19 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from ldm_us.report.charts import (
-    BOTTOM,
-    LEFT,
-    RIGHT,
-    WIDTH,
-    Series,
-    line_chart,
-    log_ticks,
-    nice_ticks,
-    number,
-    padded,
-)
-from ldm_us.report.curves import MOST_POINTS, curves, smoothed, thinned
+from ldm_us.axes import Series, log_ticks, nice_ticks, number, padded
+from ldm_us.report.charts import BOTTOM, LEFT, RIGHT, WIDTH, line_chart
+from ldm_us.report.curves import curves
+from ldm_us.training.panels import MOST_POINTS, smoothed, thinned
 
 NAN, INF = math.nan, math.inf
 

@@ -9,8 +9,8 @@ import torch
 
 from ldm_us.data.records import Record, class_prompt
 from ldm_us.training.batches import batch_indices, image_batch, latent_batch, stream_generator
+from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
-from ldm_us.training.options import parse_options
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import random_model
 
@@ -144,6 +144,30 @@ def test_t_covers_every_timestep_evenly(data):
     assert len(counts) == 1000
     assert counts.min() > 0
     assert counts.max() < 20 + 6 * 20**0.5
+
+
+def with_offset(data, offset_noise, size=4, step=0):
+    return latent_batch(data, 2.0, 1000, 0, step, size, True, 0.1, offset_noise)
+
+
+def test_without_offset_noise_every_bit_of_a_batch_is_what_it_was(data):
+    """And with it, every bit but those of eps."""
+    for step in range(3):
+        plain = draw(data, step)
+        assert equal(with_offset(data, 0.0, step=step), plain)
+        offset = with_offset(data, 0.1, step=step)
+        assert equal(offset[:-1], plain[:-1])
+        assert not torch.equal(offset.eps, plain.eps)
+
+
+def test_offset_noise_is_one_normal_number_an_image_and_channel(data):
+    shifts = (with_offset(data, 0.1, size=500).eps - draw(data, size=500).eps) / 0.1  # (500, 4, 4, 4)
+    torch.testing.assert_close(shifts, shifts.mean(dim=(2, 3), keepdim=True).expand_as(shifts), rtol=0, atol=1e-4)
+    shifts = shifts[..., 0, 0]
+    assert abs(float(shifts.mean())) < 5 / 2000**0.5
+    assert abs(float(shifts.std()) - 1) < 5 / 4000**0.5
+    correlation = torch.corrcoef(shifts.T) - torch.eye(4)
+    assert float(correlation.abs().max()) < 5 / 500**0.5, "the channels of an image have numbers of their own"
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])

@@ -1,4 +1,4 @@
-"""Cached latents and text states: the same training without the frozen networks, and computed again only when needed."""
+"""Cached latents and text states: the same training without the frozen networks, computed again only when needed."""
 
 import shutil
 from pathlib import Path
@@ -126,9 +126,7 @@ def changed(path, out, part):
         ("text.", {"vae": 0, "text": 4}),
     ],
 )
-def test_changed_weights_invalidate_what_depends_on_them_and_no_more(
-    train_unet, chain, calls, tmp_path, part, again
-):
+def test_changed_weights_invalidate_what_depends_on_them_and_no_more(train_unet, chain, calls, tmp_path, part, again):
     train_unet("first")
     calls["vae"] = calls["text"] = 0
     train_unet("second", weights=changed(chain["vae"].path, tmp_path / "changed.safetensors", part))
@@ -158,9 +156,7 @@ def test_the_values_of_another_vae_under_this_ones_name_are_refused(train_unet, 
     (folder,) = (tmp_path / "cache").glob("moments-*")
     weights = changed(chain["vae"].path, tmp_path / "changed.safetensors", "vae.encoder.")
     folder.rename(moments_cache(tmp_path / "cache", load_model(weights), weights).folder)
-    sentence = refused(
-        "unet", tmp_path / "second", "--epochs", 1, "--held-out", 0, weights=weights, data=own_busi
-    )
+    sentence = refused("unet", tmp_path / "second", "--epochs", 1, "--held-out", 0, weights=weights, data=own_busi)
     assert "holds values of other weights than its name says" in sentence
     assert "Delete the folder" in sentence
 

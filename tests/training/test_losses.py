@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ldm_us.config import ScheduleConfig
+from ldm_us.config import PREDICTIONS, ScheduleConfig
 from ldm_us.schedule import make_schedule
 from ldm_us.training.batches import ImageBatch, LatentBatch
-from ldm_us.training.losses import ddpm_loss, vae_loss
+from ldm_us.training.losses import ddpm_loss, min_snr_weight, vae_loss
 from ldm_us.training.start import random_model
 
 
@@ -50,6 +50,65 @@ def test_ddpm_loss_is_the_mean_squared_error_of_the_noise(batch, context):
             errors.append((0.3 * math.tanh(z_t) + t / 1000 + c - eps) ** 2)
     assert float(loss) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
     assert extra == {}
+
+
+def snr(t):
+    """Signal over noise, as powers."""
+    return alpha_bar(t) / (1 - alpha_bar(t))
+
+
+def errors_by_image(batch, prediction):
+    """The squared errors of `quarter`, value by value in Python's doubles: one list an image."""
+    errors = []
+    for i, t in enumerate(batch.t.tolist()):
+        signal, noise = math.sqrt(alpha_bar(t)), math.sqrt(1 - alpha_bar(t))
+        values = zip(batch.z_0[i].flatten().tolist(), batch.eps[i].flatten().tolist(), strict=True)
+        targets = [(signal * z_0 + noise * eps, eps if prediction == "eps" else signal * eps - noise * z_0)
+                   for z_0, eps in values]  # fmt: skip
+        errors.append([(z_t / 4 - target) ** 2 for z_t, target in targets])
+    return errors
+
+
+def quarter(prediction):
+    """A model whose denoiser answers a quarter of z_t."""
+    schedule = make_schedule(ScheduleConfig(prediction=prediction))
+    return SimpleNamespace(schedule=schedule, unet=lambda z_t, *_: z_t / 4, controlnet=lambda *_: None)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("use_control", [False, True])
+def test_the_target_is_the_one_that_the_model_predicts(batch, context, prediction, use_control):
+    """DDPM Eq. 14, and the same of v (Progressive Distillation section 4)."""
+    errors = [error for of_image in errors_by_image(batch, prediction) for error in of_image]
+    loss, _ = ddpm_loss(quarter(prediction), batch, context, use_control)
+    assert float(loss) == pytest.approx(sum(errors) / len(errors), rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 5.0, 1e9])
+def test_the_weight_of_a_noise_level_is_min_snr_gamma_over_the_error_that_z_0_has_in_the_target(gamma):
+    """MinSNR section 3.4: min(snr, gamma) / snr for eps, min(snr, gamma) / (snr + 1) for v."""
+    t = torch.tensor([0, 100, 300, 500, 999])
+    of_eps, of_v = (min_snr_weight(make_schedule(ScheduleConfig(prediction=p)), t, gamma) for p in PREDICTIONS)
+    assert of_eps.tolist() == pytest.approx([min(snr(i), gamma) / snr(i) for i in t.tolist()], rel=1e-6)
+    assert of_v.tolist() == pytest.approx([min(snr(i), gamma) / (snr(i) + 1) for i in t.tolist()], rel=1e-6)
+
+
+@pytest.mark.parametrize("use_control", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_weighted_loss_is_the_mean_of_weighted_images(batch, context, prediction, use_control):
+    """MinSNR section 3.4, image by image; the three have an SNR of 1175, 0.38 and 0.005."""
+    extra = {"eps": 0, "v": 1}[prediction]
+    expected = 0.0
+    for t, errors in zip(batch.t.tolist(), errors_by_image(batch, prediction), strict=True):
+        expected += min(snr(t), 5.0) / (snr(t) + extra) * sum(errors) / len(errors) / 3
+    loss, _ = ddpm_loss(quarter(prediction), batch, context, use_control, min_snr=5.0)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_gamma_above_every_snr_weighs_nothing_for_eps(batch, context):
+    plain, _ = ddpm_loss(quarter("eps"), batch, context, use_control=False)
+    weighted, _ = ddpm_loss(quarter("eps"), batch, context, use_control=False, min_snr=1e9)
+    assert float(weighted) == pytest.approx(float(plain), rel=1e-6)
 
 
 def test_the_control_stage_passes_noise_text_and_hint_to_the_controlnet_and_its_answer_to_the_unet(batch, context):
