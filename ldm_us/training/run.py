@@ -11,7 +11,7 @@ from torch import nn
 from ldm_us.atomic import atomic_file
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions
-from ldm_us.training.state import load_newest_state, trim_log
+from ldm_us.training.state import append_log, delete_old_states, load_newest_state, trim_log
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -68,6 +68,7 @@ def fixed_options(options: TrainOptions) -> dict[str, Any]:
 def resume(run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: torch.optim.Optimizer) -> int:
     """Put the newest state of the run in place; return its step, 0 for a fresh run."""
     state = load_newest_state(run)
+    delete_old_states(run)
     if state is None:
         trim_log(run / "log.jsonl", 0)
         return 0
@@ -104,6 +105,5 @@ class Log:
         if self.count == 0:
             return
         means = {name: total / self.count for name, total in self.sums.items()}
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": self.step} | means) + "\n")
+        append_log(self.path, {"step": self.step} | means)
         self.sums, self.count = {}, 0

@@ -5,7 +5,6 @@ enters it, so that runs with and without them can be compared; a loss in eps and
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from ldm_us.training.dataset import encode_images, load_training_set, to_signed
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.stages import Stage, training_size
+from ldm_us.training.state import append_log
 from ldm_us.vae import posterior_from_moments
 
 IMAGES = 32  # at most, spread over the held-out list
@@ -40,8 +40,7 @@ def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
     """Validate the averaged weights; the figures are a line of their own in log.jsonl."""
     with ema.swapped_in():
         values = validate(held_out)
-    with open(run / "log.jsonl", "a") as file:
-        file.write(json.dumps({"step": step} | values) + "\n")
+    append_log(run / "log.jsonl", {"step": step} | values)
 
 
 @torch.no_grad()
