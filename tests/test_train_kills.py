@@ -20,7 +20,7 @@ from tqdm import tqdm
 import train
 from ldm_us.entry import run_command
 from ldm_us.training import preview, validation
-from ldm_us.training.state import load_newest_state
+from ldm_us.training.state import list_states, load_newest_state
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="kills need fork"),
@@ -214,5 +214,17 @@ def test_killed_within_a_write_a_run_ends_as_if_never_killed(command, straight, 
         (torn,) = out.rglob("*.tmp")
         assert (torn.parent, torn.stat().st_size) == ((out / name).parent, half)
     assert step_of(out) == goes_on_from
+    assert wait(start(command("unet", out))) == 0
+    assert_same_end(out, expected)
+
+
+def test_killed_before_the_oldest_state_is_deleted_a_run_deletes_it_when_it_resumes(command, straight, tmp_path):
+    (expected, _), out = straight("unet"), tmp_path / "run"
+
+    def prepare():
+        Path.unlink = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+
+    assert wait(start(command("unet", out), prepare)) == -signal.SIGKILL
+    assert [path.name.lstrip("step_0") for path in list_states(out)] == ["2.pt", "4.pt", "5.pt"]
     assert wait(start(command("unet", out))) == 0
     assert_same_end(out, expected)

@@ -8,12 +8,12 @@ from ldm_us.training.panels import BANDS, LOSS, MASKS, ZERO_CONVS, Lines, Panel,
 TRAINING_LOSS = {
     "vae": "Mean distance |x - x_hat| in [-1, 1] plus a small KL term, on training images with flips: it should fall "
     "fast, then slowly, as finer speckle is kept.",
-    "unet": "Mean squared error of the predicted noise on training images; 1 is the loss of predicting zero. From "
-    "trained weights it hardly falls although the model learns: it averages over all noise levels, drawn anew at every "
-    "step. Read the bands instead.",
-    "controlnet": "Mean squared error of the predicted noise on training images. It hardly falls although the model "
-    "learns: the frozen UNet already predicts most of the noise, and the mask helps at few noise levels. Read the gap "
-    "between true and shuffled masks instead.",
+    "unet": "Mean squared error of the predicted noise, or v, on training images; 1 is the loss of predicting zero. "
+    "From trained weights it hardly falls although the model learns: it averages over all noise levels, drawn anew at "
+    "every step. Read the bands instead.",
+    "controlnet": "Mean squared error of the predicted noise, or v, on training images. It hardly falls although the "
+    "model learns: the frozen UNet already predicts most of the noise, and the mask helps at few noise levels. Read "
+    "the gap between true and shuffled masks instead.",
 }
 
 

@@ -13,7 +13,7 @@ from ldm_us.atomic import atomic_file
 from ldm_us.training.distributed import ALONE, World, split_like
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions
-from ldm_us.training.state import load_newest_state, trim_log
+from ldm_us.training.state import append_log, delete_old_states, load_newest_state, trim_log
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -88,6 +88,7 @@ def resume(
     step = 0 if state is None else int(state["step"])
     world.check_same("state", step)
     if world.main:
+        delete_old_states(run)
         trim_log(run / "log.jsonl", step or -1)  # a fresh run logs its step 0 again
     if state is None:
         return 0
@@ -136,6 +137,5 @@ class Log:
             return
         means = {name: total / self.count for name, total in self.sums.items()}
         if self.world.main:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": self.step} | means) + "\n")
+            append_log(self.path, {"step": self.step} | means)
         self.sums, self.count = {}, 0

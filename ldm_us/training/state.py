@@ -30,6 +30,11 @@ def save_state(run: Path, step: int, state: dict[str, Any], world: World = ALONE
         if not isinstance(cause, OSError):
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
+    delete_old_states(run)
+
+
+def delete_old_states(run: Path) -> None:
+    """Delete all states but the newest two. A run that was killed before it did so does it when it resumes."""
     for path in list_states(run)[:-KEPT]:
         path.unlink()
 
@@ -51,6 +56,16 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
 def list_states(run: Path) -> list[Path]:
     """State files, oldest first."""
     return sorted(path for path in (run / "state").glob("step_*.pt") if NAME.fullmatch(path.name))
+
+
+def append_log(path: Path, line: dict[str, float]) -> None:
+    """Add a line to a log; an error of the disk names the log."""
+    try:
+        with open(path, "ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def trim_log(path: Path, step: int) -> None:

@@ -5,7 +5,6 @@ enters it, so that runs with and without them can be compared; a loss in eps and
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from ldm_us.training.batches import LatentBatch, stream_generator
 from ldm_us.training.dataset import load_training_set, to_signed
 from ldm_us.training.ema import EMA
 from ldm_us.training.stages import Stage
+from ldm_us.training.state import append_log
 from ldm_us.vae import posterior_from_moments
 
 IMAGES = 32  # at most, spread over the held-out list
@@ -42,8 +42,7 @@ def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
     with ema.swapped_in():
         values = validate(held_out)
     if held_out.world.main:
-        with open(run / "log.jsonl", "a") as file:
-            file.write(json.dumps({"step": step} | values) + "\n")
+        append_log(run / "log.jsonl", {"step": step} | values)
 
 
 @torch.no_grad()
