@@ -40,7 +40,7 @@ def two_processes(command):
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         argv = [*TORCHRUN, *command(stage, out, *flags)]
         done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.returncode == 0, done.stderr[-6000:]
         assert done.stdout.count("training images") == 1, "one process speaks"
         return read_run(out)
 

@@ -57,7 +57,8 @@ class Stage:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
         cache = None if self.cache is None else moments_cache(self.cache, self.model, self.options.weights)
         missing = missing_moments(self.data, index, cache)
-        share = missing[self.world.rank :: self.world.size] if cache is not None else missing
+        mine = self.world if cache is not None else ALONE  # by number: another process may have written some already
+        share = [i for i in missing if i % mine.size == mine.rank]
         if share:
             with loaded(self.model, self.options.weights, "vae"):
                 shown = tqdm(share, desc="latents", unit="image", delay=1, disable=not self.world.main)
