@@ -26,6 +26,7 @@ from ldm_us.checks import check_device, check_finite_options, check_seed
 from ldm_us.data.records import Record, load_mask, load_pair
 from ldm_us.ddim import check_steps
 from ldm_us.entry import run_command
+from ldm_us.info import describe_model
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import labelled_grid, save_png, to_picture
 from ldm_us.sampling import SAMPLERS, check_size, generate
@@ -49,26 +50,33 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=50, metavar="S", help="model calls per image, 1..1000 (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
     add("--eta", type=float, default=0.0, metavar="X", help="noise of ddim: 0 none, 1 as much as ddpm (%(default)s)")
-    add("--guidance", type=float, metavar="S", help="weight of the text, 1 for none (7.5 for sd15, 3 for us128)")
-    add("--control-scale", type=float, default=1.0, metavar="X", help="weight of the mask (%(default)s)")
+    add("--guidance", type=float, metavar="S", help="weight of the text, 1: none (sd15 7.5; us128 3, with a mask 1)")
+    add("--control-scale", type=float, metavar="X", help="weight of the mask (1 for sd15, 2 for us128)")
     add("--size", type=int, metavar="PIXELS", help="side of the images (what the model was made for)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no image (%(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and CPUs with AMX")
     add("--out", type=Path, metavar="DIR", help="folder for the images (samples, or the first free of samples-2, ...)")
     add("--overwrite", action="store_true", help="write into a folder that is not empty")
+    add("--info", action="store_true", help="say what --weights holds and where it came from, and stop")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, sample, save."""
     options = build_parser().parse_args(argv)
+    if options.info:
+        print(describe_model(options.weights))
+        return 0
     options.out = options.out or first_free(Path("samples"))
     check_options(options)
     subjects = choose_subjects(options.labels, options.prompt, options.mask)
     model = load_model(options.weights, device=options.device)
     size = model.config.image_size if options.size is None else options.size
-    options.guidance = model.config.schedule.guidance if options.guidance is None else options.guidance
+    if options.guidance is None:
+        options.guidance = model.config.guidance(masked=options.mask is not None)
+    if options.control_scale is None:
+        options.control_scale = model.config.control.scale
     check_size(model.config, size)
     check_steps(model.schedule, options.steps)
     if options.mask is not None and model.controlnet is None:
@@ -134,7 +142,8 @@ def check_options(options: argparse.Namespace) -> None:
     check_device(options.device)
     check_seed(options.seed)
     check_seed(options.seed + options.n)
-    check_finite_options(options, ("control_scale", "eta", *(["guidance"] if options.guidance is not None else [])))
+    given = [name for name in ("guidance", "control_scale") if getattr(options, name) is not None]
+    check_finite_options(options, ("eta", *given))
     if not 0 <= options.eta <= 1:
         raise ValueError(f"--eta {options.eta}: use 0 (no noise) to 1 (as much as ddpm).")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())) and not options.overwrite:

@@ -89,6 +89,10 @@ class ModelConfig:
     unet: UNetConfig = UNetConfig()
     control: ControlConfig = ControlConfig()
 
+    def guidance(self, masked: bool) -> float:
+        """Weight of the text in sample.py unless told; with a mask, strong text draws lesions beside the masked one."""
+        return self.control.guidance if masked and self.control.guidance is not None else self.schedule.guidance
+
     @property
     def size_multiple(self) -> int:
         """Pixels that the image size must be a multiple of, for autoencoder and denoiser to halve it: 64 for SD 1.5."""

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import sample
-from ldm_us.checkpoint import save_model
+from ldm_us.atomic import sha256_file
+from ldm_us.checkpoint import BUNDLED, save_model
 from ldm_us.config import US128
 from ldm_us.entry import run_command
 from ldm_us.model import LatentDiffusion
@@ -102,12 +103,35 @@ def test_a_sample_depends_on_its_seed_and_not_on_its_batch(weights, tmp_path, no
 
 
 def test_the_mask_changes_the_sample_and_a_control_scale_of_0_takes_it_out(weights, mask, tmp_path):
-    run(weights, tmp_path / "plain", "--class", "benign", "--n", 1)
-    run(weights, tmp_path / "mask", "--class", "benign", "--n", 1, "--mask", mask)
-    run(weights, tmp_path / "off", "--class", "benign", "--n", 1, "--mask", mask, "--control-scale", 0)
+    asked = ("--class", "benign", "--n", 1, "--guidance", 2)
+    run(weights, tmp_path / "plain", *asked)
+    run(weights, tmp_path / "mask", *asked, "--mask", mask)
+    run(weights, tmp_path / "off", *asked, "--mask", mask, "--control-scale", 0)
     plain, masked, off = (next(iter(pixels(tmp_path / name).values())) for name in ("plain", "mask", "off"))
     assert not np.array_equal(plain, masked)
     assert np.array_equal(plain, off)
+
+
+def test_a_mask_brings_the_models_own_guidance_and_scale(weights, mask, tmp_path):
+    """Those of us128: strong text would draw lesions beside the masked one."""
+    run(weights, tmp_path / "plain", "--class", "benign", "--n", 1)
+    run(weights, tmp_path / "mask", "--class", "benign", "--n", 1, "--mask", mask)
+    rows = [json.loads((tmp_path / name / "manifest.jsonl").read_text()) for name in ("plain", "mask")]
+    assert [row["guidance"] for row in rows] == [3.0, 1.0]
+    assert rows[1]["control_scale"] == 2.0
+
+
+def test_info_tells_parts_and_lineage_and_samples_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert sample.main(["--info"]) == 0
+    printed = capsys.readouterr().out
+    assert "us128, 128 pixels, predicts eps" in printed
+    assert "controlnet       739,440 parameters" in printed
+    assert [line for line in printed.splitlines() if line.startswith("stage ")] == [
+        "stage 1: vae", "stage 2: unet", "stage 3: unet", "stage 4: controlnet"
+    ]  # fmt: skip
+    assert sha256_file(BUNDLED) in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_negative_prompt_changes_the_sample_and_guidance_1_ignores_it(weights, tmp_path):

@@ -33,9 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     for command in (masks, classes):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
         command.add_argument("--steps", type=int, default=50, metavar="S", help="DDIM steps (%(default)s)")
-        command.add_argument("--guidance", type=float, metavar="S", help="(7.5 for sd15, 3 for us128)")
+        command.add_argument("--guidance", type=float, metavar="S", help="(7.5 for sd15, 3 for us128, 1 with a mask)")
         command.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time (%(default)s)")
-    masks.add_argument("--control-scale", type=float, default=1.0, metavar="X", help="(%(default)s)")
+    masks.add_argument("--control-scale", type=float, metavar="X", help="(1 for sd15, 2 for us128)")
     for command in (reconstruction, masks, classes):
         command.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
         command.add_argument("--device", default="cpu", help="(%(default)s)")

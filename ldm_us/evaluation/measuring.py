@@ -111,7 +111,7 @@ def chosen_lesions(options: argparse.Namespace, size: int) -> list[Record]:
     return [lesions[i * len(lesions) // n] for i in range(n)]
 
 
-def sample_settings(options: argparse.Namespace, control_scale: float = 1.0) -> SampleSettings:
+def sample_settings(options: argparse.Namespace, control_scale: float | None = None) -> SampleSettings:
     """From the command line, checked before anything is loaded."""
     if options.batch < 1:
         raise ValueError(f"--batch {options.batch}: use 1 or more.")

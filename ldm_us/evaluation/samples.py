@@ -17,7 +17,7 @@ class SampleSettings:
     seed: int = 0  # of the first sample
     steps: int = 50  # DDIM steps
     guidance: float | None = None  # None: what the model's config says
-    control_scale: float = 1.0
+    control_scale: float | None = None
     batch: int = 8  # images at a time
 
 
@@ -38,8 +38,8 @@ def draw_samples(
             masks=None if masks is None else masks[i : i + settings.batch],
             seeds=list(range(settings.seed + i, settings.seed + i + len(chunk))),
             steps=settings.steps,
-            guidance=model.config.schedule.guidance if settings.guidance is None else settings.guidance,
-            control_scale=settings.control_scale,
+            guidance=model.config.guidance(masks is not None) if settings.guidance is None else settings.guidance,
+            control_scale=model.config.control.scale if settings.control_scale is None else settings.control_scale,
             on_step=on_step,
         )
         chunks.append(images.mean(dim=1, keepdim=True).cpu())  # the three channels are one grey image

@@ -1,0 +1,139 @@
+"""What training costs: parameters, peak memory and images per second of each method, and of the loop's options.
+
+    python bench/training.py methods --weights sd15.safetensors --data DIR --size 512 [--device cuda] [--only lora]
+    python bench/training.py loop --weights ldm_us/weights/us128.safetensors --data DIR
+    python bench/training.py cache --weights ldm_us/weights/us128.safetensors --data DIR
+
+Every row is a process of its own that calls train.py; the first step, which warms up, is left out of the speed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+METHODS = {  # name: (stage, options)
+    "full": ("unet", ""),
+    "full, adafactor, no EMA, checkpointing": ("unet", "--optimizer adafactor --ema 0 --gradient-checkpointing"),
+    "LoRA rank 8": ("unet", "--lora 8"),
+    "LoRA rank 8, checkpointing": ("unet", "--lora 8 --gradient-checkpointing"),
+    "8 prompt tokens": ("unet", "--prompt-tokens 8"),
+    "ControlNet": ("controlnet", ""),
+    "ControlNet, decoder unlocked": ("controlnet", "--unlock-decoder"),
+}
+LOOP = {
+    "fp32": "--no-channels-last",
+    "fp32, channels last": "--channels-last",
+    "bf16": "--no-channels-last --precision bf16",
+    "bf16, channels last": "--channels-last --precision bf16",
+    "fp32, compile": "--no-channels-last --compile",
+    "fp32, 1 worker": "--no-channels-last --workers 1",
+}
+CHILD = """
+import json, re, resource, sys, torch, train
+code = train.main(sys.argv[1:])
+gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated()
+print(json.dumps({"peak": gpu or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+sys.exit(code)
+"""
+
+
+def main() -> None:
+    """Print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("methods", "loop", "cache"))
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--size", type=int, help="pixels (what the weights were made for)")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of `methods`")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", help="rows whose name holds this text")
+    options = parser.parse_args()
+    print(f"{machine(options.device)}; batch {options.batch}, {options.steps} steps\n")
+    if options.what == "cache":
+        return print_cache(options)
+    rows = METHODS if options.what == "methods" else {name: ("unet", flags) for name, flags in LOOP.items()}
+    print("| what | trained parameters | peak memory, GiB | images/s | waiting for data |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        for name, (stage, flags) in rows.items():
+            if options.only is None or options.only in name:
+                precision = ["--precision", options.precision] if options.what == "methods" else []
+                print(row(options, Path(folder), name, stage, [*flags.split(), *precision]), flush=True)
+
+
+def row(options: argparse.Namespace, folder: Path, name: str, stage: str, flags: list[str]) -> str:
+    """Train for a few steps; a row of the table. The run is deleted: a state of SD 1.5 takes 10 GB."""
+    run = folder / "run"
+    command = [stage, "--weights", options.weights, "--data", options.data, "--out", run, "--cache", folder / "cache"]
+    command += ["--steps", options.steps, "--batch", options.batch, "--log-every", 1, "--device", options.device]
+    command += ["--sample-every", 0, "--validate-every", 0, "--held-out", 0, *flags]
+    command += ["--size", options.size] if options.size else []
+    argv = [sys.executable, "-c", CHILD, *map(str, command)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return f"| {name} | failed: {done.stderr.strip().splitlines()[-1]} | | | |"
+    trained = next(line for line in done.stdout.splitlines() if "parameters trained" in line).split("; ")[1].split()[0]
+    peak = json.loads(done.stdout.splitlines()[-1])["peak"] / 2**30
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()][1:]
+    speed = statistics.median(line["images_per_s"] for line in lines)
+    share = statistics.median(line["data_share"] for line in lines)
+    for path in sorted(run.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    run.rmdir()
+    return f"| {name} | {trained} | {peak:.1f} | {speed:.3g} | {share:.1%} |"
+
+
+def print_cache(options: argparse.Namespace) -> None:
+    """What a step would cost more if it ran the frozen autoencoder and text encoder on its images and prompts."""
+    from ldm_us.checkpoint import load_model
+    from ldm_us.clip import tokenize
+
+    model = load_model(options.weights, options.device)
+    size = options.size or model.config.image_size
+    x = torch.zeros(options.batch, 3, size, size, device=options.device)
+    tokens = tokenize([""] * options.batch, model.config.text.length).to(options.device)
+    with torch.no_grad():
+        frozen = median_seconds(lambda: (model.vae.moments(x), model.text(tokens)))
+    z_t, t = model.vae.encode(x).mean, torch.zeros(options.batch, dtype=torch.int64, device=options.device)
+    context = model.text(tokens)
+    model.unet.requires_grad_(True)
+    step = median_seconds(lambda: model.unet(z_t, t, context).square().mean().backward())
+    print("| what | seconds |\n|---|---|")
+    print(f"| denoiser, forward and backward | {step:.3g} |\n| autoencoder and text encoder, forward | {frozen:.3g} |")
+    print(f"\nWith caches a step is {(step + frozen) / step:.2f} times as fast.")
+
+
+def median_seconds(function, repeats: int = 5) -> float:
+    """Median of several calls after one to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def machine(device: str) -> str:
+    """What the figures were measured on."""
+    if device.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = torch.get_num_threads()
+    return f"{cores} CPU cores ({platform.machine()}), {threads} threads, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()
