@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import ldm_us
 from ldm_us.atomic import atomic_file
@@ -180,9 +181,17 @@ def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
         raise ValueError(f"{path}: its config cannot be read: {error}") from error
 
 
+class _NoInitialValues(TorchFunctionMode):
+    """Leave nn.init.normal_ out: for a tensor without numbers it would import torch's compiler, which takes 2 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if func is nn.init.normal_ else func(*args, **kwargs)
+
+
 def _build_on_meta(path: Path | str, config: ModelConfig, with_controlnet: bool) -> LatentDiffusion:
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialValues():
             model = LatentDiffusion(config)
             if with_controlnet:
                 model.add_controlnet()
