@@ -18,7 +18,6 @@ from ldm_us.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
 from ldm_us.sampling import Step, draw, generate, latent_shape
-from ldm_us.training.preview import GUIDANCE
 
 STRIP = 8  # moments of one denoising that are shown
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
@@ -27,11 +26,10 @@ ROWS = ("normal", "benign", "malignant")  # as in the paper's Figure 3
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the samples of a report are made; as in the previews of training, but with more steps."""
+    """How the samples of a report are made: with the model's own guidance and control scale, as by sample.py."""
 
     seed: int = 0
     steps: int = 50
-    guidance: float = GUIDANCE
     device: str = "cpu"
 
 
@@ -100,7 +98,7 @@ def by_class(model: LatentDiffusion, sampling: Sampling, size: int) -> Figure:
         "has learnt about the class.",
         [f"seed {seed}" for seed in seeds],
         rows,
-        settings_of(sampling, f"Prompts '{class_prompt(ROWS[0])}' and so on."),
+        settings_of(model, sampling, False, f"Prompts '{class_prompt(ROWS[0])}' and so on."),
     )
 
 
@@ -121,7 +119,7 @@ def by_mask(model: LatentDiffusion, sampling: Sampling, size: int, examples: Seq
         "seed to seed.",
         ["mask", *(["original"] if with_original else []), *(f"seed {seed}" for seed in seeds)],
         rows,
-        settings_of(sampling, "The prompt names the class of the mask. Control scale 1."),
+        settings_of(model, sampling, True, "The prompt names the class of the mask."),
     )
 
 
@@ -137,7 +135,8 @@ def strip(model: LatentDiffusion, sampling: Sampling, size: int, example: Exampl
         seeds=[sampling.seed],
         z_T=z_T,
         steps=sampling.steps,
-        guidance=sampling.guidance,
+        guidance=model.config.guidance(example is not None),
+        control_scale=model.config.control.scale,
         on_step=steps.append,
     )
     z = [z_T.to(model.device), *(step.z for step in steps)]  # before each step, and after the last
@@ -151,7 +150,12 @@ def strip(model: LatentDiffusion, sampling: Sampling, size: int, example: Exampl
             ("z_t decoded", [decoded(model, z[i]) for i in chosen]),
             ("predicted z_0 decoded", [decoded(model, steps[i].z_0_hat) for i in chosen]),
         ],
-        settings_of(sampling, f"Seed {sampling.seed}, class {label}" + (f", mask {example.name}." if example else ".")),
+        settings_of(
+            model,
+            sampling,
+            example is not None,
+            f"Seed {sampling.seed}, class {label}" + (f", mask {example.name}." if example else "."),
+        ),
     )
 
 
@@ -166,7 +170,8 @@ def sample(
         seeds=seeds,
         size=size,
         steps=sampling.steps,
-        guidance=sampling.guidance,
+        guidance=model.config.guidance(mask is not None),
+        control_scale=model.config.control.scale,
     )
     return [to_picture(x.mean(dim=0, keepdim=True)) for x in images]
 
@@ -177,6 +182,7 @@ def decoded(model: LatentDiffusion, z: Tensor) -> Image.Image:
     return to_picture(model.vae.decode(z)[0].float().mean(dim=0, keepdim=True) / 2 + 0.5)
 
 
-def settings_of(sampling: Sampling, more: str) -> str:
+def settings_of(model: LatentDiffusion, sampling: Sampling, masked: bool, more: str) -> str:
     """What it takes to make the samples again."""
-    return f"{more} DDIM, {sampling.steps} steps, guidance {sampling.guidance:g}."
+    control = f", control scale {model.config.control.scale:g}" if masked else ""
+    return f"{more} DDIM, {sampling.steps} steps, guidance {model.config.guidance(masked):g}{control}."

@@ -1,4 +1,7 @@
-"""Pictures of a run in progress, always of the same images, masks and seeds, made with the averaged weights."""
+"""Pictures of a run in progress, always of the same images, masks and seeds, made with the averaged weights.
+
+Guidance and control scale are the model's own, as in sample.py.
+"""
 
 import torch
 from PIL import Image
@@ -11,7 +14,6 @@ from ldm_us.training.dataset import TrainingSet, to_signed
 
 COLUMNS = 4
 STEPS = 20  # DDIM steps: a preview, not a result
-GUIDANCE = 3.0
 
 
 @torch.no_grad()
@@ -35,7 +37,16 @@ def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Ten
     """Four samples of a prompt, with a mask or without, at the training size; every row has the same seeds."""
     seeds = list(range(COLUMNS))
     masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
-    return generate(model, [prompt] * COLUMNS, masks=masks, seeds=seeds, size=data.size, steps=STEPS, guidance=GUIDANCE)
+    return generate(
+        model,
+        [prompt] * COLUMNS,
+        masks=masks,
+        seeds=seeds,
+        size=data.size,
+        steps=STEPS,
+        guidance=model.config.guidance(masks is not None),
+        control_scale=model.config.control.scale,
+    )
 
 
 def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:
