@@ -47,6 +47,16 @@ class World:
         dist.all_reduce(total)
         return dict(zip(values, (total / self.size).tolist(), strict=True))
 
+    def check_all_well(self, problem: ValueError | OSError | None) -> None:
+        """Raise the problem that one process has in every process, so that none waits for the one that gave up."""
+        problems: list[Any] = [problem]
+        if self.size > 1:
+            problems = [None] * self.size
+            dist.all_gather_object(problems, problem)
+        for found in problems:
+            if found is not None:
+                raise found
+
     def check_same(self, what: str, value: object) -> None:
         """Raise ValueError in every process unless all have the same value."""
         if self.size == 1:
@@ -85,6 +95,10 @@ def joined(device: str) -> Iterator[World]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+            raise
+        raise ValueError("another process of this run has ended; what it printed says why.") from error
     finally:
         dist.destroy_process_group()
 
