@@ -2,7 +2,7 @@
 
     python sample.py                                    # four samples of each class, from the bundled us128 model
     python sample.py --weights runs/controlnet/model.safetensors --class malignant --mask mask.png --n 4 --out samples
-    torchrun --nproc-per-node 2 sample.py --mask masks --balance 2 1 1 --n 10000 --layout busi --out dataset
+    torchrun --nproc-per-node 2 -- sample.py --mask masks --balance 2 1 1 --n 10000 --layout busi --out dataset
     python sample.py --verify samples/0000_benign_seed0.png
 
 Follow one sample: Plan -> Wanted (prompt, seed, mask) -> draw_images (ldm_us/synthesis/drawing.py) -> PNG with fields

@@ -27,7 +27,7 @@ def origin_fields(device: str | torch.device) -> Fields:
     return {
         "synthetic": SYNTHETIC,
         "software": f"ldm_us {ldm_us.__version__}",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": device_kind(device),
     }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm_us.atomic import atomic_file
 from ldm_us.data.busi import SAMPLES_INFO
-from ldm_us.data.records import LESION_CLASSES
+from ldm_us.data.records import CLASSES, LESION_CLASSES
 from ldm_us.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import Fields, as_text, pixels_sha256
 from ldm_us.synthesis.plan import Plan, Sample
@@ -61,6 +61,9 @@ def remove_samples(out: Path) -> None:
                 if (out / name).resolve().is_relative_to(out.resolve()):
                     (out / name).unlink(missing_ok=True)
         path.unlink()
+    for label in CLASSES:  # a class folder without an image is no BUSI
+        if (out / label).is_dir() and not any((out / label).iterdir()):
+            (out / label).rmdir()
 
 
 def check_command(out: Path, command: Fields) -> None:
@@ -71,8 +74,8 @@ def check_command(out: Path, command: Fields) -> None:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{out / COMMAND}: damaged ({error}). Choose another folder, or add --overwrite.") from error
     if differing:
-        listed = ", ".join(f"{key} {_short(before.get(key))}, not {_short(command.get(key))}" for key in differing[:4])
-        more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
+        listed = "; ".join(f"{key} {_short(before.get(key))}, not {_short(command.get(key))}" for key in differing[:4])
+        more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise ValueError(
             f"--out {out}: begun by another command ({listed}{more}). Choose another folder, or add --overwrite."
         )
