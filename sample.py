@@ -33,10 +33,11 @@ from ldm_us.synthesis.grid import draw_grid, shown_subjects
 from ldm_us.synthesis.masks import check_masks, load_original, mask_of
 from ldm_us.synthesis.options import build_parser, check_options, first_free
 from ldm_us.synthesis.plan import Plan, Sample, make_plan
-from ldm_us.synthesis.processes import Crew, joined, own_device
+from ldm_us.synthesis.processes import Crew, joined
 from ldm_us.synthesis.verify import verify
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
 from ldm_us.synthesis.weights import Source, load_sampler
+from ldm_us.torchrun import local_device
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         print(describe_model(options.weights))
         return 0
     check_options(options)
-    options.device = own_device(options.device)
+    options.device = local_device(options.device)
     if options.verify is not None:
         verdict = verify(options.verify, source, options.device)
         print(verdict.sentence)

@@ -9,8 +9,8 @@ from ldm_us.checkpoint import BUNDLED
 from ldm_us.checks import check_device, check_finite_options, check_seed
 from ldm_us.sampling import SAMPLERS
 from ldm_us.synthesis.plan import LAYOUTS
-from ldm_us.synthesis.processes import process_count
 from ldm_us.synthesis.weights import parse_lora
+from ldm_us.torchrun import process_count
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,10 +1,11 @@
 """Several processes that share the samples, started by torchrun: they meet at the start and at the end alone."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+
+from ldm_us.torchrun import process_count
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,6 @@ class Crew:
             raise problem
         if not went_well[0]:
             raise SystemExit(2)
-
-
-def process_count() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def own_device(device: str) -> str:
-    """The device of this process: of several GPUs, the one that torchrun gave it."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
 @contextmanager
