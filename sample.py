@@ -28,7 +28,7 @@ from ldm_us.pictures import save_png, to_picture
 from ldm_us.sampling import check_size
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
 from ldm_us.synthesis.fields import Fields, origin_fields, subject_fields
-from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, open_list, write_sample
+from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
 from ldm_us.synthesis.grid import draw_grid, shown_subjects
 from ldm_us.synthesis.masks import check_masks, load_original, mask_of
 from ldm_us.synthesis.options import build_parser, check_options, first_free
@@ -75,11 +75,13 @@ def main(argv: list[str] | None = None) -> int:
         out = options.out or first_free(Path("samples"))
         crew.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
-        made = make_samples(model, plan, settings, fields, options.batch, out, crew)
-        crew.barrier()
+        with occupied(out):
+            made = make_samples(model, plan, settings, fields, options.batch, out, crew)
+            crew.barrier()
+            if crew.main:
+                finish(out, plan)
+                save_png(draw_grid(plan, out, settings.size), out / "grid.png")
         if crew.main:
-            finish(out, plan)
-            save_png(draw_grid(plan, out, settings.size), out / "grid.png")
             print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
     return 0
 

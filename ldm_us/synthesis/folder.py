@@ -4,11 +4,13 @@ A sample counts once its line is in a list of what is done, which is written aft
 lists into one; every process then adds to a list of its own; the end merges them into manifest.jsonl.
 """
 
+import fcntl
 import hashlib
 import heapq
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +37,7 @@ def begin(out: Path, command: Fields, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out}: exists and is not a folder. Choose another name.")
+    check_free(out)
     if overwrite:
         remove_samples(out)
     elif (out / COMMAND).is_file():
@@ -49,6 +52,27 @@ def begin(out: Path, command: Fields, overwrite: bool) -> None:
         with atomic_file(out / COMMAND) as file:
             file.write((json.dumps(command, indent=1) + "\n").encode())
     merge_lists(out, out / DONE)
+
+
+def check_free(out: Path) -> None:
+    """Raise ValueError where a process is writing into the folder: torchrun, killed, may leave its processes alive."""
+    if not (out / COMMAND).is_file():
+        return
+    with open(out / COMMAND, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"--out {out}: another call of sample.py is writing into it. Wait for it, or end all its processes."
+            ) from error
+
+
+@contextmanager
+def occupied(out: Path) -> Iterator[None]:
+    """Inside, every other call is kept out of the folder; the lock ends with the process, whatever ends that."""
+    with open(out / COMMAND, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def remove_samples(out: Path) -> None:

@@ -22,6 +22,7 @@ from ldm_us.data.audit import audit_folder
 from ldm_us.data.busi import read_busi
 from ldm_us.data.datasets import read_dataset
 from ldm_us.entry import run_command
+from ldm_us.synthesis.folder import occupied
 from tests.synthesis.conftest import contents
 from tests.test_train_kills import dies_writing, wait
 
@@ -186,6 +187,17 @@ def test_another_command_in_the_folder_is_refused_naming_what_differs(command, s
     assert run_command(lambda: sample.main(command(out, "--steps", 2, "--n", 20))) == 2
     assert "begun by another command (steps 1, not 2; counts [7, 4, 2], not [10, 7, 3])" in capsys.readouterr().err
     assert contents(out) == expected
+
+
+@pytest.mark.parametrize("options", [(), ("--overwrite",)])
+def test_while_another_call_writes_into_the_folder_nobody_else_may(command, straight, capsys, options):
+    """Such as the processes of a torchrun that was killed itself, which go on without it."""
+    out, expected, _ = straight
+    with occupied(out):
+        assert run_command(lambda: sample.main(command(out, *options))) == 2
+    assert "another call of sample.py is writing into it" in capsys.readouterr().err
+    assert contents(out) == expected
+    assert run_command(lambda: sample.main(command(out))) == 0
 
 
 def test_overwrite_begins_anew_and_leaves_no_sample_of_before(command, tmp_path):
