@@ -38,6 +38,8 @@ def verify(path: Path, source: Source, device: str) -> Verdict:
     problems = changed_since(picture, text) + other_files(text, source)
     if problems:
         return Verdict(False, f"{path}: {'; '.join(problems)}.")
+    if "watermark" in text:
+        watermark_version()  # without the extra it cannot be drawn
     try:
         settings = settings_from_text(text)
         mask = unpack_mask(text["mask_bits"], settings.size) if "mask_bits" in text else None

@@ -10,6 +10,7 @@ from PIL import Image
 import sample
 from ldm_us.synthesis import watermark
 from ldm_us.synthesis.watermark import add_watermark, has_watermark
+from tests.synthesis.test_verify import rewrite
 
 needs_extra = pytest.mark.skipif(not watermark.can_read_watermarks(), reason="needs the extra watermark")
 
@@ -56,12 +57,23 @@ def test_a_watermarked_sample_verifies_and_without_fields_the_mark_still_speaks(
     assert "but its watermark says that it is synthetic" in capsys.readouterr().out
 
 
-def test_without_the_extra_one_sentence_names_it(refused, tmp_path, monkeypatch):
+@pytest.fixture
+def no_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "blind_watermark", None)
     monkeypatch.setitem(sys.modules, "blind_watermark.bwm_core", None)
+
+
+def test_without_the_extra_one_sentence_names_it(no_extra, refused, tmp_path):
     line = refused(tmp_path / "out", "--size", 128, "--watermark")
     assert "a watermark needs the extra `watermark`" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_a_watermarked_sample_is_not_called_wrong(no_extra, run, refused, tmp_path):
+    run(tmp_path / "out", "--class", "benign", "--n", 1)
+    path = tmp_path / "out" / "0000_benign_seed0.png"
+    rewrite(path, signed=True, watermark="blind-watermark 0.4.4")
+    assert "a watermark needs the extra `watermark`" in refused(tmp_path / "out", "--verify", path)
 
 
 def test_a_picture_that_is_too_small_is_refused(refused, tmp_path):
