@@ -25,7 +25,10 @@ def straight(run, tmp_path_factory):
 
 def assert_same(a, b):
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
-    logs = [[{k: v for k, v in line.items() if k not in ("images_per_s", "data_share")} for line in result.log] for result in (a, b)]
+    logs = [
+        [{k: v for k, v in line.items() if k not in ("images_per_s", "data_share")} for line in result.log]
+        for result in (a, b)
+    ]
     assert logs[0] == logs[1]
 
 

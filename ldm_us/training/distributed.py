@@ -4,7 +4,6 @@ DistributedDataParallel (arXiv 2006.15704) keeps the whole model in every proces
 the optimiser's state over them instead (FSDP2, after ZeRO, arXiv 1910.02054). All processes need the same folders.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ldm_us.torchrun import process_count
 from ldm_us.unet import Level, Middle
 
 
@@ -72,16 +72,6 @@ class World:
 
 
 ALONE = World()
-
-
-def process_count() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_device(device: str) -> str:
-    """The device of this process: of several GPUs, the one that torchrun gave it."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
 @contextmanager
