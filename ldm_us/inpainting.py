@@ -1,7 +1,7 @@
 """Inpainting: draw a region anew and leave the rest of an image as it is.   Paper: arXiv 2201.09865 (RePaint).
 
 At every step the known latents, noised to that step, replace what the sampler made of them; the region between them
-is sampled to fit. Pixels outside can be pasted back, so that the autoencoder does not touch them either.
+is sampled to fit. Pixels outside are pasted back, so that the autoencoder does not touch them either.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,8 @@ def inpaint(
     """Images x (b, 3, H, W) in [-1, 1], regions (b, 1, H, W) in {0, 1} -> images in [0, 1], new where the region is 1.
 
     Each step is taken `resample` times, noised again in between, which fits the region better to its surroundings.
-    paste: pixels outside are those of x, exactly; else those that the autoencoder makes of the same latents.
+    Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
+    region. The decoder alone would not do: it spreads a new latent over a few pixels beyond the region.
     """
     walk = walk or Walk()
     check_sampler(walk.sampler, walk.eta)
@@ -65,9 +66,8 @@ def inpaint(
             on_step(step)
 
     x_hat = decode(model, torch.where(inside > 0, z, z_0))
-    if not paste:
-        return x_hat
-    return torch.where(region.to(x_hat) > 0, x_hat, (x / 2 + 0.5).to(x_hat))
+    outside = (x / 2 + 0.5).to(x_hat) if paste else decode(model, z_0)
+    return torch.where(region.to(x_hat) > 0, x_hat, outside)
 
 
 def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t: int, noise: Tensor) -> Tensor:

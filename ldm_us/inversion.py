@@ -18,7 +18,7 @@ from ldm_us.model import LatentDiffusion
 from ldm_us.sampling import Step, Walk, decode, sample_latents
 from ldm_us.schedule import Schedule
 
-ITERATIONS = 4  # model calls a step beyond the first; measured: docs/results.md
+ITERATIONS = 2  # model calls a step beyond the first; what more of them bring: docs/results.md
 
 
 @torch.no_grad()
