@@ -32,10 +32,7 @@ class ControlTerm:
     guess: bool = False
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.start <= 1.0 or not 0.0 <= self.end <= 1.0:
-            raise ValueError(f"control from {self.start} to {self.end}: use shares of the steps, 0 to 1.")
-        if self.start > self.end:
-            raise ValueError(f"control starts at {self.start} of the steps, after its end at {self.end}: swap them.")
+        check_span(self.start, self.end)
 
 
 class ReadyControl(NamedTuple):
@@ -57,6 +54,14 @@ def pair_controls(
         if len(values) != len(controlnets):
             raise ValueError(f"{len(controlnets)} ControlNets for {len(values)} {name}: give one per ControlNet.")
     return [ControlTerm(*each) for each in zip(controlnets, hints, scales, strict=True)]
+
+
+def check_span(start: float, end: float) -> None:
+    """Refuse shares of the steps outside 0..1, and a start after the end."""
+    if not 0.0 <= start <= 1.0 or not 0.0 <= end <= 1.0:
+        raise ValueError(f"control from {start} to {end}: use shares of the steps, 0 to 1.")
+    if start > end:
+        raise ValueError(f"control starts at {start} of the steps, after its end at {end}: swap them.")
 
 
 def mask_hint(masks: Tensor) -> Tensor:
