@@ -26,6 +26,12 @@ def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
     return torch.where(after_end, END_OF_TEXT, tokens)
 
 
+def token_words(prompt: str) -> list[str]:
+    """The text of every token of a prompt, without start and end."""
+    tokenizer = _open_clip_tokenizer()
+    return [tokenizer.decoder[token].removesuffix("</w>") for token in tokenizer.encode(prompt)]
+
+
 @cache
 def _open_clip_tokenizer() -> Any:
     """open_clip's tokenizer.py, run without the package around it, whose import takes seconds and needs torchvision."""

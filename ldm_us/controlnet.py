@@ -62,13 +62,26 @@ class ControlNet(nn.Module):
         weight = unet.encoder.conv_in.weight
         return cls(unet, config or ControlConfig()).to(device=weight.device, dtype=weight.dtype)
 
-    def forward(self, z_t: Tensor, t: Tensor, context: Tensor, hint: Tensor) -> Control:
-        """(b, 4, h, w), (b,) int64, (b, m, d), (b, 3, H, W) in [0, 1] -> Control."""
+    def forward(
+        self,
+        z_t: Tensor,
+        t: Tensor,
+        context: Tensor,
+        hint: Tensor | None = None,
+        hint_features: Tensor | None = None,
+    ) -> Control:
+        """(b, 4, h, w), (b,) int64, (b, m, d), (b, 3, H, W) in [0, 1] -> Control.
+
+        Instead of the hint, its features (b, width, h, w) from `hint_network`: they are the same in every step.
+        """
         emb = self.time(t)
-        hint_features = self.hint_network(hint)
+        if hint_features is None:
+            assert hint is not None, "a hint or its features"
+            hint_features = self.hint_network(hint)
         if hint_features.shape[-2:] != z_t.shape[-2:]:
+            pixels = "a hint" if hint is None else f"a hint of {tuple(hint.shape[-2:])} pixels"
             raise ValueError(
-                f"a hint of {tuple(hint.shape[-2:])} pixels gives {tuple(hint_features.shape[-2:])} features, but the "
+                f"{pixels} gives {tuple(hint_features.shape[-2:])} features, but the "
                 f"latents are {tuple(z_t.shape[-2:])}. Resize the hint to the image's size."
             )
         features, skips = self.encoder(z_t, emb, context, hint_features)

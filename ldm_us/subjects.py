@@ -3,8 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from ldm_us.data.busi import CLASSES, NAME, read_busi
-from ldm_us.data.records import class_prompt
+from ldm_us.data.records import LESION_CLASSES, class_prompt
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
@@ -71,3 +73,12 @@ def subject_of_file(path: Path) -> Subject:
     masks = sorted(file for name, file in names if name is not None and name["mask"] and name["stem"] == stem)
     label = match["label"] if match["label"] in CLASSES else ""
     return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None, label)
+
+
+def check_mask(prompt: str, mask: Tensor, where: str) -> None:
+    """Refuse a lesion mask (1, H, W) for the class normal, and an empty one for a class that has a lesion."""
+    if prompt == class_prompt("normal") and bool(mask.any()):
+        raise ValueError(f"{where}: a lesion mask for the class normal. Use --class benign or malignant, or no mask.")
+    for label in LESION_CLASSES:
+        if prompt == class_prompt(label) and not bool(mask.any()):
+            raise ValueError(f"{where}: an empty mask for the class {label}. Use --class normal, or draw a lesion.")

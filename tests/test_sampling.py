@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from ldm_us.config import ControlConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from ldm_us.controls import ControlTerm, prepare_controls
 from ldm_us.ddpm import q_sample
+from ldm_us.guidance import Guidance, guided_eps
 from ldm_us.model import LatentDiffusion
-from ldm_us.sampling import denoise, draw, generate, guided_eps
+from ldm_us.sampling import denoise, draw, generate
 from ldm_us.schedule import make_schedule
 from ldm_us.unet import Control
 
@@ -103,7 +105,7 @@ def test_guidance_is_the_formula_of_two_separate_calls(model, guidance):
     z_t, t, w = torch.randn(2, 4, 8, 8, generator=generators(1)[0]), torch.tensor([500, 20]), guidance - 1
     context, negative = model.encode_prompts(PROMPTS[:2]), model.encode_prompts(["", "text"])
     eps_c, eps_u = model.unet(z_t, t, context), model.unet(z_t, t, negative)
-    guided = guided_eps(model, context, negative, guidance)(z_t, t)
+    guided = guided_eps(model, context, negative, Guidance(guidance))(z_t, t)
     torch.testing.assert_close(guided, (1 + w) * eps_c - w * eps_u, rtol=1e-4, atol=1e-5)
 
 
@@ -122,7 +124,8 @@ def test_control_is_scaled_and_enters_both_halves_of_guidance(controlled, scale)
         return controlled.unet(z_t, t, states, scaled)
 
     expected = eps(negative) + 3.0 * (eps(context) - eps(negative))
-    guided = guided_eps(controlled, context, negative, 3.0, hint, scale)(z_t, t)
+    ready = prepare_controls([ControlTerm(controlled.controlnet, hint, scale)], controlled.schedule, steps=50)
+    guided = guided_eps(controlled, context, negative, Guidance(3.0), ready)(z_t, t)
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -1,9 +1,10 @@
 """What sample.py samples: classes, prompts, mask files and folders."""
 
 import pytest
+import torch
 from PIL import Image
 
-from ldm_us.subjects import choose_subjects
+from ldm_us.subjects import check_mask, choose_subjects
 
 
 @pytest.fixture
@@ -87,3 +88,14 @@ def test_other_files_that_begin_like_a_mask_are_not_taken_for_one(busi):
 def test_an_empty_prompt_is_a_prompt(busi):
     (subject,) = choose_subjects([], "", busi / "benign" / "benign (2)_mask.png")
     assert subject.prompt == ""
+
+
+def test_a_mask_for_the_class_normal_and_an_empty_one_for_a_lesion_are_refused():
+    lesion, empty = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
+    with pytest.raises(ValueError, match=r"m\.png: a lesion mask for the class normal"):
+        check_mask("Ultrasound image of a normal breast", lesion, "m.png")
+    with pytest.raises(ValueError, match=r"m\.png: an empty mask for the class malignant"):
+        check_mask("Ultrasound image of a malignant breast", empty, "m.png")
+    check_mask("Ultrasound image of a normal breast", empty, "m.png")
+    check_mask("Ultrasound image of a benign breast", lesion, "m.png")
+    check_mask("any other text", empty, "m.png")

@@ -1,4 +1,4 @@
-"""Command line of the data tools: python -m ldm_us.data audit|phantom|statistics."""
+"""Command line of the data tools: python -m ldm_us.data audit|phantom|masks|statistics."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from ldm_us.data.audit import audit_folder
 from ldm_us.data.audit_families import audit_groups
 from ldm_us.data.audit_text import format_audit, format_groups
 from ldm_us.data.datasets import KNOWN, read_dataset
+from ldm_us.data.mask_files import write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.statistics import record_statistics, summarize
 from ldm_us.entry import run_command
@@ -51,6 +52,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace a folder that this command made before")
     phantom.set_defaults(run=run_phantom)
 
+    masks = commands.add_parser(
+        "masks",
+        help="make new lesion masks like those of a dataset, for sample.py --mask",
+        description="Fit outlines, sizes and places of the lesions of each class and draw new ones, or vary the masks.",
+    )
+    add = masks.add_argument
+    add("--like", type=Path, required=True, metavar="DIR", help="a dataset with masks, or files named as in BUSI")
+    add("--n", type=int, default=100, metavar="N", help="masks, the classes in turns (%(default)s)")
+    add("--size", type=int, default=128, metavar="PIXELS", help="side of the masks (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="another seed, other masks (%(default)s)")
+    add("--augment", action="store_true", help="shift, scale, rotate, mirror and bend the given masks instead")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the masks")
+    masks.set_defaults(run=run_masks)
+
     statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
     statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
     statistics.set_defaults(run=run_statistics)
@@ -73,6 +88,14 @@ def run_phantom(args: argparse.Namespace) -> int:
     plan = Plan(args.n, args.size, args.seed, args.calipers, args.text)
     write_phantoms(plan, args.out, args.workers, args.overwrite)
     print(f"wrote {args.n} phantoms to {args.out}")
+    return 0
+
+
+def run_masks(args: argparse.Namespace) -> int:
+    """Write new masks."""
+    check_seed(args.seed)
+    write_masks(args.like, args.n, args.out, seed=args.seed, size=args.size, augment=args.augment)
+    print(f"wrote {args.n} masks to {args.out}")
     return 0
 
 

@@ -1,0 +1,182 @@
+"""The editing options of sample.py: each reaches its function, and what does not fit is one clear sentence."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ldm_us.conditions import Conditions
+from ldm_us.controls import ControlTerm, mask_hint
+from ldm_us.data.records import class_prompt, load_image, load_mask
+from ldm_us.edit_options import add_edit_options, check_edit_options, edit_fields, sample_batch
+from ldm_us.editing import image_to_image
+from ldm_us.guidance import Guidance
+from ldm_us.inpainting import inpaint
+from ldm_us.inversion import edit_by_inversion
+from ldm_us.model import LatentDiffusion
+from ldm_us.sampling import Walk, generate
+
+SIZE = 16
+PROMPTS = [class_prompt("benign")] * 2
+
+
+@pytest.fixture(scope="module")
+def model(micro):
+    torch.manual_seed(0)
+    model = LatentDiffusion(micro)
+    controlnet = model.add_controlnet()
+    for conv in [*controlnet.zero_convs, controlnet.zero_conv_middle, controlnet.hint_network.conv_out]:
+        torch.nn.init.normal_(conv.weight, std=0.3)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An image, two masks, an empty one, and images that cannot be edited."""
+    folder = tmp_path_factory.mktemp("files")
+    grey = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+    Image.fromarray(grey).save(folder / "image.png")
+    Image.fromarray(grey).resize((24, 16)).save(folder / "wide.png")
+    Image.fromarray(grey).convert("RGBA").save(folder / "alpha.png")
+    for name, at in (("left", 2), ("right", 9)):
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask[4:10, at : at + 5] = 255
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    Image.new("L", (SIZE, SIZE)).save(folder / "empty.png")
+    return folder
+
+
+@pytest.fixture
+def options(files, monkeypatch):
+    """A function of flags: the options of sample.py that a batch needs."""
+    monkeypatch.chdir(files)
+
+    def parse(*flags: str) -> argparse.Namespace:
+        parser = argparse.ArgumentParser()
+        add_edit_options(parser)
+        plain = {"weights": Path("w"), "negative_prompt": "", "sampler": "ddim", "steps": 4, "eta": 0.0}
+        parser.set_defaults(**plain, guidance=2.0, control_scale=1.5)
+        parsed = parser.parse_args(flags)
+        check_edit_options(parsed, SIZE)
+        return parsed
+
+    return parse
+
+
+@pytest.fixture
+def batch(model, options):
+    """A function of flags, and perhaps masks: images and pictures of two samples."""
+
+    def sample(*flags: str, masks: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, Image.Image]]:
+        return sample_batch(options(*flags), model, PROMPTS, masks, [3, 4], SIZE)
+
+    return sample
+
+
+def two(path):
+    return load_mask([Path(path)], SIZE).expand(2, -1, -1, -1)
+
+
+def image():
+    return load_image(Path("image.png"), SIZE).expand(2, -1, -1, -1)
+
+
+def test_without_options_a_batch_is_that_of_generate_and_has_no_further_field(model, batch, options):
+    images, pictures = batch(masks=None)
+    assert torch.equal(images, generate(model, PROMPTS, seeds=[3, 4], size=SIZE, steps=4, guidance=2.0))
+    assert pictures == {}
+    assert edit_fields(options()) == {}
+
+
+def test_a_mask_is_followed_as_generate_does_it(model, batch):
+    images, _ = batch(masks=two("left.png"))
+    plain = {"seeds": [3, 4], "steps": 4, "guidance": 2.0}
+    assert torch.equal(images, generate(model, PROMPTS, masks=two("left.png"), control_scale=1.5, **plain))
+
+
+def test_guidance_and_control_options_reach_the_sampler(model, batch):
+    flags = ["--guidance-rescale", "0.7", "--guidance-interval", "0.5", "4"]
+    flags += ["--control-start", "0.25", "--control-end", "0.75", "--guess"]
+    images, _ = batch(*flags, masks=two("left.png"))
+    controls = [ControlTerm(model.controlnet, mask_hint(two("left.png")), 1.5, 0.25, 0.75, guess=True)]
+    guidance = Guidance(2.0, 0.7, (0.5, 4.0))
+    assert torch.equal(images, generate(model, PROMPTS, seeds=[3, 4], steps=4, guidance=guidance, controls=controls))
+
+
+def test_init_is_image_to_image_with_its_strength(model, batch):
+    images, _ = batch("--init", "image.png", "--strength", "0.5")
+    conditions = Conditions(PROMPTS, "", Guidance(2.0))
+    walk = Walk(steps=4)
+    assert torch.equal(images, image_to_image(model, image(), conditions, strength=0.5, seeds=[3, 4], walk=walk))
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-paste", "--resample", "2"]])
+def test_inpaint_draws_a_region_of_init_anew(model, batch, flags):
+    images, _ = batch("--init", "image.png", "--inpaint", "left.png", *flags)
+    conditions, extra = Conditions(PROMPTS, "", Guidance(2.0)), {"resample": 2, "paste": False} if flags else {}
+    expected = inpaint(model, image(), two("left.png"), conditions, seeds=[3, 4], walk=Walk(steps=4), **extra)
+    assert torch.equal(images, expected)
+
+
+def test_invert_goes_from_the_source_to_what_the_sample_is_to_show(model, batch):
+    source = ["--source-class", "malignant", "--source-mask", "left.png"]
+    images, _ = batch("--init", "image.png", "--invert", *source, masks=two("right.png"))
+    before, after = (
+        Conditions(prompts, "", Guidance(s), [ControlTerm(model.controlnet, mask_hint(two(mask)), 1.5)])
+        for prompts, s, mask in (([class_prompt("malignant")] * 2, 1.0, "left.png"), (PROMPTS, 2.0, "right.png"))
+    )
+    assert torch.equal(images, edit_by_inversion(model, image(), before, after, steps=4))
+
+
+def test_a_strip_and_an_explanation_come_with_the_same_images(batch):
+    plain, _ = batch(masks=two("left.png"))
+    images, pictures = batch("--trajectory", "--explain", masks=two("left.png"))
+    assert torch.equal(images, plain)
+    assert set(pictures) == {"attention"} | {f"{kind}_seed{s}" for kind in ("trajectory", "control") for s in (3, 4)}
+
+
+def test_the_fields_hold_every_option_that_was_used_and_the_hash_of_every_file(options):
+    fields = edit_fields(options("--init", "image.png", "--strength", "0.5", "--guidance-interval", "0.5", "4"))
+    assert fields.pop("init_sha256").isalnum()
+    assert fields == {"init": "image.png", "strength": 0.5, "guidance_interval": "0.5 4.0"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init", "image.png", "--strength", "1.5"], r"strength 1\.5: use 0"),
+        (["--init", "wide.png"], r"--init wide\.png is 24x16, but the samples are 16x16"),
+        (["--init", "alpha.png"], r"--init alpha\.png has mode RGBA"),
+        (["--init", "nowhere.png"], r"nowhere\.png does not exist"),
+        (["--init", "image.png", "--inpaint", "empty.png"], "inpainting region 0 is empty"),
+        (["--init", "image.png", "--inpaint", "left.png", "--strength", "0.5"], "--strength and --inpaint"),
+        (["--init", "image.png", "--inpaint", "left.png", "--invert"], "--invert and --inpaint are two ways"),
+        (["--strength", "0.5"], "--strength does nothing without --init"),
+        (["--init", "image.png", "--no-paste"], "--no-paste does nothing without --inpaint"),
+        (["--init", "image.png", "--source-class", "benign"], "--source-class does nothing without --invert"),
+        (["--init", "image.png", "--invert", "--explain"], "--explain follows the way from noise to image"),
+        (["--init", "image.png", "--invert", "--source-class", "benign", "--source-prompt", "a"], "give one of them"),
+        (["--init", "image.png", "--invert", "--iterations", "-1"], "--iterations -1: use 0 or more"),
+        (["--guidance-interval", "4", "0.5"], r"guidance interval 4\.0 to 0\.5: give the smaller noise level first"),
+        (["--guidance-rescale", "2"], r"guidance rescale 2\.0"),
+        (["--control-start", "0.8", "--control-end", "0.2"], r"control starts at 0\.8 of the steps, after its end"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_model_is_loaded(options, flags, message):
+    with pytest.raises(ValueError, match=message):
+        options(*flags)
+
+
+def test_a_source_mask_for_the_class_normal_is_refused(batch):
+    with pytest.raises(ValueError, match=r"--source-mask left\.png: a lesion mask for the class normal"):
+        batch("--init", "image.png", "--invert", "--source-class", "normal", "--source-mask", "left.png")
+
+
+def test_a_mask_without_a_controlnet_is_refused(micro, options):
+    torch.manual_seed(0)
+    plain = LatentDiffusion(micro).eval().requires_grad_(False)
+    with pytest.raises(ValueError, match="no ControlNet in it to follow a mask"):
+        sample_batch(options(), plain, PROMPTS, two("left.png"), [3, 4], SIZE)
