@@ -27,7 +27,7 @@ from ldm_us.synthesis.plan import Plan, Sample
 COMMAND = "command.json"  # what the folder was begun with
 MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
 DONE = "done.jsonl.part"  # what earlier calls have done
-LEFTOVER = re.compile(r"\..*\.\d+\.tmp")  # of a write that was killed
+LEFTOVER = re.compile(r"\..*\.\d+-[0-9a-f]+\.tmp")  # of a write that was killed
 
 
 def begin(out: Path, command: Fields, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ldm_us.controlnet import HintNetwork
 from ldm_us.torchrun import process_count
 from ldm_us.unet import Level, Middle
 
@@ -99,7 +100,7 @@ def distribute(loss: nn.Module, networks: Iterable[nn.Module], world: World, sha
         return loss
     if not shard:
         return DistributedDataParallel(loss)
-    for module in [module for module in loss.modules() if isinstance(module, (Level, Middle))]:
+    for module in [module for module in loss.modules() if isinstance(module, (Level, Middle, HintNetwork))]:
         fully_shard(module)
     for network in networks:  # not the loss itself: sampling and validation call the networks without it
         fully_shard(network, reshard_after_forward=True)  # else it would go on with the average after EMA.swapped_in
