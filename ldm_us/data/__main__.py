@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm_us.checks import check_seed
 from ldm_us.data.audit import audit_folder
@@ -52,6 +53,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace a folder that this command made before")
     phantom.set_defaults(run=run_phantom)
 
+    add_masks(commands)
+
+    statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
+    statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
+    statistics.set_defaults(run=run_statistics)
+    return parser
+
+
+def add_masks(commands: Any) -> None:
+    """Describe the subcommand `masks`."""
     masks = commands.add_parser(
         "masks",
         help="make new lesion masks like those of a dataset, for sample.py --mask",
@@ -65,11 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--augment", action="store_true", help="shift, scale, rotate, mirror and bend the given masks instead")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the masks")
     masks.set_defaults(run=run_masks)
-
-    statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
-    statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
-    statistics.set_defaults(run=run_statistics)
-    return parser
 
 
 def run_audit(args: argparse.Namespace) -> int:
