@@ -1,211 +1,163 @@
-"""Sample ultrasound images by class, by prompt, or to follow a mask; a grid like the paper's Figures 3 and 4.
+"""Sample ultrasound images by class, by prompt, or to follow masks; one by one, or as a dataset of thousands.
 
     python sample.py                                    # four samples of each class, from the bundled us128 model
     python sample.py --weights runs/controlnet/model.safetensors --class malignant --mask mask.png --n 4 --out samples
+    torchrun --nproc-per-node 2 -- sample.py --mask masks --balance 2 1 1 --n 10000 --layout busi --out dataset
+    python sample.py --verify samples/0000_benign_seed0.png
 
-Follow one prompt: Subject -> tokenize -> generate (ldm_us/sampling.py) -> PNG with fields, manifest.jsonl, grid.png.
+Follow one sample: Plan -> Wanted (prompt, seed, mask) -> draw_images (ldm_us/synthesis/drawing.py) -> PNG with fields
+and a line of the manifest. The same command again goes on where a killed one stopped.
 """
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Iterator
-from itertools import count
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
-import torch
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
-import ldm_us
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import BUNDLED, load_model
-from ldm_us.checks import check_device, check_finite_options, check_seed
-from ldm_us.data.records import Record, load_mask, load_pair
+from ldm_us.checks import check_seed
 from ldm_us.ddim import check_steps
 from ldm_us.entry import run_command
 from ldm_us.info import describe_model
 from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import labelled_grid, save_png, to_picture
-from ldm_us.sampling import SAMPLERS, check_size, generate
-from ldm_us.subjects import Subject, choose_subjects
-
-MOST_ROWS = 24  # of the grid; the files hold every sample
-COLUMNS = 8
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Describe sample.py's command line."""
-    parser = argparse.ArgumentParser(prog="sample.py", description="Sample images. Synthetic: not for diagnosis.")
-    add = parser.add_argument
-    add("--weights", type=Path, default=BUNDLED, metavar="FILE", help="a model.safetensors (the bundled us128)")
-    add("--class", dest="labels", action="append", default=[], metavar="NAME", help="normal, benign, malignant (all)")
-    add("--prompt", metavar="TEXT", help="any other text instead of a class")
-    add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
-    add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder: needs a ControlNet")
-    add("--n", type=int, default=4, metavar="N", help="samples per class, prompt or mask (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the first sample; the next ones follow (%(default)s)")
-    add("--steps", type=int, default=50, metavar="S", help="model calls per image, 1..1000 (%(default)s)")
-    add("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
-    add("--eta", type=float, default=0.0, metavar="X", help="noise of ddim: 0 none, 1 as much as ddpm (%(default)s)")
-    add("--guidance", type=float, metavar="S", help="weight of the text, 1: none (sd15 7.5; us128 3, with a mask 1)")
-    add("--control-scale", type=float, metavar="X", help="weight of the mask (1 for sd15, 2 for us128)")
-    add("--size", type=int, metavar="PIXELS", help="side of the images (what the model was made for)")
-    add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no image (%(default)s)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and CPUs with AMX")
-    add("--out", type=Path, metavar="DIR", help="folder for the images (samples, or the first free of samples-2, ...)")
-    add("--overwrite", action="store_true", help="write into a folder that is not empty")
-    add("--info", action="store_true", help="say what --weights holds and where it came from, and stop")
-    return parser
+from ldm_us.pictures import save_png, to_picture
+from ldm_us.sampling import check_size
+from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
+from ldm_us.synthesis.fields import Fields, origin_fields, subject_fields
+from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
+from ldm_us.synthesis.grid import draw_grid, shown_subjects
+from ldm_us.synthesis.masks import check_masks, load_original, mask_of
+from ldm_us.synthesis.options import build_parser, check_options, first_free
+from ldm_us.synthesis.plan import Plan, Sample, make_plan
+from ldm_us.synthesis.processes import Crew, joined
+from ldm_us.synthesis.verify import verify
+from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
+from ldm_us.synthesis.weights import Source, load_sampler
+from ldm_us.torchrun import local_device
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load, sample, save."""
+    """Parse, plan, load, sample, save."""
     options = build_parser().parse_args(argv)
+    source = Source(options.weights, options.controlnet, options.lora)
     if options.info:
         print(describe_model(options.weights))
         return 0
-    options.out = options.out or first_free(Path("samples"))
     check_options(options)
-    subjects = choose_subjects(options.labels, options.prompt, options.mask)
-    model = load_model(options.weights, device=options.device)
-    size = model.config.image_size if options.size is None else options.size
-    if options.guidance is None:
-        options.guidance = model.config.guidance(masked=options.mask is not None)
-    if options.control_scale is None:
-        options.control_scale = model.config.control.scale
-    check_size(model.config, size)
-    check_steps(model.schedule, options.steps)
-    if options.mask is not None and model.controlnet is None:
-        raise ValueError(f"{options.weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
+    options.device = local_device(options.device)
+    if options.verify is not None:
+        verdict = verify(options.verify, source, options.device)
+        print(verdict.sentence)
+        return 0 if verdict.equal else 1
 
-    masks = [load_mask(subject.masks, size) if subject.masks else None for subject in subjects]
-    originals = [load_original(subject, size) for subject in subjects[:MOST_ROWS]]
-    fields = shared_fields(options, size)
-    options.out.mkdir(parents=True, exist_ok=True)
-    pictures: list[list[Image.Image | None]] = [[] for _ in subjects]
-    with open(options.out / "manifest.jsonl", "w") as manifest:
-        for row, seed, x in samples(options, model, subjects, masks, size):
-            entry = fields | subject_fields(subjects[row], masks[row]) | {"seed": seed}
-            name = f"{row:04d}_{subjects[row].name.replace(' ', '_')}_seed{seed}.png"
-            picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
-            save_png(picture, options.out / name, {key: str(value) for key, value in entry.items()})
-            manifest.write(json.dumps({"file_name": name} | entry) + "\n")
-            manifest.flush()
-            if row < MOST_ROWS and len(pictures[row]) < COLUMNS:
-                pictures[row].append(picture)
-    save_png(grid(subjects[:MOST_ROWS], masks, originals, pictures[:MOST_ROWS]), options.out / "grid.png")
-    print(f"wrote {len(subjects) * options.n} images, manifest.jsonl and grid.png to {options.out}")
+    plan = make_plan(
+        options.labels,
+        options.prompt,
+        options.mask,
+        n=options.n,
+        seed=options.seed,
+        balance=options.balance,
+        layout=options.layout,
+    )
+    check_seed(plan.last_seed)
+    with joined() as crew:
+        model, weights_fields = load_sampler(source, options.device, note if crew.main else lambda sentence: None)
+        settings = choose_settings(options, model, plan)
+        fields = origin_fields(options.device) | weights_fields | asdict(settings)
+        if options.watermark:
+            check_watermark_size(settings.size)
+            fields["watermark"] = watermark_version()
+        command = fields | describe_plan(plan, settings.size, crew)
+        out = options.out or first_free(Path("samples"))
+        crew.first(lambda: begin(out, command, options.overwrite))
+        check_command(out, command)
+        with occupied(out):
+            made = make_samples(model, plan, settings, fields, options.batch, out, crew)
+            crew.barrier()
+            if crew.main:
+                finish(out, plan)
+                save_png(draw_grid(plan, out, settings.size), out / "grid.png")
+        if crew.main:
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
     return 0
 
 
-def samples(
-    options: argparse.Namespace,
-    model: LatentDiffusion,
-    subjects: list[Subject],
-    masks: list[Tensor | None],
-    size: int,
-) -> Iterator[tuple[int, int, Tensor]]:
-    """Every (row, seed, image (3, H, W) in [0, 1]); the n seeds are the same for every row."""
-    wanted = [(row, options.seed + i) for row in range(len(subjects)) for i in range(options.n)]
-    with tqdm(total=len(wanted) * options.steps, unit="step", desc="sampling") as bar:
-        for start in range(0, len(wanted), options.batch):
-            chunk = wanted[start : start + options.batch]
-            hints = [masks[row] for row, _ in chunk]
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-                images = generate(
-                    model,
-                    [subjects[row].prompt for row, _ in chunk],
-                    negative_prompts=options.negative_prompt,
-                    masks=None if options.mask is None else torch.stack([hint for hint in hints if hint is not None]),
-                    seeds=[seed for _, seed in chunk],
-                    size=size,
-                    sampler=options.sampler,
-                    steps=options.steps,
-                    eta=options.eta,
-                    guidance=options.guidance,
-                    control_scale=options.control_scale,
-                    on_step=lambda step: bar.update(len(step.z)),
-                )
-            for (row, seed), x in zip(chunk, images, strict=True):
-                yield row, seed, x
+def choose_settings(options: argparse.Namespace, model: LatentDiffusion, plan: Plan) -> Settings:
+    """The options, with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
+    config = model.config
+    if plan.masked and model.controlnet is None:
+        raise ValueError(f"{options.weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
+    settings = Settings(
+        size=config.image_size if options.size is None else options.size,
+        guidance=config.guidance(plan.masked) if options.guidance is None else options.guidance,
+        control_scale=config.control.scale if options.control_scale is None else options.control_scale,
+        negative_prompt=options.negative_prompt,
+        sampler=options.sampler,
+        steps=options.steps,
+        eta=options.eta,
+        precision=options.precision,
+        threads=options.threads,
+        exact=not options.fast,
+    )
+    check_size(config, settings.size)
+    check_steps(model.schedule, settings.steps)
+    return settings
 
 
-def check_options(options: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense before anything is loaded or written."""
-    for name in ("n", "batch"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")
-    check_device(options.device)
-    check_seed(options.seed)
-    check_seed(options.seed + options.n)
-    given = [name for name in ("guidance", "control_scale") if getattr(options, name) is not None]
-    check_finite_options(options, ("eta", *given))
-    if not 0 <= options.eta <= 1:
-        raise ValueError(f"--eta {options.eta}: use 0 (no noise) to 1 (as much as ddpm).")
-    if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())) and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists and is not empty. Choose another folder, or add --overwrite.")
-
-
-def first_free(out: Path) -> Path:
-    """`out`, or the first of out-2, out-3, ... that does not exist."""
-    candidates = (out if i == 1 else out.with_name(f"{out.name}-{i}") for i in count(1))
-    return next(path for path in candidates if not path.exists())
-
-
-def shared_fields(options: argparse.Namespace, size: int) -> dict[str, str | int | float]:
-    """What every sample of this call has in common."""
+def describe_plan(plan: Plan, size: int, crew: Crew) -> Fields:
+    """What else decides which files there will be; every mask and shown original is read and checked."""
+    checked = check_masks(plan, size)
+    for subject in shown_subjects(plan):
+        load_original(subject, size)
+    if crew.main:
+        for sentence in checked.notes:
+            note(sentence)
+    counts = None if plan.counts is None else list(plan.counts)
     return {
-        "synthetic": "made by a generative model, not for diagnosis",
-        "software": f"ldm_us {ldm_us.__version__}",
-        "weights_sha256": sha256_file(options.weights),
-        "negative_prompt": options.negative_prompt,
-        "sampler": options.sampler,
-        "steps": options.steps,
-        "eta": options.eta,
-        "guidance": options.guidance,
-        "control_scale": options.control_scale,
-        "size": size,
-        "precision": options.precision,
+        "n": plan.n,
+        "counts": counts,
+        "seed": plan.seed,
+        "layout": plan.layout,
+        "prompts": sorted({subject.prompt for subject in plan.subjects}),
+        "subjects_sha256": hashlib.sha256("\n".join(s.name for s in plan.subjects).encode()).hexdigest(),
+        "masks_sha256": checked.sha256,
     }
 
 
-def subject_fields(subject: Subject, mask: Tensor | None) -> dict[str, str]:
-    """What the samples of one row have in common."""
-    if mask is None:
-        return {"prompt": subject.prompt}
-    digest = hashlib.sha256(mask.to(torch.uint8).numpy().tobytes()).hexdigest()
-    return {"prompt": subject.prompt, "mask": ", ".join(path.name for path in subject.masks), "mask_sha256": digest}
+def make_samples(
+    model: LatentDiffusion, plan: Plan, settings: Settings, fields: Fields, batch: int, out: Path, crew: Crew
+) -> int:
+    """Draw and write what is this process's share and not there yet; -> how many that were."""
+    done = done_numbers(out)
+    left = (sample for sample in plan if crew.takes(sample.number) and sample.number not in done)
+    total = sum(crew.takes(number) for number in range(plan.total)) - sum(map(crew.takes, done))
+    steps = tqdm(total=total * settings.steps, unit="step", desc="sampling", disable=not crew.main or total == 0)
+    with steps as bar, open_list(out, crew.rank) as finished:
+        for samples in batches(left, batch):
+            masks = [mask_of(plan, sample, settings.size) for sample in samples]
+            wanted = [Wanted(s.subject.prompt, s.seed, mask) for s, mask in zip(samples, masks, strict=True)]
+            images = draw_images(model, wanted, settings, on_step=lambda step: bar.update(len(step.z)))
+            for sample, mask, x in zip(samples, masks, images, strict=True):
+                picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
+                picture = add_watermark(picture) if "watermark" in fields else picture
+                own = subject_fields(sample.subject, sample.seed, mask)
+                write_sample(out, finished, sample, picture, mask, fields | own)
+    return total
 
 
-def load_original(subject: Subject, size: int) -> Image.Image | None:
-    """The image a mask was drawn on, for the grid; its size must be that of the mask."""
-    if subject.original is None:
-        return None
-    x, _ = load_pair(Record(subject.original, subject.masks, subject.name, subject.prompt, subject.name), size)
-    return to_picture(x[:1] / 2 + 0.5)
+def batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
+    """Lists of `size` samples, the last one shorter."""
+    while batch := list(islice(samples, size)):
+        yield batch
 
 
-def grid(
-    subjects: list[Subject],
-    masks: list[Tensor | None],
-    originals: list[Image.Image | None],
-    pictures: list[list[Image.Image | None]],
-) -> Image.Image:
-    """Rows of samples; with masks, the mask and its original first (Figure 4), else samples alone (Figure 3)."""
-    names = [subject.name for subject in subjects]
-    if masks[0] is None:
-        return labelled_grid(pictures, names)
-    with_original = any(original is not None for original in originals)
-    rows: list[list[Image.Image | None]] = []
-    for mask, original, row in zip(masks, originals, pictures, strict=False):
-        assert mask is not None
-        rows.append([to_picture(mask), *([original] if with_original else []), *row])
-    columns = ["mask", *(["original"] if with_original else []), *["sample"] * max(map(len, pictures))]
-    return labelled_grid(rows, names, columns)
+def note(sentence: str) -> None:
+    """Tell the user something that stops nothing."""
+    print(f"note: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -25,20 +25,27 @@ from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import check_hints, data_hash, load_training_set, mix_folders, split_data
+from ldm_us.training.dataset import (
+    check_hints,
+    data_hash,
+    load_training_set,
+    mix_folders,
+    records_hash,
+    split_data,
+)
 from ldm_us.training.distributed import World, distribute, joined, local_gradients, whole
 from ldm_us.training.ema import EMA
 from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.preview import preview
 from ldm_us.training.result import save_result
-from ldm_us.training.run import Log, open_run, resume, total_steps
+from ldm_us.training.run import Log, opened_run, resume, total_steps
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, training_size
 from ldm_us.training.state import save_state
 from ldm_us.training.tensorboard import mirrored_log
 from ldm_us.training.text_warmup import warm_up_text
-from ldm_us.training.validation import held_out_stage, log_validation
+from ldm_us.training.validation import held_out_stage, log_validation, spread_out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: TrainOptions, world: World) -> int:
-    """Build, loop, save."""
+    """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage = start_model(options)
     free_weights(model, options)
     records, held_out = split_data(options.data, options.held_out)
@@ -59,17 +66,27 @@ def run(options: TrainOptions, world: World) -> int:
     if options.dry_run:
         return 0
 
-    world.check_same("training data", digest)
-    data = load_training_set(records, training_size(model, options), with_pixels=options.stage == "vae")
+    size, with_pixels = training_size(model, options), options.stage == "vae"
+    data = load_training_set(records, size, with_pixels)
     mix_folders(data, options.data, options.data_weights)
     if options.stage == "controlnet":
         check_hints(data)
-    stage = Stage(model, data, options, options.cache, world)
-    validation = held_out_stage(stage, held_out)
-    open_run(options, digest, lineage.parent, world)
+    held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
+    hashes = {"data_sha256": digest, "records_sha256": records_hash(records), "parent_sha256": lineage.parent}
+    with opened_run(options, hashes, world):
+        stage = Stage(model, data, options, options.cache, world)
+        ema = fit(stage, held_out_stage(stage, held_out_data), steps)
+        with ema.swapped_in():
+            check_next_loss(stage, steps)  # no step has seen the average
+            save_result(stage, lineage, steps, digest)
+    return 0
+
+
+def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
+    """Make the optimiser, resume where there is a state, and train to the end."""
+    model, options, world = stage.model, stage.options, stage.world
     if options.text_warmup:
         warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
-
     speed_up(model, options)
     networks = StageLoss(stage)
     loss_of = distribute(networks, networks.parts, world, options.shard)
@@ -84,10 +101,7 @@ def run(options: TrainOptions, world: World) -> int:
         train(stage, loss_of, validation, optimizer, ema, range(first_step, steps), follow_log)
     if world.main:
         write_curves(options.out)
-    with ema.swapped_in():
-        check_next_loss(stage, steps)  # no step has seen the average
-        save_result(stage, lineage, steps, digest)
-    return 0
+    return ema
 
 
 def train(

@@ -116,11 +116,14 @@ def load_model(
 def load_part(
     model: LatentDiffusion, path: Path | str, part: str, device: str | torch.device, dtype: torch.dtype | None = None
 ) -> None:
-    """Fill one part of a model from its file; the file's keys were checked when the model was built."""
+    """Fill one part of a model from its file; the file's keys were checked when the model was built.
+
+    The weights are copied: a file that is overwritten later must not reach into a model that was read from it.
+    """
     target = torch.float32 if dtype is None else dtype
     with open_model_file(path) as file:
         names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118
-        state = {name.removeprefix(f"{part}."): file.get_tensor(name).to(device, target) for name in names}
+        state = {name.removeprefix(f"{part}."): file.get_tensor(name).to(device, target, copy=True) for name in names}
     module = model.get_submodule(part)
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)

@@ -42,6 +42,7 @@ def sources(metadata: dict[str, str]) -> list[dict[str, Any]]:
         found = json.loads(metadata.get("sources", "[]"))
     except ValueError:
         return []
+    found = found if isinstance(found, list) else []
     return [source for source in found if isinstance(source, dict) and {"file", "sha256"} <= source.keys()]
 
 

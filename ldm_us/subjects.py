@@ -1,6 +1,6 @@
 """What to sample: one subject per class, prompt or mask, each a row of the grid (the paper's Figures 3 and 4)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +19,7 @@ class Subject:
     prompt: str
     masks: tuple[Path, ...] = ()  # OR-ed together; empty: not conditioned on a mask
     original: Path | None = None  # the image the mask was drawn on, where it lies beside it
+    label: str = ""  # of CLASSES; empty where nobody told
 
 
 def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None) -> list[Subject]:
@@ -34,7 +35,7 @@ def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None) ->
         return [with_text(subject, labels, prompt) for subject in masked_subjects(mask)]
     if prompt is not None:
         return [Subject("prompt", prompt)]
-    return [Subject(label, class_prompt(label)) for label in labels or CLASSES]
+    return [Subject(label, class_prompt(label), label=label) for label in labels or CLASSES]
 
 
 def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subject:
@@ -42,7 +43,7 @@ def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subjec
     text = prompt if prompt is not None else class_prompt(labels[0]) if labels else subject.prompt
     if not text and prompt is None:
         raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
-    return Subject(subject.name, text, subject.masks, subject.original)
+    return replace(subject, prompt=text, label=labels[0] if labels else subject.label)
 
 
 def masked_subjects(path: Path) -> list[Subject]:
@@ -53,7 +54,7 @@ def masked_subjects(path: Path) -> list[Subject]:
         raise ValueError(f"--mask {path}: no such file or folder.")
     if any(path.glob("*/*_mask.png")):
         records = [record for record in read_busi(path) if record.masks]
-        return [Subject(record.image.stem, record.prompt, record.masks, record.image) for record in records]
+        return [Subject(r.image.stem, r.prompt, r.masks, r.image, r.label) for r in records]
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
     masks = [file for file in files if "_mask" in file.stem] or files  # a class folder of BUSI holds both
     subjects = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
@@ -70,7 +71,8 @@ def subject_of_file(path: Path) -> Subject:
     stem, original = match["stem"], path.with_name(f"{match['stem']}.png")
     names = ((NAME.fullmatch(file.name), file) for file in path.parent.iterdir())
     masks = sorted(file for name, file in names if name is not None and name["mask"] and name["stem"] == stem)
-    return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None)
+    label = match["label"] if match["label"] in CLASSES else ""
+    return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None, label)
 
 
 def check_mask(prompt: str, mask: Tensor, where: str) -> None:

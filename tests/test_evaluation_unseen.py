@@ -10,7 +10,7 @@ from ldm_us.checkpoint import save_model
 from ldm_us.data.busi import read_busi
 from ldm_us.entry import run_command
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.evaluated_images import check_unseen_by_judge, unseen_records
+from ldm_us.evaluation.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
 from ldm_us.evaluation.judge_file import Training, image_digests
 from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
@@ -87,6 +87,19 @@ def test_unseen_refuses_folders_that_were_trained_on_together(save, folders):
 
 def test_a_model_that_was_not_trained_here_can_be_measured_on_any_images(save, folders):
     assert len(unseen_records(save(), [folders["known"]])) == 18
+
+
+def test_a_model_of_several_datasets_is_measured_on_what_its_last_stage_held_out(save, folders):
+    """Successive fine-tuning: the stages before have their own data and shares."""
+    train, held_out = split_data([folders["known"]], SHARE)
+    elsewhere = {"stage": "vae", "held_out": 0.02, "data": ["phantoms"], "data_sha256": "0" * 64}
+    here = {"stage": "unet", "held_out": SHARE, "data": ["known"], "data_sha256": data_hash(train)}
+    assert held_out_records(save(elsewhere, here), [folders["known"]]) == held_out
+    with pytest.raises(ValueError, match="was trained on other images than --data gives now"):
+        held_out_records(save(here, elsewhere), [folders["known"]])
+    mixed = elsewhere | {"data": ["known", "phantoms"]}
+    with pytest.raises(ValueError, match="its stage vae was trained on another split of the same data"):
+        held_out_records(save(mixed, here), [folders["known"]])
 
 
 def test_images_that_the_judge_was_trained_on_are_refused_and_others_are_not(folders, tmp_path):

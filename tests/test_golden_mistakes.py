@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ldm_us import transformer
 from ldm_us import unet as unet_module
 from ldm_us import vae as vae_module
 from ldm_us.clip import END_OF_TEXT
@@ -89,14 +90,17 @@ def smooth_upsampling(network):
 
 
 MISTAKES = {
-    "transformer eps 1e-5": ("unet.eps", lambda m, p: set_eps(m.unet, 1e-5, GroupNorm, unet_module.SpatialTransformer)),
+    "transformer eps 1e-5": (
+        "unet.eps",
+        lambda m, p: set_eps(m.unet, 1e-5, GroupNorm, transformer.SpatialTransformer),
+    ),
     "ResBlock eps 1e-6": ("unet.eps", lambda m, p: set_eps(m.unet, 1e-6, GroupNorm, unet_module.ResBlock)),
     "last UNet eps 1e-6": ("unet.eps", lambda m, p: set_eps(m.unet, 1e-6, GroupNorm, unet_module.Decoder)),
     "UNet LayerNorm eps 1e-6": ("unet.eps", lambda m, p: set_eps(m.unet, 1e-6, nn.LayerNorm)),
     "UNet pads as the VAE": ("unet.eps", lambda m, p: pad_two_sides(m.unet)),
     "gate before value": (
         "unet.eps",
-        lambda m, p: [swap_halves(f.proj_in) for f in modules(m, unet_module.FeedForward)],
+        lambda m, p: [swap_halves(f.proj_in) for f in modules(m, transformer.FeedForward)],
     ),
     "tanh GELU": ("unet.eps", lambda m, p: p.setattr(F, "gelu", lambda x, f=F.gelu: f(x, approximate="tanh"))),
     "8 heads": ("unet.eps", lambda m, p: set_heads(m.unet, 8)),
@@ -106,7 +110,7 @@ MISTAKES = {
     "attention unscaled": ("unet.eps", lambda m, p: attend(p, scale=1.0)),
     "control eps 1e-5": (
         "controlnet.residual_12",
-        lambda m, p: set_eps(m.controlnet, 1e-5, GroupNorm, unet_module.SpatialTransformer),
+        lambda m, p: set_eps(m.controlnet, 1e-5, GroupNorm, transformer.SpatialTransformer),
     ),
     "hint after the second block": ("controlnet.residual_00", lambda m, p: hint_one_block_later(m)),
     "hint after the second block, at the end": ("controlnet.residual_12", lambda m, p: hint_one_block_later(m)),

@@ -85,11 +85,15 @@ SHORT = ("--steps", 6, "--save-every", 3)  # sharding so small a model is slow
 @pytest.mark.parametrize("stage", ["unet", "controlnet"])
 def test_sharded_weights_train_as_whole_ones_do_and_resume_at_the_same_bits(two_processes, run, chain, tmp_path, stage):
     flags = (*SHORT, "--ema", 0.9, "--caption-dropout", 0.5, "--lr", 1e-4, "--batch", 2)
-    one = run(stage, tmp_path / "one", *flags, weights=chain["unet"].path)
+    one = run(stage, tmp_path / "one", *flags, "--validate-every", 3, weights=chain["unet"].path)
     shown = ("--validate-every", 3, "--sample-every", 6)
     sharded = two_processes(stage, tmp_path / "sharded", *SHORT, "--batch", 1, "--shard", *shown)
     assert difference(one, sharded, stage) < 1e-5
     assert losses(sharded) == pytest.approx(losses(one), rel=1e-5)
+    figures = [[line for line in result.log if "val_loss" in line] for result in (sharded, one)]
+    assert len(figures[0]) == 3
+    for line, expected in zip(*figures, strict=True):  # the norms of the zero convolutions too
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert (tmp_path / "sharded" / "samples" / "step_00000006.png").is_file()
     if stage == "unet":
         for steps in (3, 6):
@@ -146,8 +150,8 @@ def test_processes_that_read_other_data_say_so_and_none_hangs(command, own_busi,
     for process in running:
         _, errors = process.communicate(timeout=MINUTE)
         assert process.returncode == 2
-        assert "error: process 1 of 2 has another training data than process 0" in errors
-    assert not (tmp_path / "run").exists()
+        assert "error: process 1 of 2 has another configuration than process 0" in errors
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def free_port():
@@ -176,4 +180,3 @@ def test_prepared_batches_are_those_of_the_loop_itself(run, chain, tmp_path):
     alone = run("controlnet", tmp_path / "alone", "--steps", 4, weights=chain["unet"].path)
     ahead = run("controlnet", tmp_path / "ahead", "--steps", 4, "--workers", 2, weights=chain["unet"].path)
     assert same_bits(alone, ahead)
-    assert all(0 <= line["data_share"] <= 1 for line in ahead.log)

@@ -1,15 +1,22 @@
 """train.py with less to train: LoRA, learned prompts, decoders alone; what each trains, writes, and leaves alone."""
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import sample
+import train
 from ldm_us.checkpoint import load_model, read_metadata
+from ldm_us.entry import run_command
 from ldm_us.lora_file import apply_lora, load_lora
 from ldm_us.training.command_line import parse_options
+from ldm_us.training.run import locked
+from ldm_us.training.stages import Stage
 from ldm_us.vae import DECODER_PARTS
 
 METHODS = {
@@ -122,18 +129,66 @@ def test_latents_do_not_move_while_a_decoder_trains_alone(tuned, chain):
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_gradient_checkpointing_trains_the_same_weights(run, chain, tmp_path, stage):
+def test_gradient_checkpointing_trains_the_same_weights(run, chain, tmp_path, monkeypatch, stage):
     kept = run(stage, tmp_path / "kept", weights=chain["controlnet"].path)
+    recomputed = []
+
+    def count(block, *inputs, **settings):
+        recomputed.append(block)
+        return checkpoint(block, *inputs, **settings)
+
+    monkeypatch.setattr("ldm_us.recompute.checkpoint", count)
     again = run(stage, tmp_path / "again", "--gradient-checkpointing", weights=chain["controlnet"].path)
+    assert len(recomputed) > 4
     for name, value in kept.weights.items():
         torch.testing.assert_close(again.weights[name], value, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_channels_last_trains_the_same_weights_to_rounding(run, chain, tmp_path, stage):
+def test_channels_last_trains_the_same_weights_to_rounding(run, chain, tmp_path, monkeypatch, stage):
     rows = run(stage, tmp_path / "rows", weights=chain["controlnet"].path)
+    layouts = set()
+    loss = Stage.loss
+
+    def look(self, batch):
+        kernels = [p for p in self.model.get_submodule(stage).parameters() if p.dim() == 4 and min(p.shape) > 1]
+        layouts.update(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+        return loss(self, batch)
+
+    monkeypatch.setattr(Stage, "loss", look)
     last = run(stage, tmp_path / "last", "--channels-last", weights=chain["controlnet"].path)
+    assert layouts == {True}
     assert [line["loss"] for line in last.log] == pytest.approx([line["loss"] for line in rows.log], rel=1e-4)
+
+
+def test_a_run_goes_on_in_another_memory_layout(run, chain, tmp_path):
+    """Fused AdamW walks memory: moments of the old layout would be those of other weights."""
+    fixed = ("--save-every", 2, "--ema", 0, "--batch", 2)
+    straight = run("unet", tmp_path / "straight", "--steps", 6, *fixed, weights=chain["unet"].path)
+    run("unet", tmp_path / "run", "--steps", 2, *fixed, weights=chain["unet"].path)
+    resumed = run("unet", tmp_path / "run", "--steps", 6, "--channels-last", *fixed, weights=chain["unet"].path)
+    start = chain["unet"].weights
+    names = changed(start, straight.weights)
+    apart = torch.cat([(straight.weights[name] - resumed.weights[name]).flatten() for name in names])
+    moved = torch.cat([(straight.weights[name] - start[name]).flatten() for name in names])
+    assert float(apart.norm()) < 0.03 * float(moved.norm())
+
+
+def test_learned_vectors_are_trained_further_where_the_model_has_as_many(tuned, run, tmp_path):
+    first = tuned("prompt")
+    second = run("unet", tmp_path / "more", "--prompt-tokens", 3, weights=first.path)
+    assert changed(first.weights, second.weights) == {"text.prompt"}
+    assert second.weights["text.prompt"].shape == (3, 8)
+
+
+@pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
+def test_compile_is_asked_for_the_networks_of_the_stage(run, chain, tmp_path, monkeypatch, stage):
+    """Compiling itself takes minutes on a CPU: bench/training.py does it."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    run(stage, tmp_path / "run", "--compile", weights=chain["controlnet"].path)
+    expected = {"vae": ["Encoder", "Decoder"], "unet": ["UNet"], "controlnet": ["UNet", "ControlNet"]}
+    assert compiled == expected[stage]
 
 
 def test_a_model_with_a_learned_prompt_samples(tuned, tmp_path):
@@ -151,6 +206,7 @@ def test_a_model_with_a_learned_prompt_samples(tuned, tmp_path):
         ("unet", ("--lora", 2, "--lora-alpha", "nan"), "alpha nan"),
         ("unet", ("--lora", 999), "Use a smaller one"),
         ("unet", ("--lora-alpha", 2), "add --lora RANK"),
+        ("unet", ("--lora-targets", "cross.q"), "add --lora RANK"),
         ("unet", ("--prompt-tokens", 3, "--train-text"), "leave --train-text away"),
         ("unet", ("--prompt-tokens", 76), "prompt tokens"),
         ("unet", ("--prompt-tokens", -1), "--prompt-tokens -1"),
@@ -188,6 +244,60 @@ def test_the_other_run_is_set_aside_by_restart_and_not_deleted(run, refused, tmp
     assert not changed(first.weights, kept)
     run("vae", tmp_path / "run", "--seed", 3, "--restart")
     assert (tmp_path / "run-before-2" / "model.safetensors").is_file()
+
+
+def test_restart_does_not_rename_the_weights_that_it_starts_from(run, refused, tmp_path):
+    first = run("vae", tmp_path / "run")
+    sentence = refused("unet", tmp_path / "run", "--restart", weights=first.path)
+    assert "lies in it" in sentence
+    assert first.path.is_file()
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(run, refused, tmp_path):
+    run("vae", tmp_path / "run")
+    with locked(tmp_path / "run"):
+        assert "is being trained by another process" in refused("vae", tmp_path / "run", "--steps", 4)
+    assert run("vae", tmp_path / "run", "--steps", 4).log[-1]["step"] == 4
+
+
+def test_weights_that_are_overwritten_meanwhile_do_not_reach_into_the_run(run, arguments, chain, tmp_path, monkeypatch):
+    weights = Path(shutil.copy(chain["unet"].path, tmp_path / "start.safetensors"))
+    expected = run("controlnet", tmp_path / "expected", weights=weights)
+    loss, whole = Stage.loss, weights.read_bytes()
+
+    def overwrite(self, batch):
+        with open(weights, "r+b") as file:  # the same file, not a new one of that name
+            file.seek(len(whole) // 2)
+            file.write(bytes(len(whole) - len(whole) // 2))
+        return loss(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "loss", overwrite)
+        assert run_command(lambda: train.main(arguments("controlnet", tmp_path / "run", weights=weights))) == 2
+    weights.write_bytes(whole)
+    result = run("controlnet", tmp_path / "run", weights=weights)
+    assert not changed(expected.weights, result.weights)
+
+
+def test_a_caption_that_changed_is_another_run(refused, run, chain, busi, tmp_path):
+    folder = tmp_path / "captions"
+    shutil.copytree(busi / "benign", folder)
+    rows = [{"file_name": f"benign ({9001 + i}).png", "text": f"number {i}", "class": "benign"} for i in range(4)]
+    for word in ("number", "nummer"):
+        lines = [json.dumps(row | {"text": row["text"].replace("number", word)}) for row in rows]
+        (folder / "metadata.jsonl").write_text("\n".join(lines))
+        if word == "number":
+            run("unet", tmp_path / "run", weights=chain["vae"].path, data=folder)
+    sentence = refused("unet", tmp_path / "run", "--steps", 4, weights=chain["vae"].path, data=folder)
+    assert "records_sha256 was" in sentence
+
+
+def test_a_second_vae_stage_measures_the_scale_again_as_long_as_no_denoiser_relies_on_it(run, chain, tmp_path):
+    more = run("vae", tmp_path / "more", "--lr", 1e-2, "--steps", 4, weights=chain["vae"].path)
+    kept = run("vae", tmp_path / "kept", "--lr", 1e-2, "--steps", 4, weights=chain["unet"].path)
+    scales = [load_model(path).vae.scale for path in (chain["vae"].path, more.path, kept.path)]
+    assert scales[1] != scales[0]
+    assert scales[2] == scales[0]
 
 
 def test_masks_that_are_all_empty_teach_a_controlnet_nothing_and_are_refused(refused, chain, own_busi, tmp_path):

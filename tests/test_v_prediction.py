@@ -7,7 +7,8 @@ import torch
 
 from ldm_us.config import ScheduleConfig
 from ldm_us.ddpm import velocity
-from ldm_us.sampling import denoise, guided_eps
+from ldm_us.guidance import Guidance, guided_eps
+from ldm_us.sampling import denoise
 from ldm_us.schedule import make_schedule
 
 EPS = make_schedule(ScheduleConfig(final_alpha_bar_one=True))
@@ -44,7 +45,7 @@ def test_guidance_in_v_is_guidance_in_eps(guidance):
     """Guidance Eq. 6 is linear, and so is Progressive Distillation appendix D."""
     z_t, t = noise(1), torch.tensor([500, 20])
     of_eps, of_v = (
-        guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, guidance)(z_t, t)
+        guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, Guidance(guidance))(z_t, t)
         for schedule, unet in ((EPS, eps_theta), (V, v_theta))
     )
     torch.testing.assert_close(of_v, of_eps, rtol=1e-4, atol=1e-4)
@@ -64,7 +65,7 @@ def test_a_perfect_v_network_samples_what_the_perfect_eps_network_samples(sample
         return velocity(V, z_0.repeat(len(z_t) // 2, 1, 1, 1), t, true_eps(z_t, t, context, control))
 
     for schedule, unet in ((EPS, true_eps), (V, true_v)):
-        eps_model = guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, guidance)
+        eps_model = guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, Guidance(guidance))
         generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
         *_, last = denoise(eps_model, schedule, noise(3), generators, sampler=sampler, steps=20, eta=eta)
         torch.testing.assert_close(last.z, z_0, rtol=0, atol=1e-3)
@@ -73,7 +74,7 @@ def test_a_perfect_v_network_samples_what_the_perfect_eps_network_samples(sample
 def test_a_v_network_taken_for_an_eps_network_is_noticed():
     """Proof that the tests above test something."""
     z_t, t = noise(1), torch.tensor([500, 20])
-    wrong, right = (guided_eps(model_of(s, v_theta), CONTEXT, NEGATIVE, 1.0)(z_t, t) for s in (EPS, V))
+    wrong, right = (guided_eps(model_of(s, v_theta), CONTEXT, NEGATIVE, Guidance(1.0))(z_t, t) for s in (EPS, V))
     assert float((wrong - right).abs().max()) > 0.1
 
 
@@ -81,7 +82,7 @@ def test_the_latents_that_turn_v_into_eps_are_not_rounded_to_the_dtype_of_the_we
     """z_0_hat is then sqrt(alpha_bar) z_t - sqrt(1 - alpha_bar) v, not 15 times the rounding of z_t more."""
     z_t, t = noise(1), torch.tensor([999, 999])
     v = noise(4).bfloat16()
-    eps_model = guided_eps(model_of(V, lambda *_: v), CONTEXT.bfloat16(), NEGATIVE.bfloat16(), 1.0)
+    eps_model = guided_eps(model_of(V, lambda *_: v), CONTEXT.bfloat16(), NEGATIVE.bfloat16(), Guidance(1.0))
     eps_hat, a = eps_model(z_t, t), levels(t)
     z_0_hat = (z_t - (1 - a).sqrt() * eps_hat) / a.sqrt()
     torch.testing.assert_close(z_0_hat, a.sqrt() * z_t - (1 - a).sqrt() * v.float(), rtol=0, atol=1e-4)

@@ -14,7 +14,7 @@ from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import load_training_set, split_data
 from ldm_us.training.stages import Stage
-from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, validate
+from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, spread_out, validate
 
 SPEED = {"images_per_s", "data_share"}
 STAGES = ("vae", "unet", "controlnet")
@@ -53,7 +53,7 @@ def held_out(arguments, data):
         training, evaluation = split_data([data], BUSI_SHARE)
         model = load_model(path)
         stage = Stage(model, load_training_set(training, model.config.image_size), options)
-        return held_out_stage(stage, evaluation)
+        return held_out_stage(stage, load_training_set(spread_out(evaluation), model.config.image_size))
 
     return build
 
@@ -252,8 +252,15 @@ def test_without_pictures_there_is_none_of_before(train_stage, tmp_path):
 
 
 def test_masks_are_shuffled_within_a_class_and_none_stays_in_place():
-    index = torch.tensor([1, 2, 1, 1, 2, 1])
-    others = others_of_their_class(index)
-    assert torch.equal(index[others], index)
-    assert sorted(others.tolist()) == list(range(6))
-    assert not bool((others == torch.arange(6)).any())
+    labels = ["benign", "malignant", "benign", "benign", "malignant", "benign"]
+    others = others_of_their_class(labels).tolist()
+    assert [labels[i] for i in others] == labels
+    assert sorted(others) == list(range(6))
+    assert all(i != other for i, other in enumerate(others))
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "b"], ["a", "a", "b"], ["a", "b", "c", "c", "c"]])
+def test_a_lesion_that_is_alone_in_its_class_gets_the_mask_of_another_class(labels):
+    """Its own would make the control gap 0 by construction."""
+    others = others_of_their_class(labels).tolist()
+    assert all(i != other for i, other in enumerate(others))

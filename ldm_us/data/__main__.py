@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ldm_us.checks import check_seed
 from ldm_us.data.audit import audit_folder
@@ -54,15 +53,14 @@ def build_parser() -> argparse.ArgumentParser:
     phantom.set_defaults(run=run_phantom)
 
     add_masks(commands)
-
     statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
     statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
     statistics.set_defaults(run=run_statistics)
     return parser
 
 
-def add_masks(commands: Any) -> None:
-    """Describe the subcommand `masks`."""
+def add_masks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the subcommand masks."""
     masks = commands.add_parser(
         "masks",
         help="make new lesion masks like those of a dataset, for sample.py --mask",

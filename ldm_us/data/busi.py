@@ -21,6 +21,8 @@ FOLDER = "Dataset_BUSI_with_GT"
 BUSI_GROUP = "busi:"  # starts the name of every family of BUSI
 PHANTOM_GROUP = "phantom "  # starts the name of every family of phantoms
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
+SAMPLES_GROUP = "samples "  # starts the name of every family of samples of a model
+SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
 NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
 
 
@@ -102,17 +104,20 @@ def list_class(folder: Path, label: str, groups: Callable[[str], str]) -> tuple[
 
 
 def family_groups(root: Path) -> Callable[[str], str]:
-    """Map an image's stem to its near-duplicate family: BUSI's shipped list, or that of a phantom folder."""
-    info = root / PHANTOM_INFO
+    """Map an image's stem to its near-duplicate family: BUSI's shipped list, or that of phantoms or samples."""
+    phantoms, samples = root / PHANTOM_INFO, root / SAMPLES_INFO
+    info = phantoms if phantoms.is_file() else samples
     if not info.is_file():
         return busi_group
     try:
         made = json.loads(info.read_text(encoding="utf-8"))
         first = first_of_family(made["families"])
-        seed = int(made["seed"])
+        prefix = f"{PHANTOM_GROUP}{int(made['seed'])}" if info == phantoms else f"{SAMPLES_GROUP}{made['set']}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{info} is damaged ({error!r}). Make the phantoms again, or remove the file.") from error
-    return lambda stem: f"{PHANTOM_GROUP}{seed}:{first.get(stem, stem)}"
+        raise ValueError(
+            f"{info} is damaged ({error!r}). Make the phantoms or samples again, or remove the file."
+        ) from error
+    return lambda stem: f"{prefix}:{first.get(stem, stem)}"
 
 
 def busi_group(stem: str) -> str:

@@ -13,23 +13,33 @@ from ldm_us.training.dataset import data_hash, read_data, split_data
 
 
 def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
-    """The images of the training folders that no stage was trained on: the split that the file's lineage names."""
+    """The images of the training folders that no stage was trained on: the split that the file's lineage names.
+
+    A model may have been trained on one dataset after another. Each stage was trained either on this very split of
+    `folders`, or on folders of other names; at least the last stage on this split.
+    """
     entries = read_lineage(read_metadata(weights)).entries
-    shares = {entry.get("held_out") for entry in entries}
     if not entries:
         raise ValueError(
             f"{weights}: was not trained here, so it has no held-out images. Add --unseen to measure on all of --data."
         )
-    if len(shares) != 1:
-        raise ValueError(f"{weights}: its stages held out different shares ({shares}) of the data.")
-    share = shares.pop()
+    share = entries[-1].get("held_out")
     if not share:
         raise ValueError(f"{weights}: was trained with --held-out 0, so there is nothing left to evaluate on.")
     train, held_out = split_data(folders, share)
-    if any(entry.get("data_sha256") != data_hash(train) for entry in entries):
+    digest, names = data_hash(train), {folder.resolve().name for folder in folders}
+    others = [entry for entry in entries if entry.get("data_sha256") != digest]
+    if entries[-1] in others:
         raise ValueError(
             f"{weights}: was trained on other images than --data gives now, so the held-out ones may be among them. "
             "Give the same, unchanged folders as in training, or --unseen with a folder that it was not trained on."
+        )
+    mixed = [entry for entry in others if names & set(entry.get("data") or names)]
+    if mixed:
+        raise ValueError(
+            f"{weights}: its stage {mixed[0].get('stage')} was trained on another split of the same data (held out "
+            f"{mixed[0].get('held_out')}, the last stage {share}), so the held-out images may be among its training "
+            "images. Train all stages with one --held-out."
         )
     return held_out
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm_us.config import PREDICTIONS
-from ldm_us.lora import PROJECTIONS, TARGETS
-from ldm_us.training.distributed import local_device, process_count
+from ldm_us.lora import TARGETS
+from ldm_us.torchrun import local_device, process_count
 from ldm_us.training.optimizers import OPTIMIZERS
 from ldm_us.training.options import DIFFUSION_LR, STAGES, VAE_LR_PER_IMAGE, TrainOptions, check_options
 
@@ -15,7 +15,11 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense and options that do not go together."""
     values = vars(build_parser().parse_args(argv))
     gpu = values["device"].startswith("cuda")
-    defaults = {"cache": values["out"].parent / "cache", "workers": 2 if gpu else 0, "channels_last": gpu}
+    defaults = {
+        "cache": values["out"].parent / "cache",
+        "workers": 2 if gpu else 0,
+        "channels_last": gpu and not values["shard"],
+    }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     values |= {"device": local_device(values["device"]), "processes": process_count()}
     fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
@@ -101,7 +105,6 @@ def add_fine_tuning(group: "argparse._ArgumentGroup") -> None:
         "--lora-targets",
         nargs="+",
         choices=TARGETS,
-        default=PROJECTIONS,
         metavar="P",
         help="q k v out self.q ... (q k v out)",
     )

@@ -1,6 +1,7 @@
 """The training images in memory: pixels, masks and prompts, and for the diffusion stages the latents."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,15 @@ def to_uint8(x: Tensor) -> Tensor:
 def to_signed(pixels: Tensor) -> Tensor:
     """(b, 1, H, W) uint8 -> (b, 3, H, W) in [-1, 1]."""
     return (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
+
+
+def records_hash(records: Sequence[Record]) -> str:
+    """SHA-256 over what a run sees of its records, in order: pixels, which masks are whose, prompts and labels."""
+    digest = hashlib.sha256()
+    for record in records:
+        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (record.image, *record.masks)]
+        digest.update(json.dumps([files, record.prompt, record.label]).encode())
+    return digest.hexdigest()
 
 
 def data_hash(records: Sequence[Record]) -> str:

@@ -4,7 +4,6 @@ DistributedDataParallel (arXiv 2006.15704) keeps the whole model in every proces
 the optimiser's state over them instead (FSDP2, after ZeRO, arXiv 1910.02054). All processes need the same folders.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ldm_us.controlnet import HintNetwork
+from ldm_us.torchrun import process_count
 from ldm_us.unet import Level, Middle
 
 
@@ -47,6 +48,16 @@ class World:
         dist.all_reduce(total)
         return dict(zip(values, (total / self.size).tolist(), strict=True))
 
+    def check_all_well(self, problem: ValueError | OSError | None) -> None:
+        """Raise the problem that one process has in every process, so that none waits for the one that gave up."""
+        problems: list[Any] = [problem]
+        if self.size > 1:
+            problems = [None] * self.size
+            dist.all_gather_object(problems, problem)
+        for found in problems:
+            if found is not None:
+                raise found
+
     def check_same(self, what: str, value: object) -> None:
         """Raise ValueError in every process unless all have the same value."""
         if self.size == 1:
@@ -64,16 +75,6 @@ class World:
 ALONE = World()
 
 
-def process_count() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_device(device: str) -> str:
-    """The device of this process: of several GPUs, the one that torchrun gave it."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
-
-
 @contextmanager
 def joined(device: str) -> Iterator[World]:
     """Join the other processes of the run, and leave them at the end."""
@@ -85,6 +86,10 @@ def joined(device: str) -> Iterator[World]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+            raise
+        raise ValueError("another process of this run has ended; what it printed says why.") from error
     finally:
         dist.destroy_process_group()
 
@@ -95,7 +100,7 @@ def distribute(loss: nn.Module, networks: Iterable[nn.Module], world: World, sha
         return loss
     if not shard:
         return DistributedDataParallel(loss)
-    for module in [module for module in loss.modules() if isinstance(module, (Level, Middle))]:
+    for module in [module for module in loss.modules() if isinstance(module, (Level, Middle, HintNetwork))]:
         fully_shard(module)
     for network in networks:  # not the loss itself: sampling and validation call the networks without it
         fully_shard(network, reshard_after_forward=True)  # else it would go on with the average after EMA.swapped_in

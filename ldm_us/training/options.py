@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ldm_us.checks import check_device, check_seed
 from ldm_us.data.mixing import check_weights
-from ldm_us.lora import LoRAConfig
+from ldm_us.lora import PROJECTIONS, LoRAConfig
 from ldm_us.training.tensorboard import summary_writer
 
 STAGES = ("vae", "unet", "controlnet")
@@ -47,7 +47,7 @@ class TrainOptions:
     # less to train, less to hold
     lora: int | None
     lora_alpha: float | None
-    lora_targets: tuple[str, ...]
+    lora_targets: tuple[str, ...] | None
     prompt_tokens: int
     decoder_only: bool
     unlock_decoder: bool
@@ -96,7 +96,7 @@ class TrainOptions:
             return LoRAConfig(parts=(), full=full) if full else None
         alpha = float(self.lora) if self.lora_alpha is None else self.lora_alpha
         parts = (self.stage, "text") if self.train_text else (self.stage,)
-        return LoRAConfig(self.lora, alpha, parts, self.lora_targets, full)
+        return LoRAConfig(self.lora, alpha, parts, self.lora_targets or PROJECTIONS, full)
 
 
 # A resumed run may differ in these: how long it runs, where, how the work is cut up, and what it shows. Another device
@@ -156,8 +156,9 @@ def check_adapter(options: TrainOptions) -> None:
     """Refuse LoRA and prompt tuning where they have nothing to work on, or what cannot be combined with them."""
     if options.lora is not None and options.stage == "vae":
         raise ValueError("--lora belongs to the unet and controlnet stages; --decoder-only is what the vae stage has.")
-    if options.lora is None and options.lora_alpha is not None:
-        raise ValueError(f"--lora-alpha {options.lora_alpha} scales a LoRA: add --lora RANK.")
+    for name in ("lora_alpha", "lora_targets"):
+        if options.lora is None and getattr(options, name) is not None:
+            raise ValueError(f"{flag(name)} belongs to a LoRA: add --lora RANK.")
     if options.prompt_tokens and options.train_text:
         raise ValueError("--prompt-tokens keeps the text encoder as it is: leave --train-text away.")
     if options.adapter is None:  # raises for a rank or an alpha that makes no sense
@@ -179,12 +180,16 @@ def check_together(options: TrainOptions) -> None:
         raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
     if options.decoder_only and options.weights is None:
         raise ValueError("--decoder-only keeps the encoder of --weights, and a random one is no use: leave it away.")
+    if len({folder.resolve() for folder in options.data}) < len(options.data):
+        raise ValueError("--data names one folder twice: give each once, and --data-weights to draw it more often.")
     if not options.shard:
         return
     if options.processes == 1:
         raise ValueError("--shard splits a model over processes: start several with torchrun --nproc-per-node N.")
     if options.stage == "vae" or options.optimizer != "adamw" or options.compile:
         raise ValueError("--shard takes the stages unet and controlnet, --optimizer adamw, and no --compile.")
+    if options.channels_last:
+        raise ValueError("--shard splits weights in their usual layout: leave --channels-last away.")
 
 
 def flag(name: str) -> str:

@@ -13,15 +13,16 @@ from ldm_us.sampling import generate
 from ldm_us.training.dataset import TrainingSet, to_signed
 
 COLUMNS = 4
+ROWS = 6  # at most: a folder of captions may have one for each image
 STEPS = 20  # DDIM steps: a preview, not a result
 
 
 @torch.no_grad()
 def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Image:
-    """vae: images and their reconstructions. unet: samples of every prompt. controlnet: samples of a few masks."""
+    """vae: images and their reconstructions. unet: samples of a few prompts. controlnet: of their masks."""
     if stage == "vae":
         return reconstructions(model, data)
-    prompts = [prompt for prompt in data.prompts if prompt]
+    prompts = spread([prompt for prompt in data.prompts if prompt])
     masks: list[Tensor | None] = [None] * len(prompts)
     if stage == "controlnet":
         masks = [data.masks[first_of(data, prompt)].float() for prompt in prompts]
@@ -31,6 +32,12 @@ def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Imag
         rows[-1] += [to_picture(x) for x in sample_row(model, data, prompt, mask)]
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]
     return labelled_grid(rows, labels, () if stage == "unet" else ("mask", *[""] * COLUMNS))
+
+
+def spread(prompts: list[str]) -> list[str]:
+    """At most ROWS of the prompts, from all over the list."""
+    rows = min(ROWS, len(prompts))
+    return [prompts[i * len(prompts) // rows] for i in range(rows)]
 
 
 def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from ldm_us.model import LatentDiffusion
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import whole
 from ldm_us.training.stages import Stage
+from ldm_us.training.start import denoiser_is_random
 from ldm_us.vae import posterior_from_moments
 
 RECORDED = (  # of the options, in the lineage
@@ -31,7 +32,7 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     run started from is no longer there.
     """
     model, options = stage.model, stage.options
-    if options.stage == "vae" and options.weights is None:  # else the UNet that came with it fits the old scale
+    if options.stage == "vae" and denoiser_is_random(options, lineage):  # a trained one fits the old scale
         model.set_latent_scale(measure_latent_scale(model, stage.data))
     metadata = result_metadata(stage, lineage, steps, data_sha256)
     if options.adapter is not None:

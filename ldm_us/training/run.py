@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,11 @@ from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.state import append_log, delete_old_states, load_newest_state, trim_log
 
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two runs out of one folder
+    fcntl = None  # type: ignore[assignment]
+
 
 def total_steps(options: TrainOptions, images: int) -> int:
     """--steps, or --epochs in steps."""
@@ -24,37 +32,71 @@ def total_steps(options: TrainOptions, images: int) -> int:
     return max(1, math.ceil(options.epochs * images / options.images_per_step))
 
 
-def open_run(options: TrainOptions, data_sha256: str, parent_sha256: str, world: World = ALONE) -> None:
-    """Create the folder, or check that the run in it is this one. Leftovers of a killed write are removed."""
-    if world.main:
-        if options.restart:
-            set_aside(options.out)
-        create_or_check(options, data_sha256, parent_sha256)
-    world.barrier()
+@contextmanager
+def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALONE) -> Iterator[None]:
+    """Hold the folder of the run, new or of this very run, until the end. hashes: of data and parent.
+
+    With --restart, another run that is there is renamed first. Raise ValueError, in every process, where the folder
+    cannot be this run's: it holds another, another process is training it, or the processes are not of one mind.
+    """
+    config = fixed_options(options) | hashes
+    world.check_same("configuration", config)
+    with ExitStack() as stack:
+        problem = None
+        if world.main:
+            try:
+                if options.restart:
+                    set_aside(options)
+                create_or_check(options.out, config)
+                stack.enter_context(locked(options.out))
+                make_folders(options.out)
+            except (ValueError, OSError) as error:
+                problem = error
+        world.check_all_well(problem)
+        yield
 
 
-def create_or_check(options: TrainOptions, data_sha256: str, parent_sha256: str) -> None:
-    """What the one process that writes does in open_run."""
-    config = fixed_options(options) | {"data_sha256": data_sha256, "parent_sha256": parent_sha256}
-    path = options.out / "config.json"
+def create_or_check(out: Path, config: dict[str, Any]) -> None:
+    """Create the folder with its config.json, or check that the run in it is this one."""
+    path = out / "config.json"
     before = read_config(path)
     if before is not None:
         differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
         if differing:
             changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
             raise ValueError(
-                f"{options.out} holds another run ({changes}). Use its settings or another --out, or add --restart to "
-                "set that run aside."
+                f"{out} holds another run ({changes}). Use its settings or another --out, or add --restart to set that "
+                "run aside."
             )
-    elif options.out.exists() and not holds_only_leftovers(options.out):
-        raise ValueError(f"{options.out} is not empty and holds no run. Choose another --out.")
-    options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:  # before the folders: a run killed here has left nothing but a leftover
-        file.write(json.dumps(config, indent=2).encode())
-    for folder in (options.out, options.out / "samples", options.out / "state"):
+    elif out.exists() and not holds_only_leftovers(out):
+        raise ValueError(f"{out} is not empty and holds no run. Choose another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    if before is None:
+        with atomic_file(path) as file:  # before the folders: a run killed here has left nothing but a leftover
+            file.write(json.dumps(config, indent=2).encode())
+
+
+def make_folders(out: Path) -> None:
+    """Make what a run writes into, and remove the leftovers of killed writes."""
+    for folder in (out, out / "samples", out / "state"):
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            if fcntl is not None:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"{out} is being trained by another process. Wait for it, or stop it.") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def holds_only_leftovers(out: Path) -> bool:
@@ -97,15 +139,26 @@ def resume(
     ema.load_state_dict(state["ema"])
     moments = state["optimizer"]["state"]
     for index, parameter in enumerate(parameters.values()):  # the optimiser numbers them in this order
-        moments[index] = {name: split_like(value, parameter) for name, value in moments[index].items()}
+        moments[index] = {name: laid_out_like(value, parameter) for name, value in moments[index].items()}
     optimizer.load_state_dict(state["optimizer"])
     return step
 
 
-def set_aside(run: Path) -> None:
+def laid_out_like(value: Any, parameter: nn.Parameter) -> Any:
+    """A moment in its parameter's memory layout: fused AdamW walks memory, and would take another weight's."""
+    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter).copy_(split_like(value, parameter))
+
+
+def set_aside(options: TrainOptions) -> None:
     """Make room for --restart: the run that is there, if any, goes to RUN-before-1, -2, ..."""
+    run = options.out
     if read_config(run / "config.json") is None:
         return
+    for path in (options.weights, options.cache, *options.data):
+        if path is not None and path.resolve().is_relative_to(run.resolve()):
+            raise ValueError(f"--restart would rename {run}, and {path} lies in it. Choose another --out.")
     places = (run.with_name(f"{run.name}-before-{i}") for i in count(1))
     run.rename(next(place for place in places if not place.exists()))
 

@@ -57,14 +57,19 @@ class Stage:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
         cache = None if self.cache is None else moments_cache(self.cache, self.model, self.options.weights)
         missing = missing_moments(self.data, index, cache)
-        mine = self.world if cache is not None else ALONE  # by number: another process may have written some already
-        share = [i for i in missing if i % mine.size == mine.rank]
+        sharing = self.world if cache is not None else ALONE
+        share = [i for i in missing if i % sharing.size == sharing.rank]  # by number: others may have written some
         if share:
             with loaded(self.model, self.options.weights, "vae"):
                 shown = tqdm(share, desc="latents", unit="image", delay=1, disable=not self.world.main)
                 encode_images(self.model, self.data, shown, cache)
         self.world.barrier()
-        assert not missing_moments(self.data, index, cache), "an image without latents"
+        missing = missing_moments(self.data, index, cache)  # takes what the other processes have encoded
+        if missing:
+            raise ValueError(
+                f"--cache {self.cache}: process {self.world.rank} does not see the latents of {len(missing)} images "
+                "that others wrote. Give a folder that all processes share."
+            )
 
     def batches(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
         """This process's share of the global batch of a step, cut in --accumulate parts.

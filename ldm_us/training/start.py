@@ -43,13 +43,19 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
 def check_objective(options: TrainOptions, model: LatentDiffusion, lineage: Lineage) -> None:
     """Refuse to change what a trained denoiser's output means. One that only its autoencoder came with is random."""
     prediction = model.config.schedule.prediction
-    stages = [entry.get("stage") for entry in lineage.entries]
-    untrained = set(stages) == {"vae"} and lineage.entries[0].get("parent_sha256") == "random"
-    if options.objective not in (None, prediction) and not untrained:
+    if options.objective not in (None, prediction) and not denoiser_is_random(options, lineage):
         raise ValueError(
             f"--objective {options.objective}: the denoiser of {options.weights} was trained to predict {prediction}, "
             "and training cannot change what its output means. Leave the option out, or start from a --preset."
         )
+
+
+def denoiser_is_random(options: TrainOptions, lineage: Lineage) -> bool:
+    """Whether the denoiser that a run starts from was never trained: it then fits any latents and any objective."""
+    if options.weights is None:
+        return True
+    stages = {entry.get("stage") for entry in lineage.entries}
+    return stages == {"vae"} and lineage.entries[0].get("parent_sha256") == "random"
 
 
 def random_model(preset: str, seed: int) -> LatentDiffusion:
@@ -85,7 +91,8 @@ def trained_modules(options: TrainOptions) -> tuple[str, ...]:
 def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
     """Freeze the whole model, then free what the stage trains: whole modules, or a LoRA and learned vectors instead."""
     generator = stream_generator(options.seed, ADAPTER)
-    if options.prompt_tokens:
+    learned = model.text.prompt
+    if options.prompt_tokens and (learned is None or len(learned) != options.prompt_tokens):  # else it goes on
         model.add_prompt_tokens(options.prompt_tokens, generator)
     if options.adapter is not None:
         add_lora(model, options.adapter, generator)

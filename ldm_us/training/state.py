@@ -77,7 +77,7 @@ def trim_log(path: Path, step: int) -> None:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):  # the last line of a run that was killed while writing it
+        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
             continue
     with atomic_file(path) as file:
         file.write("".join(kept).encode())

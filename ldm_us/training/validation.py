@@ -5,16 +5,18 @@ enters it, so that runs with and without them can be compared; a loss in eps and
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_us.controlnet import ControlNet
 from ldm_us.data.records import Record
 from ldm_us.evaluation.reconstruction import psnr, reconstruct
 from ldm_us.training.batches import LatentBatch, stream_generator
-from ldm_us.training.dataset import load_training_set, to_signed
+from ldm_us.training.dataset import TrainingSet, to_signed
+from ldm_us.training.distributed import whole
 from ldm_us.training.ema import EMA
 from ldm_us.training.stages import Stage
 from ldm_us.training.state import append_log
@@ -25,15 +27,17 @@ BANDS = 4  # equal parts of 0 .. T-1: the mean over all noise levels hides what 
 SEED = 0  # of noise and timesteps, whatever the run's own, so that runs can be compared
 
 
-def held_out_stage(training: Stage, records: list[Record]) -> Stage | None:
-    """The stage on held-out images instead of training images; None where nothing is to be validated."""
-    options = training.options
-    if not records or options.validate_every == 0:
-        return None
+def spread_out(records: list[Record]) -> list[Record]:
+    """At most IMAGES of the held-out records, from all over the list."""
     index = torch.linspace(0, len(records) - 1, min(IMAGES, len(records))).round().long()
-    chosen = [records[i] for i in index.tolist()]
-    data = load_training_set(chosen, training.data.size, with_pixels=options.stage == "vae")
-    plain = dataclasses.replace(options, min_snr=None, offset_noise=0.0)
+    return [records[i] for i in index.tolist()]
+
+
+def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
+    """The stage on held-out images, with the plain loss; None where there are none."""
+    if data is None or len(data) == 0:
+        return None
+    plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
     return Stage(training.model, data, plain, training.cache, training.world)
 
 
@@ -85,7 +89,8 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
         bands[f"val_loss_{first}_{last}"] = (loss + summed_loss(held_out, without)) / len(data)
         sums["true"] += loss
         if held_out.options.stage == "controlnet" and lesions >= 2:
-            other = with_lesion.hint[others_of_their_class(with_lesion.prompt_index)]
+            labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
+            other = with_lesion.hint[others_of_their_class(labels)]
             sums["shuffled"] += summed_loss(held_out, with_lesion._replace(hint=other))
             sums["empty"] += summed_loss(held_out, with_lesion._replace(hint=torch.zeros_like(other)))
     figures = {"val_loss": sum(bands.values()) / BANDS} | bands
@@ -95,13 +100,17 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
     return figures
 
 
-def others_of_their_class(prompt_index: Tensor) -> Tensor:
-    """For each image (n,) another one of its prompt, half the class away: lesions of two classes differ in size."""
-    others = torch.arange(len(prompt_index))
-    for prompt in prompt_index.unique():
-        members = (prompt_index == prompt).nonzero().flatten()
+def others_of_their_class(labels: Sequence[str]) -> Tensor:
+    """For each of at least two images another one (n,), half its class away: lesions of two classes differ in size.
+
+    An image that is alone in its class gets the next image of any.
+    """
+    others = torch.arange(len(labels))
+    for label in set(labels):
+        members = torch.tensor([i for i, other in enumerate(labels) if other == label])
         others[members] = members.roll(len(members) // 2)
-    return others
+    alone = others == torch.arange(len(labels))
+    return torch.where(alone, (others + 1) % len(labels), others)
 
 
 def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch:
@@ -133,5 +142,10 @@ def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
 def zero_conv_norms(controlnet: ControlNet) -> dict[str, float]:
     """How far each zero convolution has left 0: those of the skips from the finest on, then the middle's."""
     convs = [*controlnet.zero_convs, controlnet.zero_conv_middle]
-    weights = [dict(conv.named_parameters())["weight"] for conv in convs]
-    return {f"zero_conv_norm_{i:02d}": float(weight.norm()) for i, weight in enumerate(weights)}
+    return {f"zero_conv_norm_{i:02d}": float(whole(norm_of(conv))) for i, conv in enumerate(convs)}
+
+
+def norm_of(conv: nn.Module) -> Tensor:
+    """Norm of a convolution's weight, a scalar; of the whole weight where processes share it out."""
+    weight = conv.get_parameter("weight")
+    return weight.detach().norm()

@@ -93,7 +93,7 @@ def test_shuffled_masks_are_those_of_other_images_and_true_masks_their_own(busi,
     ("held_out", "controlnet", "command", "sentence"),
     [
         ([0.0], True, "reconstruction", "--held-out 0"),
-        ([0.1, 0.2], True, "reconstruction", "different shares"),
+        ([0.1, 0.2], True, "reconstruction", "another split of the same data (held out 0.1, the last stage 0.2)"),
         ([], True, "reconstruction", "was not trained here"),
         ([0.5], False, "masks", "no ControlNet"),
     ],

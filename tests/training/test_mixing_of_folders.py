@@ -5,8 +5,11 @@ import shutil
 import pytest
 import torch
 
+from ldm_us.checkpoint import read_metadata
+from ldm_us.lineage import read_lineage
 from ldm_us.training.batches import step_indices
 from ldm_us.training.dataset import load_training_set, mix_folders, split_data
+from ldm_us.training.stages import Stage
 
 
 @pytest.fixture
@@ -45,10 +48,21 @@ def test_the_images_of_a_step_depend_on_seed_and_step_alone(folders):
     assert not torch.equal(first[0], step_indices(data, 1, 0, 8))
 
 
-def test_a_run_on_two_folders_draws_by_weight_and_says_so(run, chain, folders, tmp_path):
-    flags = ("--data", *folders, "--data-weights", 1, 3, "--steps", 2)
+def test_a_run_on_two_folders_draws_by_weight_and_says_so(run, chain, folders, tmp_path, monkeypatch):
+    flags = ("--data", *folders, "--data-weights", 0, 1, "--steps", 4)
+    seen, batches = set(), Stage.batches
+
+    def look(self, step):
+        drawn = step_indices(self.data, self.options.seed, step, self.options.images_per_step)
+        seen.update(self.data.records[i].image for i in drawn.tolist())
+        return batches(self, step)
+
+    monkeypatch.setattr(Stage, "batches", look)
     result = run("unet", tmp_path / "run", *flags, weights=chain["vae"].path)
-    assert len(result.log) == 2
+    assert len(seen) > 1
+    assert all(folders[1] in image.parents for image in seen)
+    (*_, entry) = read_lineage(read_metadata(result.path)).entries
+    assert entry["data_weights"] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""What a sample says of itself: fields of its PNG and of its line in the manifest, enough to draw it again."""
+
+import base64
+import binascii
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import ldm_us
+from ldm_us.subjects import Subject
+from ldm_us.synthesis.drawing import device_kind
+
+Fields = dict[str, Any]  # values of JSON
+SYNTHETIC = "made by a generative model, not for diagnosis"
+DIGEST = "fields_sha256"  # over all other fields
+
+
+def origin_fields(device: str | torch.device) -> Fields:
+    """The software and the kind of device; bits are promised for one kind alone."""
+    return {
+        "synthetic": SYNTHETIC,
+        "software": f"ldm_us {ldm_us.__version__}",
+        "torch": str(torch.__version__),
+        "device": device_kind(device),
+    }
+
+
+def subject_fields(subject: Subject, seed: int, mask: Tensor | None) -> Fields:
+    """What one sample has for itself; mask (1, H, W) in {0, 1}, as the ControlNet saw it."""
+    fields: Fields = {"prompt": subject.prompt, "seed": seed}
+    if subject.label:
+        fields["class"] = subject.label
+    if mask is not None:
+        fields["mask"] = ", ".join(path.name for path in subject.masks)
+        fields["mask_sha256"] = mask_sha256(mask)
+        fields["mask_bits"] = pack_mask(mask)
+    return fields
+
+
+def as_text(fields: Fields) -> dict[str, str]:
+    """The fields as a PNG holds them, with a digest that tells when one of them was changed."""
+    text = {key: value if isinstance(value, str) else json_or_plain(value) for key, value in fields.items()}
+    return text | {DIGEST: fields_sha256(text)}
+
+
+def json_or_plain(value: Any) -> str:
+    """Lists and dictionaries as JSON, numbers as Python writes them."""
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def fields_sha256(text: Mapping[str, str]) -> str:
+    """SHA-256 of all fields but the digest itself, in the order of their names."""
+    rest = {key: value for key, value in text.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def pixels_sha256(picture: Image.Image) -> str:
+    """SHA-256 of mode, size and pixels, whatever the file's compression."""
+    header = f"{picture.mode} {picture.width} {picture.height} ".encode()
+    return hashlib.sha256(header + picture.tobytes()).hexdigest()
+
+
+def mask_sha256(mask: Tensor) -> str:
+    """SHA-256 of a mask (1, H, W) in {0, 1}, one byte a pixel."""
+    return hashlib.sha256(mask.to(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def pack_mask(mask: Tensor) -> str:
+    """(1, H, W) in {0, 1} -> base64 of zlib of the bits, row by row: some 200 characters at 128x128."""
+    bits = np.packbits(mask.numpy() > 0.5)
+    return base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode()
+
+
+def unpack_mask(text: str, size: int) -> Tensor:
+    """Undo pack_mask: (1, size, size) float32. Raise ValueError for a text that holds no such mask."""
+    room = (size * size + 7) // 8
+    try:
+        bits = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), room + 1)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(f"no mask can be read from mask_bits ({error})") from error
+    if len(bits) != room:
+        raise ValueError(f"mask_bits holds no mask of {size}x{size} pixels")
+    values = np.unpackbits(np.frombuffer(bits, np.uint8), count=size * size).reshape(1, size, size)
+    return torch.from_numpy(values.astype(np.float32))

@@ -1,0 +1,189 @@
+"""A folder of samples that is filled by several processes, survives kills, and ends the same whatever happened.
+
+A sample counts once its line is in a list of what is done, which is written after its files. Every start merges these
+lists into one; every process then adds to a list of its own; the end merges them into manifest.jsonl.
+"""
+
+import fcntl
+import hashlib
+import heapq
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from PIL import Image
+from torch import Tensor
+
+from ldm_us.atomic import atomic_file
+from ldm_us.data.busi import SAMPLES_INFO
+from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.pictures import save_png, to_picture
+from ldm_us.synthesis.fields import Fields, as_text, pixels_sha256
+from ldm_us.synthesis.plan import Plan, Sample
+
+COMMAND = "command.json"  # what the folder was begun with
+MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
+DONE = "done.jsonl.part"  # what earlier calls have done
+LEFTOVER = re.compile(r"\..*\.\d+-[0-9a-f]+\.tmp")  # of a write that was killed
+
+
+def begin(out: Path, command: Fields, overwrite: bool) -> None:
+    """Make the folder ready: begin it, or find out what a call with the same command has done already.
+
+    Raise ValueError for a folder with anything else in it, naming what differs, unless it may be overwritten.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out}: exists and is not a folder. Choose another name.")
+    check_free(out)
+    if overwrite:
+        remove_samples(out)
+    elif (out / COMMAND).is_file():
+        check_command(out, command)
+    elif out.exists() and any(not LEFTOVER.fullmatch(path.name) for path in out.iterdir()):
+        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder, or add --overwrite.")
+    out.mkdir(parents=True, exist_ok=True)
+    for path in out.rglob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink()
+    if not (out / COMMAND).is_file():
+        with atomic_file(out / COMMAND) as file:
+            file.write((json.dumps(command, indent=1) + "\n").encode())
+    merge_lists(out, out / DONE)
+
+
+def check_free(out: Path) -> None:
+    """Raise ValueError where a process is writing into the folder: torchrun, killed, may leave its processes alive."""
+    if not (out / COMMAND).is_file():
+        return
+    with open(out / COMMAND, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"--out {out}: another call of sample.py is writing into it. Wait for it, or end all its processes."
+            ) from error
+
+
+@contextmanager
+def occupied(out: Path) -> Iterator[None]:
+    """Inside, every other call is kept out of the folder; the lock ends with the process, whatever ends that."""
+    with open(out / COMMAND, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def remove_samples(out: Path) -> None:
+    """Delete what earlier calls have made here and listed, and nothing else."""
+    lists = [path for path in [out / MANIFEST, *out.glob("*.jsonl.part")] if path.is_file()]
+    (out / COMMAND).unlink(missing_ok=True)
+    for path in lists:
+        for entry in read_list(path):
+            for name in files_of(entry):
+                if (out / name).resolve().is_relative_to(out.resolve()):
+                    (out / name).unlink(missing_ok=True)
+        path.unlink()
+    for label in CLASSES:  # a class folder without an image is no BUSI
+        if (out / label).is_dir() and not any((out / label).iterdir()):
+            (out / label).rmdir()
+
+
+def check_command(out: Path, command: Fields) -> None:
+    """Raise ValueError, naming what differs, unless the folder was begun with this command."""
+    try:
+        before = json.loads((out / COMMAND).read_text(encoding="utf-8"))
+        differing = [key for key in {**before, **command} if before.get(key) != command.get(key)]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{out / COMMAND}: damaged ({error}). Choose another folder, or add --overwrite.") from error
+    if differing:
+        listed = "; ".join(f"{key} {_short(before.get(key))}, not {_short(command.get(key))}" for key in differing[:4])
+        more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise ValueError(
+            f"--out {out}: begun by another command ({listed}{more}). Choose another folder, or add --overwrite."
+        )
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def done_numbers(out: Path) -> set[int]:
+    """The numbers of the samples that earlier calls have done."""
+    return {entry["number"] for entry in read_list(out / DONE)}
+
+
+def open_list(out: Path, rank: int) -> TextIO:
+    """The list of what one process does in this call."""
+    return open(out / f"{rank}.jsonl.part", "w", encoding="utf-8")
+
+
+def write_sample(
+    out: Path, done: TextIO, sample: Sample, picture: Image.Image, mask: Tensor | None, fields: Fields
+) -> None:
+    """Write the files of one sample, and then its line. The picture carries the fields."""
+    entry: Fields = {"number": sample.number, "file_name": sample.file_name}
+    (out / sample.file_name).parent.mkdir(exist_ok=True)
+    if sample.mask_name is not None:
+        entry["mask_file"] = sample.mask_name
+        empty = Image.new("L", picture.size)
+        save_png(empty if mask is None else to_picture(mask), out / sample.mask_name)
+    fields = fields | {"pixels_sha256": pixels_sha256(picture)}
+    save_png(picture, out / sample.file_name, as_text(fields))
+    done.write(json.dumps(entry | fields) + "\n")
+    done.flush()
+
+
+def merge_lists(out: Path, target: Path) -> None:
+    """Merge manifest and lists into `target`, by number, each sample once, and delete the lists. Streams."""
+    sources = [path for path in [out / MANIFEST, *sorted(out.glob("*.jsonl.part"))] if path.is_file()]
+    last = -1
+    with atomic_file(target) as file:
+        for entry in heapq.merge(*map(read_list, sources), key=lambda entry: int(entry["number"])):
+            if entry["number"] > last and _is_whole(out, entry):
+                file.write((json.dumps(entry) + "\n").encode())
+                last = entry["number"]
+    for path in sources:
+        if path not in (target, out / MANIFEST):
+            path.unlink()
+
+
+def finish(out: Path, plan: Plan) -> None:
+    """Make the manifest of what all processes have done and, in the layout of BUSI, the families of what share a mask.
+
+    Two samples of one mask are no independent images: read_busi gives them one group, which no split tears apart.
+    """
+    merge_lists(out, out / MANIFEST)
+    numbers, families = 0, dict[str, list[str]]()
+    for entry in read_list(out / MANIFEST):
+        numbers += 1
+        if plan.layout == "busi" and entry.get("class") in LESION_CLASSES and "mask_sha256" in entry:
+            families.setdefault(entry["mask_sha256"], []).append(Path(entry["file_name"]).name)
+    assert numbers == plan.total, "a process left before its share was done"
+    if plan.layout == "busi":
+        info = {
+            "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
+            "families": [names for names in families.values() if len(names) > 1],
+        }
+        with atomic_file(out / SAMPLES_INFO) as file:
+            file.write((json.dumps(info, indent=1) + "\n").encode())
+
+
+def read_list(path: Path) -> Iterator[Fields]:
+    """The whole lines of a list; a kill may have torn the last one."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def _is_whole(out: Path, entry: Fields) -> bool:
+    """Whether the files of a line are there; somebody may have deleted them."""
+    return all((out / name).is_file() for name in files_of(entry))
+
+
+def files_of(entry: Fields) -> list[str]:
+    """Image and mask of a line."""
+    return [str(entry[key]) for key in ("file_name", "mask_file") if key in entry]

@@ -1,0 +1,65 @@
+"""The masks of a plan: read one at a time, all checked before the first sample is drawn."""
+
+import hashlib
+from typing import NamedTuple
+
+from PIL import Image
+from torch import Tensor
+
+from ldm_us.data.records import LESION_CLASSES, Record, load_mask, load_pair, mask_tensor, union_of_masks
+from ldm_us.pictures import to_picture
+from ldm_us.subjects import Subject
+from ldm_us.synthesis.plan import Plan, Sample
+
+
+class Checked(NamedTuple):
+    """What was found out about the masks of a plan."""
+
+    sha256: str | None  # of all of them as the ControlNet sees them, in order
+    notes: list[str]  # sentences for the user
+
+
+def check_masks(plan: Plan, size: int) -> Checked:
+    """Read every mask of a plan, and originals that will be shown. Raise ValueError for one that does not fit."""
+    if not plan.masked:
+        lesions = [label for label in LESION_CLASSES if any(subject.label == label for subject in plan.subjects)]
+        if plan.layout == "busi" and lesions:
+            return Checked(None, [f"without --mask there are no mask files for {' and '.join(lesions)}."])
+        return Checked(None, [])
+    digest, resized = hashlib.sha256(), []
+    for subject in plan.subjects:
+        union = union_of_masks(subject.masks)
+        mask = mask_tensor(union, size)
+        _check_class(subject, bool(mask.any()), size)
+        if union is not None and union.size != (size, size):
+            resized.append(f"{subject.masks[0].name} of {union.width}x{union.height}")
+        digest.update(bytes(mask.byte().numpy().data))
+    notes = []
+    if resized:
+        rest = f" and {len(resized) - 1} other masks" if len(resized) > 1 else ""
+        notes.append(f"{resized[0]}{rest} resized to {size}x{size}, each pixel from the nearest one.")
+    return Checked(digest.hexdigest(), notes)
+
+
+def _check_class(subject: Subject, lesion: bool, size: int) -> None:
+    """Refuse a lesion class without a lesion, and a normal breast with one."""
+    if subject.label in LESION_CLASSES and not lesion:
+        raise ValueError(
+            f"{subject.masks[0]}: empty at {size}x{size} pixels, but its class is {subject.label}. Give a mask with a "
+            "lesion, or --class normal."
+        )
+    if subject.label == "normal" and lesion:
+        raise ValueError(f"{subject.masks[0]}: a lesion, but its class is normal. Give --class benign or malignant.")
+
+
+def mask_of(plan: Plan, sample: Sample, size: int) -> Tensor | None:
+    """The mask of one sample, (1, size, size) in {0, 1}; None in a plan without masks."""
+    return load_mask(sample.subject.masks, size) if plan.masked else None
+
+
+def load_original(subject: Subject, size: int) -> Image.Image | None:
+    """The image a mask was drawn on, for the grid; its size must be that of the mask."""
+    if subject.original is None:
+        return None
+    x, _ = load_pair(Record(subject.original, subject.masks, subject.name, subject.prompt, subject.name), size)
+    return to_picture(x[:1] / 2 + 0.5)

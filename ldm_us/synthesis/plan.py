@@ -1,0 +1,143 @@
+"""Which samples a call wants, in order: every subject n times, or the classes in shares. Walked, never listed."""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ldm_us.data.records import CLASSES, class_prompt
+from ldm_us.subjects import Subject, choose_subjects, masked_subjects
+
+LAYOUTS = ("flat", "busi")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture that is wanted."""
+
+    number: int  # from 0, in the order of the plan
+    row: int  # of its subject
+    subject: Subject
+    seed: int
+    file_name: str  # below the folder of all
+    mask_name: str | None  # of the mask beside it, in the layout of BUSI
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be sampled, as few numbers as it takes."""
+
+    subjects: tuple[Subject, ...]
+    masked: bool  # every sample follows a mask; that of a normal breast may be empty
+    seed: int  # of the first sample
+    n: int = 4  # of each subject, where there are no counts
+    counts: tuple[int, ...] | None = None  # of each of CLASSES
+    layout: str = "flat"
+
+    @property
+    def total(self) -> int:
+        """How many samples there are."""
+        return self.n * len(self.subjects) if self.counts is None else sum(self.counts)
+
+    @property
+    def last_seed(self) -> int:
+        """The largest seed of the plan."""
+        return self.seed + (self.total if self.own_seeds else self.n) - 1
+
+    @property
+    def own_seeds(self) -> bool:
+        """Whether every sample has a seed of its own; else the n seeds are the same for every subject, to compare."""
+        return self.counts is not None or self.layout == "busi"
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Every sample, in the order of its number; the classes of a balanced plan take turns."""
+        of_class: Counter[str] = Counter()
+        for number, (row, nth) in enumerate(self._rows()):
+            subject = self.subjects[row]
+            of_class[subject.label] += 1
+            seed = self.seed + (number if self.own_seeds else nth)
+            if self.layout == "busi":
+                stem = f"{subject.label}/{subject.label} ({of_class[subject.label]})"
+                has_mask = self.masked or subject.label == "normal"
+                yield Sample(number, row, subject, seed, f"{stem}.png", f"{stem}_mask.png" if has_mask else None)
+            else:
+                name = f"{row:04d}_{subject.name.replace(' ', '_')}_seed{seed}.png"
+                yield Sample(number, row, subject, seed, name, None)
+
+    def _rows(self) -> Iterator[tuple[int, int]]:
+        """(row of the subject, how many of that subject or class were before)."""
+        if self.counts is None:
+            yield from ((row, nth) for row in range(len(self.subjects)) for nth in range(self.n))
+            return
+        rows = [[row for row, subject in enumerate(self.subjects) if subject.label == label] for label in CLASSES]
+        for _, i, nth in heapq.merge(*(_turns(i, count) for i, count in enumerate(self.counts))):
+            yield rows[i][nth % len(rows[i])], nth
+
+
+def _turns(i: int, count: int) -> Iterator[tuple[float, int, int]]:
+    """The places of `count` samples of class i, evenly in 0..1."""
+    return (((nth + 0.5) / count, i, nth) for nth in range(count))
+
+
+def make_plan(
+    labels: list[str],
+    prompt: str | None,
+    mask: Path | None,
+    *,
+    n: int | None,
+    seed: int,
+    balance: Sequence[float] | None,
+    layout: str,
+) -> Plan:
+    """A plan from the options of sample.py. Raise ValueError for options that do not fit together."""
+    if balance is None:
+        subjects = choose_subjects(labels, prompt, mask)
+        plan = Plan(tuple(subjects), mask is not None, seed, 4 if n is None else n, layout=layout)
+    else:
+        if labels or prompt is not None:
+            raise ValueError("--balance sets the classes: leave --class and --prompt away.")
+        counts = class_counts(balance, n)
+        plan = Plan(balanced_subjects(counts, mask), mask is not None, seed, counts=counts, layout=layout)
+    if layout == "busi":
+        unnamed = [subject.name for subject in plan.subjects if not subject.label]
+        if unnamed:
+            raise ValueError(f"--layout busi: {unnamed[0]} has no class to be filed under. Give --class.")
+    return plan
+
+
+def class_counts(balance: Sequence[float], n: int | None) -> tuple[int, ...]:
+    """Shares of n samples, or the counts themselves where n is None; the largest remainders are rounded up."""
+    listed = " ".join(f"{share:g}" for share in balance)
+    if not all(0 <= share < float("inf") for share in balance) or not sum(balance) > 0:
+        raise ValueError(f"--balance {listed}: use numbers of 0 or more for {', '.join(CLASSES)}, not all 0.")
+    if n is None:
+        if any(share != int(share) for share in balance):
+            raise ValueError(f"--balance {listed}: without --n these are counts. Use whole numbers, or add --n.")
+        return tuple(int(share) for share in balance)
+    exact = [n * share / sum(balance) for share in balance]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: n - sum(counts)]:
+        counts[i] += 1
+    return tuple(counts)
+
+
+def balanced_subjects(counts: Sequence[int], mask: Path | None) -> tuple[Subject, ...]:
+    """A subject for each class that is wanted or, with masks, one for each mask of a lesion.
+
+    Masks whose names tell no class serve a class that has no masks of its own. A normal breast has an empty mask.
+    """
+    masks = [] if mask is None else masked_subjects(mask)
+    subjects: list[Subject] = []
+    for label, count in zip(CLASSES, counts, strict=True):
+        if count == 0:
+            continue
+        if mask is None or label == "normal":
+            subjects.append(Subject(label, class_prompt(label), label=label))
+            continue
+        fitting = [s for s in masks if s.label == label] or [s for s in masks if not s.label]
+        if not fitting:
+            raise ValueError(f"--mask {mask}: no mask of class {label}. Add some, or make its share of --balance 0.")
+        subjects += [replace(subject, label=label, prompt=class_prompt(label)) for subject in fitting]
+    return tuple(subjects)

@@ -1,0 +1,79 @@
+"""The model that samples: a model file, another file's ControlNet in it, and any number of LoRAs merged into it."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ldm_us.atomic import sha256_file
+from ldm_us.checkpoint import load_model
+from ldm_us.lora_file import apply_lora, load_lora
+from ldm_us.model import LatentDiffusion
+from ldm_us.synthesis.fields import Fields
+
+
+class ScaledLoRA(NamedTuple):
+    """A LoRA file and the weight it is merged with."""
+
+    path: Path
+    scale: float = 1.0
+
+
+class Source(NamedTuple):
+    """The files that a sampling model is made of."""
+
+    weights: Path
+    controlnet: Path | None = None
+    loras: Sequence[ScaledLoRA] = ()
+
+
+def parse_lora(text: str) -> ScaledLoRA:
+    """FILE or FILE:SCALE."""
+    path, colon, scale = text.rpartition(":")
+    try:
+        return ScaledLoRA(Path(path), float(scale)) if colon else ScaledLoRA(Path(text))
+    except ValueError:
+        return ScaledLoRA(Path(text))  # a colon in the name of the file
+
+
+def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tuple[LatentDiffusion, Fields]:
+    """Read and join the files; -> the model, and its fields: SHA-256 of every file, scale of every LoRA.
+
+    LoRAs are merged in their order. Raise ValueError for files that do not fit together, and warn of a LoRA that was
+    trained on other weights.
+    """
+    model = load_model(source.weights, device=device)
+    fields: Fields = {"weights_sha256": sha256_file(source.weights)}
+    bases = {fields["weights_sha256"]}
+    if source.controlnet is not None:
+        take_controlnet(model, source.controlnet, device)
+        fields["controlnet_sha256"] = sha256_file(source.controlnet)
+        bases.add(fields["controlnet_sha256"])
+    merged = []
+    for path, scale in source.loras:
+        lora = load_lora(path)
+        if lora.base_sha256 not in bases:
+            trained_on = f"{path}: trained on a model of SHA-256 {lora.base_sha256[:12]}"
+            if lora.has_controlnet:
+                raise ValueError(f"{trained_on}, whose ControlNet it holds, not on {source.weights}. Use its own base.")
+            warn(f"{trained_on}, not on {source.weights}: its effect may differ.")
+        apply_lora(model, lora, scale)
+        merged.append({"file": path.name, "sha256": sha256_file(path), "scale": scale})
+    if merged:
+        fields["loras"] = merged
+    return model, fields
+
+
+def take_controlnet(model: LatentDiffusion, path: Path, device: str) -> None:
+    """Give `model` the ControlNet of another model file, with the scale and guidance that suit it."""
+    other = load_model(path, device=device, parts=("controlnet",))
+    if other.controlnet is None:
+        raise ValueError(f"--controlnet {path}: no ControlNet in it. Give what `train.py controlnet` wrote.")
+    same = other.config.unet == model.config.unet
+    if not same or other.config.vae.downsampling != model.config.vae.downsampling:
+        raise ValueError(
+            f"--controlnet {path}: made for a UNet of {other.config.name}, which is of another size than that of "
+            f"{model.config.name}. Give one that was trained on such a model."
+        )
+    model.controlnet = other.controlnet
+    model.config = dataclasses.replace(model.config, control=other.config.control)

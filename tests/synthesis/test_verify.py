@@ -1,0 +1,156 @@
+"""sample.py --verify: yes for every picture as it was made, else which of weights, mask, settings or pixels differs."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, PngImagePlugin
+
+import sample
+from ldm_us.checkpoint import load_model, save_model
+from ldm_us.entry import run_command
+from ldm_us.synthesis.fields import as_text, fields_sha256, pack_mask, pixels_sha256, unpack_mask
+
+
+@pytest.fixture
+def verify(weights, capsys):
+    """A function: sample.py --verify; -> exit code and the sentence."""
+
+    def call(path, *options):
+        words = [str(word) for word in ("--verify", path, "--weights", weights, *options)]
+        capsys.readouterr()
+        code = run_command(partial(sample.main, words))
+        out = capsys.readouterr()
+        (line,) = (out.out + out.err).strip().splitlines()
+        return code, line
+
+    return call
+
+
+@pytest.fixture
+def made(run, masks, tmp_path):
+    """A sample with a mask."""
+    run(tmp_path / "out", "--mask", masks / "benign", "--n", 1, "--guidance", 1.7, "--eta", 0.3)
+    return tmp_path / "out" / "0001_benign_(2)_seed0.png"
+
+
+def rewrite(path, pixels=None, signed=False, **changed):
+    """Save a sample with other pixels or fields; signed: with digests to match, as a forger would."""
+    with Image.open(path) as picture:
+        text = picture.text | changed
+        picture = picture.copy() if pixels is None else Image.fromarray(pixels(np.array(picture)))
+    if signed:
+        text["pixels_sha256"] = pixels_sha256(picture)
+        text["fields_sha256"] = fields_sha256(text)
+    info = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        info.add_text(key, value)
+    picture.save(path, pnginfo=info)
+
+
+def brighter(pixels):
+    pixels[3, 4] ^= 1
+    return pixels
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--class", "benign"],
+        ["--prompt", "caf\u00e9 \u4e73", "--negative-prompt", "calipers"],
+        ["--sampler", "ddpm", "--class", "normal"],
+        ["--size", 32, "--class", "normal"],
+    ],
+)
+def test_every_sample_verifies_from_its_file_alone(run, verify, tmp_path, options):
+    run(tmp_path / "out", "--batch", 2, *options)
+    for path in tmp_path.glob("out/0*.png"):
+        code, line = verify(path)
+        assert (code, "pixels are those of its seed" in line) == (0, True), line
+
+
+def test_a_masked_sample_verifies_without_its_mask_file(made, verify):
+    assert verify(made)[0] == 0
+    with Image.open(made) as picture:
+        assert len(picture.text["mask_bits"]) < 100
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"pixels": brighter}, "pixels: they were changed after the picture was made."),
+        ({"seed": "5"}, "settings: a field was changed"),
+        ({"synthetic": "no"}, "settings: a field was changed"),
+        ({"mask_bits": "x"}, "mask: no mask can be read"),
+        ({"mask_bits": "eJwDAAAAAAE="}, "mask: mask_bits holds no mask of 16x16 pixels"),
+        ({"mask_sha256": "ab"}, "mask: its bits are not those of mask_sha256"),
+        ({"weights_sha256": "ab" * 32, "signed": True}, "weights: made with abababababab, but"),
+        ({"controlnet_sha256": "cd" * 32, "signed": True}, "weights: made with the ControlNet cdcdcdcdcdcd"),
+        ({"loras": '[{"sha256": "ef", "scale": 1}]', "signed": True}, "weights: made with ef, but --lora gives none"),
+        ({"steps": "0", "signed": True}, "settings: 0 sampling steps"),
+        ({"size": "big", "signed": True}, "mask: invalid literal"),
+        ({"eta": "high", "signed": True}, "settings: the field eta is missing or is no float"),
+    ],
+)
+def test_what_was_changed_is_named(made, verify, change, sentence):
+    rewrite(made, **change)
+    code, line = verify(made)
+    assert code == 1
+    assert line.startswith(f"{made}: {sentence}"), line
+
+
+def test_forged_digests_do_not_help(made, verify):
+    rewrite(made, pixels=brighter, signed=True)
+    code, line = verify(made)
+    assert code == 1
+    assert "1 of 256 pixels differ, by up to 1: its fields tell no reason" in line
+
+
+def test_another_version_or_device_is_named_where_pixels_differ_and_not_where_they_are_equal(made, verify):
+    rewrite(made, signed=True, torch="1.0", device="cuda, H100")
+    assert verify(made)[0] == 0
+    rewrite(made, pixels=brighter, signed=True)
+    code, line = verify(made)
+    assert code == 1
+    assert "made with torch 1.0, here" in line
+    assert "device cuda, H100, here cpu" in line
+
+
+def test_a_picture_without_fields_cannot_be_compared(verify, masks):
+    code, line = verify(masks / "benign" / "benign (1).png")
+    assert code == 1
+    assert "no fields of sample.py in it, so nothing can be compared" in line
+
+
+def test_a_picture_that_is_missing_is_an_error(verify, tmp_path):
+    assert verify(tmp_path / "none.png") == (2, f"error: {tmp_path / 'none.png'} does not exist. Check the path.")
+
+
+def test_other_weights_are_told_apart(made, verify, weights, tmp_path):
+    model = load_model(weights)
+    next(model.unet.parameters()).data.mul_(1.01)
+    save_model(model, tmp_path / "other.safetensors")
+    code, line = verify(made, "--weights", tmp_path / "other.safetensors")
+    assert code == 1
+    assert "weights: made with" in line
+    assert "other.safetensors" in line
+
+
+def test_a_sample_of_a_fast_batch_verifies_within_its_rounding(run, verify, tmp_path):
+    run(tmp_path / "out", "--fast", "--n", 3, "--class", "benign")
+    rewrite(path := tmp_path / "out" / "0000_benign_seed1.png", pixels=brighter, signed=True)
+    assert verify(path) == (0, f"{path}: all pixels within the rounding of a batch: it was made with --fast.")
+
+
+def test_every_field_is_under_the_digest():
+    text = as_text({"a": 1, "b": [{"c": 2.5}], "d": "e"})
+    assert text | {"fields_sha256": ""} == {"a": "1", "b": '[{"c": 2.5}]', "d": "e", "fields_sha256": ""}
+    assert fields_sha256(text | {"a": "2"}) != text["fields_sha256"] == fields_sha256(text)
+
+
+def test_a_mask_packs_to_bits_and_back():
+    for size in (1, 7, 16, 128):
+        mask = torch.zeros(1, size, size)
+        mask[:, size // 3 :, : size // 2 + 1] = 1
+        assert torch.equal(unpack_mask(pack_mask(mask), size), mask)
