@@ -12,21 +12,25 @@ and a line of the manifest. The same command again goes on where a killed one st
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.checks import check_seed
 from ldm_us.ddim import check_steps
+from ldm_us.edit_options import check_edit_options, edit_fields
 from ldm_us.entry import run_command
 from ldm_us.info import describe_model
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png, to_picture
 from ldm_us.sampling import check_size
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
+from ldm_us.synthesis.edits import draw_edits, wants_edit, was_edited
 from ldm_us.synthesis.fields import Fields, origin_fields, subject_fields
 from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
 from ldm_us.synthesis.grid import draw_grid, shown_subjects
@@ -50,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     check_options(options)
     options.device = local_device(options.device)
     if options.verify is not None:
-        verdict = verify(options.verify, source, options.device)
+        verdict = verify(options.verify, source, options.device, refuse=partial(was_edited, options))
         print(verdict.sentence)
         return 0 if verdict.equal else 1
 
@@ -68,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         model, weights_fields = load_sampler(source, options.device, note if crew.main else lambda sentence: None)
         settings = choose_settings(options, model, plan)
         fields = origin_fields(options.device) | weights_fields | asdict(settings)
+        fields |= checked_edits(options, settings)
         if options.watermark:
             check_watermark_size(settings.size)
             fields["watermark"] = watermark_version()
@@ -76,7 +81,10 @@ def main(argv: list[str] | None = None) -> int:
         crew.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
         with occupied(out):
-            made = make_samples(model, plan, settings, fields, options.batch, out, crew)
+            draw = partial(draw_images, model, settings=settings)
+            if wants_edit(options):
+                draw = partial(draw_edits, options, model, settings=settings, out=out)
+            made = make_samples(draw, plan, settings, fields, options.batch, out, crew)
             crew.barrier()
             if crew.main:
                 finish(out, plan)
@@ -108,6 +116,13 @@ def choose_settings(options: argparse.Namespace, model: LatentDiffusion, plan: P
     return settings
 
 
+def checked_edits(options: argparse.Namespace, settings: Settings) -> Fields:
+    """The fields of the options that edit; none where none is used. Raise ValueError where they do not fit."""
+    options.guidance, options.control_scale = settings.guidance, settings.control_scale
+    check_edit_options(options, settings.size)
+    return edit_fields(options)
+
+
 def describe_plan(plan: Plan, size: int, crew: Crew) -> Fields:
     """What else decides which files there will be; every mask and shown original is read and checked."""
     checked = check_masks(plan, size)
@@ -129,7 +144,7 @@ def describe_plan(plan: Plan, size: int, crew: Crew) -> Fields:
 
 
 def make_samples(
-    model: LatentDiffusion, plan: Plan, settings: Settings, fields: Fields, batch: int, out: Path, crew: Crew
+    draw: Callable[..., Tensor], plan: Plan, settings: Settings, fields: Fields, batch: int, out: Path, crew: Crew
 ) -> int:
     """Draw and write what is this process's share and not there yet; -> how many that were."""
     done = done_numbers(out)
@@ -140,7 +155,7 @@ def make_samples(
         for samples in batches(left, batch):
             masks = [mask_of(plan, sample, settings.size) for sample in samples]
             wanted = [Wanted(s.subject.prompt, s.seed, mask) for s, mask in zip(samples, masks, strict=True)]
-            images = draw_images(model, wanted, settings, on_step=lambda step: bar.update(len(step.z)))
+            images = draw(wanted=wanted, on_step=lambda step: bar.update(len(step.z)))
             for sample, mask, x in zip(samples, masks, images, strict=True):
                 picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
                 picture = add_watermark(picture) if "watermark" in fields else picture

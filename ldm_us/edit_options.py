@@ -1,4 +1,4 @@
-"""Options that edit an image, limit guidance and control, or show how a sample came about; sample.py has them not yet.
+"""The options of sample.py that edit an image, limit guidance and control, or show how a sample came about.
 
 add_edit_options(parser)    # then check_edit_options(options, size) before anything is loaded, and for every batch
 images, pictures = sample_batch(options, model, prompts, masks, seeds, size)

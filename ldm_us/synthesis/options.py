@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ldm_us.checkpoint import BUNDLED
 from ldm_us.checks import check_device, check_finite_options, check_seed
+from ldm_us.edit_options import add_edit_options
 from ldm_us.sampling import SAMPLERS
 from ldm_us.synthesis.plan import LAYOUTS
 from ldm_us.synthesis.weights import parse_lora
@@ -18,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sample.py", description="Sample images. Synthetic: not for diagnosis.")
     add_what(parser.add_argument_group("what").add_argument)
     add_how(parser.add_argument_group("how").add_argument)
+    add_edit_options(parser)
     add = parser.add_argument_group("where to").add_argument
     add("--out", type=Path, metavar="DIR", help="folder for the images (samples, or the first free of samples-2, ...)")
     add("--layout", choices=LAYOUTS, default="flat", help="busi: class folders with images and masks (%(default)s)")

@@ -1,7 +1,7 @@
 """Draw a sample again from the fields of its PNG, and say whether every pixel is the same or else what differs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,17 +25,22 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def verify(path: Path, source: Source, device: str) -> Verdict:
+def verify(
+    path: Path, source: Source, device: str, refuse: Callable[[Mapping[str, str]], list[str]] = lambda text: []
+) -> Verdict:
     """Compare a sample with what its fields give on this machine, pixel by pixel.
 
-    `source` names the files to draw with; the scales of LoRAs are read from the fields. Raise ValueError for a file
-    that is no picture, and where the extra that a watermark needs is missing.
+    `source` names the files to draw with, and `refuse` the options in the fields that nothing here can repeat; scales of
+    LoRAs are read from the fields. Raise ValueError for a file that is no picture, and where the extra that a watermark
+    needs is missing.
     """
     picture = open_image(path)
     text = {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
     if DIGEST not in text:
         return Verdict(False, f"{path}: no fields of sample.py in it, so nothing can be compared{_seen_mark(picture)}.")
     problems = changed_since(picture, text) + other_files(text, source)
+    if edits := refuse(text):
+        problems.append(f"settings: made with {' '.join(edits)}, and only plain samples can be drawn again so far")
     if problems:
         return Verdict(False, f"{path}: {'; '.join(problems)}.")
     if "watermark" in text:
