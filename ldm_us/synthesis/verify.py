@@ -30,7 +30,7 @@ def verify(
 ) -> Verdict:
     """Compare a sample with what its fields give on this machine, pixel by pixel.
 
-    `source` names the files to draw with, `refuse` the options in the fields that nothing here can repeat; the scales of
+    `source` names the files to draw with, `refuse` the options in the fields that cannot be repeated; the scales of
     LoRAs are read from the fields. Raise ValueError for a file that is no picture, and where the extra that a watermark
     needs is missing.
     """
