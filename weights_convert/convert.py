@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm_us.checkpoint import PARTS
 from ldm_us.config import ModelConfig
 from ldm_us.model import LatentDiffusion
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
-from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, PARTS, Ignored, Layout, Rule
+from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, Ignored, Layout, Rule
 from weights_convert.sources import Entry, Source, source_from_state_dict
 
 Shapes = dict[str, tuple[int, ...]]

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from weights_convert.rules import PARTS, Layout
+from ldm_us.checkpoint import PARTS
+from weights_convert.rules import Layout
 from weights_convert.sources import Entry, Source
 
 SUPPORTED = (

@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 
 from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import LazyTensor, model_metadata, write_safetensors
+from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from weights_convert.convert import Piece, Plan, load_piece, plan_source
-from weights_convert.rules import PARTS
 from weights_convert.sources import Source, open_source
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

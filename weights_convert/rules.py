@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 Row = tuple[str, ...]  # the names of one module: ours, then one per naming; the last name stands for those left out
 
-PARTS = ("vae", "text", "unet", "controlnet")
-
 NAMINGS = {  # the columns after ours
     "vae": ("compvis", "diffusers", "diffusers_old"),
     "text": ("transformers", "open_clip"),
@@ -22,7 +20,7 @@ NAMINGS = {  # the columns after ours
 class Layout:
     """How a file names the tensors of one part."""
 
-    part: str  # one of PARTS
+    part: str  # one of checkpoint.PARTS
     naming: str  # one of NAMINGS[part], or "ours"
     prefix: str  # what stands before every name
     ema: bool = False  # a UNet as CompVis keeps its moving average: every dot of the name removed

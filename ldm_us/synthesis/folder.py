@@ -4,7 +4,6 @@ A sample counts once its line is in a list of what is done, which is written aft
 lists into one; every process then adds to a list of its own; the end merges them into manifest.jsonl.
 """
 
-import fcntl
 import hashlib
 import heapq
 import json
@@ -20,6 +19,7 @@ from torch import Tensor
 from ldm_us.atomic import atomic_file
 from ldm_us.data.busi import SAMPLES_INFO
 from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.locks import take_shared, try_exclusive
 from ldm_us.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import Fields, as_text, pixels_sha256
 from ldm_us.synthesis.plan import Plan, Sample
@@ -59,19 +59,17 @@ def check_free(out: Path) -> None:
     if not (out / COMMAND).is_file():
         return
     with open(out / COMMAND, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not try_exclusive(file):
             raise ValueError(
                 f"--out {out}: another call of sample.py is writing into it. Wait for it, or end all its processes."
-            ) from error
+            )
 
 
 @contextmanager
 def occupied(out: Path) -> Iterator[None]:
     """Inside, every other call is kept out of the folder; the lock ends with the process, whatever ends that."""
     with open(out / COMMAND, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        take_shared(file)
         yield
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import LazyTensor, open_model_file, write_safetensors
 from ldm_us.model import LatentDiffusion
 
@@ -74,7 +75,7 @@ def states_cache(root: Path, model: LatentDiffusion, weights: Path | None) -> Ca
 
 def moments_key(image: Path, size: int) -> str:
     """Name the pixels of an image at `size` pixels a side, by the bytes of its file and not by its name."""
-    return json.dumps([hashlib.sha256(image.read_bytes()).hexdigest(), size])
+    return json.dumps([sha256_file(image), size])
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm_us.atomic import sha256_file
 from ldm_us.data.datasets import read_dataset
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
@@ -140,14 +141,12 @@ def records_hash(records: Sequence[Record]) -> str:
     """SHA-256 over what a run sees of its records, in order: pixels, which masks are whose, prompts and labels."""
     digest = hashlib.sha256()
     for record in records:
-        files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (record.image, *record.masks)]
+        files = [sha256_file(path) for path in (record.image, *record.masks)]
         digest.update(json.dumps([files, record.prompt, record.label]).encode())
     return digest.hexdigest()
 
 
 def data_hash(records: Sequence[Record]) -> str:
     """SHA-256 over the bytes of every image and mask, whatever their names and order."""
-    files = sorted(
-        hashlib.sha256(path.read_bytes()).hexdigest() for record in records for path in (record.image, *record.masks)
-    )
+    files = sorted(sha256_file(path) for record in records for path in (record.image, *record.masks))
     return hashlib.sha256("\n".join(files).encode()).hexdigest()

@@ -13,15 +13,11 @@ import torch
 from torch import nn
 
 from ldm_us.atomic import atomic_file
+from ldm_us.locks import try_exclusive
 from ldm_us.training.distributed import ALONE, World, split_like
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.state import append_log, delete_old_states, load_newest_state, trim_log
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing keeps two runs out of one folder
-    fcntl = None  # type: ignore[assignment]
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -89,11 +85,8 @@ def locked(out: Path) -> Iterator[None]:
     """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
     descriptor = os.open(out, os.O_RDONLY)
     try:
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{out} is being trained by another process. Wait for it, or stop it.") from error
+        if not try_exclusive(descriptor):
+            raise ValueError(f"{out} is being trained by another process. Wait for it, or stop it.")
         yield
     finally:
         os.close(descriptor)
