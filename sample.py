@@ -22,15 +22,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.checks import check_seed
+from ldm_us.controls import ControlTerm
 from ldm_us.ddim import check_steps
-from ldm_us.edit_options import check_edit_options, edit_fields
+from ldm_us.edit_options import check_edit_options, edit_fields, resizing_notes
 from ldm_us.entry import run_command
 from ldm_us.info import describe_model
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png, to_picture
 from ldm_us.sampling import check_size
+from ldm_us.synthesis.added_controls import load_added, parse_added
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
-from ldm_us.synthesis.edits import draw_edits, wants_edit, was_edited
+from ldm_us.synthesis.edits import draw_edits, wants_edit
 from ldm_us.synthesis.fields import Fields, origin_fields, subject_fields
 from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
 from ldm_us.synthesis.grid import draw_grid, shown_subjects
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     check_options(options)
     options.device = local_device(options.device)
     if options.verify is not None:
-        verdict = verify(options.verify, source, options.device, refuse=partial(was_edited, options))
+        verdict = verify(options.verify, source, options.device, options)
         print(verdict.sentence)
         return 0 if verdict.equal else 1
 
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         model, weights_fields = load_sampler(source, options.device, note if crew.main else lambda sentence: None)
         settings = choose_settings(options, model, plan)
         fields = origin_fields(options.device) | weights_fields | asdict(settings)
-        fields |= checked_edits(options, settings)
+        edits, added = checked_edits(options, model, settings.size, crew)
+        fields |= edits
         if options.watermark:
             check_watermark_size(settings.size)
             fields["watermark"] = watermark_version()
@@ -83,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         with occupied(out):
             draw = partial(draw_images, model, settings=settings)
             if wants_edit(options):
-                draw = partial(draw_edits, options, model, settings=settings, out=out)
+                draw = partial(draw_edits, options, model, settings=settings, added=added, out=out)
             made = make_samples(draw, plan, settings, fields, options.batch, out, crew)
             crew.barrier()
             if crew.main:
@@ -116,11 +119,16 @@ def choose_settings(options: argparse.Namespace, model: LatentDiffusion, plan: P
     return settings
 
 
-def checked_edits(options: argparse.Namespace, settings: Settings) -> Fields:
-    """The fields of the options that edit; none where none is used. Raise ValueError where they do not fit."""
-    options.guidance, options.control_scale = settings.guidance, settings.control_scale
-    check_edit_options(options, settings.size)
-    return edit_fields(options)
+def checked_edits(
+    options: argparse.Namespace, model: LatentDiffusion, size: int, crew: Crew
+) -> tuple[Fields, list[ControlTerm]]:
+    """Check the options that edit; -> their fields, none where none is used, and further ControlNets."""
+    check_edit_options(options, size)
+    added = load_added(parse_added(options.also_control), model, options.device, size)
+    if crew.main:
+        for sentence in resizing_notes(options, size):
+            note(sentence)
+    return edit_fields(options), added
 
 
 def describe_plan(plan: Plan, size: int, crew: Crew) -> Fields:

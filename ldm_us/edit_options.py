@@ -1,31 +1,23 @@
 """The options of sample.py that edit an image, limit guidance and control, or show how a sample came about.
 
-add_edit_options(parser)    # then check_edit_options(options, size) before anything is loaded, and for every batch
-images, pictures = sample_batch(options, model, prompts, masks, seeds, size)
+add_edit_options(parser), then check_edit_options(options, size) before anything is loaded. What they do:
+ldm_us/synthesis/edits.py.
 """
 
 import argparse
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from ldm_us.atomic import sha256_file
-from ldm_us.conditions import Conditions
-from ldm_us.controls import ControlTerm, check_span, mask_hint
-from ldm_us.data.records import CLASSES, class_prompt, image_tensor, load_mask, open_image
-from ldm_us.editing import first_step, image_to_image
-from ldm_us.explain import attention_picture, control_picture, record
+from ldm_us.controls import check_span
+from ldm_us.data.records import CLASSES, image_tensor, load_mask, open_image
+from ldm_us.editing import first_step
 from ldm_us.guidance import Guidance
-from ldm_us.inpainting import check_region, inpaint
-from ldm_us.inversion import ITERATIONS, edit_by_inversion
-from ldm_us.model import LatentDiffusion
-from ldm_us.sampling import Step, Walk, generate
-from ldm_us.subjects import check_mask
-from ldm_us.trajectory import trajectory
+from ldm_us.inpainting import check_region
+from ldm_us.inversion import ITERATIONS
+from ldm_us.synthesis.added_controls import added_fields, load_hint, parse_added
 
 MODES = ("1", "L", "RGB")  # of an image to be edited
 STRENGTH = 0.6  # of image to image, unless told
@@ -56,6 +48,14 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     add("--control-start", type=float, default=0.0, metavar="X", help="share of the steps before the mask acts (0)")
     add("--control-end", type=float, default=1.0, metavar="X", help="share of the steps until it does not (1)")
     add("--guess", action="store_true", help="let the mask say what to draw: guess mode of ControlNet")
+    add(
+        "--also-control",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("FILE", "HINT", "X"),
+        help="add FILE's ControlNet, which follows the picture HINT, with weight X; may be repeated",
+    )
 
     add = parser.add_argument_group("pictures of how a sample came about").add_argument
     add("--trajectory", action="store_true", help="latents and predicted images through time")
@@ -87,80 +87,22 @@ def check_edit_options(options: argparse.Namespace, size: int) -> None:
         x = load_init(options.init, size)[None]
         if options.inpaint is not None:
             check_region(x, load_mask([options.inpaint], size)[None])
+    for control in parse_added(options.also_control):
+        load_hint(control.hint, size)
     guidance_of(options)
     check_span(options.control_start, options.control_end)
 
 
-def sample_batch(
-    options: argparse.Namespace,
-    model: LatentDiffusion,
-    prompts: list[str],
-    masks: Tensor | None,
-    seeds: list[int],
-    size: int,
-    on_step: Callable[[Step], None] | None = None,
-) -> tuple[Tensor, dict[str, Image.Image]]:
-    """Samples or edits (b, 3, H, W) in [0, 1] of prompts, masks (b, 1, H, W) and seeds, and pictures by their names."""
-    steps: list[Step] = []
-
-    def see(step: Step) -> None:
-        if options.trajectory:
-            steps.append(step)
-        if on_step is not None:
-            on_step(step)
-
-    with ExitStack() as stack:
-        seen = stack.enter_context(record(model, len(prompts))) if options.explain else None
-        images = draw_images(options, model, prompts, masks, seeds, size, see)
-    pictures: dict[str, Image.Image] = {}
-    if seen is not None and seen.layers:
-        pictures["attention"] = attention_picture(seen, images, prompts)
-    for i, seed in enumerate(seeds):
-        if steps:
-            pictures[f"trajectory_seed{seed}"] = trajectory(model, steps, sample=i)
-        if seen is not None and seen.control:
-            pictures[f"control_seed{seed}"] = control_picture(seen, sample=i)
-    return images, pictures
-
-
-def draw_images(
-    options: argparse.Namespace,
-    model: LatentDiffusion,
-    prompts: list[str],
-    masks: Tensor | None,
-    seeds: list[int],
-    size: int,
-    on_step: Callable[[Step], None],
-) -> Tensor:
-    """Pick the way to the samples: from noise, from a noised image, by region or by inversion."""
-    walk = Walk(options.sampler, options.steps, options.eta)
-    conditions = Conditions(prompts, options.negative_prompt, guidance_of(options), controls_of(options, model, masks))
-    if options.init is None:
-        return generate(
-            model,
-            prompts,
-            negative_prompts=options.negative_prompt,
-            seeds=seeds,
-            size=size,
-            sampler=options.sampler,
-            steps=options.steps,
-            eta=options.eta,
-            guidance=conditions.guidance,
-            controls=conditions.controls,
-            on_step=on_step,
-        )
-    x = load_init(options.init, size).expand(len(prompts), -1, -1, -1)
-    if options.inpaint is not None:
-        region = load_mask([options.inpaint], size).expand(len(prompts), -1, -1, -1)
-        extra = {"resample": options.resample, "paste": not options.no_paste}
-        return inpaint(model, x, region, conditions, seeds=seeds, walk=walk, on_step=on_step, **extra)
-    if options.invert:
-        strength = 1.0 if options.strength is None else options.strength
-        source = source_conditions(options, model, prompts, size)
-        extra = {"strength": strength, "steps": options.steps, "iterations": options.iterations}
-        return edit_by_inversion(model, x, source, conditions, on_step=on_step, **extra)
-    strength = STRENGTH if options.strength is None else options.strength
-    return image_to_image(model, x, conditions, strength=strength, seeds=seeds, walk=walk, on_step=on_step)
+def resizing_notes(options: argparse.Namespace, size: int) -> list[str]:
+    """A sentence for every mask or hint that is not of the samples' size."""
+    files = [path for path in (options.inpaint, options.source_mask) if path is not None]
+    files += [control.hint for control in parse_added(options.also_control)]
+    sizes = {path: open_image(path).size for path in files}
+    return [
+        f"{path} of {width}x{height} resized to {size}x{size}, each pixel from the nearest one."
+        for path, (width, height) in sizes.items()
+        if (width, height) != (size, size)
+    ]
 
 
 def guidance_of(options: argparse.Namespace) -> Guidance:
@@ -168,30 +110,6 @@ def guidance_of(options: argparse.Namespace) -> Guidance:
     scale = 1.0 if options.guidance is None else options.guidance
     interval = options.guidance_interval
     return Guidance(scale, options.guidance_rescale, None if interval is None else tuple(interval))
-
-
-def controls_of(options: argparse.Namespace, model: LatentDiffusion, masks: Tensor | None) -> list[ControlTerm]:
-    """The control of masks (b, 1, H, W) by the model's ControlNet; none without masks."""
-    if masks is None:
-        return []
-    if model.controlnet is None:
-        raise ValueError(f"{options.weights}: no ControlNet in it to follow a mask. Train one: `train.py controlnet`.")
-    span = options.control_start, options.control_end
-    return [ControlTerm(model.controlnet, mask_hint(masks), options.control_scale, *span, options.guess)]
-
-
-def source_conditions(options: argparse.Namespace, model: LatentDiffusion, prompts: list[str], size: int) -> Conditions:
-    """What --init shows, for its inversion at guidance 1: by default what the samples are to show."""
-    if options.source_class:
-        prompts = [class_prompt(options.source_class)] * len(prompts)
-    elif options.source_prompt is not None:
-        prompts = [options.source_prompt] * len(prompts)
-    masks = None
-    if options.source_mask is not None:
-        mask = load_mask([options.source_mask], size)
-        check_mask(prompts[0], mask, f"--source-mask {options.source_mask}")
-        masks = mask.expand(len(prompts), -1, -1, -1)
-    return Conditions(prompts, "", Guidance(1.0), controls_of(options, model, masks))
 
 
 def load_init(path: Path, size: int) -> Tensor:
@@ -207,11 +125,13 @@ def load_init(path: Path, size: int) -> Tensor:
     return image_tensor(picture, size)
 
 
-def edit_fields(options: argparse.Namespace) -> dict[str, str | int | float]:
+def edit_fields(options: argparse.Namespace) -> dict[str, Any]:
     """What a sample's fields must say beyond the plain ones, to make it again; nothing where no option was used."""
-    fields: dict[str, str | int | float] = {}
+    fields: dict[str, Any] = {}
     for name, value in edit_values(options).items():
-        if isinstance(value, Path):
+        if name == "also_control" and value is not None:
+            fields[name] = added_fields(parse_added(value))
+        elif isinstance(value, Path):
             fields |= {name: value.name, f"{name}_sha256": sha256_file(value)}
         elif value is not None and name not in ("trajectory", "explain"):
             fields[name] = " ".join(map(str, value)) if isinstance(value, list) else value
@@ -220,8 +140,13 @@ def edit_fields(options: argparse.Namespace) -> dict[str, str | int | float]:
 
 def edit_values(options: argparse.Namespace) -> dict[str, Any]:
     """The values of the options of this file by name; None for those that are at their default."""
-    plain = argparse.ArgumentParser()
-    add_edit_options(plain)
-    defaults = vars(plain.parse_args([]))
+    defaults = edit_defaults()
     values = {name: getattr(options, name) for name in defaults}
     return {name: None if value == defaults[name] else value for name, value in values.items()}
+
+
+def edit_defaults() -> dict[str, Any]:
+    """The options of this file by name, each with the value that changes nothing."""
+    plain = argparse.ArgumentParser()
+    add_edit_options(plain)
+    return vars(plain.parse_args([]))

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from ldm_us.data.busi import CLASSES, NAME, read_busi
 from ldm_us.data.records import LESION_CLASSES, class_prompt
 
@@ -75,10 +73,9 @@ def subject_of_file(path: Path) -> Subject:
     return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None, label)
 
 
-def check_mask(prompt: str, mask: Tensor, where: str) -> None:
-    """Refuse a lesion mask (1, H, W) for the class normal, and an empty one for a class that has a lesion."""
-    if prompt == class_prompt("normal") and bool(mask.any()):
+def check_mask(label: str, lesion: bool, where: str) -> None:
+    """Refuse a mask with a lesion for the class normal, and one without for a class that has a lesion."""
+    if label == "normal" and lesion:
         raise ValueError(f"{where}: a lesion mask for the class normal. Use --class benign or malignant, or no mask.")
-    for label in LESION_CLASSES:
-        if prompt == class_prompt(label) and not bool(mask.any()):
-            raise ValueError(f"{where}: an empty mask for the class {label}. Use --class normal, or draw a lesion.")
+    if label in LESION_CLASSES and not lesion:
+        raise ValueError(f"{where}: an empty mask for the class {label}. Use --class normal, or draw a lesion.")

@@ -11,13 +11,14 @@ from PIL import Image
 from ldm_us.conditions import Conditions
 from ldm_us.controls import ControlTerm, mask_hint
 from ldm_us.data.records import class_prompt, load_image, load_mask
-from ldm_us.edit_options import add_edit_options, check_edit_options, edit_fields, sample_batch
+from ldm_us.edit_options import add_edit_options, check_edit_options, edit_fields
 from ldm_us.editing import image_to_image
 from ldm_us.guidance import Guidance
 from ldm_us.inpainting import inpaint
 from ldm_us.inversion import edit_by_inversion
 from ldm_us.model import LatentDiffusion
 from ldm_us.sampling import Walk, generate
+from ldm_us.synthesis.edits import sample_batch
 
 SIZE = 16
 PROMPTS = [class_prompt("benign")] * 2

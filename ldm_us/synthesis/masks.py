@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_us.data.records import LESION_CLASSES, Record, load_mask, load_pair, mask_tensor, union_of_masks
 from ldm_us.pictures import to_picture
-from ldm_us.subjects import Subject
+from ldm_us.subjects import Subject, check_mask
 from ldm_us.synthesis.plan import Plan, Sample
 
 
@@ -30,7 +30,8 @@ def check_masks(plan: Plan, size: int) -> Checked:
     for subject in plan.subjects:
         union = union_of_masks(subject.masks)
         mask = mask_tensor(union, size)
-        _check_class(subject, bool(mask.any()), size)
+        where = f"{subject.masks[0] if subject.masks else subject.name} at {size}x{size} pixels"
+        check_mask(subject.label, bool(mask.any()), where)
         if union is not None and union.size != (size, size):
             resized.append(f"{subject.masks[0].name} of {union.width}x{union.height}")
         digest.update(bytes(mask.byte().numpy().data))
@@ -39,17 +40,6 @@ def check_masks(plan: Plan, size: int) -> Checked:
         rest = f" and {len(resized) - 1} other masks" if len(resized) > 1 else ""
         notes.append(f"{resized[0]}{rest} resized to {size}x{size}, each pixel from the nearest one.")
     return Checked(digest.hexdigest(), notes)
-
-
-def _check_class(subject: Subject, lesion: bool, size: int) -> None:
-    """Refuse a lesion class without a lesion, and a normal breast with one."""
-    if subject.label in LESION_CLASSES and not lesion:
-        raise ValueError(
-            f"{subject.masks[0]}: empty at {size}x{size} pixels, but its class is {subject.label}. Give a mask with a "
-            "lesion, or --class normal."
-        )
-    if subject.label == "normal" and lesion:
-        raise ValueError(f"{subject.masks[0]}: a lesion, but its class is normal. Give --class benign or malignant.")
 
 
 def mask_of(plan: Plan, sample: Sample, size: int) -> Tensor | None:

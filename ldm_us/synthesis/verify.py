@@ -1,7 +1,8 @@
 """Draw a sample again from the fields of its PNG, and say whether every pixel is the same or else what differs."""
 
+import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,11 @@ from torch import Tensor
 from ldm_us.atomic import sha256_file
 from ldm_us.data.records import open_image
 from ldm_us.pictures import to_picture
+from ldm_us.synthesis.added_controls import load_added, parse_added
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images, settings_from_text
+from ldm_us.synthesis.edits import draw_edits
 from ldm_us.synthesis.fields import DIGEST, fields_sha256, mask_sha256, origin_fields, pixels_sha256, unpack_mask
+from ldm_us.synthesis.recorded_edits import recorded_edits
 from ldm_us.synthesis.watermark import add_watermark, can_read_watermarks, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 
@@ -25,22 +29,22 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def verify(
-    path: Path, source: Source, device: str, refuse: Callable[[Mapping[str, str]], list[str]] = lambda text: []
-) -> Verdict:
+def verify(path: Path, source: Source, device: str, given: argparse.Namespace) -> Verdict:
     """Compare a sample with what its fields give on this machine, pixel by pixel.
 
-    `source` names the files to draw with, `refuse` the options in the fields that cannot be repeated; the scales of
-    LoRAs are read from the fields. Raise ValueError for a file that is no picture, and where the extra that a watermark
-    needs is missing.
+    `source` names the files to draw with, `given` those of an edit (--init, --inpaint, ...); everything else, as the
+    scales of LoRAs, is read from the fields. Raise ValueError for a file that is no picture, and where the extra that a
+    watermark needs is missing.
     """
     picture = open_image(path)
     text = {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
     if DIGEST not in text:
         return Verdict(False, f"{path}: no fields of sample.py in it, so nothing can be compared{_seen_mark(picture)}.")
     problems = changed_since(picture, text) + other_files(text, source)
-    if edits := refuse(text):
-        problems.append(f"settings: made with {' '.join(edits)}, and only plain samples can be drawn again so far")
+    try:
+        edits = recorded_edits(text, given)
+    except ValueError as error:
+        problems.append(f"settings: {error}")
     if problems:
         return Verdict(False, f"{path}: {'; '.join(problems)}.")
     if "watermark" in text:
@@ -48,7 +52,7 @@ def verify(
     try:
         settings = settings_from_text(text)
         mask = unpack_mask(text["mask_bits"], settings.size) if "mask_bits" in text else None
-        again = draw_again(text, settings, mask, source, device)
+        again = draw_again(text, settings, mask, source, device, edits)
     except (ValueError, KeyError) as error:
         return Verdict(False, f"{path}: settings: {error}, so it cannot be drawn again.")
     return compare(path, picture, again, text, settings.exact, device)
@@ -100,14 +104,24 @@ def recorded_loras(text: Mapping[str, str]) -> Sequence[dict[str, str]]:
 
 
 def draw_again(
-    text: Mapping[str, str], settings: Settings, mask: Tensor | None, source: Source, device: str
+    text: Mapping[str, str],
+    settings: Settings,
+    mask: Tensor | None,
+    source: Source,
+    device: str,
+    edits: argparse.Namespace | None,
 ) -> Image.Image:
     """The picture that the fields describe."""
     paths = {sha256_file(lora.path): lora.path for lora in source.loras}
     loras = [ScaledLoRA(paths[lora["sha256"]], float(lora["scale"])) for lora in recorded_loras(text)]
     model, _ = load_sampler(source._replace(loras=loras), device, warn=lambda note: None)
     wanted = [Wanted(text["prompt"], int(text["seed"]), mask)]
-    (x,) = draw_images(model, wanted, settings)
+    if edits is None:
+        (x,) = draw_images(model, wanted, settings)
+    else:
+        added = load_added(parse_added(edits.also_control), model, device, settings.size)
+        edits.weights = source.weights
+        (x,) = draw_edits(edits, model, wanted, settings, added)
     again = to_picture(x.mean(dim=0, keepdim=True))
     return add_watermark(again) if "watermark" in text else again
 

@@ -66,14 +66,20 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
 
 def take_controlnet(model: LatentDiffusion, path: Path, device: str) -> None:
     """Give `model` the ControlNet of another model file, with the scale and guidance that suit it."""
+    other = read_controlnet(path, model, device, "--controlnet")
+    model.controlnet = other.controlnet
+    model.config = dataclasses.replace(model.config, control=other.config.control)
+
+
+def read_controlnet(path: Path, model: LatentDiffusion, device: str, option: str) -> LatentDiffusion:
+    """Read a model file of which only the ControlNet is loaded. Raise ValueError where it does not fit `model`."""
     other = load_model(path, device=device, parts=("controlnet",))
     if other.controlnet is None:
-        raise ValueError(f"--controlnet {path}: no ControlNet in it. Give what `train.py controlnet` wrote.")
+        raise ValueError(f"{option} {path}: no ControlNet in it. Give what `train.py controlnet` wrote.")
     same = other.config.unet == model.config.unet
     if not same or other.config.vae.downsampling != model.config.vae.downsampling:
         raise ValueError(
-            f"--controlnet {path}: made for a UNet of {other.config.name}, which is of another size than that of "
+            f"{option} {path}: made for a UNet of {other.config.name}, which is of another size than that of "
             f"{model.config.name}. Give one that was trained on such a model."
         )
-    model.controlnet = other.controlnet
-    model.config = dataclasses.replace(model.config, control=other.config.control)
+    return other

@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 import sample
+from ldm_us.checkpoint import BUNDLED
 from ldm_us.entry import run_command
 
+BASE = BUNDLED.with_name("us128_base.safetensors")  # without a ControlNet
 FEW = ("--n", 1, "--steps", 4, "--class", "normal")
 
 
@@ -45,16 +47,65 @@ def test_strength_0_is_the_reconstruction_and_more_of_it_goes_further_away(image
     assert distances == sorted(distances)
 
 
-def test_an_edit_says_so_in_its_fields_and_verify_does_not_take_it_for_a_plain_sample(image, tmp_path, capsys):
+def test_an_edit_says_so_in_its_fields(image, tmp_path):
     out = tmp_path / "out"
     assert call("--init", image, "--invert", "--source-class", "benign", *FEW, "--trajectory", "--out", out) == 0
-    path = out / "0000_normal_seed0.png"
-    fields = Image.open(path).info
+    with Image.open(out / "0000_normal_seed0.png") as picture:
+        fields = picture.info
     assert fields["init"] == "image.png"
     assert fields["source_class"] == "benign"
     assert (out / "trajectory_seed0.png").is_file()
-    assert call("--verify", path) == 1
-    assert "made with --init --invert --source-class" in capsys.readouterr().out
+
+
+EDITS = {  # the options, and the files among them that --verify is told again
+    "strength": (("--init", "IMAGE", "--strength", 0.5), 2),
+    "region": (("--init", "IMAGE", "--inpaint", "REGION", "--resample", 2, "--no-paste"), 4),
+    "inversion": (("--init", "IMAGE", "--source-mask", "REGION", "--invert", "--source-prompt", "a lesion"), 4),
+    "guidance": (("--guidance-rescale", 0.7, "--guidance-interval", 0.1, 4, "--guidance", 2), 0),
+    "two controls": (("--also-control", "WEIGHTS", "REGION", 0.7, "--guess", "--control-end", 0.5), 4),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_verifies_when_its_files_are_given_again(image, tmp_path, capsys, edit):
+    files = {"IMAGE": image, "REGION": tmp_path / "region.png", "WEIGHTS": BUNDLED}
+    options, told = EDITS[edit]
+    options = [files.get(option, option) for option in options]
+    asked = ("--class", "benign", "--mask", tmp_path / "region.png") if "invert" in str(options) else FEW[4:]
+    assert call(*options, *FEW[:4], *asked, "--out", tmp_path / "out") == 0
+    (path,) = (tmp_path / "out").glob("0*.png")
+    capsys.readouterr()
+    assert call("--verify", path, *options[:told]) == 0
+    assert "pixels are those of its seed" in capsys.readouterr().out
+    if told:
+        assert call("--verify", path) == 1
+        assert "settings: made with --" in capsys.readouterr().out
+
+
+def test_an_edit_of_another_file_does_not_verify(image, tmp_path, capsys):
+    assert call("--init", image, *FEW, "--out", tmp_path / "out") == 0
+    Image.new("L", (128, 128), 90).save(image)
+    capsys.readouterr()
+    assert call("--verify", tmp_path / "out" / "0000_normal_seed0.png", "--init", image) == 1
+    assert f"settings: made with --init {image.name}" in (said := capsys.readouterr().out)
+    assert f"but {image} is " in said
+
+
+def test_a_second_controlnet_acts_by_its_weight(image, tmp_path):
+    pixels = {}
+    for weight in (None, 0, 1):
+        added = () if weight is None else ("--also-control", BUNDLED, tmp_path / "region.png", weight)
+        assert call(*added, *FEW, "--out", tmp_path / f"{weight}") == 0
+        pixels[weight] = np.asarray(Image.open(tmp_path / f"{weight}" / "0000_normal_seed0.png"))
+    assert np.array_equal(pixels[None], pixels[0])
+    assert not np.array_equal(pixels[None], pixels[1])
+
+
+def test_a_region_of_another_size_is_resized_with_a_note(image, tmp_path, capsys):
+    with Image.open(tmp_path / "region.png") as region:
+        region.resize((256, 256)).save(tmp_path / "large.png")
+    assert call("--init", image, "--inpaint", tmp_path / "large.png", *FEW, "--out", tmp_path / "out") == 0
+    assert "large.png of 256x256 resized to 128x128, each pixel from the nearest one." in capsys.readouterr().err
 
 
 def test_maps_of_attention_and_control_are_written_for_every_seed(image, tmp_path):
@@ -73,6 +124,10 @@ def test_maps_of_attention_and_control_are_written_for_every_seed(image, tmp_pat
         (("--guidance-rescale", 2), "guidance rescale 2.0"),
         (("--guidance-interval", 3, 1), "give the smaller noise level first"),
         (("--control-start", 0.8, "--control-end", 0.2), "0.8"),
+        (("--also-control", BUNDLED, "none.png", 1), "none.png does not exist"),
+        (("--also-control", BUNDLED, "IMAGE", "much"), "the weight much is not a finite number"),
+        (("--also-control", "none.safetensors", "IMAGE", 1), "none.safetensors: no such file"),
+        (("--also-control", BASE, "IMAGE", 1), "--also-control"),
     ],
 )
 def test_edits_that_make_no_sense_are_one_sentence_and_nothing_is_written(image, tmp_path, capsys, options, sentence):

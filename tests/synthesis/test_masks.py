@@ -36,9 +36,9 @@ def test_a_folder_of_masks_of_another_size_gives_one_note(run, masks, tmp_path, 
 @pytest.mark.parametrize(
     ("label", "value", "sentence"),
     [
-        ("benign", 0, "empty at 16x16 pixels, but its class is benign"),
-        ("malignant", 0, "empty at 16x16 pixels, but its class is malignant"),
-        ("normal", 255, "a lesion, but its class is normal. Give --class benign or malignant."),
+        ("benign", 0, "at 16x16 pixels: an empty mask for the class benign"),
+        ("malignant", 0, "at 16x16 pixels: an empty mask for the class malignant"),
+        ("normal", 255, "a lesion mask for the class normal. Use --class benign or malignant"),
     ],
 )
 def test_a_mask_that_contradicts_its_class_is_refused(refused, tmp_path, label, value, sentence):
@@ -51,7 +51,9 @@ def test_a_lesion_that_vanishes_at_the_size_of_the_model_is_refused(refused, tmp
     dot = np.zeros((400, 400), np.uint8)
     dot[0, 0] = 255
     Image.fromarray(dot).save(tmp_path / "dot.png")
-    assert "dot.png: empty at 16x16" in refused(tmp_path / "out", "--class", "benign", "--mask", tmp_path / "dot.png")
+    assert "dot.png at 16x16 pixels: an empty mask" in refused(
+        tmp_path / "out", "--class", "benign", "--mask", tmp_path / "dot.png"
+    )
 
 
 def test_a_text_of_ones_own_takes_any_mask(run, tmp_path):
