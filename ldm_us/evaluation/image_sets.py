@@ -69,9 +69,9 @@ def common_size(real: Sequence[Record], generated: Sequence[Record]) -> int:
     if sizes[0] == sizes[1] and len(sizes[0]) == 1 and len(set(sizes[0][0])) == 1:
         return sizes[0][0][0]
     listed = " and ".join(_sizes(option, found) for option, found in zip(("--real", "--generated"), sizes, strict=True))
-    smallest = min(side for found in sizes for one in found for side in one)
+    wanted = max(sizes[1][0])  # a generated image's side, as a rule that of all of them
     raise ValueError(
-        f"{listed}: two sets are compared at one size, square. Add --size {smallest} to resize every image, or "
+        f"{listed}: two sets are compared at one size, square. Add --size {wanted} to resize every image, or "
         "give sets of one size."
     )
 
