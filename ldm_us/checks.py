@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import torch
 
@@ -27,3 +28,10 @@ def check_finite_options(options: argparse.Namespace, names: Sequence[str]) -> N
     for name in names:
         if not math.isfinite(getattr(options, name)):
             raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a finite number.")
+
+
+def check_extra(name: str, *packages: str) -> None:
+    """Raise ValueError, naming the extra of setup.cfg that brings them, unless the packages are installed."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise ValueError(f"{missing[0]} is not installed. Install the extra {name}: `pip install -e '.[{name}]'`.")
