@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from ldm_us.atomic import atomic_file
-from ldm_us.checks import check_seed
+from ldm_us.checks import check_extra, check_seed
 from ldm_us.evaluation.image_sets import check_sets, read_set
 from ldm_us.evaluation.reader.deck import make_key, read_key, write_key
 from ldm_us.evaluation.reader.score import read_answers, score
@@ -32,9 +32,7 @@ def add_reader_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     add("--overwrite", action="store_true", help="replace the files of an earlier study there")
     scoring = parts.add_parser("score", help="accuracy and AUC of every reader, with intervals, as JSON")
     scoring.set_defaults(run=run_score)
-    scoring.add_argument(
-        "answers", type=Path, nargs="+", metavar="ANSWERS", help="the files that the readers sent back"
-    )
+    scoring.add_argument("answers", type=Path, nargs="+", metavar="ANSWERS", help="files that readers sent back")
     scoring.add_argument("--key", type=Path, required=True, metavar="FILE", help=f"the {KEY} of the study")
 
 
@@ -63,6 +61,7 @@ def run_make(options: argparse.Namespace) -> int:
 
 def run_score(options: argparse.Namespace) -> int:
     """Print the figures of all readers."""
+    check_extra("eval", "sklearn", "scipy")
     key = read_key(options.key)
     print(json.dumps(score(key, [read_answers(path, key) for path in options.answers]), indent=2))
     return 0

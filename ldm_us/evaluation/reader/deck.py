@@ -6,6 +6,7 @@ right from the class alone. Of a near-duplicate family, a patient or a mask, one
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -45,7 +46,7 @@ def make_key(real: Sequence[Record], generated: Sequence[Record], n: int, size: 
     groups = [one_per_group(records, order) for records in (real, generated)]
     for records, option in zip(groups, ("--real", "--generated"), strict=True):
         check_enough(records, n // 2, option, f"a reader study of {n} images (one image per patient, family or mask)")
-    counts = shared_counts(*groups, n // 2)
+    counts = shared_counts(groups, n // 2)
     cards = []
     for records, is_real in zip(groups, (True, False), strict=True):
         for label, count in counts.items():
@@ -64,12 +65,11 @@ def one_per_group(records: Sequence[Record], order: random.Random) -> list[Recor
     return [order.choice(group) for group in members.values()]
 
 
-def shared_counts(real: Sequence[Record], generated: Sequence[Record], n: int) -> dict[str, int]:
+def shared_counts(groups: Sequence[Sequence[Record]], n: int) -> dict[str, int]:
     """How many of each class both kinds give: as equal as what there is allows, n in all."""
-    labels = sorted({record.label for record in (*real, *generated)}, key=lambda label: (label not in CLASSES, label))
-    room = {
-        label: min(sum(r.label == label for r in real), sum(g.label == label for g in generated)) for label in labels
-    }
+    of_kind = [Counter(record.label for record in records) for records in groups]
+    labels = sorted(set().union(*of_kind), key=lambda label: (label not in CLASSES, label))
+    room = {label: min(counter[label] for counter in of_kind) for label in labels}
     counts = dict.fromkeys(labels, 0)
     while sum(counts.values()) < n:
         open_labels = [label for label in labels if counts[label] < room[label]]

@@ -116,8 +116,8 @@ def sheet(key: Key, ask_class: bool) -> str:
 <body>
 <main>
 <h1>Real or generated?</h1>
-<p>{len(key.cards)} breast ultrasound images, half of them real, in random order. Say of each: {question}. Answers can be
-changed until they are saved, and are kept in this browser if you pause.</p>
+<p>{len(key.cards)} breast ultrasound images, half of them real, in random order. Say of each: {question}.
+Answers can be changed until they are saved, and are kept in this browser if you pause.</p>
 <div class="bar"><div id="done"></div></div>
 {cards}
 {rows}
