@@ -26,7 +26,7 @@ h1 { font-size: 1.25rem; margin: 0 0 .3rem; }
 p { margin: .4rem 0; color: #a2abb4; }
 .card { display: none; text-align: center; margin: 1rem 0; }
 .card.shown { display: block; }
-.card img { width: min(100%, 62vh); height: auto; background: #000; }
+.card img { width: min(100%, 54vh); height: auto; background: #000; }
 .answers { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; margin: .6rem 0; }
 .answers.classes { grid-template-columns: repeat(3, 1fr); }
 button { font: inherit; color: inherit; background: #1d2226; border: 1px solid #3a4249; border-radius: 5px;
