@@ -22,12 +22,12 @@ SUBSETS = 100  # of KID
 SUBSET_SIZE = 1000  # of KID at most: half of the smaller set, so that subsets differ from each other
 WORKING_MEMORY = 64  # MiB of distances at a time
 
-# Fewest vectors of each set: a covariance; two halves of two; k neighbours besides itself.
+# Fewest vectors of each set: a covariance; two subsets of two; k neighbours besides itself.
 NEEDED = {
     "FID": 2,
     "KID": 4,
-    "precision and recall": PRECISION_K + 1,
-    "density and coverage": DENSITY_K + 1,
+    "recall": PRECISION_K + 1,
+    "coverage": DENSITY_K + 1,
 }
 
 

@@ -57,22 +57,20 @@ def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
 
     Raise ValueError for a network that timm does not know, and for weights that cannot be read or do not fit.
     """
+    import timm  # takes a second, which the other commands need not wait
+
     metadata = read_metadata_of(path)
+    state, radimagenet = in_timm_names(read_weights(path))
     name = metadata.get("timm", name)
     if name is None:
         raise ValueError(f"--features {path}: does not say which network it is of. Add --network, such as resnet50.")
-    import timm  # takes a second, which the other commands need not wait
-
     config = config_of(name)
-    state, radimagenet = in_timm_names(read_weights(path))
     channels = channels_of(state, config)
     model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
     load_strictly(path, name, model, without_classifier(state, config))
-    half = (0.5,) * channels
-    usual = (half, half) if radimagenet else tuple(per_channel(v, channels) for v in (config.mean, config.std))
-    return Network(
-        name, model.eval().requires_grad_(False).to(device), said_input(path, metadata, config.input_size[-1], *usual)
-    )
+    mean, std = (per_channel((0.5,) if radimagenet else values, channels) for values in (config.mean, config.std))
+    usual = Input(config.input_size[-1], mean, std)
+    return Network(name, model.eval().requires_grad_(False).to(device), said_input(path, metadata, usual))
 
 
 def config_of(name: str) -> Any:
@@ -145,17 +143,14 @@ def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def said_input(
-    path: Path, metadata: dict[str, str], size: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Input:
-    """The input that the metadata say, as JSON under "size", "mean" and "std", else the one given."""
+def said_input(path: Path, metadata: dict[str, str], usual: Input) -> Input:
+    """The input that the metadata say, as JSON under "size", "mean" and "std"; else the usual one."""
     try:
-        said = [json.loads(metadata[key]) if key in metadata else None for key in ("size", "mean", "std")]
-        given = Input(
-            int(said[0] or size), *(tuple(map(float, said[i] or usual)) for i, usual in ((1, mean), (2, std)))
-        )
+        said = {key: json.loads(metadata[key]) for key in Input._fields if key in metadata}
+        size, mean, std = (usual._asdict() | said).values()
+        given = Input(int(size), tuple(map(float, mean)), tuple(map(float, std)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"--features {path}: size, mean or std in its metadata is no number ({error}).") from error
-    if given.size < 1 or (len(given.mean), len(given.std)) != (len(mean), len(std)) or min(given.std) <= 0:
-        raise ValueError(f"--features {path}: {given} in its metadata does not fit {len(mean)} channels.")
+    if given.size < 1 or {len(given.mean), len(given.std)} != {len(usual.mean)} or min(given.std) <= 0:
+        raise ValueError(f"--features {path}: {given} in its metadata does not fit {len(usual.mean)} channels.")
     return given
