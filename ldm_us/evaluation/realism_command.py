@@ -190,7 +190,7 @@ def write_realism(out: Path, result: dict[str, Any], rows: list[Row]) -> None:
     compared = result["compared"]
     names = (f"{result['real']['measured']:,} real", f"{result[compared]['measured']:,} {compared}")
     effect = "mean difference" if compared == "reconstructed" else "Cliff's delta"
-    note = f"under each title: {effect} [95 %] and its p, corrected for all tests; vertical lines: medians"
+    note = f"under each title: {effect} [95 %], corrected p; vertical lines: medians; outer bins: all beyond"
     picture = draw_realism(rows, f"Real and {compared} images, {result['size']}x{result['size']}", names, note)
     save_png(picture, out / FILES[2])
     for name, text in ((FILES[0], json.dumps(result, indent=2) + "\n"), (FILES[1], as_markdown(result, rows))):

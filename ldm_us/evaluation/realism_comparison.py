@@ -88,7 +88,7 @@ def no_lesions(real: Measured, other: Measured) -> list[str]:
 
 
 def artefacts(measured: Measured) -> dict[str, Any]:
-    """Shares of images with black upper corners, by class, and of images that are not grey (R = G = B), with 95 % intervals."""
+    """Shares of images with black upper corners, by class, and of those where R = G = B fails, with 95 % intervals."""
     corners = {label: _of_class(measured.labels, measured.black_corners, label) for label in sorted({*measured.labels})}
     return {
         "black_upper_corners": {label: share_of(hits) for label, hits in corners.items()},

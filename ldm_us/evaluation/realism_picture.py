@@ -115,7 +115,7 @@ def draw_depth(canvas: Canvas, rows: Sequence[Row], left: float, top: float) -> 
         canvas,
         (
             "Depth profile",
-            f"grey levels of {BANDS} bands from the skin down; shaded: quartiles of the real images",
+            "grey levels from the skin down; shaded: real quartiles",
             test,
         ),
         left,
