@@ -179,8 +179,8 @@ def how(paired: bool, dynamic_range: float, tests: int) -> str:
     return (
         f"{test} p is corrected for {tests} tests (Holm); with many images it is small for differences that nobody "
         "sees, so read the effect. One image of each family of near-duplicates. Nakagami m and SNR assume a display of "
-        f"{dynamic_range:g} dB, and only their comparison means something. Whole images are resized to squares, so a "
-        "pixel is no length."
+        f"{dynamic_range:g} dB: try other ranges, for a difference at one of them alone is none of the speckle. Whole "
+        "images are resized to squares, so a pixel is no length."
     )
 
 

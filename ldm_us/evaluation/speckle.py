@@ -2,7 +2,8 @@
 
 A B-mode image shows the logarithm of the envelope, over a dynamic range that its file does not tell; 60 dB is assumed,
 and what an image of another range gives is another m and SNR. So do the scanner's filters and a smaller image, which
-averages speckle: 1 and 1.91 belong to raw, fully developed speckle. Two sets measured alike can be compared.
+averages speckle: 1 and 1.91 belong to raw, fully developed speckle. What two sets measured alike show is a difference
+of the pictures; it is one of the speckle only where it holds at every range that the display may have had.
 Nakagami m: Shankar, IEEE Trans. UFFC 47(3) (2000) 727-736. SNR: Wagner et al., IEEE Trans. Sonics and Ultrasonics
 30(3) (1983) 156-163.
 """
