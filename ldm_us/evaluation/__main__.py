@@ -1,5 +1,7 @@
 """Command line of the evaluation: python -m ldm_us.evaluation reconstruction|masks|classes|... (--help lists them)."""
 
+"""Command line of the evaluation: python -m ldm_us.evaluation reconstruction|masks|classes|realism ..."""
+
 import argparse
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from ldm_us.evaluation.distribution_command import add_distribution_command
 from ldm_us.evaluation.judge_command import run_train_judge
 from ldm_us.evaluation.measuring import run_classes, run_masks, run_reconstruction
 from ldm_us.evaluation.reader.command import add_reader_command
+from ldm_us.evaluation.realism_command import add_realism_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_reader_command(commands)
     add_judge_command(commands.add_parser("train-judge", help="train a judge of classes and lesions on real images"))
     add_distribution_command(commands)
+    add_realism_command(commands)
 
     for command in (masks, classes):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
