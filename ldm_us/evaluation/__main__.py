@@ -1,6 +1,4 @@
-"""Command line of the evaluation: python -m ldm_us.evaluation reconstruction|masks|classes|... (--help lists them)."""
-
-"""Command line of the evaluation: python -m ldm_us.evaluation reconstruction|masks|classes|realism ..."""
+"""Command line of the evaluation: python -m ldm_us.evaluation COMMAND (--help lists them)"""
 
 import argparse
 import sys

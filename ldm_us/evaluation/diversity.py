@@ -59,7 +59,7 @@ def similarities(pairs: Sequence[tuple[Record, Record]], size: int, batch: int) 
 
 def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
     """Mean of independent values with the interval of Student's t that holds the true mean with 95 %."""
-    from scipy.stats import t  # type: ignore[import-untyped]
+    from scipy.stats import t
 
     mean = statistics.mean(values)
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
