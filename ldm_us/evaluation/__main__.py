@@ -8,6 +8,7 @@ from ldm_us.checks import check_device
 from ldm_us.entry import run_command
 from ldm_us.evaluation.judge_command import run_train_judge
 from ldm_us.evaluation.measuring import run_classes, run_masks, run_reconstruction
+from ldm_us.evaluation.protocol.command import add_protocol_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     classes.add_argument("--judge", type=Path, required=True, metavar="FILE", help="what names the classes")
     classes.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the first samples of each class")
     add_judge_command(commands.add_parser("train-judge", help="train a judge of classes and lesions on real images"))
+
+    add_protocol_command(commands.add_parser("protocol", help="the paper's experiments, from one configuration file"))
 
     for command in (masks, classes):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
