@@ -72,8 +72,8 @@ def check_enough_generated(config: ProtocolConfig, split: Split, samples: int) -
     needed = round(ratio * len(split.train))
     if needed > samples:
         raise ValueError(
-            f"ratio {ratio:g}: needs {needed} generated images, {ratio:g} for each of {len(split.train)} real ones, but "
-            f"sample.balance makes {samples}. Sample more, or lower the ratio."
+            f"ratio {ratio:g}: needs {needed} generated images, {ratio:g} for each of {len(split.train)} real ones, "
+            f"but sample.balance makes {samples}. Sample more, or lower the ratio."
         )
 
 
@@ -93,8 +93,8 @@ def training_data(
         missing = [label for label in config.classes if all(record.label != label for record in records)]
         if missing:
             raise ValueError(
-                f"the arm {arm.name!r}: too few images, no {' and no '.join(missing)} one to {part}. Give more, or take "
-                "the class out of `classes`."
+                f"the arm {arm.name!r}: too few images, no {' and no '.join(missing)} one to {part}. Give more, or "
+                "take the class out of `classes`."
             )
     return TrainingData(train, validation)
 

@@ -1,4 +1,4 @@
-"""AUC as the paper's reference [24] computes it, with intervals that know that images of one family are not independent.
+"""AUC as the paper's reference [24] computes it, with intervals for images that come in families.
 
 The AUC of several classes is the unweighted mean of one-vs-rest over the classes that are present ([24]; Fawcett, "An
 introduction to ROC analysis", 2006). Intervals: the cluster bootstrap (Field and Welsh, JRSS B 69(3), 2007): whole

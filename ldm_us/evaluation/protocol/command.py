@@ -111,7 +111,8 @@ def begun(out: Path, config: ProtocolConfig, split: Split) -> Iterator[None]:
     try:
         if not try_exclusive(descriptor):
             raise ValueError(f"{out}: another process runs a protocol in it. Wait for it, or stop it.")
-        changes = differing(read_begun(out), asked) if (out / CONFIG).is_file() else []
+        finished = (out / CONFIG).is_file() and bool(read_done(out))  # else nothing was made that could differ
+        changes = differing(read_begun(out), asked) if finished else []
         if changes:
             raise ValueError(
                 f"{out} was begun with another configuration or other data ({'; '.join(changes)}). Use those again, or "
@@ -153,10 +154,8 @@ def classify(
             def show(figures: Any, arm: Arm = arm, seed: int = seed) -> None:
                 bar.set_postfix_str(f"{arm.name}, seed {seed}, epoch {figures.epoch}, right {figures.accuracy:.2f}")
 
-            result, trained = finish_unit(
-                arm, seed, data[arm.name, seed], split.tests, reference, config, pool, out, show
-            )
-            results[arm.name, seed] = result
+            chosen = data[arm.name, seed]
+            results[arm.name, seed] = finish_unit(arm, seed, chosen, split.tests, reference, config, pool, out, show)
             bar.update()
     torch.set_num_threads(threads)
     say(f"classifiers: {len(units)}")

@@ -18,7 +18,7 @@ from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.lineage import read_lineage
 from ldm_us.training.dataset import data_hash, read_data, split_data
 
-HELD_OUT, OWN, OTHERS = "held-out", "its own training images", "the others"  # names of test sets
+HELD_OUT, OWN, OTHERS = "held-out", "small generator's own images", "small generator's unseen images"  # test sets
 LEAST_GROUPS = 2  # of a class in a test set: a bootstrap of one is no bootstrap
 
 

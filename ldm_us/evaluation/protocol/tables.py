@@ -201,8 +201,8 @@ def cautions(rows: Sequence[Row], own: str) -> list[str]:
     if compared:
         said.append(
             f"{unclear} of {len(compared)} differences have an interval that holds 0: of those, these images cannot "
-            "tell whether the arms differ. The intervals are for resampled test images; they do not hold the generator's "
-            "own randomness, and no correction is made for comparing several arms."
+            "tell whether the arms differ. The intervals are for resampled test images; they do not hold the "
+            "generator's own randomness, and no correction is made for comparing several arms."
         )
     if any(row.test == own for row in rows):
         said.append(

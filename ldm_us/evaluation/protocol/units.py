@@ -71,8 +71,8 @@ def finish_unit(
     pool: ImagePool,
     out: Path,
     on_epoch: Callable[[EpochFigures], None],
-) -> tuple[Result, bool]:
-    """The result of a unit, and whether it had to be trained for it. reference_images: of the real arm."""
+) -> Result:
+    """The result of a unit, trained where it is not there yet. reference_images: what the real arm trains on."""
     folder = unit_folder(out, arm, seed)
     asked = unit_fingerprint(arm, seed, data, tests, reference_images, config, pool)
     done = read_result(folder / "result.json")
@@ -82,7 +82,7 @@ def finish_unit(
                 f"{folder}: holds a classifier of other images or settings, though the configuration is the same. Were "
                 "files of the data changed? Put them back, or start in a new --out."
             )
-        return done, False
+        return done
 
     began = time.perf_counter()
     network, note = build_classifier(config.classifier, len(config.classes), seed)
@@ -118,7 +118,7 @@ def finish_unit(
     result |= {"model_sha256": sha256_file(folder / "model.safetensors"), "predictions": predictions}
     with atomic_file(folder / "result.json") as file:
         file.write((json.dumps(result) + "\n").encode())
-    return result, True
+    return result
 
 
 def start_of(config: ProtocolConfig, note: str | None) -> str:
