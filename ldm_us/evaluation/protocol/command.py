@@ -173,7 +173,6 @@ def report(
     folders = [name for name in ("generated", "generated_small") if (out / name).is_dir()]
     content = Content(
         out=out,
-        arms=arms,
         rows=rows,
         results=results,
         cautions=said,

@@ -7,14 +7,18 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import ldm_us
 from ldm_us.data.records import open_image
-from ldm_us.evaluation.protocol.arms import Arm
+from ldm_us.evaluation.protocol.arms import read_generated
 from ldm_us.evaluation.protocol.tables import HEADER, Results, Row, cells, title_of
+from ldm_us.pictures import labelled_grid
 from ldm_us.report.page import document, image, note, table
 
 TITLE = "Classifiers on real and generated ultrasound images"
 LARGEST = 2100  # pixels of a plot
+SHOWN = 8  # samples of a class
 METHOD = (
     "AUC: mean of one-vs-rest over the classes present in the test set, then over the seeds, which also stand singly. "
     "Intervals: 95 percent, whole families or patients resampled. Difference: from the real arm of the same table, on "
@@ -24,8 +28,6 @@ CAPTIONS = {
     "auc_by_ratio.png": "AUC against generated images per real training image. Bars: 95 percent intervals; small dots: "
     "single seeds; dotted: real images alone.",
     "roc.png": "ROC curves of malignant against the rest, the mean of all seeds.",
-    "grid.png": "The first generated images, beside the masks that they follow where there are masks. Synthetic: not "
-    "for diagnosis.",
 }
 
 
@@ -34,7 +36,6 @@ class Content:
     """Everything that the page shows."""
 
     out: Path
-    arms: Sequence[Arm]
     rows: Sequence[Row]
     results: Results
     cautions: Sequence[str]
@@ -55,11 +56,8 @@ def make_page(content: Content) -> str:
     for test in dict.fromkeys(row.test for row in content.rows):
         parts.append(f"<h3>{escape(title_of(content.rows, test))}</h3>{table(HEADER, cells(content.rows, test))}")
     parts.append(f'<p class="muted">{escape(METHOD)}</p>')
-    parts += [picture(content.out / name, caption) for name, caption in CAPTIONS.items() if name != "grid.png"]
-    for folder in content.drawn:
-        parts.append(
-            f"<h3>Samples: {escape(folder)}</h3>{picture(content.out / folder / 'grid.png', CAPTIONS['grid.png'])}"
-        )
+    parts += [picture(content.out / name, caption) for name, caption in CAPTIONS.items()]
+    parts += [samples(content.out / folder, content.drawn[folder]) for folder in content.drawn]
     parts += [classifiers(content), provenance(content), configuration(content.configuration)]
     parts.append(f"<footer>Made by ldm_us {ldm_us.__version__}. Generated images are not for diagnosis.</footer>")
     return document(TITLE, "\n".join(part for part in parts if part))
@@ -76,6 +74,20 @@ def picture(path: Path, caption: str) -> str:
     if not path.is_file():
         return ""
     drawn = image(open_image(path), caption, LARGEST)
+    return f'<figure class="pictures">{drawn}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def samples(folder: Path, how: Mapping[str, Any]) -> str:
+    """The first generated images of each class."""
+    by_class: dict[str, list[Image.Image]] = {}
+    for record in read_generated(folder):
+        shown = by_class.setdefault(record.label, [])
+        if len(shown) < SHOWN:
+            shown.append(open_image(record.image))
+    labels = sorted(by_class)
+    drawn = image(labelled_grid([by_class[label] for label in labels], labels), f"samples of {folder.name}", LARGEST)
+    said = ", ".join(f"{name} {value}" for name, value in how.items() if name != "weights_sha256")
+    caption = f"The first samples of each class in {folder.name} ({said}). Synthetic: not for diagnosis."
     return f'<figure class="pictures">{drawn}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
@@ -99,14 +111,10 @@ def classifiers(content: Content) -> str:
 def provenance(content: Content) -> str:
     """Commands of the generator, hashes of what they made, how samples were drawn, hashes of the data."""
     stages = [[name, " ".join(stage["command"]), stage["sha256"][:16]] for name, stage in content.stages.items()]
-    drawn = [
-        [folder, ", ".join(f"{name} {value}" for name, value in how.items() if name != "weights_sha256")]
-        for folder, how in content.drawn.items()
-    ]
     data = [[name, digest[:16]] for name, digest in content.digests.items()]
     return (
         f"<h3>Generator</h3>{table(('Stage', 'Command', 'Result (SHA-256)'), stages)}"
-        f"{table(('Samples', 'Drawn with'), drawn)}<h3>Data</h3>{table(('Part', 'Images and masks (SHA-256)'), data)}"
+        f"<h3>Data</h3>{table(('Part', 'Images and masks (SHA-256)'), data)}"
     )
 
 

@@ -21,6 +21,7 @@ def draw_auc_by_ratio(arms: Sequence[Arm], rows: Sequence[Row], path: Path) -> N
     """A panel for each test set: the mean AUC with its interval against generated images per real one; dots: seeds."""
     main = [arm for arm in arms if arm.reference == REAL]
     tests = list(dict.fromkeys(test for arm in main for test in arm.tests))
+    span = max(arm.ratio or 0.0 for arm in main) or 1.0
     figure, panels = new_panels(len(tests))
     for panel, test in zip(panels, tests, strict=True):
         mean = {row.arm: row for row in rows if row.test == test and row.seed is None}
@@ -31,7 +32,7 @@ def draw_auc_by_ratio(arms: Sequence[Arm], rows: Sequence[Row], path: Path) -> N
         for i, (name, members) in enumerate(lines.items()):
             if not members:
                 continue
-            x = np.array([arm.ratio or 0.0 for arm in members]) + 0.012 * i * max(1.0, max(a.ratio or 0 for a in main))
+            x = np.array([arm.ratio or 0.0 for arm in members]) + 0.04 * i * span  # beside, not on each other
             auc = np.array([mean[arm.name].auc for arm in members])  # (arms, 3): value, low, high
             around = np.abs(auc[:, 1:].T - auc[:, 0])
             marker = "os"[i]
@@ -40,7 +41,7 @@ def draw_auc_by_ratio(arms: Sequence[Arm], rows: Sequence[Row], path: Path) -> N
                 single = [
                     row.auc.value for row in rows if (row.test, row.arm) == (test, arm.name) and row.seed is not None
                 ]
-                panel.plot([place] * len(single), single, ".", color=COLOURS[i], alpha=0.45, ms=5)
+                panel.plot([place + 0.02 * span] * len(single), single, ".", color=COLOURS[i], alpha=0.7, ms=5)
         panel.axhline(mean[REAL].auc.value, color=MUTED, lw=1, ls=":", zorder=0)
         panel.set_xlabel("generated images per real training image")
         panel.set_ylabel("AUC")
@@ -95,7 +96,7 @@ def new_panels(count: int) -> tuple[Any, list[Any]]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ValueError(f"plots need matplotlib ({error}). Install the extra: `pip install -e '.[eval]'`.") from error
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     lines = -(-count // columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), dpi=DPI, layout="constrained")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)

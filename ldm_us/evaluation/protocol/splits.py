@@ -54,7 +54,7 @@ def split_images(config: ProtocolConfig) -> Split:
         tests[name] = external
         digests[name] = data_hash(external)
         notes += note
-    tests = {name: testable(records, config.classes) for name, records in tests.items()}
+    tests = {name: measurable(records, config.classes) for name, records in tests.items()}
     for name, records in tests.items():
         check_testable(name, records, config.classes if name not in config.external else ())
     known = [record for record in train if record.label in config.classes]
@@ -64,7 +64,7 @@ def split_images(config: ProtocolConfig) -> Split:
     return Split(known, [r for r in small_train if r.label in config.classes], tests, digests, notes)
 
 
-def testable(records: Sequence[Record], classes: Sequence[str]) -> list[Record]:
+def measurable(records: Sequence[Record], classes: Sequence[str]) -> list[Record]:
     """Those of a class, of families that agree about it."""
     labels = labels_of_groups(records)
     return [record for record in records if record.label in classes and len(labels[record.group]) == 1]
