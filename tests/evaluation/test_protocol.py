@@ -194,7 +194,8 @@ def test_the_report_is_one_file_with_tables_plots_hashes_and_cautions(finished):
     assert result["model_sha256"][:16] in page
     assert (out / "results.md").read_text().count("\n|---|") == 4
     for name in ("auc_by_ratio.png", "roc.png"):
-        assert Image.open(out / name).size[0] > 1000
+        with Image.open(out / name) as plot:
+            assert plot.width > 1000
 
 
 def test_a_classifier_file_names_its_network_and_classes(finished):
