@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ldm_us.atomic import atomic_file, sha256_file
 from ldm_us.data.records import Record, load_image
@@ -90,16 +91,7 @@ def finish_unit(
     images = reference_images if config.classifier.equal_steps else len(train)
     steps = steps_per_epoch(images, config.classifier.batch)
     history = train_classifier(network, train, validation, config.classifier, steps, seed, config.device, on_epoch)
-    predictions = {}
-    for name in arm.tests:
-        seen = pool.images(tests[name], config.classes)
-        probabilities = predict(network, seen.pixels, config.classifier, config.device)
-        predictions[name] = {
-            "sha256": [pool.digest(record) for record in tests[name]],
-            "group": [record.group for record in tests[name]],
-            "label": [record.label for record in tests[name]],
-            "probabilities": [[round(p, 9) for p in row] for row in probabilities.tolist()],
-        }
+    predictions = {name: test_unit(network, tests[name], config, pool) for name in arm.tests}
     result: Result = {
         "fingerprint": asked,
         "arm": arm.name,
@@ -119,6 +111,18 @@ def finish_unit(
     with atomic_file(folder / "result.json") as file:
         file.write((json.dumps(result) + "\n").encode())
     return result
+
+
+def test_unit(network: nn.Module, records: Sequence[Record], config: ProtocolConfig, pool: ImagePool) -> Result:
+    """The probabilities of every image of a test set, and which image it is."""
+    pixels = pool.images(records, config.classes).pixels
+    probabilities = predict(network, pixels, config.classifier, config.device)
+    return {
+        "sha256": [pool.digest(record) for record in records],
+        "group": [record.group for record in records],
+        "label": [record.label for record in records],
+        "probabilities": [[round(p, 9) for p in row] for row in probabilities.tolist()],
+    }
 
 
 def start_of(config: ProtocolConfig, note: str | None) -> str:
