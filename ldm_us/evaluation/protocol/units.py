@@ -91,7 +91,7 @@ def finish_unit(
     images = reference_images if config.classifier.equal_steps else len(train)
     steps = steps_per_epoch(images, config.classifier.batch)
     history = train_classifier(network, train, validation, config.classifier, steps, seed, config.device, on_epoch)
-    predictions = {name: test_unit(network, tests[name], config, pool) for name in arm.tests}
+    predictions = {name: predictions_on(network, tests[name], config, pool) for name in arm.tests}
     result: Result = {
         "fingerprint": asked,
         "arm": arm.name,
@@ -113,7 +113,7 @@ def finish_unit(
     return result
 
 
-def test_unit(network: nn.Module, records: Sequence[Record], config: ProtocolConfig, pool: ImagePool) -> Result:
+def predictions_on(network: nn.Module, records: Sequence[Record], config: ProtocolConfig, pool: ImagePool) -> Result:
     """The probabilities of every image of a test set, and which image it is."""
     pixels = pool.images(records, config.classes).pixels
     probabilities = predict(network, pixels, config.classifier, config.device)
