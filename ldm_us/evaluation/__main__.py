@@ -9,6 +9,7 @@ from ldm_us.entry import run_command
 from ldm_us.evaluation.distribution_command import add_distribution_command
 from ldm_us.evaluation.judge_command import run_train_judge
 from ldm_us.evaluation.measuring import run_classes, run_masks, run_reconstruction
+from ldm_us.evaluation.protocol.command import add_protocol_command
 from ldm_us.evaluation.reader.command import add_reader_command
 from ldm_us.evaluation.realism_command import add_realism_command
 
@@ -35,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_judge_command(commands.add_parser("train-judge", help="train a judge of classes and lesions on real images"))
     add_distribution_command(commands)
     add_realism_command(commands)
+
+    add_protocol_command(commands.add_parser("protocol", help="the paper's experiments, from one configuration file"))
 
     for command in (masks, classes):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
