@@ -1,4 +1,4 @@
-"""Command line of the evaluation: python -m ldm_us.evaluation reconstruction|masks|classes|train-judge ..."""
+"""Command line of the evaluation: python -m ldm_us.evaluation COMMAND ..., where --help lists the commands."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from ldm_us.checks import check_device
 from ldm_us.entry import run_command
 from ldm_us.evaluation.judge_command import run_train_judge
 from ldm_us.evaluation.measuring import run_classes, run_masks, run_reconstruction
+from ldm_us.evaluation.memorisation_command import add_memorisation_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     classes.add_argument("--n", type=int, default=30, metavar="N", help="samples per class (%(default)s)")
     classes.add_argument("--judge", type=Path, required=True, metavar="FILE", help="what names the classes")
     classes.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the first samples of each class")
+    add_memorisation_command(commands)
     add_judge_command(commands.add_parser("train-judge", help="train a judge of classes and lesions on real images"))
 
     for command in (masks, classes):
