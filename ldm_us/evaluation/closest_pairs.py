@@ -38,12 +38,8 @@ class Pair(NamedTuple):
     def label(self) -> str:
         """The score beside its threshold; the detail as a correlation."""
         if self.score == "detail":
-            return (
-                f"correlation of detail {1 - self.value:.2f} ({'>' if self.flagged else '<='} {1 - self.threshold:.2f})"
-            )
-        return (
-            f"{self.score}, ratio to neighbours {self.value:.2f} ({'<' if self.flagged else '>='} {self.threshold:.2f})"
-        )
+            return f"correlation of detail {1 - self.value:.2f} (a copy: above {1 - self.threshold:.2f})"
+        return f"{self.score}, ratio to neighbours {self.value:.2f} (a copy: below {self.threshold:.2f})"
 
 
 def draw_pairs(pairs: Iterable[Pair], size: int) -> Image.Image:
@@ -56,9 +52,7 @@ def draw_pairs(pairs: Iterable[Pair], size: int) -> Image.Image:
     sheet = Image.new("RGB", full, PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((edge, GAP * 2), "Samples closest to training images", INK, ImageFont.load_default(20))
-    explained = (
-        "Left: the sample. Middle: the nearest training image. Right: difference of their high-passed detail where"
-    )
+    explained = "Left: the sample. Middle: its nearest training image. Right: the difference of their fine detail,"
     draw.text((edge, GAP * 2 + 28), explained, GREY, ImageFont.load_default(13))
     rest = "laid where they match best (even grey: no difference). Each score stands beside its threshold."
     draw.text((edge, GAP * 2 + 28 + LINE), rest, GREY, ImageFont.load_default(13))

@@ -132,10 +132,13 @@ def detail_correlations(x: Tensor, training: Tensor) -> Tensor:
     """Correlate images (b, 1, H, W) with training details (n, SIDE, SIDE): the largest over all alignments, (b, n)."""
     best = torch.full((len(x), len(training)), -1.0)
     for details, alignments in cropped(x):
+        views = torch.cat([details, details.flip(-1)])  # (b, height, width) -> (2b, height, width)
+        whole = unit(views)
         for alignment in alignments:
-            there = unit(alignment.of_training(training)).T
-            for view in (details, details.flip(-1)):
-                best = torch.maximum(best, unit(alignment.of_sample(view)) @ there)
+            cut = alignment.of_sample(views)
+            here = whole if cut.shape == views.shape else unit(cut)
+            correlations = here @ unit(alignment.of_training(training)).T  # (2b, n)
+            best = torch.maximum(best, correlations.view(2, *best.shape).amax(dim=0))
     return best
 
 
@@ -154,15 +157,11 @@ def cropped(x: Tensor) -> Iterator[tuple[Tensor, list[Alignment]]]:
     """Shrink images (b, 1, H, W) to every size of a crop; yield details (b, height, width) and where they may lie."""
     for height in CROPPED:
         for width in CROPPED:
-            yield (
-                details_of(x, height, width),
-                [Alignment(height, width, top, left) for top in offsets(height) for left in offsets(width)],
-            )
-
-
-def offsets(side: int) -> range:
-    """Where a sample of this side may begin: within the training image or, if not cropped, shifted."""
-    return range(-REACH, REACH + 1) if side == SIDE else range(SIDE - side + 1)
+            rows, columns = range(SIDE - height + 1), range(SIDE - width + 1)
+            if height == width == SIDE:  # not cropped, but perhaps shifted
+                rows = columns = range(-REACH, REACH + 1)
+            alignments = [Alignment(height, width, top, left) for top in rows for left in columns]
+            yield details_of(x, height, width), alignments
 
 
 def nearest_of_stream(

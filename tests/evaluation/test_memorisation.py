@@ -32,7 +32,7 @@ from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png, to_picture
 from ldm_us.training.dataset import data_hash, split_data
 
-PHANTOMS, SHARE = 144, 0.25
+PHANTOMS, SHARE = 210, 0.15  # some 160 families to calibrate on: with fewer the false alarms vary too much
 COPIES = 20  # of the samples below; the others are held-out images
 
 
@@ -40,7 +40,7 @@ COPIES = 20  # of the samples below; the others are held-out images
 def phantoms(tmp_path_factory):
     """Breasts of 128x128, every tenth scanned twice."""
     folder = tmp_path_factory.mktemp("phantoms") / "data"
-    write_phantoms(Plan(PHANTOMS, 128, seed=7), folder)
+    write_phantoms(Plan(PHANTOMS, 128, seed=0), folder)
     return folder
 
 
@@ -80,7 +80,7 @@ def audit(phantoms, weights, tmp_path_factory):
     root = tmp_path_factory.mktemp("audit")
     samples = write_samples(root / "samples", [*copies, *others])
     words = ["--weights", weights, "--data", phantoms, "--generated", samples, "--out", root / "out"]
-    assert main(["memorisation", *map(str, words), "--size", "128", "--planted", "20", "--false-alarms", "0.04"]) == 0
+    assert main(["memorisation", *map(str, words), "--size", "128", "--planted", "20"]) == 0
     return root / "out"
 
 
@@ -96,7 +96,7 @@ def test_planted_copies_of_every_kind_are_found_and_held_out_images_are_not_flag
 
 def test_copies_among_samples_are_flagged_with_the_name_of_their_original(audit, phantoms):
     train, _ = split_data([phantoms], SHARE)
-    rows = {row["file"]: row for row in csv.DictReader((audit / "samples.csv").open())}
+    rows = {row["file"]: row for row in csv.DictReader((audit / "samples.csv").read_text().splitlines())}
     for i in range(COPIES):
         assert "detail" in rows[f"copy{i}.png"]["flagged_by"].split()
         assert rows[f"copy{i}.png"]["nearest_by_detail"] == train[3 * i].image.name
@@ -118,13 +118,12 @@ def test_correlation_of_detail_is_numpys_over_every_mirror_image_crop_and_shift(
     for h in (48, 46, 45, 43):
         for w in (48, 46, 45, 43):
             own = details_of(x, h, w)[0].numpy()
-            for top in range(-2, 3) if h == 48 else range(48 - h + 1):
-                for left in range(-2, 3) if w == 48 else range(48 - w + 1):
+            whole = h == w == 48
+            for top in range(-2, 3) if whole else range(48 - h + 1):
+                for left in range(-2, 3) if whole else range(48 - w + 1):
                     for view in (own, own[:, ::-1]):
-                        pairs = [(r, c) for r in (0, h - 1) for c in (0, w - 1)]
                         low = [max(0, -top), max(0, -left)]
                         high = [min(h, 48 - top), min(w, 48 - left)]
-                        assert pairs
                         part = view[low[0] : high[0], low[1] : high[1]]
                         for i in range(2):
                             there = training[i].numpy()[low[0] + top : high[0] + top, low[1] + left : high[1] + left]
@@ -183,7 +182,7 @@ def refused(capsys, *words):
 def test_bad_input_is_refused_in_one_sentence(phantoms, weights, audit, micro, tmp_path, capsys):
     samples = audit.parent / "samples"
     common = ["--weights", weights, "--data", phantoms, "--generated", samples]
-    assert "need 149" in refused(capsys, *common, "--false-alarms", "0.02")
+    assert "need 299" in refused(capsys, *common, "--false-alarms", "0.01")
     assert "byte for byte, one of --data" in refused(capsys, *common[:4], "--generated", phantoms)
     assert "holds an audit" in refused(capsys, *common, "--out", audit)
     assert "--planted 0" in refused(capsys, *common, "--planted", "0")
