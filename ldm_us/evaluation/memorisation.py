@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,13 +118,15 @@ def latent_features(model: LatentDiffusion) -> Encode:
     return encode
 
 
-def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, object]]:
-    """The thresholds in the JSON of `memorisation`, and all of its fields. Raise ValueError for any other file."""
+def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
+    """The thresholds in the JSON of `memorisation`, and what it was made with. Raise ValueError for any other file."""
     try:
         fields = json.loads(report.read_text(encoding="utf-8"))
         kept = fields["calibration"]
         values = {name: float(kept["thresholds"][name]) for name in SCORES}
-        return Thresholds(values, int(kept["pairs"]), int(kept["rank"]), float(kept["false_alarms_at_most"])), fields
+        return Thresholds(values, int(kept["pairs"]), int(kept["rank"]), float(kept["false_alarms_at_most"])), dict(
+            fields["compared"]
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{report}: no thresholds in it ({error!r}). Give the memorisation.json that `python -m ldm_us.evaluation "

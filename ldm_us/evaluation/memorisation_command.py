@@ -86,8 +86,8 @@ def run_memorisation(options: argparse.Namespace) -> int:
         "calibration": calibration_fields(thresholds),
         "held_out": held_out_fields(training, held_out, unknown, thresholds),
         "planted_copies_found": find_planted(options, training, known, encode, thresholds, size),
-        "training": {"images": len(training), "families": thresholds.pairs, "data_sha256": data_hash(training)},
-        "model": model_fields(options.weights, model, size),
+        "training_images": len(training),
+        "compared": compared_fields(options.weights, model, training, size),
     }
     print(json.dumps(report, indent=2))
     if options.out is not None:
@@ -174,10 +174,15 @@ def held_out_fields(
     return {"images": len(held_out), "false_alarms": shares(flags), "flagged_pairs": pairs}
 
 
-def model_fields(weights: Path, model: LatentDiffusion, size: int) -> dict[str, Any]:
-    """What the samples were compared with: the features are those of the model's encoder."""
-    encoder = weights_hash(model, weights, ENCODER)
-    return {"weights_sha256": sha256_file(weights), "encoder_sha256": encoder, "size": size, "features": "latents"}
+def compared_fields(weights: Path, model: LatentDiffusion, training: Sequence[Record], size: int) -> dict[str, Any]:
+    """What the thresholds hold for: sample.py refuses others."""
+    return {
+        "size": size,
+        "weights_sha256": sha256_file(weights),
+        "features": "mean latents of the encoder of the weights",
+        "encoder_sha256": weights_hash(model, weights, ENCODER),
+        "training_sha256": data_hash(training),
+    }
 
 
 def write_files(
