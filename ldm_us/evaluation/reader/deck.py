@@ -15,6 +15,7 @@ from pathlib import Path
 from ldm_us.atomic import atomic_file, sha256_file
 from ldm_us.data.records import CLASSES, Record
 from ldm_us.evaluation.image_sets import check_enough
+from ldm_us.evaluation.independent_images import one_per_family
 
 LEAST = 10  # images of each kind: at 10 and 10 a reader's accuracy is known to +- 0.2
 
@@ -43,7 +44,7 @@ def make_key(real: Sequence[Record], generated: Sequence[Record], n: int, size: 
     if n % 2 or n < 2 * LEAST:
         raise ValueError(f"--n {n}: half of the images are real, so use an even number of {2 * LEAST} or more.")
     order = random.Random(seed)
-    groups = [one_per_group(records, order) for records in (real, generated)]
+    groups = [sorted(one_per_family(records).records) for records in (real, generated)]
     for records, option in zip(groups, ("--real", "--generated"), strict=True):
         check_enough(records, n // 2, option, f"a reader study of {n} images (one image per patient, family or mask)")
     counts = shared_counts(groups, n // 2)
@@ -55,14 +56,6 @@ def make_key(real: Sequence[Record], generated: Sequence[Record], n: int, size: 
     order.shuffle(cards)
     study = sha256("".join(card.sha256 for card in cards).encode()).hexdigest()[:12]
     return Key(study, size, tuple(cards))
-
-
-def one_per_group(records: Sequence[Record], order: random.Random) -> list[Record]:
-    """One record of each group, which one left to chance."""
-    members: dict[str, list[Record]] = {}
-    for record in sorted(records):
-        members.setdefault(record.group, []).append(record)
-    return [order.choice(group) for group in members.values()]
 
 
 def shared_counts(groups: Sequence[Sequence[Record]], n: int) -> dict[str, int]:
