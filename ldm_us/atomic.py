@@ -37,7 +37,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     Its files are to be written with atomic_file. A folder that is replaced is moved aside first, then deleted: no call
     of every system swaps two folders, so a kill between the two moves leaves it under the name .NAME.*.old.tmp.
     """
-    path = Path(path)
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     try:

@@ -5,12 +5,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
-from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
+from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, read_metadata, write_safetensors
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from weights_convert.convert import Piece, Plan, load_piece, plan_source
 from weights_convert.sources import Source, open_source
@@ -37,7 +38,7 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 def run_import(args: argparse.Namespace) -> None:
     """Check everything, then write, then say what was done."""
     check_out(args.out, args.overwrite)
-    src = open_source(args.src)
+    src = with_metadata_of_export(open_source(args.src))
     config = choose_config(src, args.preset)
     plans = plan_import(src, config, args.controlnet, args.text, args.ema)
     pieces = [piece for part in PARTS for plan in plans for piece in plan.pieces if piece.target.startswith(f"{part}.")]
@@ -67,6 +68,17 @@ def check_folder_of(out: Path) -> None:
         raise ValueError(f"{out}: there is no folder {out.parent}. Create it first.")
     if not os.access(out.parent, os.W_OK):
         raise ValueError(f"{out}: the folder {out.parent} cannot be written to. Choose another --out.")
+
+
+def with_metadata_of_export(src: Source) -> Source:
+    """A diffusers folder that an export wrote, with the metadata that each of its files has; else the source as it is.
+
+    Where the files do not agree, or some have none, somebody has exchanged or trained parts since.
+    """
+    if not src.path.is_dir() or any(file.suffix != ".safetensors" for file in src.files):
+        return src
+    first, *others = [read_metadata(file) for file in src.files]
+    return replace(src, metadata=first) if "config" in first and all(other == first for other in others) else src
 
 
 def choose_config(src: Source, preset: str | None) -> ModelConfig:
