@@ -1,10 +1,11 @@
-"""Command line: python -m weights_convert import SRC --out FILE."""
+"""Command line: python -m weights_convert import SRC --out FILE, and audit SRC."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from ldm_us.entry import run_command
+from weights_convert.audit_command import add_audit_parser
 from weights_convert.import_command import add_import_parser
 
 
@@ -13,9 +14,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m weights_convert", description="Weights in and out of ldm_us.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_import_parser(commands)
+    add_audit_parser(commands)
     args = parser.parse_args(argv)
-    args.run(args)
-    return 0
+    return int(args.run(args) or 0)  # an audit returns 1 for what does not fit
 
 
 if __name__ == "__main__":
