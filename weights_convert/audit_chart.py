@@ -10,7 +10,7 @@ from weights_convert.drift import Drift, GroupDrift, by_block
 
 WIDTH, HEIGHT = 860, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 8, 44, 58  # margins
-LETTER = 6.9  # width of a letter, about
+LETTER = 6.1  # width of a letter, about
 EDGE = 9  # from the box to what has no place on a logarithmic axis: 0 below; above, a change of what was 0, and NaN
 
 
@@ -46,7 +46,7 @@ def legend(kinds: set[str]) -> str:
     parts.append(f'<text x="{x + 14:.1f}" y="33">bias, norm</text>')
     x += 14 + LETTER * 10 + 12
     parts.append(f'<line class="block" x1="{x:.1f}" y1="29" x2="{x + 20:.1f}" y2="29"/>')
-    parts.append(f'<text x="{x + 26:.1f}" y="33">the whole block</text>')
+    parts.append(f'<text x="{x + 26:.1f}" y="33">matrices and kernels of the block</text>')
     return "".join(parts)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 import ldm_us
-from ldm_us.report.page import document, note, table
+from ldm_us.report.page import document, table
 from weights_convert.audit import Audit, AuditedFile, Comparison
 from weights_convert.audit_chart import drift_chart
 from weights_convert.audit_rows import Row, Total
@@ -13,6 +13,11 @@ from weights_convert.audit_text import counts, detail, flag_lines, number, ratio
 from weights_convert.drift import Drift, GroupDrift, by_block, by_kind, identical_parts, most_drifted, part_of
 
 MOST_DRIFTED = 25
+CAPTION = (
+    "Relative change ||a - b|| / ||b|| of every tensor, a in this file and b in the other, block by block as the network "
+    "runs. The bar, and the number below: the matrices and kernels of the block together. Biases and norms often start "
+    "near 0, where a ratio says little; those that start at 0 have none."
+)
 STYLE = """
 main { max-width: 1100px; }
 .verdict { font-size: 1.1rem; font-weight: 600; border-left: 4px solid var(--c2); padding: .2rem .8rem; }
@@ -46,7 +51,8 @@ function filter() {
   const wanted = words.value.toLowerCase().split(/\\s+/);
   let shown = 0;
   for (const [row, text] of rows) {
-    const fits = (!kind.value || row.dataset.status.split(" ").includes(kind.value)) && wanted.every(w => text.includes(w));
+    const asked = !kind.value || row.dataset.status.split(" ").includes(kind.value);
+    const fits = asked && wanted.every(word => text.includes(word));
     row.hidden = !fits;
     shown += fits;
   }
@@ -116,11 +122,8 @@ def total_cells(total: Total) -> tuple[str, ...]:
 def problems_section(rows: Sequence[Row]) -> str:
     """Everything that makes the audit unclean."""
     cells = [(row.problem, row.key, shape_of(row), row.dtype, detail(row)) for row in rows]
-    return (
-        "<section><h2>What does not fit</h2>"
-        + table(("Problem", "Key", "Shape", "Type", "Detail"), cells)
-        + "</section>"
-    )
+    body = table(("Problem", "Key", "Shape", "Type", "Detail"), cells)
+    return f"<section><h2>What does not fit</h2>{body}</section>"
 
 
 def shape_of(row: Row) -> str:
@@ -134,12 +137,12 @@ def drift_section(comparison: Comparison) -> str:
     drifts = [drift for drift in comparison.drifts if part_of(drift) not in same]
     body = f"<h2>Drift from {escape(comparison.other.path.name)}</h2>{files_table(comparison.other)}"
     body += f"<p>{escape(counts(comparison))}.</p>"
-    body += "".join(note(f"{part}: nothing changed, all {n:,} tensors are identical.") for part, n in same.items())
+    body += "".join(f"<p>{part}: nothing changed, all {n:,} tensors are identical.</p>" for part, n in same.items())
     for part in dict.fromkeys(map(part_of, drifts)):
         svg = drift_chart([drift for drift in drifts if part_of(drift) == part], f"drift of {part}")
-        body += f'<h3>{part}</h3><figure class="pictures">{svg}<figcaption>Relative change ||a - b|| / ||b|| of every '
-        body += "tensor, a in this file and b in the other, block by block as the network runs. The bar and the number "
-        body += "below it: all numbers of the block as one vector.</figcaption></figure>"
+        body += (
+            f'<h3>Where {part} changed</h3><figure class="pictures">{svg}<figcaption>{CAPTION}</figcaption></figure>'
+        )
     if drifts:
         body += "<h3>By block</h3>" + bars(by_block(drifts)) + "<h3>By kind of layer</h3>" + bars(by_kind(drifts))
         body += f"<h3>The {MOST_DRIFTED} matrices and kernels that moved furthest</h3>"
