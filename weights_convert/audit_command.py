@@ -23,8 +23,8 @@ def add_audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     parser = commands.add_parser(
         "audit",
         help="what is in a file of weights",
-        description="Check every tensor of SRC against the architecture: its place, bytes and numbers. Standard output "
-        "has totals, problems and drift by block; --html and --csv have one row per tensor too.",
+        description="Check every tensor of SRC against the architecture: its place, its bytes and its numbers.\n"
+        "Printed are totals, problems and drift by block; --html and --csv have one row per tensor.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -9,17 +9,17 @@ from ldm_us.report.page import document, table
 from weights_convert.audit import Audit, AuditedFile, Comparison
 from weights_convert.audit_chart import drift_chart
 from weights_convert.audit_rows import Row, Total
-from weights_convert.audit_text import counts, detail, flag_lines, number, ratio
+from weights_convert.audit_text import counts, detail, flag_lines, number, printable, ratio, verdict
 from weights_convert.drift import Drift, GroupDrift, by_block, by_kind, identical_parts, most_drifted, part_of
 
 MOST_DRIFTED = 25
 CAPTION = (
-    "Relative change ||a - b|| / ||b|| of every tensor, a in this file and b in the other, block by block as the network "
-    "runs. The bar, and the number below: the matrices and kernels of the block together. Biases and norms often start "
+    "Relative change ||a - b|| / ||b|| of every tensor, a in this file and b in the other, block by block as the "
+    "network runs. The bar, and the number below: the matrices and kernels of the block together. Biases and norms often start "
     "near 0, where a ratio says little; those that start at 0 have none."
 )
 STYLE = """
-main { max-width: 1100px; }
+main { max-width: 1240px; }
 .verdict { font-size: 1.1rem; font-weight: 600; border-left: 4px solid var(--c2); padding: .2rem .8rem; }
 .verdict.bad { border-color: var(--c1); }
 .chart.drift { font-size: 11.5px; }
@@ -79,12 +79,8 @@ def audit_page(audit: Audit) -> str:
 
 def heading(title: str, audit: Audit) -> str:
     """The title and the verdict."""
-    if audit.is_clean:
-        words = f"Clean: everything fits {audit.config.name}, and every number that is used is finite."
-    else:
-        kinds = Counter(row.problem for row in audit.problems)
-        words = "Not clean: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) + "."
-    return f'<h1>{escape(title)}</h1><p class="verdict{"" if audit.is_clean else " bad"}">{escape(words)}</p>'
+    mark = "" if audit.is_clean else " bad"
+    return f'<h1>{escape(title)}</h1><p class="verdict{mark}">{escape(verdict(audit))}</p>'
 
 
 def contents_section(audit: Audit) -> str:
@@ -99,7 +95,7 @@ def contents_section(audit: Audit) -> str:
         body += table(("Tensors", "Why"), [(f"{count:,}", reason) for reason, count in reasons.items()])
     flags = flag_lines(audit.rows)
     if flags:
-        body += "<h3>All of one number</h3>" + "".join(f"<p>{escape(line)}</p>" for line in flags)
+        body += "<h3>Flagged</h3>" + "".join(f"<p>{escape(line)}</p>" for line in flags)
     return f"<section><h2>What is in it</h2>{body}</section>"
 
 
@@ -121,7 +117,7 @@ def total_cells(total: Total) -> tuple[str, ...]:
 
 def problems_section(rows: Sequence[Row]) -> str:
     """Everything that makes the audit unclean."""
-    cells = [(row.problem, row.key, shape_of(row), row.dtype, detail(row)) for row in rows]
+    cells = [(row.problem, printable(row.key), shape_of(row), row.dtype, detail(row)) for row in rows]
     body = table(("Problem", "Key", "Shape", "Type", "Detail"), cells)
     return f"<section><h2>What does not fit</h2>{body}</section>"
 
@@ -177,7 +173,7 @@ def drift_cells(drift: Drift | None) -> tuple[str, str, str]:
 def keys_section(audit: Audit) -> str:
     """Every tensor, with a filter."""
     drifts = {} if audit.comparison is None else {drift.target: drift for drift in audit.comparison.drifts}
-    header = ["Key in the file", "Our name", "Shape", "Type", "Use", "Transform or reason", "Lowest", "Highest", "RMS"]
+    header = ["Key in the file, and ours", "Shape", "Type", "Use", "Transform or reason", "Lowest", "Highest", "RMS"]
     header += ["Flag", *(("Relative change", "Largest change", "Cosine") if drifts else ()), "sha256 of the bytes"]
     head = "".join(f'<th scope="col">{name}</th>' for name in header)
     body = "".join(key_row(row, drifts) for row in audit.rows)
@@ -200,7 +196,7 @@ def kinds_of(row: Row) -> list[str]:
 def key_row(row: Row, drifts: dict[str, Drift]) -> str:
     """One tensor of the file, with one line for each of our names."""
     numbers, targets = row.numbers, row.targets
-    cells = [row.key, "\n".join(targets), shape_of(row), row.dtype, row.status, row.note]
+    cells = [shape_of(row), row.dtype, row.status, row.note]
     if numbers is None:
         cells += [""] * 4
     else:
@@ -209,7 +205,9 @@ def key_row(row: Row, drifts: dict[str, Drift]) -> str:
         cells += [
             "\n".join(lines) for lines in zip(*(drift_cells(drifts.get(t)) for t in targets or ("",)), strict=True)
         ]
-    body = "".join(f"<td>{escape(cell).replace(chr(10), '<br>')}</td>" for cell in cells)
+    ours = "".join(f"<small>{escape(target)}</small>" for target in targets if target != row.key)
+    body = f"<td>{escape(printable(row.key))}{ours}</td>"
+    body += "".join(f"<td>{escape(cell).replace(chr(10), '<br>')}</td>" for cell in cells)
     body += f'<td class="hash">{"" if numbers is None else numbers.sha256}</td>'
     mark = "bad" if row.problem else row.status
     return f'<tr class="{mark}" data-status="{" ".join(kinds_of(row))}">{body}</tr>'

@@ -10,8 +10,8 @@ import torch
 from ldm_us.checkpoint import PARTS
 from ldm_us.config import ModelConfig
 from weights_convert.blocks import network_order
-from weights_convert.convert import Plan, Shapes, expected_shape, target_shapes
-from weights_convert.rules import Rule
+from weights_convert.convert import Plan, expected_shape, target_shapes
+from weights_convert.sources import Entry
 from weights_convert.tensor_numbers import Numbers
 
 PROBLEMS = ("missing", "misshaped", "unexpected")  # what an import refuses
@@ -66,7 +66,9 @@ def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
         note = transform(entries[key].shape, shapes[own[0]], len(own), own[0].partition(".")[0] in ema)
         rows.append(row(key, tuple(own), "used", note))
     for rule in plan.misshaped:
-        rows.append(row(rule.source, rule.targets, "misshaped", f"{_wanted(rule, shapes)} expected"))
+        rows.append(
+            row(rule.source, rule.targets, "misshaped", wanted(entries[rule.source], expected_shape(rule, shapes)))
+        )
     for rule in plan.missing:
         rows.append(Row(rule.source, rule.targets, expected_shape(rule, shapes), "", "missing", "not in the file"))
     rows.sort(key=lambda row: network_order(row.targets[0]))
@@ -74,8 +76,9 @@ def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
     return rows + [row(key, (), "ignored", reason) for key, reason in plan.ignored.items()]
 
 
-def _wanted(rule: Rule, shapes: Shapes) -> str:
-    return f"floating point {list(expected_shape(rule, shapes))}"
+def wanted(entry: Entry, shape: tuple[int, ...]) -> str:
+    """What a misshaped tensor should be."""
+    return f"should be {list(shape)}" + ("" if entry.dtype.is_floating_point else " of floating point")
 
 
 def _type(dtype: torch.dtype) -> str:

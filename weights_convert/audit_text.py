@@ -52,38 +52,46 @@ def total_line(total: Total) -> str:
 
 
 def flag_lines(rows: Sequence[Row]) -> list[str]:
-    """How many tensors are all zero, or all of one number."""
+    """How many tensors are all zero, of one number, or not finite."""
     kinds: dict[str, list[Row]] = {}
     for row in rows:
         if row.numbers is not None and row.numbers.flag:
             kinds.setdefault(row.numbers.flag if row.numbers.is_finite else "not finite", []).append(row)
-    return [f"{kind}: {len(own)} tensors, such as {printable(own[0].key)}" for kind, own in kinds.items()]
+    return [f"{len(own):,} {kind}, such as {printable(own[0].key)}" for kind, own in kinds.items()]
 
 
 def problem_lines(audit: Audit) -> list[str]:
     """The verdict, and the first of the rows behind it."""
-    if audit.is_clean:
-        return [f"clean: everything fits {audit.config.name}, and every number that is used is finite"]
-    lines = []
     kinds: dict[str, list[Row]] = {}
     for row in audit.problems:
         kinds.setdefault(row.problem, []).append(row)
-    lines.append("NOT CLEAN: " + ", ".join(f"{len(own):,} {kind}" for kind, own in kinds.items()))
+    lines = [verdict(audit)]
     for kind, own in kinds.items():
-        lines += [
-            f"  {kind}: {printable(row.key)} {list(row.shape)} {row.dtype}  {detail(row)}" for row in own[:LISTED]
-        ]
+        for row in own[:LISTED]:
+            lines.append(f"  {kind}: {printable(row.key)}  {f'{row.dtype} {list(row.shape)}'.strip()}  {detail(row)}")
         if len(own) > LISTED:
             lines.append(f"  {kind}: and {len(own) - LISTED:,} more; --html and --csv list them all")
     return lines
 
 
+def verdict(audit: Audit) -> str:
+    """One sentence: clean or not, and why."""
+    if audit.is_clean:
+        return f"Clean: everything fits {audit.config.name}, and every number that is used is finite."
+    kinds = Counter(row.problem for row in audit.problems)
+    text = "Not clean: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) + "."
+    used = sum(row.status == "used" for row in audit.rows)
+    if kinds["misshaped"] > used:
+        text += f" Hardly anything has the sizes of {audit.config.name}: does another --preset fit?"
+    return text
+
+
 def detail(row: Row) -> str:
     """What is wrong with a row, beyond the name of its problem."""
-    if row.status == "used":
-        assert row.numbers is not None
-        return f"-> {', '.join(row.targets)}: {row.numbers.flag}"
-    return row.note
+    if row.status != "used":
+        return row.note
+    assert row.numbers is not None
+    return f"{row.numbers.flag}, for {', '.join(row.targets)}"
 
 
 def printable(name: str) -> str:
