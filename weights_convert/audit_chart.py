@@ -41,10 +41,10 @@ def legend(kinds: set[str]) -> str:
         if kind in kinds:
             parts.append(f'<circle cx="{x + 5:.1f}" cy="29" r="4" style="fill:var(--c{i})"/>')
             parts.append(f'<text x="{x + 14:.1f}" y="33">{kind}</text>')
-            x += 14 + LETTER * len(kind) + 12
+            x += 14 + LETTER * len(kind) + 15
     parts.append(f'<circle class="hollow" cx="{x + 5:.1f}" cy="29" r="3.5" style="stroke:currentColor"/>')
     parts.append(f'<text x="{x + 14:.1f}" y="33">bias, norm</text>')
-    x += 14 + LETTER * 10 + 12
+    x += 14 + LETTER * 10 + 15
     parts.append(f'<line class="block" x1="{x:.1f}" y1="29" x2="{x + 20:.1f}" y2="29"/>')
     parts.append(f'<text x="{x + 26:.1f}" y="33">matrices and kernels of the block</text>')
     return "".join(parts)

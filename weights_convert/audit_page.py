@@ -13,10 +13,11 @@ from weights_convert.audit_text import counts, detail, flag_lines, number, print
 from weights_convert.drift import Drift, GroupDrift, by_block, by_kind, identical_parts, most_drifted, part_of
 
 MOST_DRIFTED = 25
+DRIFT_HEADER = ("Relative change", "Largest change", "Cosine")
 CAPTION = (
     "Relative change ||a - b|| / ||b|| of every tensor, a in this file and b in the other, block by block as the "
-    "network runs. The bar, and the number below: the matrices and kernels of the block together. Biases and norms often start "
-    "near 0, where a ratio says little; those that start at 0 have none."
+    "network runs. The bar, and the number below: the matrices and kernels of the block together. Biases and norms "
+    "often start near 0, where a ratio says little; those that start at 0 have none."
 )
 STYLE = """
 main { max-width: 1240px; }
@@ -142,9 +143,8 @@ def drift_section(comparison: Comparison) -> str:
     if drifts:
         body += "<h3>By block</h3>" + bars(by_block(drifts)) + "<h3>By kind of layer</h3>" + bars(by_kind(drifts))
         body += f"<h3>The {MOST_DRIFTED} matrices and kernels that moved furthest</h3>"
-        header = ("Tensor", "Relative change", "Largest change", "Cosine")
         cells = [(drift.target, *drift_cells(drift)) for drift in most_drifted(drifts, MOST_DRIFTED)]
-        body += table(header, cells)
+        body += table(("Tensor", *DRIFT_HEADER), cells)
     return f"<section>{body}</section>"
 
 
@@ -154,10 +154,10 @@ def bars(groups: Sequence[GroupDrift]) -> str:
     body = ""
     for group in groups:
         share = min(group.relative / longest, 1.0) if group.relative == group.relative else 0.0
-        cells = (f"{group.part} {group.name}", f"{group.changed:,} of {group.tensors:,}", ratio(group.relative))
+        cells = (f"{group.part} {group.name}", f"{group.differing:,} of {group.tensors:,}", ratio(group.relative))
         body += "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in (*cells, number(group.largest)))
         body += f'<td><span class="bar" style="width:{100 * share:.1f}%"></span></td></tr>'
-    names = ("Where", "Changed", "Relative change", "Largest change", "")
+    names = ("Where", "Differ", "Relative change", "Largest change", "")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     return f'<div class="scroll bars"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -173,8 +173,9 @@ def drift_cells(drift: Drift | None) -> tuple[str, str, str]:
 def keys_section(audit: Audit) -> str:
     """Every tensor, with a filter."""
     drifts = {} if audit.comparison is None else {drift.target: drift for drift in audit.comparison.drifts}
-    header = ["Key in the file, and ours", "Shape", "Type", "Use", "Transform or reason", "Lowest", "Highest", "RMS"]
-    header += ["Flag", *(("Relative change", "Largest change", "Cosine") if drifts else ()), "sha256 of the bytes"]
+    header = ["Key in the file, and ours", "Shape", "Type", "Use"]
+    header += [*(DRIFT_HEADER if drifts else ()), "Transform or reason", "Lowest", "Highest", "RMS", "Flag"]
+    header += ["sha256 of the bytes"]
     head = "".join(f'<th scope="col">{name}</th>' for name in header)
     body = "".join(key_row(row, drifts) for row in audit.rows)
     kinds = dict.fromkeys(kind for row in audit.rows for kind in kinds_of(row))
@@ -196,15 +197,15 @@ def kinds_of(row: Row) -> list[str]:
 def key_row(row: Row, drifts: dict[str, Drift]) -> str:
     """One tensor of the file, with one line for each of our names."""
     numbers, targets = row.numbers, row.targets
-    cells = [shape_of(row), row.dtype, row.status, row.note]
+    cells = [shape_of(row), row.dtype, row.status]
+    if drifts:
+        lines = [drift_cells(drifts.get(target)) for target in targets or ("",)]
+        cells += ["\n".join(column) for column in zip(*lines, strict=True)]
+    cells += [row.note]
     if numbers is None:
         cells += [""] * 4
     else:
         cells += [number(numbers.lowest), number(numbers.highest), number(numbers.rms), numbers.flag]
-    if drifts:
-        cells += [
-            "\n".join(lines) for lines in zip(*(drift_cells(drifts.get(t)) for t in targets or ("",)), strict=True)
-        ]
     ours = "".join(f"<small>{escape(target)}</small>" for target in targets if target != row.key)
     body = f"<td>{escape(printable(row.key))}{ours}</td>"
     body += "".join(f"<td>{escape(cell).replace(chr(10), '<br>')}</td>" for cell in cells)

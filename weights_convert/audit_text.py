@@ -130,10 +130,10 @@ def group_lines(title: str, groups: Sequence[GroupDrift]) -> list[str]:
     if not groups:
         return []
     longest = max((group.relative for group in groups if math.isfinite(group.relative)), default=0.0) or 1.0
-    lines = ["", f"{title:30} {'tensors':>7} {'changed':>7} {'relative':>9} {'largest':>9}"]
+    lines = ["", f"{title:30} {'tensors':>7} {'differ':>7} {'relative':>9} {'largest':>9}"]
     for group in groups:
         share = group.relative / longest if math.isfinite(group.relative) else 0.0
-        line = f"{f'{group.part} {group.name}':30} {group.tensors:7,} {group.changed:7,} {ratio(group.relative):>9}"
+        line = f"{f'{group.part} {group.name}':30} {group.tensors:7,} {group.differing:7,} {ratio(group.relative):>9}"
         lines.append(f"{line} {number(group.largest):>9}  {'#' * math.ceil(BAR * share)}".rstrip())
     return lines
 

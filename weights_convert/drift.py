@@ -47,7 +47,7 @@ class GroupDrift:
     part: str
     name: str  # of a block or of a kind of layer
     tensors: int
-    changed: int  # not identical
+    differing: int  # not identical
     relative: float
     largest: float
 
@@ -122,7 +122,7 @@ def group_drift(part: str, name: str, drifts: Sequence[Drift]) -> GroupDrift:
         part,
         name,
         tensors=len(drifts),
-        changed=sum(drift.state != "identical" for drift in drifts),
+        differing=sum(drift.state != "identical" for drift in drifts),
         relative=relative(sum(d.squared_difference for d in matrices), sum(d.squared_norm for d in matrices)),
         largest=math.nan if any(math.isnan(d.largest) for d in drifts) else max(d.largest for d in drifts),
     )
