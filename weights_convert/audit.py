@@ -64,6 +64,8 @@ class Audit:
 def audit(source: Source, config: ModelConfig, ema: bool = False, other: Source | None = None) -> Audit:
     """Read a source, and the one to compare it with, once. Raise ValueError for another kind of model."""
     plan = examine_source(source, config, ema=ema)
+    if ema and not any(layout.ema for layout in plan.layouts):
+        raise ValueError(f"{source.path}: has no UNet to take the moving average of. Leave --ema out.")
     theirs = None if other is None else examine_source(other, config)
     differences = None if theirs is None else drift_meter(plan, theirs)
     load = reader(source)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from weights_convert.audit import Audit, AuditedFile, Comparison
 from weights_convert.audit_rows import Row, Total
-from weights_convert.drift import STATES, Drift, GroupDrift, by_block, by_kind, identical_parts, most_drifted, part_of
+from weights_convert.drift import STATES, Drift, GroupDrift, by_block, by_kind, most_drifted, part_of, unchanged_parts
 from weights_convert.tensor_numbers import Numbers
 
 LISTED = 20  # rows of one kind; --html and --csv have all
@@ -78,7 +78,7 @@ def verdict(audit: Audit) -> str:
     """One sentence: clean or not, and why."""
     if audit.is_clean:
         return f"Clean: everything fits {audit.config.name}, and every number that is used is finite."
-    kinds = Counter(row.problem for row in audit.problems)
+    kinds = Counter(sorted(row.problem for row in audit.problems))
     text = "Not clean: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) + "."
     used = sum(row.status == "used" for row in audit.rows)
     if kinds["misshaped"] > used:
@@ -102,8 +102,8 @@ def printable(name: str) -> str:
 def drift_lines(comparison: Comparison) -> list[str]:
     """What changed: counts, then blocks and kinds with bars, then the tensors that moved furthest."""
     lines = ["drift from", *file_lines(comparison.other), f"  {counts(comparison)}"]
-    same = identical_parts(comparison.drifts)
-    lines += [f"  {part}: nothing changed, all {count} tensors are identical" for part, count in same.items()]
+    same = unchanged_parts(comparison.drifts)
+    lines += [f"  {part}: nothing changed: {why}" for part, why in same.items()]
     drifts = [drift for drift in comparison.drifts if part_of(drift) not in same]
     lines += group_lines("by block", by_block(drifts)) + group_lines("by kind of layer", by_kind(drifts))
     worst = most_drifted(drifts, MOST_DRIFTED)

@@ -133,10 +133,15 @@ def part_of(drift: Drift) -> str:
     return drift.target.partition(".")[0]
 
 
-def identical_parts(drifts: Sequence[Drift]) -> dict[str, int]:
-    """The parts in which nothing changed -> how many tensors they have."""
-    own = {part: [d for d in drifts if part_of(d) == part] for part in PARTS}
-    return {part: len(ds) for part, ds in own.items() if ds and all(d.state == "identical" for d in ds)}
+def unchanged_parts(drifts: Sequence[Drift]) -> dict[str, str]:
+    """The parts in which nothing changed, but for rounding -> how they are the same."""
+    found = {}
+    for part in PARTS:
+        states = [drift.state for drift in drifts if part_of(drift) == part]
+        if states and "changed" not in states:
+            state = "rounded" if "rounded" in states else "identical"
+            found[part] = f"all {len(states):,} tensors are {STATES[state]}"
+    return found
 
 
 def most_drifted(drifts: Sequence[Drift], count: int) -> list[Drift]:
