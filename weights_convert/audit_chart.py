@@ -10,8 +10,8 @@ from weights_convert.drift import Drift, GroupDrift, by_block
 
 WIDTH, HEIGHT = 860, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 8, 44, 58  # margins
-LETTER = 6.1  # width of a letter, about
-EDGE = 9  # from the box to what has no place on a logarithmic axis: 0 below; above, a change of what was 0, and NaN
+LETTER = 5.9  # width of a letter, about
+EDGE = 13  # from the box to what has no place on a logarithmic axis: 0 below; above, a change of what was 0, and NaN
 
 
 def drift_chart(drifts: Sequence[Drift], name: str) -> str:

@@ -10,7 +10,7 @@ from weights_convert.audit import Audit, AuditedFile, Comparison
 from weights_convert.audit_chart import drift_chart
 from weights_convert.audit_rows import Row, Total
 from weights_convert.audit_text import counts, detail, flag_lines, number, printable, ratio, verdict
-from weights_convert.drift import Drift, GroupDrift, by_block, by_kind, identical_parts, most_drifted, part_of
+from weights_convert.drift import Drift, GroupDrift, by_block, by_kind, most_drifted, part_of, unchanged_parts
 
 MOST_DRIFTED = 25
 DRIFT_HEADER = ("Relative change", "Largest change", "Cosine")
@@ -23,7 +23,7 @@ STYLE = """
 main { max-width: 1240px; }
 .verdict { font-size: 1.1rem; font-weight: 600; border-left: 4px solid var(--c2); padding: .2rem .8rem; }
 .verdict.bad { border-color: var(--c1); }
-.chart.drift { font-size: 11.5px; }
+.chart.drift { font-size: 11px; min-width: 640px; }
 .drift .ground { fill: var(--mark); fill-opacity: .5; }
 .drift .full { fill-opacity: .75; }
 .drift .hollow { fill: none; stroke-opacity: .6; }
@@ -130,16 +130,15 @@ def shape_of(row: Row) -> str:
 
 def drift_section(comparison: Comparison) -> str:
     """What changed since the other file: a chart for each part that did, then tables."""
-    same = identical_parts(comparison.drifts)
+    same = unchanged_parts(comparison.drifts)
     drifts = [drift for drift in comparison.drifts if part_of(drift) not in same]
     body = f"<h2>Drift from {escape(comparison.other.path.name)}</h2>{files_table(comparison.other)}"
     body += f"<p>{escape(counts(comparison))}.</p>"
-    body += "".join(f"<p>{part}: nothing changed, all {n:,} tensors are identical.</p>" for part, n in same.items())
+    body += "".join(f"<p>{part}: nothing changed: {why}.</p>" for part, why in same.items())
     for part in dict.fromkeys(map(part_of, drifts)):
         svg = drift_chart([drift for drift in drifts if part_of(drift) == part], f"drift of {part}")
-        body += (
-            f'<h3>Where {part} changed</h3><figure class="pictures">{svg}<figcaption>{CAPTION}</figcaption></figure>'
-        )
+        body += f'<h3>Where {part} changed</h3><figure class="pictures"><div class="scroll">{svg}</div>'
+        body += f"<figcaption>{escape(CAPTION)}</figcaption></figure>"
     if drifts:
         body += "<h3>By block</h3>" + bars(by_block(drifts)) + "<h3>By kind of layer</h3>" + bars(by_kind(drifts))
         body += f"<h3>The {MOST_DRIFTED} matrices and kernels that moved furthest</h3>"
