@@ -83,13 +83,15 @@ def check_edit_options(options: argparse.Namespace, size: int) -> None:
             raise ValueError(f"--{name} {getattr(options, name)}: use {least} or more.")
     if options.strength is not None:
         first_step(options.strength, options.steps)
+    if options.strength == 0 and (options.trajectory or options.explain):
+        raise ValueError("--strength 0 takes no step that --trajectory or --explain could show: leave them out.")
     if options.init is not None:
         x = load_init(options.init, size)[None]
         if options.inpaint is not None:
             check_region(x, load_mask([options.inpaint], size)[None])
     for control in parse_added(options.also_control):
         load_hint(control.hint, size)
-    guidance_of(options)
+    guidance_of(options, scale=1.0)
     check_span(options.control_start, options.control_end)
 
 
@@ -105,9 +107,8 @@ def resizing_notes(options: argparse.Namespace, size: int) -> list[str]:
     ]
 
 
-def guidance_of(options: argparse.Namespace) -> Guidance:
-    """The guidance of these options; sample.py has filled in the model's own scale, else 1 stands for it."""
-    scale = 1.0 if options.guidance is None else options.guidance
+def guidance_of(options: argparse.Namespace, scale: float) -> Guidance:
+    """The guidance of these options with its scale, the option's or the model's own."""
     interval = options.guidance_interval
     return Guidance(scale, options.guidance_rescale, None if interval is None else tuple(interval))
 
@@ -136,6 +137,24 @@ def edit_fields(options: argparse.Namespace) -> dict[str, Any]:
         elif value is not None and name not in ("trajectory", "explain"):
             fields[name] = " ".join(map(str, value)) if isinstance(value, list) else value
     return fields
+
+
+def wants_edit(options: argparse.Namespace) -> bool:
+    """Whether any of the options is used."""
+    return any(value is not None for value in edit_values(options).values())
+
+
+def draws_no_noise(options: argparse.Namespace) -> bool:
+    """Whether the seed changes nothing: the noise comes from the image, or there is none."""
+    return bool(options.invert) or options.strength == 0
+
+
+def walked_steps(options: argparse.Namespace, steps: int) -> int:
+    """How many of the steps a sample takes: all, but for an image to image that starts further on."""
+    if options.init is None or options.inpaint is not None:
+        return steps
+    strength = options.strength if options.strength is not None else 1.0 if options.invert else STRENGTH
+    return steps - first_step(strength, steps)
 
 
 def edit_values(options: argparse.Namespace) -> dict[str, Any]:

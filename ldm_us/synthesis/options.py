@@ -1,16 +1,19 @@
 """The command line of sample.py: what can be asked for, and what makes no sense."""
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 from ldm_us.checkpoint import BUNDLED
 from ldm_us.checks import check_device, check_finite_options, check_seed
-from ldm_us.edit_options import add_edit_options
+from ldm_us.data.records import CLASSES
+from ldm_us.edit_options import add_edit_options, draws_no_noise, edit_values, wants_edit
 from ldm_us.sampling import SAMPLERS
 from ldm_us.synthesis.copies import add_copies_options
-from ldm_us.synthesis.plan import LAYOUTS
+from ldm_us.synthesis.drawing import Settings
+from ldm_us.synthesis.plan import LAYOUTS, Plan
 from ldm_us.synthesis.weights import parse_lora
 from ldm_us.torchrun import process_count
 
@@ -83,8 +86,51 @@ def check_options(options: argparse.Namespace) -> None:
     for lora in options.lora:
         if not abs(lora.scale) < float("inf"):
             raise ValueError(f"--lora {lora.path}:{lora.scale}: use a finite scale.")
+    check_controls(options)
     if options.out is None and process_count() > 1:
         raise ValueError("several processes need one folder: give --out.")
+
+
+def check_controls(options: argparse.Namespace) -> None:
+    """Refuse limits and weights of a control that there is not."""
+    masked = options.mask is not None or options.source_mask is not None
+    used = edit_values(options)
+    for name in ("guess", "control_start", "control_end"):
+        if used[name] is not None and not masked and not options.also_control:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} does nothing without --mask or --also-control: add one of them.")
+    if options.control_scale is not None and not masked:
+        raise ValueError("--control-scale does nothing without --mask, whose weight it is: add that.")
+
+
+def check_seeds_matter(options: argparse.Namespace, plan: Plan) -> None:
+    """Refuse several samples of one subject where they would be the same picture under different seeds."""
+    if not draws_no_noise(options):
+        return
+    subjects = Counter(subject.label for subject in plan.subjects)
+    most = plan.n if plan.counts is None else max(
+        count / subjects[label] for label, count in zip(CLASSES, plan.counts, strict=True) if count
+    )  # fmt: skip
+    if most > 1:
+        option = "--invert" if options.invert else "--strength 0"
+        raise ValueError(f"{option} draws no noise: all samples of one subject would be one picture. Use --n 1.")
+
+
+def ignored_notes(options: argparse.Namespace, settings: Settings) -> list[str]:
+    """A sentence for every option that acts otherwise than it looks beside the others."""
+    notes, edits = [], edit_values(options)
+    given = {"negative-prompt": bool(options.negative_prompt)}
+    given |= {name: edits[name.replace("-", "_")] is not None for name in ("guidance-rescale", "guidance-interval")}
+    if settings.guidance == 1:
+        why = "" if options.guidance == 1 else ", which the model has of its own here"
+        notes += [f"--{name} does nothing at guidance 1{why}." for name, used in given.items() if used]
+    if settings.sampler == "ddpm" and settings.eta != 0:
+        notes.append("--eta does nothing with --sampler ddpm.")
+    if options.fast and wants_edit(options):
+        notes.append("--fast does nothing here: samples with edits, limits or strips are drawn one by one.")
+    if options.watermark and options.inpaint is not None and not options.no_paste:
+        notes.append("--watermark changes pixels outside --inpaint too, by a few grey levels.")
+    return notes
 
 
 def first_free(out: Path) -> Path:
