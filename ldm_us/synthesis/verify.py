@@ -154,7 +154,10 @@ def reason(text: Mapping[str, str], rounded: bool, device: str) -> str:
     if other:
         return f"made with {'; '.join(other)}{', whose rounding is likely all there is to it' if rounded else ''}"
     if rounded:
-        return "so little is likely the rounding of another processor or library, though the fields name none"
+        return (
+            "the fields name no other machine or software, but so little is likely the rounding of another processor "
+            "or library, or else a change with a new digest"
+        )
     return (
         "the fields name no other machine or software. Either they are not what made these pixels, or something that "
         "they do not hold, as a driver, chose other kernels"

@@ -35,7 +35,7 @@ def verify_folder(folder: Path, source: Source, device: str, given: argparse.Nam
     differing += [f"{folder / name}: {MANIFEST} does not list it." for name in sorted(found - known)]
     if not differing:
         return Verdict(bool(entries), f"{folder}: all {len(entries)} samples are what their fields say.")
-    more = [f"and {len(differing) - NAMED} more"] if len(differing) > NAMED else []
+    more = [f"and {len(differing) - NAMED} more."] if len(differing) > NAMED else []
     head = f"{folder}: {len(differing)} problems with {len(entries)} samples:"
     return Verdict(False, "\n".join([head, *differing[:NAMED], *more]))
 

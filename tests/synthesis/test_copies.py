@@ -135,6 +135,11 @@ def test_a_report_of_other_data_or_no_report_at_all_is_refused(trained_on_noise,
     path.write_text("{}")
     assert run(trained_on_noise, tmp_path / "out", "--drop-memorised", path, "--data", noise) == 2
     assert "no thresholds in it" in capsys.readouterr().err
+    given = ["--drop-memorised", path, "--data", noise]
+    assert run(trained_on_noise, tmp_path / "out", *given, "--init", noise / "none.png") == 2
+    assert "meant to look like its original" in capsys.readouterr().err
+    assert run(trained_on_noise, tmp_path / "out", *given, "--trajectory") == 2
+    assert "no thresholds in it" in capsys.readouterr().err
     assert run(trained_on_noise, tmp_path / "out", "--data", noise) == 2
     assert "belong together" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -18,8 +18,9 @@ def test_the_kind_of_a_cpu_tells_its_instructions_its_name_and_what_limits_the_l
     ("text", "name"),
     [
         (
-            "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon 8481C @ 2.7GHz\nstepping\t: 8\n\nprocessor\t: 1\nmodel\t\t: 7\n",
-            "Xeon 8481C @ 2.7GHz (cpu family 6, model 143, stepping 8)",
+            "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 143\nmodel name\t: Xeon @ 2.7GHz\nstepping\t: 8\n\n"
+            "processor\t: 1\nmodel\t\t: 7\n",
+            "Xeon @ 2.7GHz (cpu family 6, model 143, stepping 8)",
         ),
         ("processor\t: 0\nBogoMIPS\t: 50.00\n", None),
     ],
@@ -33,7 +34,6 @@ def test_a_processor_has_a_name_on_linux_and_elsewhere(tmp_path, monkeypatch, te
 
 def test_the_libraries_of_this_build_are_named_with_their_versions():
     shown = torch.__config__.show()
-    for part in filter(None, libraries().split(", ")):
-        name, version = part.split() if part != "unknown" else ("", "")
-        assert version in shown
+    versions = [part.split()[1] for part in libraries().split(", ") if part != "unknown"]
+    assert all(version in shown for version in versions)
     assert ("oneDNN" in libraries()) == ("MKL-DNN v" in shown)
