@@ -32,34 +32,34 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to sample.py's; each default changes nothing."""
     add = parser.add_argument_group("editing an image").add_argument
     add("--init", type=Path, metavar="IMAGE", help="start from this image")
-    add("--strength", type=float, metavar="X", help=f"0: the image as it is, 1: all steps ({STRENGTH}; --invert 1)")
+    add("--strength", type=float, metavar="X", help=f"0 as it is, 1 all steps ({STRENGTH}; --invert 1)")
     add("--inpaint", type=Path, metavar="REGION", help="change --init only where this mask is white")
     add("--resample", type=int, default=1, metavar="N", help="--inpaint: times each step is taken (%(default)s)")
-    add("--no-paste", action="store_true", help="--inpaint: outside, show the reconstruction and not --init itself")
-    add("--invert", action="store_true", help="start from the noise that leads to --init, not from a random one")
-    add("--source-class", choices=CLASSES, help="--invert: the class of --init (that of the sample)")
-    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, instead of a class")
-    add("--source-mask", type=Path, metavar="PATH", help="--invert: the lesion of --init, moved to --mask")
+    add("--no-paste", action="store_true", help="--inpaint: outside, show --init reconstructed")
+    add("--invert", action="store_true", help="start from the noise that leads to --init")
+    add("--source-class", choices=CLASSES, metavar="NAME", help="--invert: class of --init (that of the sample)")
+    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, for a class")
+    add("--source-mask", type=Path, metavar="PATH", help="--invert: lesion of --init, moved to --mask")
     add("--iterations", type=int, default=ITERATIONS, metavar="N", help="--invert: refinements a step (%(default)s)")
 
     add = parser.add_argument_group("guidance and control").add_argument
     add("--guidance-rescale", type=float, default=0.0, metavar="X", help="0 none to 1 (%(default)s)")
-    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels that are guided (all)")
+    add("--guidance-interval", type=float, nargs=2, metavar=("LO", "HI"), help="noise levels that are guided (all)")
     add("--control-start", type=float, default=0.0, metavar="X", help="share of the steps before the mask acts (0)")
     add("--control-end", type=float, default=1.0, metavar="X", help="share of the steps until it does not (1)")
-    add("--guess", action="store_true", help="let the mask say what to draw: guess mode of ControlNet")
+    add("--guess", action="store_true", help="guess mode: the mask says what to draw")
     add(
         "--also-control",
         nargs=3,
         action="append",
         default=[],
         metavar=("FILE", "HINT", "X"),
-        help="add FILE's ControlNet, which follows the picture HINT, with weight X; may be repeated",
+        help="add FILE's ControlNet on HINT, weight X; repeats",
     )
 
     add = parser.add_argument_group("pictures of how a sample came about").add_argument
     add("--trajectory", action="store_true", help="latents and predicted images through time")
-    add("--explain", action="store_true", help="attention to each word, and the mask's effect by level")
+    add("--explain", action="store_true", help="attention to each word; the mask's effect")
 
 
 def check_edit_options(options: argparse.Namespace, size: int) -> None:

@@ -33,8 +33,8 @@ IsCopy = Callable[[Tensor], bool]  # of one image (3, H, W) in [0, 1]
 def add_copies_options(parser: argparse.ArgumentParser) -> None:
     """Describe what drops copies."""
     add = parser.add_argument_group("copies of training images").add_argument
-    add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what this memorisation.json takes for a copy")
-    add("--data", type=Path, nargs="+", metavar="DIR", help="with --drop-memorised: what the model was trained on")
+    add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what memorisation.json calls a copy")
+    add("--data", type=Path, nargs="+", metavar="DIR", help="--drop-memorised: the training data")
 
 
 def check_copies_options(options: argparse.Namespace) -> None:
