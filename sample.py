@@ -147,7 +147,7 @@ def checked_edits(
 ) -> list[ControlTerm]:
     """Check the options that edit, before anything is written; -> further ControlNets."""
     check_edit_options(options, settings.size)
-    for prompt in {subject.prompt for subject in plan.subjects}:
+    for prompt in sorted({subject.prompt for subject in plan.subjects}):
         source_conditions(options, model, prompt, settings)
     return load_added(parse_added(options.also_control), model, options.device, settings.size)
 

@@ -38,7 +38,7 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     add("--no-paste", action="store_true", help="--inpaint: outside, show --init reconstructed")
     add("--invert", action="store_true", help="start from the noise that leads to --init")
     add("--source-class", choices=CLASSES, metavar="NAME", help="--invert: class of --init (that of the sample)")
-    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, for a class")
+    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, if no class")
     add("--source-mask", type=Path, metavar="PATH", help="--invert: lesion of --init, moved to --mask")
     add("--iterations", type=int, default=ITERATIONS, metavar="N", help="--invert: refinements a step (%(default)s)")
 

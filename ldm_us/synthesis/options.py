@@ -32,12 +32,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_edit_options(parser)
     add_copies_options(parser)
     add = parser.add_argument_group("where to").add_argument
-    add("--out", type=Path, metavar="DIR", help="for the images (samples, else samples-2, ...)")
+    add("--out", type=Path, metavar="DIR", help="folder (samples, or else samples-2, ...)")
     add("--layout", choices=LAYOUTS, default="flat", help="busi: class folders with masks (%(default)s)")
     add("--overwrite", action="store_true", help="write into a folder that is not empty")
-    add("--watermark", action="store_true", help="invisible mark: synthetic (extra: watermark)")
+    add("--watermark", action="store_true", help="invisible, says synthetic (extra: watermark)")
     add("--info", action="store_true", help="say what --weights holds and where it is from")
-    add("--verify", type=Path, metavar="PATH", help="draw a sample, or a whole folder, again; compare")
+    add("--verify", type=Path, metavar="PATH", help="draw a sample, or a folder, again and compare")
     return parser
 
 
@@ -47,7 +47,7 @@ def add_what(add: Callable[..., object]) -> None:
     add("--prompt", metavar="TEXT", help="any other text instead of a class")
     add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
     add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder of masks")
-    add("--n", type=int, metavar="N", help="per class, prompt or mask; of --balance all (4)")
+    add("--n", type=int, metavar="N", help="samples of each; with --balance of all (4)")
     add("--balance", type=float, nargs=3, metavar=("B", "M", "N"), help="shares or counts: benign malignant normal")
     add("--seed", type=int, default=0, metavar="N", help="of the first sample; others follow (%(default)s)")
 
@@ -68,11 +68,11 @@ def add_how(add: Callable[..., object]) -> None:
     add("--steps", type=int, default=50, metavar="S", help="model calls per image, 1..1000 (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
     add("--eta", type=float, default=0.0, metavar="X", help="noise of ddim: 0 none, 1 as ddpm (%(default)s)")
-    add("--guidance", type=float, metavar="S", help="of the text; 1 none (sd15 7.5; us128 3, masked 1)")
+    add("--guidance", type=float, metavar="S", help="of the text, 1 none (sd15 7.5; us128 3, mask 1)")
     add("--control-scale", type=float, metavar="X", help="weight of the mask (sd15 1, us128 2)")
     add("--size", type=int, metavar="PIXELS", help="side of the images (that of the model)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no bit (%(default)s)")
-    add("--fast", action="store_true", help="a batch in one call, which changes last bits")
+    add("--fast", action="store_true", help="a batch in one call, which changes the last bits")
     add("--threads", type=int, default=1, metavar="N", help="of the CPU; they fix the bits too (%(default)s)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and AMX (%(default)s)")
