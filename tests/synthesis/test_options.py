@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.busi import read_busi
-from ldm_us.synthesis.options import build_parser
+from ldm_us.synthesis.drawing import Settings
+from ldm_us.synthesis.folder import shared_source
+from ldm_us.synthesis.options import build_parser, ignored_notes
 
 
 @pytest.fixture
@@ -56,6 +58,14 @@ def test_what_does_nothing_is_told(run, tmp_path, capsys, options, sentence):
     assert "note: " not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("more", "told"), [([], True), (["--no-paste"], False)])
+def test_a_watermark_is_told_to_change_pixels_that_inpainting_keeps(image, region, more, told):
+    words = ["--init", image, "--inpaint", region, "--watermark", *more]
+    options = build_parser().parse_args([str(word) for word in words])
+    notes = ignored_notes(options, Settings(16, guidance=2.0, control_scale=1.0))
+    assert notes == ["--watermark changes pixels outside --inpaint too, by a few grey levels."] * told
+
+
 def test_edits_are_exact_whatever_fast_says(run, tmp_path):
     run(tmp_path / "out", "--class", "normal", "--fast", "--trajectory")
     with Image.open(tmp_path / "out" / "0000_normal_seed0.png") as picture:
@@ -71,6 +81,14 @@ def test_a_source_mask_that_does_not_fit_is_refused_before_the_folder_is_begun(r
 def test_all_samples_of_one_edited_image_are_one_family(run, image, masks, tmp_path):
     run(tmp_path / "out", "--init", image, "--mask", masks, "--balance", 2, 1, 1, "--n", 4, "--layout", "busi")
     assert len({record.group for record in read_busi(tmp_path / "out")}) == 1
+
+
+def test_samples_that_follow_one_hint_share_it_whatever_their_masks():
+    hint = {"also_control": [{"hint_sha256": "ab"}]}
+    lesion, normal = {"class": "benign", "mask_sha256": "cd"}, {"class": "normal", "mask_sha256": "ef"}
+    assert shared_source(lesion) == "cd"
+    assert shared_source(normal) is None
+    assert shared_source(lesion | hint) == shared_source(normal | hint) == '["ab"]'
 
 
 def test_a_class_prompt_beats_the_class_in_the_name_of_a_mask(run, region, refused, tmp_path):
