@@ -1,8 +1,10 @@
-"""Files that are whole or not there: written under a temporary name, synced to disk, then renamed."""
+"""Files and folders that are whole or not there: written under a temporary name, synced to disk, then renamed."""
 
+import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,56 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
             error.filename = str(path)  # a full disk does not say which file it stopped
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Give an empty folder to fill that takes the place of `path` when the block ends, and leaves no trace if it fails.
+
+    Its files are to be written with atomic_file. A folder that is replaced is moved aside first, then deleted: no call
+    of every system swaps two folders, so a kill between the two moves leaves it under the name .NAME.*.old.tmp.
+    """
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for folder in (temporary, *(inner for inner in temporary.rglob("*") if inner.is_dir())):
+            sync_folder(folder)
+        _move_folder(temporary, path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and str(temporary) in str(error.filename):
+            error.filename = str(error.filename).replace(str(temporary), str(path))
+        raise
+    sync_folder(path.parent)
+
+
+def _move_folder(source: Path, target: Path) -> None:
+    if not target.exists():
+        os.replace(source, target)
+        return
+    old = source.with_suffix(".old.tmp")
+    os.replace(target, old)
+    try:
+        os.replace(source, target)
+    except OSError:
+        os.replace(old, target)
+        raise
+    shutil.rmtree(old)
+
+
+@contextmanager
+def full_disk_is_an_error_of_input(path: Path | str) -> Iterator[None]:
+    """Turn the error of a full disk, or of a used up quota, into a ValueError that says what to do about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(
+            f"{path}: the disk is full; nothing was written. Free space or choose another folder."
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -32,6 +32,12 @@ def token_words(prompt: str) -> list[str]:
     return [tokenizer.decoder[token].removesuffix("</w>") for token in tokenizer.encode(prompt)]
 
 
+def byte_pair_encoding() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's vocabulary, token -> id, and its merges, the first to be made first: the file that open_clip brings."""
+    tokenizer = _open_clip_tokenizer()
+    return dict(tokenizer.encoder), sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+
+
 @cache
 def _open_clip_tokenizer() -> Any:
     """open_clip's tokenizer.py, run without the package around it, whose import takes seconds and needs torchvision."""

@@ -178,3 +178,14 @@ def convert(capsys):
         return (code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def export(capsys):
+    """A function: `python -m weights_convert export`; -> (exit code, standard output, standard error)."""
+
+    def call(*arguments):
+        code = run_command(lambda: weights_convert_main(["export", *map(str, arguments)]))
+        return (code, *capsys.readouterr())
+
+    return call

@@ -1,4 +1,5 @@
-"""Weights of Stable Diffusion 1.5 and ControlNet, from the formats in use into the networks of ldm_us.
+"""Weights of Stable Diffusion 1.5 and ControlNet, between the formats in use and the networks of ldm_us.
 
-rules (names, as data) -> detect (which names a file uses) -> convert (plan and check) -> import_command (files).
+rules (names, as data) -> detect (which names a file uses) -> convert (plan and check) -> import_command (files);
+the same rules -> export_plan (the other way round) -> export_command (files), with diffusers_folder (configs).
 """

@@ -23,7 +23,7 @@ MENTIONED = 3  # tensors of a kind that an error names
 
 @dataclass(frozen=True)
 class Piece:
-    """How one of our tensors is filled: with part `index` of `count` equal parts of a source tensor."""
+    """How one tensor of a result is filled: with part `index` of `count` equal parts of a source tensor."""
 
     target: str
     shape: tuple[int, ...]
@@ -129,7 +129,7 @@ def fill(
     if any(problems):
         raise ValueError(
             f"{source.path}: does not hold the tensors of {config.name}: {'; '.join(filter(None, problems))}. "
-            f"Check that the file is complete and of the size that --preset names."
+            f"Check that the file is complete and of the sizes that --preset, or the config it carries, names."
         )
     return iter(pieces)
 
@@ -151,7 +151,7 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def load_piece(piece: Piece, dtype: torch.dtype | None = None) -> Tensor:
-    """Read one of our tensors, in its own type or in `dtype`. Raise ValueError if a number does not fit into it."""
+    """Read one tensor of a result, in its own type or in `dtype`. Raise ValueError if a number does not fit into it."""
     tensor = piece.entry.load()
     if piece.count > 1:
         tensor = tensor.chunk(piece.count)[piece.index]

@@ -1,17 +1,17 @@
 """`python -m weights_convert import`: original weights -> one model file of ours, tensor by tensor."""
 
 import argparse
-import errno
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
+from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
+from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, read_metadata, write_safetensors
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from weights_convert.convert import Piece, Plan, load_piece, plan_source
 from weights_convert.sources import Source, open_source
@@ -38,7 +38,7 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 def run_import(args: argparse.Namespace) -> None:
     """Check everything, then write, then say what was done."""
     check_out(args.out, args.overwrite)
-    src = open_source(args.src)
+    src = with_metadata_of_export(open_source(args.src))
     config = choose_config(src, args.preset)
     plans = plan_import(src, config, args.controlnet, args.text, args.ema)
     pieces = [piece for part in PARTS for plan in plans for piece in plan.pieces if piece.target.startswith(f"{part}.")]
@@ -46,14 +46,8 @@ def run_import(args: argparse.Namespace) -> None:
 
     hashes = {file: sha256_file(file) for plan in plans for file in plan.source.files}
     metadata = model_metadata(config) | provenance(plans, hashes, args.ema)
-    try:
+    with full_disk_is_an_error_of_input(args.out):
         write_safetensors(args.out, [lazy(piece, dtype) for piece in pieces], metadata)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise ValueError(
-            f"{args.out}: the disk is full; nothing was written. Free space or choose another folder."
-        ) from error
     print(summary(plans, pieces, dtype, hashes, args.out))
 
 
@@ -63,12 +57,28 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out}: --out is a folder. Name a file in it, such as {out / 'model.safetensors'}.")
     if out.exists() and not overwrite:
         raise ValueError(f"{out}: the file exists. Add --overwrite to replace it, or choose another --out.")
+    check_folder_of(out)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: the result is a .safetensors file. Let --out end so.")
+
+
+def check_folder_of(out: Path) -> None:
+    """Refuse a result in a folder that is not there or cannot be written to."""
     if not out.parent.is_dir():
         raise ValueError(f"{out}: there is no folder {out.parent}. Create it first.")
     if not os.access(out.parent, os.W_OK):
         raise ValueError(f"{out}: the folder {out.parent} cannot be written to. Choose another --out.")
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out}: the result is a .safetensors file. Let --out end so.")
+
+
+def with_metadata_of_export(src: Source) -> Source:
+    """A diffusers folder that an export wrote, with the metadata that each of its files has; else the source as it is.
+
+    Where the files do not agree, or some have none, somebody has exchanged or trained parts since.
+    """
+    if not src.path.is_dir() or any(file.suffix != ".safetensors" for file in src.files):
+        return src
+    first, *others = [read_metadata(file) for file in src.files]
+    return replace(src, metadata=first) if "config" in first and all(other == first for other in others) else src
 
 
 def choose_config(src: Source, preset: str | None) -> ModelConfig:
@@ -137,8 +147,13 @@ def summary(
     for part in PARTS:
         own = [piece for piece in pieces if piece.target.startswith(f"{part}.")]
         if own:
-            parameters = sum(torch.Size(piece.shape).numel() for piece in own)
-            types = sorted({str(dtype or piece.entry.dtype).removeprefix("torch.") for piece in own})
-            lines.append(f"{part:10} {len(own):5} tensors {parameters:13,} parameters  {', '.join(types)}")
+            lines.append(part_line(part, own, dtype))
     lines.append(f"wrote {out}  {out.stat().st_size:,} bytes  sha256 {sha256_file(out)}")
     return "\n".join(lines)
+
+
+def part_line(part: str, pieces: Sequence[Piece], dtype: torch.dtype | None) -> str:
+    """How much of a part was written, in which type."""
+    parameters = sum(torch.Size(piece.shape).numel() for piece in pieces)
+    types = sorted({str(dtype or piece.entry.dtype).removeprefix("torch.") for piece in pieces})
+    return f"{part:10} {len(pieces):5} tensors {parameters:13,} parameters  {', '.join(types)}"

@@ -1,0 +1,201 @@
+"""`python -m weights_convert export`: a model file of ours -> the files of another program, tensor by tensor.
+
+compvis: one .safetensors with the names of v1-5-pruned-emaonly, the file that A1111, ComfyUI and Forge read: the UNet
+under model.diffusion_model., the autoencoder under first_stage_model., the text encoder with its position_ids (int64)
+under cond_stage_model.transformer.text_model.; at the size of SD 1.5 1,131 tensors. Nothing of training is in it: no
+moving average, no noise schedule, no loss. A ControlNet is a file of its own there, as here:
+controlnet: one .safetensors with the names of lllyasviel's files (control_model.).
+diffusers: a folder for StableDiffusionPipeline.from_pretrained; a ControlNet is the folder controlnet/ in it, for
+ControlNetModel.from_pretrained.
+
+Every file of weights carries the metadata of the model file, config included, so that an import gets all of it back.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from ldm_us.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, sha256_file
+from ldm_us.checkpoint import PARTS, write_safetensors
+from ldm_us.config import SD15, ModelConfig
+from weights_convert.convert import Piece, Plan, plan_source
+from weights_convert.detect import detect
+from weights_convert.diffusers_folder import folder_texts
+from weights_convert.export_plan import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
+from weights_convert.import_command import DTYPES, check_folder_of, check_out, choose_config, lazy, part_line
+from weights_convert.rules import Layout
+from weights_convert.sources import COMPONENTS, Source, open_source
+
+FORMATS = ("compvis", "diffusers", "controlnet")
+FOLDER = {*DIFFUSERS, "scheduler", "tokenizer", "model_index.json"}  # all that an export puts into a diffusers folder
+
+# Fields of a config that a sampler chooses anew; all others must be known to use the weights.
+OF_SAMPLING = {
+    "schedule": ("first_timestep", "guidance", "final_alpha_bar_one"),
+    "control": ("scale", "guidance"),
+}
+
+
+def add_export_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command line."""
+    parser = commands.add_parser(
+        "export",
+        help="a model file -> files of other programs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the model file, of train.py or of import")
+    parser.add_argument("--format", choices=FORMATS, required=True, help="whose files to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="DST", help="the .safetensors or folder to write")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers written (as in FILE)")
+    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    parser.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Check everything, then write, then say what was done."""
+    if args.format == "diffusers":
+        check_out_folder(args.out, args.overwrite)
+    else:
+        check_out(args.out, args.overwrite)
+        if args.out.exists() and args.out.samefile(args.file):
+            raise ValueError(f"{args.out}: --out is the model file itself. Choose another name.")
+    source = open_source(args.file)
+    config = own_config(source)
+    plan = plan_source(source, config)
+    files = files_of_weights(args.format, plan)
+    pieces = [
+        piece for layouts in files.values() for layout in layouts for piece in plan_export(source, config, layout)
+    ]
+    dtype = DTYPES.get(args.dtype)
+
+    with full_disk_is_an_error_of_input(args.out):
+        if args.format == "diffusers":
+            with_controlnet = any(layout.part == "controlnet" for layout in plan.layouts)
+            with atomic_folder(args.out) as folder:
+                write_texts(folder, folder_texts(config, with_controlnet))
+                write_weights(folder, files, source, config, dtype)
+        else:
+            write_weights(args.out, files, source, config, dtype)
+    print(summary(args, plan, config, files, pieces))
+
+
+def check_out_folder(out: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a folder that cannot or must not be written; replace nothing but an export."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: --out is a file. Name a folder that is to be made.")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out}: the folder exists. Add --overwrite to replace it, or choose another --out.")
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in FOLDER) if out.exists() else []
+    if foreign:
+        raise ValueError(
+            f"{out}: holds {foreign[0]}, which no export wrote and --overwrite would delete. Choose another."
+        )
+    check_folder_of(out)
+
+
+def own_config(source: Source) -> ModelConfig:
+    """The config of a model file of ours. Raise ValueError for other files, which an import reads first."""
+    if any(layout.naming != "ours" for layout in detect(source)) or "config" not in source.metadata:
+        raise ValueError(
+            f"{source.path}: not a model file of ours. Make one of it with `python -m weights_convert import "
+            f"{source.path} --out model.safetensors`, and export that."
+        )
+    return choose_config(source, preset=None)
+
+
+def files_of_weights(format: str, plan: Plan) -> dict[str, tuple[Layout, ...]]:
+    """The files of weights in --out, and the parts in each; "" is --out itself."""
+    parts = {layout.part for layout in plan.layouts}
+    missing = [part for part in PARTS if part not in parts and (format == "controlnet") == (part == "controlnet")]
+    if missing:
+        raise ValueError(
+            f"{plan.source.path}: holds {', '.join(sorted(parts))}, but no {missing[0]}, which --format {format} "
+            "writes. Give a model that has one."
+        )
+    if format == "compvis":
+        return {"": COMPVIS}
+    if format == "controlnet":
+        return {"": (COMPVIS_CONTROLNET,)}
+    return {
+        f"{component}/{COMPONENTS[component][0]}": (layout,)
+        for component, layout in DIFFUSERS.items()
+        if layout.part in parts
+    }
+
+
+def write_texts(folder: Path, texts: dict[str, str]) -> None:
+    """Write files of text into a folder, and the folders in it that they need."""
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        with atomic_file(folder / name) as file:
+            file.write(text.encode())
+
+
+def write_weights(
+    out: Path, files: dict[str, tuple[Layout, ...]], source: Source, config: ModelConfig, dtype: torch.dtype | None
+) -> None:
+    """Write every file of weights, tensor by tensor."""
+    metadata = {key: value for key, value in source.metadata.items() if key != "format"}
+    for name, layouts in files.items():
+        tensors = [lazy(piece, dtype) for layout in layouts for piece in plan_export(source, config, layout)]
+        tensors += [tensor for layout in layouts for tensor in position_ids(config, layout)]
+        write_safetensors(out / name, tensors, metadata)
+
+
+def summary(
+    args: argparse.Namespace,
+    plan: Plan,
+    config: ModelConfig,
+    files: dict[str, tuple[Layout, ...]],
+    pieces: Iterable[Piece],
+) -> str:
+    """What was found, taken, left out and written, and what the reader of the files must know."""
+    source, taken = plan.source, {layout.part for layouts in files.values() for layout in layouts}
+    found = ", ".join(f"{layout.part} ({layout.naming})" for layout in plan.layouts)
+    lines = [f"{source.path}: {len(source.entries)} tensors; {found}"]
+    lines += [f"  read {file}  sha256 {sha256_file(file)}" for file in source.files]
+    for part in PARTS:
+        own = [piece for piece in plan.pieces if piece.target.startswith(f"{part}.")]
+        if own and part not in taken:
+            why = "--format controlnet writes it" if part == "controlnet" else "a ControlNet's file holds it alone"
+            lines.append(f"  left out {len(own):4}: {part}: {why}")
+    for part in PARTS:
+        own = [piece for piece in pieces if piece.key.startswith(f"{part}.")]
+        if own:
+            lines.append(part_line(part, own, DTYPES.get(args.dtype)) + (", position_ids int64" * (part == "text")))
+    for path in (args.out / name for name in files):
+        lines.append(f"wrote {path}  {path.stat().st_size:,} bytes  sha256 {sha256_file(path)}")
+    return "\n".join([*lines, *notes(args, config, taken)])
+
+
+def notes(args: argparse.Namespace, config: ModelConfig, taken: set[str]) -> Iterator[str]:
+    """How to load a diffusers folder; what a CompVis file leaves unsaid."""
+    if args.format != "diffusers":
+        different = [*unlike_sd15(config, taken)]
+        if different:
+            yield (
+                f"note: not as in SD 1.5, and no place for it in this layout: {', '.join(different)}. A program that "
+                "expects SD 1.5 will not load the file, or will sample wrongly. `weights_convert import` reads it."
+            )
+        return
+    yield f'load StableDiffusionPipeline.from_pretrained("{args.out}"), guidance_scale={config.guidance(masked=False)}'
+    if "controlnet" in taken:
+        yield (
+            f'load ControlNetModel.from_pretrained("{args.out / "controlnet"}"), '
+            f"guidance_scale={config.guidance(masked=True)}, controlnet_conditioning_scale={config.control.scale}"
+        )
+
+
+def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
+    """The values of the parts taken that are not SD 1.5's: what a reader of a layout without a config takes for it."""
+    tables = {"schedule", "unet", "control"} if "controlnet" in taken else {"schedule", *taken}
+    for table in sorted(tables):
+        for field in fields(getattr(config, table)):
+            value, usual = (getattr(getattr(one, table), field.name) for one in (config, SD15))
+            if value != usual and field.name not in OF_SAMPLING.get(table, ()):
+                shown = f"{value:.5g}" if isinstance(value, float) else value
+                yield f"{table}.{field.name} {shown}"
