@@ -1,0 +1,136 @@
+"""Tokenizer and networks against transformers and diffusers: each gets the same input on both sides, part by part."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.parity_table import Row, compare, compare_calls
+from ldm_us.clip import tokenize
+from ldm_us.data.records import class_prompt
+from ldm_us.model import LatentDiffusion
+
+PROMPTS = {
+    "nothing": "",
+    "a prompt": class_prompt("malignant"),
+    "accents": "\u00c9chographie du sein : l\u00e9sion b\u00e9nigne, \u00e0 c\u00f4t\u00e9 na\u00efve",
+    "numbers and signs": "BI-RADS 4a; 12.5x7mm @ 10MHz -- it's (not) 'simple' #1 & <50%>!",
+    "capitals and spaces": "  UltraSound \t IMAGE\n of   a BREAST ",
+    "other scripts": "\u4e73\u817a\u8d85\u58f0 \u0423\u0417\u0418 \U0001f600 5\u00b5m \u00bd",
+    "exactly 75 words": "breast " * 75,  # 77 tokens with start and end
+    "76 words, one too many": "breast " * 76,
+    "a long prompt": ", ".join(f"lesion number {i} is hypoechoic" for i in range(40)),
+}
+TIMESTEPS = ((0, 1), (37, 961), (500, 999))  # of the two samples of a batch
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same weights twice."""
+
+    ours: LatentDiffusion
+    theirs: Any  # StableDiffusionPipeline: .tokenizer .text_encoder .vae .unet .scheduler
+    their_controlnet: Any | None  # ControlNetModel, where the model has a ControlNet
+
+    @property
+    def latent_channels(self) -> int:
+        """The c of latents (b, c, h, w)."""
+        return self.ours.config.vae.latent_channels
+
+
+def normal(pair: Pair, *shape: int) -> Tensor:
+    """Standard normal noise, for every device the same."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(pair.ours.device)
+
+
+def compare_text(pair: Pair) -> Iterator[Row]:
+    """Prompts to tokens, then the tokens of all prompts to text states."""
+    length = pair.ours.config.text.length
+    padded = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    for name, prompt in PROMPTS.items():
+        theirs = pair.theirs.tokenizer([prompt], **padded).input_ids
+        yield compare(f"tokens: {name}", tokenize(prompt, length), theirs)
+    tokens = tokenize(list(PROMPTS.values()), length).to(pair.ours.device)
+    yield compare_calls(
+        "text states of these prompts",
+        lambda: pair.ours.text(tokens),
+        lambda: pair.theirs.text_encoder(tokens).last_hidden_state,
+    )
+
+
+def compare_vae(pair: Pair) -> Iterator[Row]:
+    """Pixels to moments and to the scaled posterior, latents to pixels; sides that are odd numbers of latents too."""
+    ours, theirs = pair.ours.vae, pair.theirs.vae
+    f, scale = pair.ours.config.vae.downsampling, theirs.config.scaling_factor
+    for h, w in ((8, 8), (9, 13)):
+        x = normal(pair, 1, 3, h * f, w * f).clamp(-1, 1)
+        z = normal(pair, 1, pair.latent_channels, h, w)
+        size = f"{h * f}x{w * f}"
+        yield compare_calls(
+            f"VAE moments, {size}",
+            lambda x=x: ours.moments(x),
+            lambda x=x: theirs.encode(x).latent_dist.parameters,
+        )
+        posterior, their_posterior = ours.encode(x), theirs.encode(x).latent_dist
+        yield compare(f"VAE posterior mean, scaled, {size}", posterior.mean, scale * their_posterior.mean)
+        yield compare(f"VAE posterior std, scaled, {size}", posterior.std, scale * their_posterior.std)
+        yield compare_calls(
+            f"VAE decode, {size}", lambda z=z: ours.decode(z), lambda z=z: theirs.decode(z / scale).sample
+        )
+
+
+def latent_sizes(pair: Pair) -> tuple[tuple[int, int], ...]:
+    """(h, w) of latents: square, and with sides whose coarsest feature maps are 3 and 5, which are odd."""
+    unit = pair.ours.config.size_multiple // pair.ours.config.vae.downsampling
+    return (2 * unit, 2 * unit), (3 * unit, 5 * unit)
+
+
+def unet_inputs(pair: Pair, h: int, w: int, t: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """z_t (2, c, h, w), t (2,) and the states of a prompt and of none (2, n, d)."""
+    z_t = normal(pair, 2, pair.latent_channels, h, w)
+    context = pair.ours.encode_prompts([class_prompt("benign"), ""])
+    return z_t, torch.tensor(t, device=z_t.device), context
+
+
+def compare_unet(pair: Pair) -> Iterator[Row]:
+    """What the denoiser predicts without a ControlNet, eps or v."""
+    for h, w in latent_sizes(pair):
+        for t in TIMESTEPS:
+            z_t, t_batch, context = unet_inputs(pair, h, w, t)
+            yield compare_calls(
+                f"UNet, t = {t[0]} and {t[1]}",
+                lambda z_t=z_t, t=t_batch, c=context: pair.ours.unet(z_t, t, c),
+                lambda z_t=z_t, t=t_batch, c=context: pair.theirs.unet(z_t, t, encoder_hidden_states=c).sample,
+            )
+
+
+def compare_controlnet(pair: Pair) -> Iterator[Row]:
+    """Every residual of a ControlNet, then the denoiser that takes them, each side its own."""
+    if pair.ours.controlnet is None:
+        return
+    f, t = pair.ours.config.vae.downsampling, TIMESTEPS[1]
+    for h, w in latent_sizes(pair):
+        z_t, t_batch, context = unet_inputs(pair, h, w, t)
+        hint = (normal(pair, 2, 3, h * f, w * f) > 0).float()
+        control = pair.ours.controlnet(z_t, t_batch, context, hint)
+        their_skips, their_middle = pair.their_controlnet(z_t, t_batch, context, hint, return_dict=False)
+        residuals, their_residuals = [*control.skips, control.middle], [*their_skips, their_middle]
+        yield compare("ControlNet: how many residuals", *map(torch.tensor, ([len(residuals)], [len(their_residuals)])))
+        for i, (residual, their_residual) in enumerate(zip(residuals, their_residuals, strict=False), 1):
+            yield compare(f"ControlNet residual {i} of {len(residuals)}", residual, their_residual)
+        yield compare_calls(
+            f"UNet with control, t = {t[0]} and {t[1]}",
+            lambda z_t=z_t, t=t_batch, c=context, control=control: pair.ours.unet(z_t, t, c, control),
+            lambda z_t=z_t, t=t_batch, c=context, skips=their_skips, middle=their_middle: (
+                pair.theirs.unet(
+                    z_t,
+                    t,
+                    encoder_hidden_states=c,
+                    down_block_additional_residuals=skips,
+                    mid_block_additional_residual=middle,
+                ).sample
+            ),
+        )
