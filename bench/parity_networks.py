@@ -62,24 +62,22 @@ def compare_text(pair: Pair) -> Iterator[Row]:
 
 
 def compare_vae(pair: Pair) -> Iterator[Row]:
-    """Pixels to moments and to the scaled posterior, latents to pixels; sides that are odd numbers of latents too."""
+    """The autoencoder both ways; sides that are odd numbers of latents too."""
+    for h, w in ((8, 8), (9, 13)):
+        yield from compare_vae_at(pair, h, w)
+
+
+def compare_vae_at(pair: Pair, h: int, w: int) -> Iterator[Row]:
+    """Pixels to moments and to the scaled posterior, latents (1, c, h, w) to pixels."""
     ours, theirs = pair.ours.vae, pair.theirs.vae
     f, scale = pair.ours.config.vae.downsampling, theirs.config.scaling_factor
-    for h, w in ((8, 8), (9, 13)):
-        x = normal(pair, 1, 3, h * f, w * f).clamp(-1, 1)
-        z = normal(pair, 1, pair.latent_channels, h, w)
-        size = f"{h * f}x{w * f}"
-        yield compare_calls(
-            f"VAE moments, {size}",
-            lambda x=x: ours.moments(x),
-            lambda x=x: theirs.encode(x).latent_dist.parameters,
-        )
-        posterior, their_posterior = ours.encode(x), theirs.encode(x).latent_dist
-        yield compare(f"VAE posterior mean, scaled, {size}", posterior.mean, scale * their_posterior.mean)
-        yield compare(f"VAE posterior std, scaled, {size}", posterior.std, scale * their_posterior.std)
-        yield compare_calls(
-            f"VAE decode, {size}", lambda z=z: ours.decode(z), lambda z=z: theirs.decode(z / scale).sample
-        )
+    x = normal(pair, 1, 3, h * f, w * f).clamp(-1, 1)
+    z = normal(pair, 1, pair.latent_channels, h, w)
+    yield compare_calls("VAE moments", lambda: ours.moments(x), lambda: theirs.encode(x).latent_dist.parameters)
+    posterior, their_posterior = ours.encode(x), theirs.encode(x).latent_dist
+    yield compare("VAE posterior, scaled mean", posterior.mean, scale * their_posterior.mean)
+    yield compare("VAE posterior, scaled std", posterior.std, scale * their_posterior.std)
+    yield compare_calls("VAE decode", lambda: ours.decode(z), lambda: theirs.decode(z / scale).sample)
 
 
 def latent_sizes(pair: Pair) -> tuple[tuple[int, int], ...]:
@@ -99,38 +97,50 @@ def compare_unet(pair: Pair) -> Iterator[Row]:
     """What the denoiser predicts without a ControlNet, eps or v."""
     for h, w in latent_sizes(pair):
         for t in TIMESTEPS:
-            z_t, t_batch, context = unet_inputs(pair, h, w, t)
-            yield compare_calls(
-                f"UNet, t = {t[0]} and {t[1]}",
-                lambda z_t=z_t, t=t_batch, c=context: pair.ours.unet(z_t, t, c),
-                lambda z_t=z_t, t=t_batch, c=context: pair.theirs.unet(z_t, t, encoder_hidden_states=c).sample,
-            )
+            yield compare_unet_at(pair, h, w, t)
+
+
+def compare_unet_at(pair: Pair, h: int, w: int, t: tuple[int, ...]) -> Row:
+    """Latents (2, c, h, w), one at each of the two t."""
+    z_t, t_batch, context = unet_inputs(pair, h, w, t)
+    return compare_calls(
+        f"UNet, t = {t[0]} and {t[1]}",
+        lambda: pair.ours.unet(z_t, t_batch, context),
+        lambda: pair.theirs.unet(z_t, t_batch, encoder_hidden_states=context).sample,
+    )
 
 
 def compare_controlnet(pair: Pair) -> Iterator[Row]:
-    """Every residual of a ControlNet, then the denoiser that takes them, each side its own."""
-    if pair.ours.controlnet is None:
-        return
-    f, t = pair.ours.config.vae.downsampling, TIMESTEPS[1]
-    for h, w in latent_sizes(pair):
-        z_t, t_batch, context = unet_inputs(pair, h, w, t)
-        hint = (normal(pair, 2, 3, h * f, w * f) > 0).float()
-        control = pair.ours.controlnet(z_t, t_batch, context, hint)
-        their_skips, their_middle = pair.their_controlnet(z_t, t_batch, context, hint, return_dict=False)
-        residuals, their_residuals = [*control.skips, control.middle], [*their_skips, their_middle]
-        yield compare("ControlNet: how many residuals", *map(torch.tensor, ([len(residuals)], [len(their_residuals)])))
-        for i, (residual, their_residual) in enumerate(zip(residuals, their_residuals, strict=False), 1):
-            yield compare(f"ControlNet residual {i} of {len(residuals)}", residual, their_residual)
-        yield compare_calls(
-            f"UNet with control, t = {t[0]} and {t[1]}",
-            lambda z_t=z_t, t=t_batch, c=context, control=control: pair.ours.unet(z_t, t, c, control),
-            lambda z_t=z_t, t=t_batch, c=context, skips=their_skips, middle=their_middle: (
-                pair.theirs.unet(
-                    z_t,
-                    t,
-                    encoder_hidden_states=c,
-                    down_block_additional_residuals=skips,
-                    mid_block_additional_residual=middle,
-                ).sample
-            ),
-        )
+    """Every residual of a ControlNet, where the model has one, and the denoiser that takes them."""
+    if pair.ours.controlnet is not None:
+        for h, w in latent_sizes(pair):
+            yield from compare_controlnet_at(pair, h, w)
+
+
+def compare_controlnet_at(pair: Pair, h: int, w: int) -> Iterator[Row]:
+    """Latents (2, c, h, w) and hints of their size; each denoiser takes the residuals of its own side."""
+    t, f = TIMESTEPS[1], pair.ours.config.vae.downsampling
+    z_t, t_batch, context = unet_inputs(pair, h, w, t)
+    hint = (normal(pair, 2, 3, h * f, w * f) > 0).float()
+    control = pair.ours.controlnet(z_t, t_batch, context, hint)
+    their_skips, their_middle = pair.their_controlnet(z_t, t_batch, context, hint, return_dict=False)
+
+    residuals, their_residuals = [*control.skips, control.middle], [*their_skips, their_middle]
+    yield compare(
+        "ControlNet: how many residuals", *(torch.tensor([len(each)]) for each in (residuals, their_residuals))
+    )
+    for i, (residual, their_residual) in enumerate(zip(residuals, their_residuals, strict=False), 1):
+        yield compare(f"ControlNet residual {i} of {len(residuals)}", residual, their_residual)
+    yield compare_calls(
+        f"UNet with control, t = {t[0]} and {t[1]}",
+        lambda: pair.ours.unet(z_t, t_batch, context, control),
+        lambda: (
+            pair.theirs.unet(
+                z_t,
+                t_batch,
+                encoder_hidden_states=context,
+                down_block_additional_residuals=their_skips,
+                mid_block_additional_residual=their_middle,
+            ).sample
+        ),
+    )
