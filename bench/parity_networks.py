@@ -1,16 +1,18 @@
 """Tokenizer and networks against transformers and diffusers: each gets the same input on both sides, part by part."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.parity_table import Row, compare, compare_calls
+from bench.parity_table import Row, compare, compare_calls, timed
 from ldm_us.clip import tokenize
 from ldm_us.data.records import class_prompt
 from ldm_us.model import LatentDiffusion
+from ldm_us.unet import Control, encoder_widths
 
 PROMPTS = {
     "nothing": "",
@@ -46,6 +48,51 @@ def normal(pair: Pair, *shape: int) -> Tensor:
     return torch.randn(shape, generator=generator).to(pair.ours.device)
 
 
+@contextmanager
+def recorded(*modules: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, every tensor that these modules give is kept, in the order of the computation.
+
+    An encoder gives its last feature map and then all of them, here as in diffusers: those are kept.
+    """
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        last = output if isinstance(output, Tensor) else output[-1]
+        kept.extend([last] if isinstance(last, Tensor) else last)
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def compare_inside(
+    what: str,
+    names: list[str],
+    modules: tuple[list[nn.Module], list[nn.Module]],
+    ours: Callable[[], Tensor],
+    theirs: Callable[[], Tensor],
+) -> Iterator[Row]:
+    """Call both sides; compare what these modules of each gave on the way, then the results.
+
+    A result alone would not do: what is wrong deep inside a UNet hardly shows in its output.
+    """
+    with recorded(*modules[0]) as inside:
+        result, seconds = timed(ours)
+    with recorded(*modules[1]) as their_inside:
+        their_result, their_seconds = timed(theirs)
+    for name, part, their_part in zip(names, inside, their_inside, strict=True):
+        yield compare(f"{what}: {name}", part, their_part)
+    yield compare(what, result, their_result, (seconds, their_seconds))
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """name 1, name 2, ..."""
+    return [f"{name} {i + 1}" for i in range(count)]
+
+
 def compare_text(pair: Pair) -> Iterator[Row]:
     """Prompts to tokens, then the tokens of all prompts to text states."""
     length = pair.ours.config.text.length
@@ -73,17 +120,30 @@ def compare_vae_at(pair: Pair, h: int, w: int) -> Iterator[Row]:
     f, scale = pair.ours.config.vae.downsampling, theirs.config.scaling_factor
     x = normal(pair, 1, 3, h * f, w * f).clamp(-1, 1)
     z = normal(pair, 1, pair.latent_channels, h, w)
-    yield compare_calls("VAE moments", lambda: ours.moments(x), lambda: theirs.encode(x).latent_dist.parameters)
+    levels = len(ours.encoder.downs)
+    yield from compare_inside(
+        "VAE moments",
+        [*numbered("level", levels), "middle"],
+        ([*ours.encoder.downs, ours.encoder.middle], [*theirs.encoder.down_blocks[:levels], theirs.encoder.mid_block]),
+        lambda: ours.moments(x),
+        lambda: theirs.encode(x).latent_dist.parameters,
+    )
     posterior, their_posterior = ours.encode(x), theirs.encode(x).latent_dist
     yield compare("VAE posterior, scaled mean", posterior.mean, scale * their_posterior.mean)
     yield compare("VAE posterior, scaled std", posterior.std, scale * their_posterior.std)
-    yield compare_calls("VAE decode", lambda: ours.decode(z), lambda: theirs.decode(z / scale).sample)
+    yield from compare_inside(
+        "VAE decode",
+        ["middle", *numbered("level", levels)],
+        ([ours.decoder.middle, *ours.decoder.ups], [theirs.decoder.mid_block, *theirs.decoder.up_blocks[:levels]]),
+        lambda: ours.decode(z),
+        lambda: theirs.decode(z / scale).sample,
+    )
 
 
 def latent_sizes(pair: Pair) -> tuple[tuple[int, int], ...]:
-    """(h, w) of latents: square, and with sides whose coarsest feature maps are 3 and 5, which are odd."""
+    """(h, w) of latents: square, and with sides whose coarsest feature maps are 1 and 3, which are odd."""
     unit = pair.ours.config.size_multiple // pair.ours.config.vae.downsampling
-    return (2 * unit, 2 * unit), (3 * unit, 5 * unit)
+    return (2 * unit, 2 * unit), (unit, 3 * unit)
 
 
 def unet_inputs(pair: Pair, h: int, w: int, t: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,17 +157,8 @@ def compare_unet(pair: Pair) -> Iterator[Row]:
     """What the denoiser predicts without a ControlNet, eps or v."""
     for h, w in latent_sizes(pair):
         for t in TIMESTEPS:
-            yield compare_unet_at(pair, h, w, t)
-
-
-def compare_unet_at(pair: Pair, h: int, w: int, t: tuple[int, ...]) -> Row:
-    """Latents (2, c, h, w), one at each of the two t."""
-    z_t, t_batch, context = unet_inputs(pair, h, w, t)
-    return compare_calls(
-        f"UNet, t = {t[0]} and {t[1]}",
-        lambda: pair.ours.unet(z_t, t_batch, context),
-        lambda: pair.theirs.unet(z_t, t_batch, encoder_hidden_states=context).sample,
-    )
+            inputs = unet_inputs(pair, h, w, t)
+            yield from compare_unet_at(pair, f"UNet, t = {t[0]} and {t[1]}", *inputs)
 
 
 def compare_controlnet(pair: Pair) -> Iterator[Row]:
@@ -126,21 +177,33 @@ def compare_controlnet_at(pair: Pair, h: int, w: int) -> Iterator[Row]:
     their_skips, their_middle = pair.their_controlnet(z_t, t_batch, context, hint, return_dict=False)
 
     residuals, their_residuals = [*control.skips, control.middle], [*their_skips, their_middle]
-    yield compare(
-        "ControlNet: how many residuals", *(torch.tensor([len(each)]) for each in (residuals, their_residuals))
-    )
+    counts = (torch.tensor([len(each)]) for each in (residuals, their_residuals))
+    yield compare("ControlNet: how many residuals", *counts)
     for i, (residual, their_residual) in enumerate(zip(residuals, their_residuals, strict=False), 1):
         yield compare(f"ControlNet residual {i} of {len(residuals)}", residual, their_residual)
-    yield compare_calls(
-        f"UNet with control, t = {t[0]} and {t[1]}",
-        lambda: pair.ours.unet(z_t, t_batch, context, control),
-        lambda: (
-            pair.theirs.unet(
-                z_t,
-                t_batch,
-                encoder_hidden_states=context,
-                down_block_additional_residuals=their_skips,
-                mid_block_additional_residual=their_middle,
-            ).sample
+    their_control = {"down_block_additional_residuals": their_skips, "mid_block_additional_residual": their_middle}
+    yield from compare_unet_at(pair, "UNet with control", z_t, t_batch, context, control, their_control)
+
+
+def compare_unet_at(
+    pair: Pair,
+    what: str,
+    z_t: Tensor,
+    t: Tensor,
+    context: Tensor,
+    control: Control | None = None,
+    their_control: dict[str, Any] | None = None,
+) -> Iterator[Row]:
+    """Every feature map of the encoder, the middle, the levels of the decoder, the prediction."""
+    ours, theirs = pair.ours.unet, pair.theirs.unet
+    levels = len(ours.decoder.ups)
+    yield from compare_inside(
+        what,
+        [*numbered("encoder", len(encoder_widths(ours.config))), "middle", *numbered("decoder", levels)],
+        (
+            [ours.encoder, ours.middle, *ours.decoder.ups],
+            [theirs.conv_in, *theirs.down_blocks, theirs.mid_block, *theirs.up_blocks[:levels]],
         ),
+        lambda: ours(z_t, t, context, control),
+        lambda: theirs(z_t, t, encoder_hidden_states=context, **(their_control or {})).sample,
     )

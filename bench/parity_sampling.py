@@ -2,14 +2,13 @@
 
 import statistics
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.parity_networks import Pair, normal
+from bench.parity_networks import Pair, normal, recorded
 from bench.parity_table import Row, compare, now
 from ldm_us.data.records import class_prompt
 from ldm_us.ddim import ddim_step, ddim_timesteps
@@ -133,7 +132,7 @@ def our_trajectory(pair: Pair, sample: Sample) -> Trajectory:
         seen.z.append(step.z)
         seen.stamps.append(now())
 
-    with recorded(model.unet, seen.predictions):
+    with recorded(model.unet) as seen.predictions:
         seen.image = generate(
             model,
             [sample.prompt],
@@ -165,7 +164,7 @@ def their_trajectory(pair: Pair, sample: Sample) -> Trajectory:
     if sample.masked:
         image = ellipse(pair, sample.size).expand(-1, 3, -1, -1)
         control = {"image": image, "controlnet_conditioning_scale": pair.ours.config.control.scale}
-    with recorded(pair.theirs.unet, seen.predictions):
+    with recorded(pair.theirs.unet) as seen.predictions:
         seen.image = their_pipeline(pair, sample)(
             prompt=sample.prompt,
             negative_prompt=sample.negative_prompt,
@@ -196,20 +195,6 @@ def their_pipeline(pair: Pair, sample: Sample) -> Any:
         pipeline = StableDiffusionPipeline(**parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-@contextmanager
-def recorded(unet: nn.Module, predictions: list[Tensor]) -> Iterator[None]:
-    """Inside, everything that a denoiser gives is kept."""
-
-    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        predictions.append(output[0] if isinstance(output, tuple) else output)
-
-    handle = unet.register_forward_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def start(pair: Pair, sample: Sample) -> Tensor:

@@ -93,7 +93,12 @@ def stand_in(model):
         control = None if middle is None else Control(skips, middle)
         return SimpleNamespace(sample=model.unet(z_t, t, encoder_hidden_states, control))
 
+    downs, ups = list(model.vae.encoder.downs), list(model.vae.decoder.ups)
+    unet.conv_in, unet.down_blocks = model.unet.encoder, []  # the encoder gives all feature maps at once
+    unet.mid_block, unet.up_blocks = model.unet.middle, list(model.unet.decoder.ups)
     vae = SimpleNamespace(
+        encoder=SimpleNamespace(down_blocks=downs, mid_block=model.vae.encoder.middle),
+        decoder=SimpleNamespace(up_blocks=ups, mid_block=model.vae.decoder.middle),
         config=SimpleNamespace(scaling_factor=model.vae.scale),
         encode=encode,
         decode=lambda z: SimpleNamespace(sample=model.vae.decode_unscaled(z)),
@@ -127,6 +132,13 @@ def test_filled_weights_are_the_same_every_time_and_nowhere_zero_so_that_every_r
     assert all(value.count_nonzero() > 0.9 * value.numel() for value in load_model(filled_file).parameters())
 
 
+def test_the_hint_counts_with_filled_weights(two):
+    pair, _ = two
+    hint = torch.zeros(1, 3, MICRO.image_size, MICRO.image_size)
+    features, of_inverse = (pair.ours.controlnet.hint_network(each) for each in (hint, 1 - hint))
+    assert compare("hint features", of_inverse, features).relative > 0.1
+
+
 def test_filled_weights_can_be_exported(filled_file, tmp_path, export):
     assert export(filled_file, "--format", "diffusers", "--out", tmp_path / "folder")[0] == 0
 
@@ -142,7 +154,10 @@ def test_networks_of_the_same_weights_agree_and_every_residual_has_its_row(two):
     {
         "text.norm_out.bias": "text states",
         "vae.quant_conv.bias": "VAE moments",
+        "vae.encoder.middle.res_2.conv_2.bias": "VAE moments: middle",
         "vae.decoder.conv_out.bias": "VAE decode",
+        "unet.encoder.levels.0.res.0.conv_2.bias": "UNet, t = 0 and 1: encoder 2",
+        "unet.middle.res_2.conv_2.bias": "UNet, t = 0 and 1: middle",
         "unet.decoder.conv_out.bias": "UNet, t = 0 and 1",
         "controlnet.hint_network.conv_out.bias": "ControlNet residual 1 of",
         "controlnet.zero_convs.2.bias": "ControlNet residual 3 of",
