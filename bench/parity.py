@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_extra("bench", *PACKAGES)
     check_device(options.device)
     quiet()
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU convolutions would round to 10 bits
     print(", ".join(f"{package} {version(package)}" for package in ("torch", *PACKAGES)))
     print(f"float32, {options.device}, {torch.get_num_threads()} threads")
     differ = False

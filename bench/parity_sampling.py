@@ -28,7 +28,7 @@ def compare_schedule(pair: Pair) -> Iterator[Row]:
     for steps in GRIDS:
         grid = torch.tensor([t for t, _ in ddim_timesteps(schedule, steps)])
         scheduler.set_timesteps(steps)
-        yield compare(f"timesteps of {steps} steps", grid, scheduler.timesteps)
+        yield compare(f"timesteps, S = {steps}", grid, scheduler.timesteps)
     z_0, eps = normal(pair, 3, pair.latent_channels, 8, 8), normal(pair, 3, pair.latent_channels, 8, 8).flip(0)
     t = torch.tensor([0, 499, 999], device=z_0.device)
     yield compare("noised latents", q_sample(schedule, z_0, t, eps), scheduler.add_noise(z_0, eps, t))
