@@ -232,7 +232,7 @@ def test_a_model_without_a_controlnet_has_none_to_export(export, without_control
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "lora"])
 def test_numbers_that_fp16_cannot_hold_are_refused_and_nothing_is_written(format, export, tmp_path):
     state = made(MICRO).state_dict()
     for name in ("unet.decoder.conv_out.bias", "controlnet.zero_conv_middle.bias"):

@@ -7,6 +7,7 @@ moving average, no noise schedule, no loss. A ControlNet is a file of its own th
 controlnet: one .safetensors with the names of lllyasviel's files (control_model.).
 diffusers: a folder for StableDiffusionPipeline.from_pretrained; a ControlNet is the folder controlnet/ in it, for
 ControlNetModel.from_pretrained.
+lora: one .safetensors; --names kohya is for A1111, ComfyUI and Forge, --names diffusers for load_lora_weights.
 
 Every file of weights carries the metadata of the model file, config included, so that an import gets all of it back.
 """
@@ -26,10 +27,11 @@ from weights_convert.detect import detect
 from weights_convert.diffusers_folder import folder_texts
 from weights_convert.export_plan import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
 from weights_convert.import_command import DTYPES, check_folder_of, check_out, choose_config, lazy, part_line
+from weights_convert.lora_command import NAMINGS, export_lora
 from weights_convert.rules import Layout
 from weights_convert.sources import COMPONENTS, Source, open_source
 
-FORMATS = ("compvis", "diffusers", "controlnet")
+FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 FOLDER = {*DIFFUSERS, "scheduler", "tokenizer", "model_index.json"}  # all that an export puts into a diffusers folder
 
 # Fields of a config that a sampler chooses anew; all others must be known to use the weights.
@@ -47,8 +49,11 @@ def add_export_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the model file, of train.py or of import")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a model file, of train.py or of import, or a LoRA of train.py"
+    )
     parser.add_argument("--format", choices=FORMATS, required=True, help="whose files to write")
+    parser.add_argument("--names", choices=NAMINGS, help="--format lora: whose names")
     parser.add_argument("--out", type=Path, required=True, metavar="DST", help="the .safetensors or folder to write")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers written (as in FILE)")
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
@@ -57,6 +62,13 @@ def add_export_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_export(args: argparse.Namespace) -> None:
     """Check everything, then write, then say what was done."""
+    if (args.format == "lora") != (args.names is not None):
+        raise ValueError(
+            f"--format {args.format}: --names diffusers|kohya belongs to --format lora, and to that alone."
+        )
+    if args.format == "lora":
+        export_lora(args.file, args.out, args.names, args.dtype, args.overwrite)
+        return
     if args.format == "diffusers":
         check_out_folder(args.out, args.overwrite)
     else:

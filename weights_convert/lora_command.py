@@ -29,7 +29,7 @@ FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers writes into a
 OF_OTHERS = (HEADER, "format", "sources", "ss_network_module", "ss_network_dim", "ss_network_alpha")  # not carried back
 
 
-def run_export_lora(path: Path, out: Path, names: str, dtype: str | None = None, overwrite: bool = False) -> None:
+def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, overwrite: bool = False) -> None:
     """Write a LoRA file of ours in the names "diffusers" or "kohya"; dtype one of DTYPES, None: as in the file.
 
     Raise ValueError for a LoRA that those names have no place for, before anything is written.
@@ -123,7 +123,7 @@ def kohya_settings(updates: Sequence[Update]) -> dict[str, str]:
     return settings
 
 
-def run_import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
+def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
     """Write a LoRA of another program, a file or diffusers' folder, as one of ours, for models of the size of `base`.
 
     Which model it was trained on is known only if we exported it. Raise ValueError, in one sentence, for other kinds of
