@@ -31,6 +31,7 @@ from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png, to_picture
 from ldm_us.sampling import check_size
 from ldm_us.synthesis.added_controls import load_added, parse_added
+from ldm_us.synthesis.copies import IsCopy, check_copies_options, copies_fields, load_is_copy, without_copies
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
 from ldm_us.synthesis.edits import draw_edits, wants_edit
 from ldm_us.synthesis.fields import Fields, origin_fields, subject_fields
@@ -54,28 +55,21 @@ def main(argv: list[str] | None = None) -> int:
         print(describe_model(options.weights))
         return 0
     check_options(options)
+    check_copies_options(options)
     options.device = local_device(options.device)
     if options.verify is not None:
         verdict = verify(options.verify, source, options.device, options)
         print(verdict.sentence)
         return 0 if verdict.equal else 1
 
-    plan = make_plan(
-        options.labels,
-        options.prompt,
-        options.mask,
-        n=options.n,
-        seed=options.seed,
-        balance=options.balance,
-        layout=options.layout,
-    )
-    check_seed(plan.last_seed)
+    plan = plan_of(options)
     with joined() as crew:
         model, weights_fields = load_sampler(source, options.device, note if crew.main else lambda sentence: None)
         settings = choose_settings(options, model, plan)
         fields = origin_fields(options.device) | weights_fields | asdict(settings)
         edits, added = checked_edits(options, model, settings.size, crew)
-        fields |= edits
+        fields |= edits | copies_fields(options)
+        is_copy = load_is_copy(options, model, settings)
         if options.watermark:
             check_watermark_size(settings.size)
             fields["watermark"] = watermark_version()
@@ -87,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             draw = partial(draw_images, model, settings=settings)
             if wants_edit(options):
                 draw = partial(draw_edits, options, model, settings=settings, added=added, out=out)
-            made = make_samples(draw, plan, settings, fields, options.batch, out, crew)
+            made = make_samples(draw, is_copy, plan, settings, fields, options.batch, out, crew)
             crew.barrier()
             if crew.main:
                 finish(out, plan)
@@ -95,6 +89,21 @@ def main(argv: list[str] | None = None) -> int:
         if crew.main:
             print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
     return 0
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Which samples the options ask for."""
+    plan = make_plan(
+        options.labels,
+        options.prompt,
+        options.mask,
+        n=options.n,
+        seed=options.seed,
+        balance=options.balance,
+        layout=options.layout,
+    )
+    check_seed(plan.last_seed)
+    return plan
 
 
 def choose_settings(options: argparse.Namespace, model: LatentDiffusion, plan: Plan) -> Settings:
@@ -152,7 +161,14 @@ def describe_plan(plan: Plan, size: int, crew: Crew) -> Fields:
 
 
 def make_samples(
-    draw: Callable[..., Tensor], plan: Plan, settings: Settings, fields: Fields, batch: int, out: Path, crew: Crew
+    draw: Callable[..., Tensor],
+    is_copy: IsCopy | None,
+    plan: Plan,
+    settings: Settings,
+    fields: Fields,
+    batch: int,
+    out: Path,
+    crew: Crew,
 ) -> int:
     """Draw and write what is this process's share and not there yet; -> how many that were."""
     done = done_numbers(out)
@@ -163,11 +179,12 @@ def make_samples(
         for samples in batches(left, batch):
             masks = [mask_of(plan, sample, settings.size) for sample in samples]
             wanted = [Wanted(s.subject.prompt, s.seed, mask) for s, mask in zip(samples, masks, strict=True)]
-            images = draw(wanted=wanted, on_step=lambda step: bar.update(len(step.z)))
-            for sample, mask, x in zip(samples, masks, images, strict=True):
+            images, tried = without_copies(draw, is_copy, wanted, on_step=lambda step: bar.update(len(step.z)))
+            for sample, mask, x, seeds in zip(samples, masks, images, tried, strict=True):
                 picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
                 picture = add_watermark(picture) if "watermark" in fields else picture
-                own = subject_fields(sample.subject, sample.seed, mask)
+                own = subject_fields(sample.subject, seeds[-1], mask)
+                own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
                 write_sample(out, finished, sample, picture, mask, fields | own)
     return total
 

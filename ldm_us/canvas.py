@@ -41,6 +41,10 @@ class Canvas:
             large = [(x * SCALE, y * SCALE) for x, y in piece]
             self.draw.line(large, fill=colour, width=max(1, round(width * SCALE)), joint="curve")
 
+    def area(self, points: Sequence[Point], colour: str) -> None:
+        """A filled polygon; it hides what was drawn before."""
+        self.draw.polygon([(x * SCALE, y * SCALE) for x, y in points], fill=colour)
+
     def dot(self, centre: Point, radius: float, colour: str) -> None:
         """A filled circle."""
         x, y = (value * SCALE for value in centre)

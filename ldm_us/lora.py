@@ -8,8 +8,9 @@ ldm_us/lora_file.py keeps the updates in a small file of their own.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,19 @@ TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") 
 CONTROL_PARTS = ("controlnet.hint_network", "controlnet.zero_convs", "controlnet.zero_conv_middle")
 
 
+class Update(NamedTuple):
+    """The update of one linear layer or convolution."""
+
+    module: str  # full name, such as "unet.middle.transformer.proj_in"
+    rank: int  # r
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """What B A is multiplied by."""
+        return self.alpha / self.rank
+
+
 @dataclass(frozen=True)
 class LoRAConfig:
     """Which projections are updated, and how. Raise ValueError for values that make no sense."""
@@ -33,6 +47,7 @@ class LoRAConfig:
     parts: tuple[str, ...] = ("unet",)  # of PARTS
     targets: tuple[str, ...] = PROJECTIONS  # of TARGETS: "q" of every attention, "cross.q" of those to the text alone
     full: tuple[str, ...] = ()  # parameters or modules trained whole beside the updates, such as "text.prompt"
+    modules: tuple[Update, ...] = ()  # instead of parts and targets, each with its own rank: LoRAs of other programs
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -43,13 +58,30 @@ class LoRAConfig:
                 raise ValueError(f"LoRA {what} {', '.join(values)}: use each of {', '.join(known)} at most once.")
         if not all(isinstance(name, str) and name for name in self.full):
             raise ValueError(f"LoRA with {self.full} trained whole: name parameters or modules.")
-        if not (self.parts and self.targets) and not self.full:
+        self._check_modules()
+        if not (self.parts and self.targets) and not self.full and not self.modules:
             raise ValueError("a LoRA without parts or targets trains nothing: name at least one of each.")
+
+    def _check_modules(self) -> None:
+        if self.modules and (self.parts or self.full):
+            raise ValueError("a LoRA of single modules has no parts and trains nothing whole: leave those empty.")
+        if len({update.module for update in self.modules}) < len(self.modules):
+            raise ValueError("a LoRA of single modules: one of them is there twice.")
+        for module, rank, alpha in self.modules:
+            if not module.startswith(("unet.", "text.")):
+                raise ValueError(f"LoRA on {module}: single modules are those of unet and text.")
+            if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
+                raise ValueError(f"LoRA rank {rank}, alpha {alpha} of {module}: both must be above 0.")
 
     @property
     def scale(self) -> float:
-        """What B A is multiplied by."""
+        """What B A is multiplied by, of the projections that `parts` and `targets` choose."""
         return self.alpha / self.rank
+
+    def updates(self, modules: Iterable[str]) -> list[Update]:
+        """Rank and alpha of each of these modules."""
+        own = {update.module: update for update in self.modules}
+        return [own.get(module, Update(module, self.rank, self.alpha)) for module in modules]
 
     @property
     def whole(self) -> tuple[str, ...]:
@@ -92,6 +124,8 @@ def add_lora(model: nn.Module, config: LoRAConfig, generator: torch.Generator) -
     """
     if has_lora(model):
         raise ValueError("this model has a LoRA already: merge_lora or remove_lora first.")
+    if config.modules:
+        raise ValueError("a LoRA of single modules can be applied, not trained: choose parts and targets.")
     linears = dict(projections(model, config))
     for name, linear in linears.items():
         if config.rank > min(linear.weight.shape):
@@ -167,11 +201,13 @@ def _take_out(model: nn.Module) -> Iterator[LoRALinear]:
 def add_update(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
     """Add scale * B A to a weight (width_out, width_in) in place, summed in float32 at least; -scale undoes it.
 
-    down is A (r, width_in), up is B (width_out, r).
+    down is A (r, width_in), up is B (width_out, r). Of a convolution of k x k, a row of A is a filter: weight
+    (c_out, c_in, k, k), A (r, c_in, k, k), B (c_out, r, 1, 1); A's convolution, then B's 1 x 1, is that of their sum.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    a, b = (matrix.to(weight.device, dtype) for matrix in (down, up))
-    weight.copy_(weight.to(dtype) + scale * (b @ a))  # LoRA Eq. 3, W_0 x + B A x = (W_0 + B A) x
+    a, b = (matrix.to(weight.device, dtype).flatten(1) for matrix in (down, up))
+    update = (b @ a).view(weight.shape)
+    weight.copy_(weight.to(dtype) + scale * update)  # LoRA Eq. 3, W_0 x + B A x = (W_0 + B A) x
 
 
 def lora_state(model: nn.Module, config: LoRAConfig) -> dict[str, Tensor]:
@@ -185,4 +221,23 @@ def lora_shapes(model: nn.Module, config: LoRAConfig) -> dict[str, tuple[int, ..
     for name, linear in projections(model, config):
         shapes[f"{name}.lora_down.weight"] = (config.rank, linear.in_features)
         shapes[f"{name}.lora_up.weight"] = (linear.out_features, config.rank)
+    for update, weight in zip(config.modules, _weights(model, config.modules), strict=True):
+        shapes |= update_shapes(update, tuple(weight.shape))
     return shapes | {name: tuple(p.shape) for name, p in model.named_parameters() if is_whole(name, config)}
+
+
+def update_shapes(update: Update, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of A and B for a weight (width_out, width_in), or of a convolution (c_out, c_in, k, k)."""
+    c_out, *c_in = weight
+    return {
+        f"{update.module}.lora_down.weight": (update.rank, *c_in),
+        f"{update.module}.lora_up.weight": (c_out, update.rank, *(1 for _ in c_in[1:])),
+    }
+
+
+def _weights(model: nn.Module, updates: Iterable[Update]) -> list[Tensor]:
+    layers = {name: m.weight for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    unknown = [update.module for update in updates if update.module not in layers]
+    if unknown:
+        raise ValueError(f"LoRA on {', '.join(unknown[:3])}: of {len(unknown)} such modules this model has no layer.")
+    return [layers[update.module] for update in updates]

@@ -2,7 +2,8 @@
 
 The file holds the matrices of every update under the names of our modules (`unet....to_q.lora_down.weight`), what was
 trained whole under its own name (a ControlNet's hint network and zero convolutions, a learned prompt), and as metadata
-the LoRAConfig and the SHA-256 of the model file.
+the LoRAConfig and the SHA-256 of the model file. weights_convert/lora_command.py brings it to other programs' names and
+back.
 """
 
 import dataclasses
@@ -16,10 +17,11 @@ from torch import Tensor
 
 import ldm_us
 from ldm_us.checkpoint import lazy_tensors, write_safetensors
-from ldm_us.lora import LoRAConfig, add_update, is_update, lora_shapes, lora_state
+from ldm_us.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 from ldm_us.model import LatentDiffusion
 
 PROMPT = "text.prompt"
+UNKNOWN_BASE = "unknown"  # of a LoRA that another program trained, on a model that its file does not name
 
 
 class LoRA(NamedTuple):
@@ -32,8 +34,14 @@ class LoRA(NamedTuple):
 
     @property
     def base_sha256(self) -> str:
-        """SHA-256 of the model file that it was trained on, or "random"."""
+        """SHA-256 of the model file that it was trained on, or "random", or UNKNOWN_BASE."""
         return self.metadata["base_sha256"]
+
+    @property
+    def updates(self) -> list[Update]:
+        """Every module that it updates, in the order of the file."""
+        end = ".lora_down.weight"
+        return self.config.updates(name.removesuffix(end) for name in self.tensors if name.endswith(end))
 
     @property
     def has_controlnet(self) -> bool:
@@ -72,12 +80,17 @@ def load_lora(path: Path | str) -> LoRA:
 
 
 def _read_config(path: Path, metadata: dict[str, str]) -> LoRAConfig:
+    if "config" in metadata:
+        raise ValueError(f"{path}: a whole model, not a LoRA. Give a LoRA that train.py wrote.")
     if "lora" not in metadata or "base_sha256" not in metadata:
-        kind = "a whole model" if "config" in metadata else "a safetensors file without settings of a LoRA"
-        raise ValueError(f"{path}: {kind}, not a LoRA of ours. Give a LoRA that train.py wrote.")
+        raise ValueError(
+            f"{path}: a safetensors file without settings of a LoRA, not a LoRA of ours. Give one that train.py wrote, "
+            f"or import this one: `python -m weights_convert import --lora {path} --base MODEL --out lora.safetensors`."
+        )
     try:
         values: dict[str, Any] = json.loads(metadata["lora"])
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        values["modules"] = tuple(Update(*update) for update in values.get("modules", ()))
         return LoRAConfig(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: its LoRA settings cannot be read: {error}") from error
@@ -93,13 +106,12 @@ def apply_lora(model: LatentDiffusion, lora: LoRA | Path | str, scale: float = 1
     lora = lora if isinstance(lora, LoRA) else load_lora(lora)
     check_fit(model, lora)
     _add_missing_parts(model, lora)
-    updated = [name.removesuffix(".lora_down.weight") for name in lora.tensors if name.endswith(".lora_down.weight")]
     for name in lora.tensors:
         if not is_update(name):
             model.get_parameter(name).data.copy_(lora.tensors[name])
-    for name in updated:
-        down, up = (lora.tensors[f"{name}.{matrix}.weight"] for matrix in ("lora_down", "lora_up"))
-        add_update(model.get_parameter(f"{name}.weight"), down, up, scale * lora.config.scale)
+    for update in lora.updates:
+        down, up = (lora.tensors[f"{update.module}.{matrix}.weight"] for matrix in ("lora_down", "lora_up"))
+        add_update(model.get_parameter(f"{update.module}.weight"), down, up, scale * update.scale)
 
 
 def _add_missing_parts(model: LatentDiffusion, lora: LoRA) -> None:

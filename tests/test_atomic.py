@@ -1,12 +1,13 @@
-"""Atomic files: the old one until the new one is whole, and no trace of a failure."""
+"""Atomic files and folders: the old one until the new one is whole, and no trace of a failure."""
 
 import errno
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
-from ldm_us.atomic import atomic_file, sha256_file
+from ldm_us.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, sha256_file
 
 FAILURES = [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("model"), KeyboardInterrupt()]
 
@@ -100,3 +101,91 @@ def test_a_full_disk_is_reported_with_the_name_of_the_file_that_did_not_fit(tmp_
         file.write(b"more than three bytes")
     assert raised.value.filename == str(tmp_path / "model.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+# Folders
+
+
+@pytest.fixture(params=["fresh", "existing", "linked"])
+def folder(request, tmp_path):
+    target = tmp_path / "folder"
+    if request.param == "existing":
+        target.mkdir()
+    if request.param == "linked":
+        (tmp_path / "elsewhere").mkdir()
+        target.symlink_to("elsewhere", target_is_directory=True)
+    if request.param != "fresh":
+        (target / "old").write_bytes(b"old")
+    return target
+
+
+def tree(folder):
+    """The names and bytes of all files around and in the folder, by way of links too."""
+    paths = [path for path in (*folder.parent.rglob("*"), *folder.rglob("*")) if path.is_file()]
+    return {str(path): path.read_bytes() for path in paths}
+
+
+def fill(folder, failure=None):
+    with atomic_folder(folder) as new:
+        (new / "inner").mkdir()
+        with atomic_file(new / "inner" / "new") as file:
+            file.write(b"new")
+        if failure is not None:
+            raise failure
+
+
+def test_a_folder_holds_what_was_written_and_is_alone(folder):
+    linked = folder.is_symlink()
+    fill(folder)
+    assert [path.relative_to(folder) for path in sorted(folder.rglob("*"))] == [Path("inner"), Path("inner/new")]
+    assert (folder / "inner" / "new").read_bytes() == b"new"
+    assert folder.is_symlink() == linked
+    assert {path.name for path in folder.parent.iterdir()} == {"folder", *["elsewhere"] * linked}
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+def test_a_failure_in_the_block_leaves_the_old_folder_and_nothing_else(folder, failure):
+    before = tree(folder)
+    with pytest.raises(type(failure)):
+        fill(folder, failure)
+    assert tree(folder) == before
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_old_folder_and_nothing_else(folder, monkeypatch):
+    """The moves: of the file in it, of the old folder if there is one, of the new one; each of them fails once."""
+    before, replace, calls, broken = tree(folder), os.replace, [], 0
+
+    def fail(source, target):
+        calls.append(source)
+        if len(calls) == broken:
+            raise OSError(errno.EIO, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    for broken in range(1, (3 if folder.exists() else 2) + 1):  # noqa: B007 (fail reads it)
+        calls.clear()
+        with pytest.raises(OSError, match="Input/output error"):
+            fill(folder)
+        assert tree(folder) == before
+    broken = 0
+    calls.clear()
+    fill(folder)
+    assert len(calls) == (3 if before else 2)
+
+
+def test_an_error_names_the_folder_that_was_asked_for_and_not_its_temporary_name(tmp_path, full_disk, monkeypatch):
+    full_disk("new", 1, monkeypatch)
+    with pytest.raises(OSError, match="No space left") as raised:
+        fill(tmp_path / "folder")
+    assert raised.value.filename == str(tmp_path / "folder" / "inner" / "new")
+
+
+def test_a_full_disk_is_told_as_a_sentence_and_other_errors_stay_what_they_are():
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        with (
+            pytest.raises(ValueError, match="out: the disk is full; nothing was written"),
+            full_disk_is_an_error_of_input("out"),
+        ):
+            raise OSError(number, "full")
+    with pytest.raises(PermissionError), full_disk_is_an_error_of_input("out"):
+        raise PermissionError

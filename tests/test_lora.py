@@ -12,6 +12,7 @@ from ldm_us.lora import (
     PROJECTIONS,
     LoRAConfig,
     LoRALinear,
+    Update,
     add_lora,
     add_update,
     has_lora,
@@ -130,6 +131,19 @@ def test_an_update_added_and_taken_out_again_leaves_the_weight_within_a_milliont
     assert (merged - weight).abs().max() > 0.1
     add_update(merged, down, up, -0.7)
     torch.testing.assert_close(merged, weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_update_of_a_convolution_is_a_convolution_to_rank_r_and_one_of_1_x_1_behind_it(kernel):
+    """LoRA Eq. 3, of the maps instead of the matrices."""
+    layer = nn.Conv2d(5, 7, kernel, padding=kernel // 2)
+    x = torch.randn(2, 5, 6, 6, generator=generator())
+    down = 0.3 * torch.randn(3, 5, kernel, kernel, generator=generator(1))
+    up = 0.3 * torch.randn(7, 3, 1, 1, generator=generator(2))
+    beside = nn.functional.conv2d(nn.functional.conv2d(x, down, padding=kernel // 2), up)
+    expected = layer(x) + 0.7 * beside
+    add_update(layer.weight, down, up, 0.7)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_updates_get_a_gradient_and_every_one_does(model):
@@ -270,6 +284,11 @@ def test_a_model_with_a_lora_is_not_written_as_a_model_file(model, tmp_path):
         ({"parts": ()}, "trains nothing"),
         ({"targets": ()}, "trains nothing"),
         ({"full": ("",)}, "name parameters or modules"),
+        ({"modules": (Update("unet.a", 2, 1.0),)}, "has no parts and trains nothing whole"),
+        ({"parts": (), "modules": (Update("unet.a", 2, 1.0),) * 2}, "one of them is there twice"),
+        ({"parts": (), "modules": (Update("vae.a", 2, 1.0),)}, r"LoRA on vae\.a: single modules are those of unet and"),
+        ({"parts": (), "modules": (Update("unet.a", 0, 1.0),)}, r"rank 0, alpha 1\.0 of unet\.a: both must be above 0"),
+        ({"parts": (), "modules": (Update("unet.a", 2, -1.0),)}, "both must be above 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values, sentence):
@@ -283,6 +302,7 @@ def test_settings_that_make_no_sense_are_refused(values, sentence):
         (LoRAConfig(rank=9), r"LoRA rank 9: unet\.\S*to_q has rank 8"),
         (LoRAConfig(rank=1, parts=("controlnet",)), "LoRA on controlnet: this model has none"),
         (LoRAConfig(rank=1, parts=("text",), targets=("cross.q",)), r"LoRA on text: it has no projection cross\.q"),
+        (LoRAConfig(parts=(), modules=(Update("unet.time.linear_1", 2, 2.0),)), "can be applied, not trained"),
         (LoRAConfig(rank=1, full=("text.prompt",)), r"LoRA with text\.prompt trained whole: this model has none"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 import ldm_us
 from ldm_us.checkpoint import lazy_tensors, load_model, save_model, write_safetensors
 from ldm_us.config import config_to_dict
-from ldm_us.lora import LoRAConfig, add_lora, lora_state, merge_lora
+from ldm_us.lora import LoRAConfig, Update, add_lora, lora_shapes, lora_state, merge_lora
 from ldm_us.lora_file import apply_lora, load_lora, save_lora
 from ldm_us.model import LatentDiffusion
 from ldm_us.sampling import generate
@@ -155,6 +155,41 @@ def test_a_lora_applies_to_weights_of_half_size_and_keeps_their_type(base, path)
     assert image(base).isfinite().all()
 
 
+def write_modules(path, model, *updates):
+    """A LoRA of single modules with random numbers."""
+    config = LoRAConfig(parts=(), modules=updates)
+    tensors = {
+        name: torch.randn(shape, generator=generator(i))
+        for i, (name, shape) in enumerate(lora_shapes(model, config).items())
+    }
+    metadata = {"lora": json.dumps(dataclasses.asdict(config)), "base_sha256": "random"}
+    write_safetensors(path, lazy_tensors(tensors), metadata)
+    return config, tensors
+
+
+def test_each_single_module_gets_an_update_of_its_own_rank_and_alpha(base, path):
+    linear, conv = "unet.middle.transformer.block.feed_forward.proj_in", "unet.encoder.levels.0.res.0.conv_1"
+    config, tensors = write_modules(path, base, Update(linear, 3, 6.0), Update(conv, 2, 1.0))
+    assert load_lora(path).config == config
+    before = copy.deepcopy(base.state_dict())
+    apply_lora(base, path, scale=0.5)
+    for name, value in base.state_dict().items():
+        update = torch.zeros_like(value)
+        if name == f"{linear}.weight":
+            update = 0.5 * 2.0 * tensors[f"{linear}.lora_up.weight"] @ tensors[f"{linear}.lora_down.weight"]
+        if name == f"{conv}.weight":
+            up, down = (tensors[f"{conv}.{matrix}.weight"] for matrix in ("lora_up", "lora_down"))
+            update = 0.5 * 0.5 * torch.einsum("or,rihw->oihw", up[:, :, 0, 0], down)
+        torch.testing.assert_close(value, before[name] + update)
+
+
+def test_a_single_module_that_the_model_does_not_have_is_refused(base, path, micro):
+    deeper = LatentDiffusion(dataclasses.replace(micro, unet=dataclasses.replace(micro.unet, attention=(True, True))))
+    module = "unet.encoder.levels.1.transformers.0.proj_in"
+    write_modules(path, deeper, Update(module, 2, 2.0))
+    assert f"LoRA on {module}: of 1 such modules this model has no layer" in refusal(path, base)
+
+
 def refusal(path, model=None):
     """The one sentence with which a file is refused; the model stays as it was."""
     before = None if model is None else copy.deepcopy(model.state_dict())
@@ -232,7 +267,15 @@ def test_a_learned_prompt_that_does_not_fit_is_refused(base, path, shape):
         *("", "nonsense", "null", "5", "[]"),
         *(
             json.dumps(dataclasses.asdict(LoRAConfig()) | wrong)
-            for wrong in ({"rank": "a"}, {"rank": 0}, {"colour": 1}, {"parts": ["vae"]}, {"parts": 5}, {"full": [1]})
+            for wrong in (
+                {"rank": "a"},
+                {"rank": 0},
+                {"colour": 1},
+                {"parts": ["vae"]},
+                {"parts": 5},
+                {"full": [1]},
+                {"modules": [["unet.a", 2]]},
+            )
         ),
     ],
 )

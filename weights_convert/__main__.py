@@ -1,10 +1,11 @@
-"""Command line: python -m weights_convert import SRC --out FILE, and export FILE --format FORMAT --out DST."""
+"""Command line: python -m weights_convert import SRC --out FILE, export FILE --format FORMAT --out DST, audit SRC."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from ldm_us.entry import run_command
+from weights_convert.audit_command import add_audit_parser
 from weights_convert.export_command import add_export_parser
 from weights_convert.import_command import add_import_parser
 
@@ -15,9 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_import_parser(commands)
     add_export_parser(commands)
+    add_audit_parser(commands)
     args = parser.parse_args(argv)
-    args.run(args)
-    return 0
+    return int(args.run(args) or 0)  # an audit returns 1 for what does not fit
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """From the tensors of a file to our tensors: a plan that uses every source tensor once, then one tensor at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -42,6 +42,9 @@ class Plan:
     layouts: tuple[Layout, ...]
     pieces: tuple[Piece, ...]
     ignored: dict[str, str]  # name in the source -> reason
+    missing: tuple[Rule, ...] = ()  # these three are what an import refuses and an audit lists
+    misshaped: tuple[Rule, ...] = ()  # of another shape, or no weights
+    unexpected: tuple[str, ...] = ()
 
 
 @cache
@@ -60,6 +63,15 @@ def plan_source(
 
     Of `wanted`, the parts that the source has are taken, each complete; `reason` says why its other parts are not.
     """
+    plan = examine_source(source, config, wanted, ema, reason)
+    refuse_problems(plan, config)
+    return plan
+
+
+def examine_source(
+    source: Source, config: ModelConfig, wanted: Iterable[str] = PARTS, ema: bool = False, reason: str = "not asked for"
+) -> Plan:
+    """Like plan_source, but keep what does not fit in the plan instead of refusing it."""
     shapes = target_shapes(config)
     found = detect(source)
     layouts: list[Layout] = []
@@ -74,9 +86,25 @@ def plan_source(
         else:
             layouts.append(layout)
     rules = [rule for layout in layouts for rule in rules_for(config, layout, shapes)]
-    ignored = ignored_names(source, {rule.source for rule in rules}, left_out, found, ema)
-    pieces = fill(source, rules, shapes, ignored, config)
-    return Plan(source, tuple(layouts), tuple(pieces), ignored)
+    used = {rule.source for rule in rules}
+    ignored = ignored_names(source, used, left_out, found, ema)
+    present = [rule for rule in rules if rule.source in source.entries]
+    fitting = {rule for rule in present if fills(source.entries[rule.source], rule, shapes)}
+    pieces = [
+        Piece(target, shapes[target], source.path, rule.source, source.entries[rule.source], i, len(rule.targets))
+        for rule in rules
+        if rule in fitting
+        for i, target in enumerate(rule.targets)
+    ]
+    return Plan(
+        source,
+        tuple(layouts),
+        tuple(pieces),
+        ignored,
+        missing=tuple(rule for rule in rules if rule.source not in source.entries),
+        misshaped=tuple(rule for rule in present if rule not in fitting),
+        unexpected=tuple(sorted(source.entries.keys() - used - ignored.keys())),
+    )
 
 
 def ema_layout(source: Source, layout: Layout) -> Layout:
@@ -106,35 +134,34 @@ def ignored_names(
     return ignored
 
 
-def fill(
-    source: Source, rules: Iterable[Rule], shapes: Shapes, ignored: Mapping[str, str], config: ModelConfig
-) -> Iterator[Piece]:
-    """One piece per target. Raise ValueError if a tensor is missing, unexpected, of a wrong shape or no weight."""
-    unexpected = source.entries.keys() - ignored.keys()
-    missing, misshaped, pieces = [], [], []
-    for rule in rules:
-        entry = source.entries.get(rule.source)
-        if entry is None:
-            missing.append(rule.source)
-            continue
-        unexpected.discard(rule.source)
-        expected = (len(rule.targets) * shapes[rule.targets[0]][0], *shapes[rule.targets[0]][1:])
-        if not fits(entry.shape, expected) or not entry.dtype.is_floating_point:
-            found = f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
-            misshaped.append(f"{rule.source} is {found}, not {list(expected)}")
-            continue
-        for i, target in enumerate(rule.targets):
-            pieces.append(Piece(target, shapes[target], source.path, rule.source, entry, i, len(rule.targets)))
-    problems = [_list("missing", missing), _list("unexpected", sorted(unexpected)), _list("misshaped", misshaped)]
+def expected_shape(rule: Rule, shapes: Shapes) -> tuple[int, ...]:
+    """The shape of the source tensor that holds all targets of the rule."""
+    first, *rest = shapes[rule.targets[0]]
+    return (len(rule.targets) * first, *rest)
+
+
+def fills(entry: Entry, rule: Rule, shapes: Shapes) -> bool:
+    """Whether the tensor has the rule's shape and holds weights, not whole numbers."""
+    return fits(entry.shape, expected_shape(rule, shapes)) and entry.dtype.is_floating_point
+
+
+def refuse_problems(plan: Plan, config: ModelConfig) -> None:
+    """Raise ValueError if a tensor is missing, unexpected, of a wrong shape or no weight."""
+    misshaped = []
+    for rule in plan.misshaped:
+        entry = plan.source.entries[rule.source]
+        found = f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
+        misshaped.append(f"{rule.source} is {found}, not {list(expected_shape(rule, target_shapes(config)))}")
+    missing = [rule.source for rule in plan.missing]
+    problems = [_list("missing", missing), _list("unexpected", plan.unexpected), _list("misshaped", misshaped)]
     if any(problems):
         raise ValueError(
-            f"{source.path}: does not hold the tensors of {config.name}: {'; '.join(filter(None, problems))}. "
+            f"{plan.source.path}: does not hold the tensors of {config.name}: {'; '.join(filter(None, problems))}. "
             f"Check that the file is complete and of the sizes that --preset, or the config it carries, names."
         )
-    return iter(pieces)
 
 
-def _list(kind: str, names: list[str]) -> str:
+def _list(kind: str, names: Sequence[str]) -> str:
     if not names:
         return ""
     more = ", ..." if len(names) > MENTIONED else ""
@@ -150,12 +177,14 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) and shape[0] == shape[1] else shape
 
 
+def cut_piece(tensor: Tensor, piece: Piece) -> Tensor:
+    """One of our tensors from the source tensor that holds it."""
+    return tensor.chunk(piece.count)[piece.index].reshape(piece.shape)
+
+
 def load_piece(piece: Piece, dtype: torch.dtype | None = None) -> Tensor:
-    """Read one tensor of a result, in its own type or in `dtype`. Raise ValueError if a number does not fit into it."""
-    tensor = piece.entry.load()
-    if piece.count > 1:
-        tensor = tensor.chunk(piece.count)[piece.index]
-    tensor = tensor.reshape(piece.shape)
+    """Read one of our tensors, in its own type or in `dtype`. Raise ValueError if a number does not fit into it."""
+    tensor = cut_piece(piece.entry.load(), piece)
     if dtype is None or dtype == tensor.dtype:
         return tensor.contiguous()
     converted = tensor.to(dtype)

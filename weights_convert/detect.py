@@ -39,7 +39,7 @@ XL, V2, V3, FLUX = (
     "a Stable Diffusion 3 model",
     "a Flux model",
 )
-LORA, INPAINTING = "a LoRA, not a whole model", "an inpainting model with 9 input channels"
+LORA, INPAINTING = "a LoRA, not a whole model (import --lora takes it)", "an inpainting model with 9 input channels"
 
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
     ("conditioner.embedders.*", XL),

@@ -24,7 +24,11 @@ OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not
 def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command line."""
     parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__)
-    parser.add_argument("src", type=Path, metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder")
+    parser.add_argument(
+        "src", type=Path, nargs="?", metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder"
+    )
+    parser.add_argument("--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA of kohya's or diffusers'")
+    parser.add_argument("--base", type=Path, metavar="MODEL", help="--lora: a model file of the sizes that it is for")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
     parser.add_argument("--ema", action="store_true", help="take the moving average of the UNet (model_ema.*)")
@@ -37,6 +41,11 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_import(args: argparse.Namespace) -> None:
     """Check everything, then write, then say what was done."""
+    if (args.src is None) == (args.lora is None) or (args.lora is None) != (args.base is None):
+        raise ValueError("import: give SRC, or --lora LORA together with --base MODEL.")
+    if args.lora is not None:
+        run_import_lora(args)
+        return
     check_out(args.out, args.overwrite)
     src = with_metadata_of_export(open_source(args.src))
     config = choose_config(src, args.preset)
@@ -49,6 +58,16 @@ def run_import(args: argparse.Namespace) -> None:
     with full_disk_is_an_error_of_input(args.out):
         write_safetensors(args.out, [lazy(piece, dtype) for piece in pieces], metadata)
     print(summary(plans, pieces, dtype, hashes, args.out))
+
+
+def run_import_lora(args: argparse.Namespace) -> None:
+    """A LoRA of another program -> a LoRA file of ours."""
+    from weights_convert.lora_command import import_lora  # it takes check_out and others from here
+
+    unused = [name for name in ("preset", "ema", "controlnet", "text") if getattr(args, name)]
+    if unused:
+        raise ValueError(f"--{unused[0]} does nothing with --lora: leave it out.")
+    import_lora(args.lora, args.base, args.out, args.dtype, args.overwrite)
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -128,7 +128,5 @@ TEXT_BLOCK = (
     ("mlp_in", "mlp.fc1", "mlp.c_fc"),
     ("mlp_out", "mlp.fc2", "mlp.c_proj"),
 )
-CONVOLUTIONAL = {
-    ("vae", "compvis")
-}  # namings without linear layers: every matrix is a convolution of 1x1, [c, c, 1, 1]
+CONVOLUTIONAL = {("vae", "compvis")}  # no linear layers in these: every matrix is a 1x1 convolution, [c, c, 1, 1]
 BARE_TENSORS = ("positional_embedding",)  # tensors that belong to no module: nothing is added to their name

@@ -58,10 +58,10 @@ def near_duplicates(records: Sequence[Record]) -> list[tuple[int, int]]:
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 
-def detail(picture: Image.Image) -> Tensor:
-    """High-pass an image: (SIDE, SIDE) float32, grey levels less their Gaussian mean."""
-    grey = picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    smooth = grey.filter(ImageFilter.GaussianBlur(BLUR))
+def detail(picture: Image.Image, height: int = SIDE, width: int = SIDE, blur: float = BLUR) -> Tensor:
+    """High-pass an image: (height, width) float32, grey levels less their Gaussian mean."""
+    grey = picture.convert("L").resize((width, height), Image.Resampling.BICUBIC)
+    smooth = grey.filter(ImageFilter.GaussianBlur(blur))
     return torch.from_numpy(np.asarray(grey, np.float32) - np.asarray(smooth, np.float32))
 
 
@@ -88,7 +88,12 @@ def correlated_pairs(details: Tensor) -> list[tuple[int, int]]:
 def windows(details: Tensor, down: int, across: int) -> Tensor:
     """Cut from (b, h, w) what overlaps after a shift; (b, pixels), each of mean 0 and norm 1, or all 0 where flat."""
     h, w = details.shape[1:]
-    cut = details[:, max(0, down) : h + min(0, down), max(0, across) : w + min(0, across)].flatten(1)
+    return unit(details[:, max(0, down) : h + min(0, down), max(0, across) : w + min(0, across)])
+
+
+def unit(cut: Tensor) -> Tensor:
+    """Flatten (b, ...) to (b, pixels), each of mean 0 and norm 1, or all 0 where flat: products are correlations."""
+    cut = cut.flatten(1)
     cut = cut - cut.mean(dim=1, keepdim=True)
     norm = cut.norm(dim=1, keepdim=True)
     return cut / norm.clamp_min(FLAT) * (norm > FLAT)

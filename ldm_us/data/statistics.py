@@ -1,11 +1,12 @@
 """Grey-level statistics of breast ultrasound images, to compare a data set, phantoms or samples with another.
 
-All images are resized to 256x256 first. B-mode figures of this kind: Insana and Brown, "Acoustic scattering theory
+The statistics of a dataset are those of its images at 256x256; at another size every length in pixels is scaled with
+the side of the image. B-mode figures of this kind: Insana and Brown, "Acoustic scattering theory
 applied to soft biological tissues" (1993), for the speckle; the lesion figures follow the sonographic features of
 BI-RADS (contrast of the lesion, shadow or enhancement behind it).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,12 @@ from PIL import Image, ImageFilter
 
 from ldm_us.data.records import Record, open_image, union_of_masks
 
-SIZE = 256  # pixels of one side
+SIZE = 256  # pixels of one side; the lengths below, LAGS apart, are those at this size
 BANDS = 8  # of the depth profile
 LAGS = (1, 2, 3)  # pixels
 HIGH_PASS = 7.5  # pixels, standard deviation of the Gaussian that is subtracted
+RING = 8  # pixels, width of the ring around a lesion
+BEHIND = 3  # pixels between a lesion and the strip behind it
 SMALLEST_LESION = 64  # pixels; a smaller mask has no inside to speak of
 
 
@@ -36,14 +39,12 @@ class ImageStatistics:
 def image_statistics(image: np.ndarray, mask: np.ndarray | None = None) -> ImageStatistics:
     """Figures of a grey image (256, 256) and of the lesion where `mask` (256, 256) is true."""
     grey = image.astype(np.float64)
-    bands = tuple(float(band.mean()) for band in np.array_split(grey, BANDS))
-    smooth = Image.fromarray(image).filter(ImageFilter.GaussianBlur(HIGH_PASS))
-    detail = grey - np.asarray(smooth, dtype=np.float64)
+    detail = high_passed(image)
     contrast, posterior = (np.nan, np.nan) if mask is None else lesion_figures(grey, mask)
     return ImageStatistics(
         float(grey.mean()),
         float(grey.std()),
-        bands,
+        depth_profile(grey),
         autocorrelation(detail),
         autocorrelation(detail.T),
         contrast,
@@ -51,22 +52,43 @@ def image_statistics(image: np.ndarray, mask: np.ndarray | None = None) -> Image
     )
 
 
-def autocorrelation(detail: np.ndarray) -> tuple[float, ...]:
-    """Correlation of an image (h, w) with itself moved down by each of LAGS."""
+def depth_profile(grey: np.ndarray) -> tuple[float, ...]:
+    """Mean grey of BANDS equal bands of an image (h, w), from the skin down."""
+    return tuple(float(band.mean()) for band in np.array_split(grey, BANDS))
+
+
+def high_passed(image: np.ndarray) -> np.ndarray:
+    """A grey image (h, w), uint8, less its Gaussian mean: what is left is texture and edges. float64."""
+    smooth = Image.fromarray(image).filter(ImageFilter.GaussianBlur(HIGH_PASS * len(image) / SIZE))
+    return image.astype(np.float64) - np.asarray(smooth, dtype=np.float64)
+
+
+def autocorrelation(detail: np.ndarray, lags: Iterable[int] = LAGS) -> tuple[float, ...]:
+    """Correlation of an image (h, w) with itself moved down by each of the lags."""
     power = float((detail * detail).mean())
-    return tuple(float((detail[lag:] * detail[:-lag]).mean()) / max(power, 1e-12) for lag in LAGS)
+    return tuple(float((detail[lag:] * detail[:-lag]).mean()) / max(power, 1e-12) for lag in lags)
+
+
+def inside_and_ring(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The grey levels (n,) of a lesion and (m,) of the ring around it; both empty where the lesion is too small."""
+    if mask.sum() < SMALLEST_LESION * mask.size / SIZE**2:
+        return np.empty(0), np.empty(0)
+    reach = max(1, round(RING * len(mask) / SIZE))
+    grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * reach + 1))
+    return grey[mask], grey[(np.asarray(grown) > 0) & ~mask]
 
 
 def lesion_figures(grey: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
-    """Contrast with the ring of 8 pixels, and the strip below the lesion against the strips beside it."""
-    if mask.sum() < SMALLEST_LESION:
+    """Contrast with the ring around the lesion, and the strip below the lesion against the strips beside it."""
+    inside, ring = inside_and_ring(grey, mask)
+    if inside.size == 0 or ring.size == 0:
         return np.nan, np.nan
-    grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(17))
-    ring = (np.asarray(grown) > 0) & ~mask
-    contrast = float(grey[mask].mean() - grey[ring].mean())
+    contrast = float(inside.mean() - ring.mean())
 
+    scale = len(mask) / SIZE
     rows, columns = np.nonzero(mask)
-    top, bottom = rows.max() + 3, min(rows.max() + 3 + max(8, (np.ptp(rows) + 1) // 2), SIZE)
+    top = rows.max() + max(1, round(BEHIND * scale))
+    bottom = min(top + max(round(8 * scale), (np.ptp(rows) + 1) // 2), len(mask))
     left, right = columns.min(), columns.max() + 1
     inset, width = (right - left) // 4, right - left
     below = grey[top:bottom, left + inset : right - inset]

@@ -13,7 +13,12 @@ from ldm_us.training.dataset import data_hash, read_data, split_data
 
 
 def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
-    """The images of the training folders that no stage was trained on: the split that the file's lineage names.
+    """The images of the training folders that no stage was trained on: the split that the file's lineage names."""
+    return lineage_split(weights, folders)[1]
+
+
+def lineage_split(weights: Path, folders: Sequence[Path]) -> tuple[list[Record], list[Record]]:
+    """Split the training folders as the model file's lineage says: the images trained on, and those held out.
 
     A model may have been trained on one dataset after another. Each stage was trained either on this very split of
     `folders`, or on folders of other names; at least the last stage on this split.
@@ -41,7 +46,7 @@ def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
             f"{mixed[0].get('held_out')}, the last stage {share}), so the held-out images may be among its training "
             "images. Train all stages with one --held-out."
         )
-    return held_out
+    return train, held_out
 
 
 def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:

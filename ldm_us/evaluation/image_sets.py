@@ -42,23 +42,23 @@ def _read_folder(folder: Path) -> list[Record]:
     return records
 
 
-def check_sets(real: Sequence[Record], generated: Sequence[Record], size: int | None) -> int:
+def check_sets(real: Sequence[Record], generated: Sequence[Record], size: int | None, option: str = "--real") -> int:
     """Return the side, in pixels, at which two sets are compared: `size`, or the one that all images have.
 
     Raise ValueError for sets without images, of the same images, of different sizes where `size` is None, or where one
-    is grey and the other in colour.
+    is grey and the other in colour. `option` names the real set.
     """
-    for option, records in (("--real", real), ("--generated", generated)):
+    for name, records in ((option, real), ("--generated", generated)):
         if not records:
-            raise ValueError(f"{option}: no images in it. Give a folder with images.")
+            raise ValueError(f"{name}: no images in it. Give a folder with images.")
     digests = {sha256_file(record.image) for record in real}
     if all(sha256_file(record.image) in digests for record in generated):
         raise ValueError(
-            "--generated: every image in it is, byte for byte, one of --real. Give two different sets of images."
+            f"--generated: every image in it is, byte for byte, one of {option}. Give two different sets of images."
         )
     colours = [is_coloured(records) for records in (real, generated)]
     if colours[0] != colours[1]:
-        which = ("--real", "--generated") if colours[0] else ("--generated", "--real")
+        which = (option, "--generated") if colours[0] else ("--generated", option)
         raise ValueError(f"{which[0]}: in colour, but {which[1]} is grey. Save both as grey images.")
     return size if size is not None else common_size(real, generated)
 
@@ -69,9 +69,9 @@ def common_size(real: Sequence[Record], generated: Sequence[Record]) -> int:
     if sizes[0] == sizes[1] and len(sizes[0]) == 1 and len(set(sizes[0][0])) == 1:
         return sizes[0][0][0]
     listed = " and ".join(_sizes(option, found) for option, found in zip(("--real", "--generated"), sizes, strict=True))
-    smallest = min(side for found in sizes for one in found for side in one)
+    wanted = max(sizes[1][0])  # a generated image's side, as a rule that of all of them
     raise ValueError(
-        f"{listed}: two sets are compared at one size, square. Add --size {smallest} to resize every image, or "
+        f"{listed}: two sets are compared at one size, square. Add --size {wanted} to resize every image, or "
         "give sets of one size."
     )
 

@@ -67,17 +67,21 @@ class Judge(nn.Module):
         self.to_class = nn.Linear(2 * widths[-1], len(CLASSES))
         self.to_lesion = nn.Conv2d(widths[0], 4, 3, padding=1)  # the 2x2 pixels that the stem made one
 
-    def forward(self, images: Tensor) -> JudgeOutput:
-        """(b, 1, H, W) in [0, 1], H and W multiples of 16 -> class (b, 3) and lesion (b, 1, H, W) logits."""
+    def encode(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(b, 1, H, W) in [0, 1] -> the features of every level, and the deepest, (b, c, h, w), pooled to (b, 2c)."""
         features = self.stem(2 * images - 1)  # (b, 1, H, W) -> (b, c, H/2, W/2)
         skips = []
         for level, block in enumerate(self.encoder):
             features = block(F.avg_pool2d(features, 2) if level > 0 else features)
             skips.append(features)
+        return skips, torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
 
-        pooled = torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)  # (b, c, h, w) -> (b, 2c)
+    def forward(self, images: Tensor) -> JudgeOutput:
+        """(b, 1, H, W) in [0, 1], H and W multiples of 16 -> class (b, 3) and lesion (b, 1, H, W) logits."""
+        skips, pooled = self.encode(images)
         class_logits = self.to_class(pooled)
 
+        features = skips[-1]
         for level in reversed(range(len(self.decoder))):
             upper = F.interpolate(self.narrow[level](features), scale_factor=2.0, mode="nearest")
             features = self.decoder[level](skips[level] + upper)

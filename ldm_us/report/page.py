@@ -14,12 +14,12 @@ from ldm_us.report.style import STYLE
 LARGEST_CELL, LARGEST_GRID = 256, 1200  # pixels; larger pictures are reduced, so that the file can be sent
 
 
-def document(title: str, body: str) -> str:
-    """A whole HTML page, in ASCII."""
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole HTML page, in ASCII; `style` adds to the style of every report."""
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
     return page.encode("ascii", "xmlcharrefreplace").decode("ascii")

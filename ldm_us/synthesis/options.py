@@ -9,6 +9,7 @@ from ldm_us.checkpoint import BUNDLED
 from ldm_us.checks import check_device, check_finite_options, check_seed
 from ldm_us.edit_options import add_edit_options
 from ldm_us.sampling import SAMPLERS
+from ldm_us.synthesis.copies import add_copies_options
 from ldm_us.synthesis.plan import LAYOUTS
 from ldm_us.synthesis.weights import parse_lora
 from ldm_us.torchrun import process_count
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_what(parser.add_argument_group("what").add_argument)
     add_how(parser.add_argument_group("how").add_argument)
     add_edit_options(parser)
+    add_copies_options(parser)
     add = parser.add_argument_group("where to").add_argument
     add("--out", type=Path, metavar="DIR", help="folder for the images (samples, or the first free of samples-2, ...)")
     add("--layout", choices=LAYOUTS, default="flat", help="busi: class folders with images and masks (%(default)s)")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import load_model
-from ldm_us.lora_file import apply_lora, load_lora
+from ldm_us.lora_file import UNKNOWN_BASE, apply_lora, load_lora
 from ldm_us.model import LatentDiffusion
 from ldm_us.synthesis.fields import Fields
 
@@ -40,7 +40,7 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
     """Read and join the files; -> the model, and its fields: SHA-256 of every file, scale of every LoRA.
 
     LoRAs are merged in their order. Raise ValueError for files that do not fit together, and warn of a LoRA that was
-    trained on other weights.
+    trained on other weights; one whose weights are not known, of another program, goes with any that it fits.
     """
     model = load_model(source.weights, device=device)
     fields: Fields = {"weights_sha256": sha256_file(source.weights)}
@@ -52,7 +52,7 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
     merged = []
     for path, scale in source.loras:
         lora = load_lora(path)
-        if lora.base_sha256 not in bases:
+        if lora.base_sha256 not in (*bases, UNKNOWN_BASE):
             trained_on = f"{path}: trained on a model of SHA-256 {lora.base_sha256[:12]}"
             if lora.has_controlnet:
                 raise ValueError(f"{trained_on}, whose ControlNet it holds, not on {source.weights}. Use its own base.")

@@ -13,7 +13,7 @@ from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import load_model, save_model
 from ldm_us.config import US128
 from ldm_us.lora import LoRAConfig, LoRALinear, add_lora, lora_state
-from ldm_us.lora_file import save_lora
+from ldm_us.lora_file import UNKNOWN_BASE, save_lora
 from ldm_us.model import LatentDiffusion
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler, parse_lora
@@ -96,6 +96,14 @@ def test_a_lora_of_other_weights_is_merged_with_one_line_of_warning(run, weights
     notes = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
     assert "trained on a model of SHA-256 abababababab, not on" in notes[0]
+
+
+def test_a_lora_of_an_unknown_base_is_merged_without_a_warning(weights, tmp_path):
+    write_lora(tmp_path / "l.safetensors", load_model(weights), UNET, UNKNOWN_BASE, seed=0)
+    merged, fields = load_sampler(Source(weights, loras=[ScaledLoRA(tmp_path / "l.safetensors")]), "cpu", pytest.fail)
+    assert fields["loras"][0]["sha256"] == sha256_file(tmp_path / "l.safetensors")
+    name = "unet.encoder.levels.0.transformers.0.block.self_attention.to_q.weight"
+    assert not torch.equal(merged.get_parameter(name), load_model(weights).get_parameter(name))
 
 
 def test_a_controlnet_lora_of_another_base_is_refused(refused, weights, tmp_path):

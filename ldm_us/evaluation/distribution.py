@@ -1,0 +1,171 @@
+"""Distances between the distributions of two sets of vectors, (n, d) float64 each.
+
+FID, the Frechet distance of the Gaussians with their means and covariances: Heusel et al., arXiv 1706.08500, Eq. 6.
+KID, the unbiased squared MMD with the kernel (a.b / d + 1)^3: Binkowski et al., arXiv 1801.01401, section 4.
+Precision and recall, by 3 nearest neighbours: Kynkaanniemi et al., arXiv 1904.06991, Eq. 1 and 2.
+Density and coverage, by 5 nearest neighbours: Naeem et al., arXiv 2002.09797, section 3.
+
+torchmetrics and scikit-learn do the arithmetic. torchmetrics takes the vectors as if they were images, with a network
+that changes nothing: so it needs neither its Inception network nor torch-fidelity.
+"""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PRECISION_K = 3
+DENSITY_K = 5
+SUBSETS = 100  # of KID
+SUBSET_SIZE = 1000  # of KID at most: half of the smaller set, so that subsets differ from each other
+WORKING_MEMORY = 64  # MiB of distances at a time
+
+# Fewest vectors of each set: a covariance; two subsets of two; k neighbours besides itself.
+NEEDED = {
+    "FID": 2,
+    "KID": 4,
+    "recall": PRECISION_K + 1,
+    "coverage": DENSITY_K + 1,
+}
+
+
+def check_extra() -> None:
+    """Raise ValueError, naming the extra, where the libraries of the metrics are not installed."""
+    try:
+        import sklearn  # noqa: F401
+        import torchmetrics  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "distribution: torchmetrics or scikit-learn is not installed. Install the extra eval, "
+            "`pip install -e '.[eval]'`."
+        ) from error
+
+
+class Unchanged(nn.Module):
+    """A network, to torchmetrics, that gives what it is given."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, d) -> (n, d)."""
+        return vectors
+
+
+def frechet_distance(real: Tensor, generated: Tensor) -> float:
+    """|m - m'|^2 + tr(S + S' - 2 (S S')^1/2).   FID Eq. 6
+
+    Means and covariances are summed up in float64. Biased: it is the higher, the fewer vectors there are, and singular
+    where there are no more of them than dimensions.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    metric = FrechetInceptionDistance(Unchanged(real.shape[1]))
+    metric.update(real, real=True)
+    metric.update(generated, real=False)
+    return max(0.0, float(metric.compute()))  # rounding alone makes it negative
+
+
+def kernel_distance(
+    real: Tensor, generated: Tensor, subsets: int = SUBSETS, subset_size: int | None = None, seed: int = 0
+) -> dict[str, float]:
+    """KID: mean and standard deviation over random subsets of both sets.   KID section 4
+
+    Unbiased whatever the number of vectors, so it can be negative where the sets are of one distribution. The spread
+    is that of one subset: how far a KID of so few vectors lies from another.
+    """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    size = subset_size or min(SUBSET_SIZE, min(len(real), len(generated)) // 2)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
+        torch.manual_seed(seed)  # torchmetrics draws the subsets from the global generator
+        metric = KernelInceptionDistance(Unchanged(real.shape[1]), subsets=subsets, subset_size=size)
+        metric.update(real, real=True)
+        metric.update(generated, real=False)
+        mean, spread = metric.compute()
+    return {"mean": float(mean), "std": float(spread), "subsets": subsets, "subset_size": size}
+
+
+def neighbour_distances(vectors: Tensor, k: int) -> Tensor:
+    """The distance of each vector to the k-th nearest of the others: (n, d) -> (n,)."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors.numpy()).kneighbors()
+    return torch.from_numpy(distances[:, -1])
+
+
+def nearest_distances(vectors: Tensor, others: Tensor) -> Tensor:
+    """The distance of each vector to the nearest of the others: (n, d), (m, d) -> (n,)."""
+    from sklearn.neighbors import NearestNeighbors
+
+    distances, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others.numpy()).kneighbors(vectors.numpy())
+    return torch.from_numpy(distances[:, 0])
+
+
+def balls_around(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
+    """In how many balls, a radius around each centre, every point lies: (n, d), (m, d), (m,) -> (n,)."""
+    from sklearn import config_context
+    from sklearn.metrics import pairwise_distances_chunked
+
+    def count(distances: Any, _start: int) -> Any:
+        return (distances <= radii.numpy()).sum(axis=1)
+
+    with config_context(working_memory=WORKING_MEMORY):
+        parts = pairwise_distances_chunked(points.numpy(), centres.numpy(), reduce_func=count)
+        return torch.cat([torch.from_numpy(part) for part in parts])
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = PRECISION_K) -> dict[str, float]:
+    """Precision: share of generated vectors within reach of a real one; recall the other way round.
+
+    A vector reaches as far as its k-th nearest neighbour in its own set.   Kynkaanniemi Eq. 1 and 2
+    """
+    precise = balls_around(generated, real, neighbour_distances(real, k)) > 0
+    recalled = balls_around(real, generated, neighbour_distances(generated, k)) > 0
+    return {"k": k, "precision": float(precise.double().mean()), "recall": float(recalled.double().mean())}
+
+
+def density_coverage(real: Tensor, generated: Tensor, k: int = DENSITY_K) -> dict[str, float]:
+    """Density: real vectors that reach a generated one, over k; coverage: share of real ones that reach some.
+
+    Of one distribution, density is 1 on average, and coverage what `coverage_if_same` says.   Naeem, section 3
+    """
+    radii = neighbour_distances(real, k)
+    density = balls_around(generated, real, radii).double().mean() / k
+    nearest = nearest_distances(real, generated)
+    return {
+        "k": k,
+        "density": float(density),
+        "coverage": float((nearest <= radii).double().mean()),
+        "coverage_if_same": coverage_if_same(len(real), len(generated), k),
+    }
+
+
+def coverage_if_same(real: int, generated: int, k: int = DENSITY_K) -> float:
+    """The expected coverage of so many vectors of one distribution, whichever it is.   Naeem, section 3
+
+    A real vector is not covered where its k nearest among all the others are real ones, and all orders are alike.
+    """
+    return 1 - math.prod((real - 1 - i) / (real + generated - 1 - i) for i in range(k))
+
+
+def distances(real: Tensor, generated: Tensor, seed: int, frechet: bool = True) -> dict[str, Any]:
+    """All metrics of (n, d) against (m, d), to 6 digits; FID, which needs many vectors, only where asked for."""
+    metrics: dict[str, Any] = {"fid": frechet_distance(real, generated)} if frechet else {}
+    metrics["kid"] = kernel_distance(real, generated, seed=seed)
+    metrics |= {
+        "precision_recall": precision_recall(real, generated),
+        "density_coverage": density_coverage(real, generated),
+    }
+    return rounded(metrics)
+
+
+def rounded(value: Any) -> Any:
+    """The same tables with every real number to 6 significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(entry) for name, entry in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,156 @@
+"""Weights of a timm network as one file: safetensors, or a PyTorch file that is read without running code in it.
+
+Three kinds are known: a file that names its network (key "timm" of the metadata, with "classes"), the names that timm
+and torchvision give their weights, and those of RadImageNet's PyTorch ResNet-50 (a Sequential, backbone.0 on).
+"""
+
+import difflib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# A Sequential of the children of a ResNet: 2, 3 and 8 are ReLU and pooling, which have no weights.
+RESNET_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # what the weights are called inside a training checkpoint
+PREFIXES = ("module.", "backbone.")
+# What reading a file of another kind, or a damaged one, raises; safetensors' own error among them.
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
+HELP = "Give a safetensors or PyTorch file of weights, not a whole pickled model."
+
+
+class Input(NamedTuple):
+    """The images that a network was made for."""
+
+    size: int  # pixels along one side
+    mean: tuple[float, ...]  # of the normalisation of pixels in [0, 1], per channel
+    std: tuple[float, ...]
+
+
+class Network(NamedTuple):
+    """A network without its classifier."""
+
+    name: str  # timm's
+    model: Any  # an nn.Module with timm's forward_features and forward_head
+    input: Input
+
+
+def read_metadata_of(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty for a file of another kind. ValueError where there is no file."""
+    if not path.is_file():
+        raise ValueError(f"--features {path}: no such file. Give `vae`, a judge's file, or weights of a timm network.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
+
+
+def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
+    """Build the timm network that the file or else `name` says, with the weights of the file, without its classifier.
+
+    Raise ValueError for a network that timm does not know, and for weights that cannot be read or do not fit.
+    """
+    import timm  # takes a second, which the other commands need not wait
+
+    metadata = read_metadata_of(path)
+    state, radimagenet = in_timm_names(read_weights(path))
+    name = metadata.get("timm", name)
+    if name is None:
+        raise ValueError(f"--features {path}: does not say which network it is of. Add --network, such as resnet50.")
+    config = config_of(name)
+    channels = channels_of(state, config)
+    model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+    load_strictly(path, name, model, without_classifier(state, config))
+    mean, std = (per_channel((0.5,) if radimagenet else values, channels) for values in (config.mean, config.std))
+    usual = Input(config.input_size[-1], mean, std)
+    return Network(name, model.eval().requires_grad_(False).to(device), said_input(path, metadata, usual))
+
+
+def config_of(name: str) -> Any:
+    """What timm knows of a network: input_size, mean, std, first_conv, classifier."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        alike = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {', '.join(alike)}?" if alike else " `timm.list_models()` lists them."
+        raise ValueError(f"--network {name}: timm {timm.__version__} does not know it.{hint}")
+    return config
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or a PyTorch file, the latter read without running what is pickled in it."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        for wrapper in WRAPPERS:
+            if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
+                weights = weights[wrapper]
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--features {path}: cannot be read as weights ({reason}). {HELP}") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"--features {path}: holds something else than named tensors. {HELP}")
+    return dict(weights)
+
+
+def in_timm_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Name weights as timm does; and whether they were named as RadImageNet's are."""
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if not all(name.split(".")[0] in RESNET_CHILDREN for name in state):
+        return state, False
+    split = {name: name.split(".", 1) for name in state}
+    return {f"{RESNET_CHILDREN[split[name][0]]}.{split[name][1]}": value for name, value in state.items()}, True
+
+
+def channels_of(state: dict[str, Tensor], config: Any) -> int:
+    """How many channels the images have that the weights were trained on: those of its first convolution."""
+    first = f"{config.first_conv}.weight"
+    return int(state[first].shape[1]) if first in state and state[first].ndim == 4 else 3
+
+
+def without_classifier(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
+    """Leave away the layer, or layers, that name classes."""
+    layers = config.classifier if isinstance(config.classifier, tuple | list) else [config.classifier]
+    return {name: value for name, value in state.items() if name.rpartition(".")[0] not in layers}
+
+
+def load_strictly(path: Path, name: str, model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load weights that are all there, all known and all of the right shape, or raise ValueError."""
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+    if wrong:
+        raise ValueError(
+            f"--features {path}: not the weights of {name}: {len(wrong)} tensors missing, unknown or of another shape "
+            f"({', '.join(wrong[:3])}). Give the --network that they are of."
+        )
+    model.load_state_dict(state, strict=True)
+
+
+def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """The normalisation of colour images as one of so many channels: where they are others, its mean for each."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def said_input(path: Path, metadata: dict[str, str], usual: Input) -> Input:
+    """The input that the metadata say, as JSON under "size", "mean" and "std"; else the usual one."""
+    try:
+        said = {key: json.loads(metadata[key]) for key in Input._fields if key in metadata}
+        size, mean, std = (usual._asdict() | said).values()
+        given = Input(int(size), tuple(map(float, mean)), tuple(map(float, std)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--features {path}: size, mean or std in its metadata is no number ({error}).") from error
+    if given.size < 1 or {len(given.mean), len(given.std)} != {len(usual.mean)} or min(given.std) <= 0:
+        raise ValueError(f"--features {path}: {given} in its metadata does not fit {len(usual.mean)} channels.")
+    return given

@@ -1,0 +1,142 @@
+"""The classifier of the paper's experiments: any network of timm, ResNet-50 by default, and its file.
+
+The values are those of the paper's reference [24], read from that group's public code; see ClassifierConfig.
+"""
+
+import json
+import math
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import ldm_us
+from ldm_us.checkpoint import lazy_tensors, write_safetensors
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """How a classifier is made and trained. [24] is the paper's reference for its training set-up."""
+
+    network: str = "resnet50"  # a name of timm; the paper: "Resnet-50"
+    size: int = 224  # pixels a side, [24]
+    weights: str | None = None  # a state dict to start from, such as of ImageNet; None: random initial weights
+    epochs: int = 100  # [24]; of the real training images where equal_steps, see below
+    warmup_epochs: int = 5  # linear, [24]
+    batch: int = 64  # [24]
+    lr: float = 6.25e-5  # peak, [24]; made for ImageNet weights, and low for random ones
+    weight_decay: float = 0.05  # of AdamW, [24]
+    label_smoothing: float = 0.1  # [24]
+    crop: tuple[float, float] = (0.8, 1.0)  # RandomResizedCrop: share of the area, [24]; no flip there
+    rotation: float = 15.0  # degrees either way, [24]
+    brightness: float = 0.02  # ColorJitter, [24]
+    contrast: float = 0.2  # ColorJitter, [24]
+    imagenet_normalisation: bool = False  # [24] feeds [0, 1] as it is
+    validation: float = 0.15  # share of the training images that chooses the epoch, [24]; ours in whole families
+    equal_steps: bool = True  # every arm takes as many steps as the real one; ours: else more data is more steps too
+    precision: str = "fp32"  # bf16: autocast, 2.5 times as fast on CPUs with bf16 units
+
+
+def check_classifier(config: ClassifierConfig) -> None:
+    """Raise ValueError for values that make no sense."""
+    for name in ("size", "epochs", "batch"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"classifier.{name} is {getattr(config, name)}. Use 1 or more.")
+    if not 0 <= config.warmup_epochs < config.epochs:
+        raise ValueError(f"classifier.warmup_epochs is {config.warmup_epochs}. Use 0 up to below {config.epochs}.")
+    for name in ("lr", "weight_decay", "rotation", "brightness", "contrast"):
+        value = getattr(config, name)
+        if not 0 <= value < math.inf or (name == "lr" and value == 0):
+            raise ValueError(f"classifier.{name} is {value}. Use a finite number{' above' if name == 'lr' else ','} 0.")
+    if not 0 <= config.label_smoothing < 1:
+        raise ValueError(f"classifier.label_smoothing is {config.label_smoothing}. Use 0 up to below 1.")
+    if not 0 < config.validation < 1:
+        raise ValueError(f"classifier.validation is {config.validation}. Use more than 0 and less than 1.")
+    if len(config.crop) != 2 or not 0 < config.crop[0] <= config.crop[1] <= 1:
+        raise ValueError(f"classifier.crop is {list(config.crop)}. Use two shares of the area, such as [0.8, 1.0].")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"classifier.precision is {config.precision!r}. Use {' or '.join(PRECISIONS)}.")
+    import timm  # here and below: it takes seconds, and the other commands have no use for it
+
+    if not timm.is_model(config.network):
+        raise ValueError(f"classifier.network is {config.network!r}, which timm {timm.__version__} does not know.")
+    if config.weights is not None and not Path(config.weights).is_file():
+        raise ValueError(f"classifier.weights: {config.weights} is no file. Give a state dict, or leave it out.")
+
+
+def build_classifier(config: ClassifierConfig, classes: int, seed: int) -> tuple[nn.Module, str | None]:
+    """Make a network with a fresh head, and a note on what of its weights file was not used."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module = timm.create_model(config.network, pretrained=False, num_classes=classes)
+    note = None if config.weights is None else load_start(network, Path(config.weights))
+    return network.to(memory_format=torch.channels_last), note  # a third faster on a CPU
+
+
+def load_start(network: nn.Module, path: Path) -> str | None:
+    """Load a state dict in place; the head of another number of classes is dropped, and a note says so."""
+    state = read_state(path)
+    own = network.state_dict()
+    head = {name for name in own if name.rsplit(".", 1)[0] == classifier_head(network)}
+    dropped = sorted(name for name in head if name not in state or state[name].shape != own[name].shape)
+    for name in dropped:
+        state.pop(name, None)
+    wrong = sorted(
+        name
+        for name in (own.keys() | state.keys()) - set(dropped)
+        if name not in own or name not in state or own[name].shape != state[name].shape
+    )
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} tensors missing, unknown or of another shape ({', '.join(wrong[:3])}). Give the "
+            "weights of the classifier.network that is asked for."
+        )
+    network.load_state_dict(own | state)
+    return f"the head of {path.name} has another shape and is drawn at random" if dropped else None
+
+
+def classifier_head(network: nn.Module) -> str:
+    """The name of the last layer, as timm gives it."""
+    name = getattr(network, "default_cfg", {}).get("classifier", "fc")
+    return name if isinstance(name, str) else str(name[0])
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read safetensors or a pickle of tensors alone; a table `state_dict` or `model` in it is looked into."""
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path}: not weights that can be read safely ({str(error).splitlines()[0]}).") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path}: holds no state dict. Give names with tensors.")
+    return dict(state)
+
+
+def save_classifier(
+    network: nn.Module, path: Path, config: ClassifierConfig, classes: tuple[str, ...], about: dict[str, Any]
+) -> None:
+    """Write the weights with what a reader needs to build the network: timm's name, classes, size, normalisation."""
+    metadata = {
+        "ldm_us": ldm_us.__version__,
+        "timm": config.network,
+        "classes": json.dumps(classes),
+        "size": str(config.size),
+        "normalisation": "imagenet" if config.imagenet_normalisation else "none",
+        "training": json.dumps(about),
+    }
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    write_safetensors(path, lazy_tensors(state), metadata)

@@ -1,0 +1,188 @@
+"""The command protocol: all stages in order. The same command goes on where it stopped, and repeats nothing."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ldm_us.atomic import atomic_file
+from ldm_us.data.records import Record
+from ldm_us.evaluation.protocol.arms import (
+    Arm,
+    check_enough_generated,
+    manifest_settings,
+    plan_arms,
+    read_generated,
+    training_data,
+)
+from ldm_us.evaluation.protocol.auc import sklearn_metrics
+from ldm_us.evaluation.protocol.configuration import ProtocolConfig, as_json, differing, read_configuration
+from ldm_us.evaluation.protocol.page import Content, make_page
+from ldm_us.evaluation.protocol.plots import draw_auc_by_ratio, draw_roc, new_panels
+from ldm_us.evaluation.protocol.splits import OWN, Split, check_lineage, split_images
+from ldm_us.evaluation.protocol.stages import (
+    Run,
+    Stage,
+    check_stages,
+    finish_stage,
+    plan_stages,
+    read_done,
+    run_script,
+    wanted_samples,
+    write_training_masks,
+)
+from ldm_us.evaluation.protocol.tables import cautions, make_rows, to_csv, to_markdown
+from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
+from ldm_us.locks import try_exclusive
+
+CONFIG = "protocol.json"
+Say = Callable[[str], None]
+
+
+def add_protocol_command(command: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    command.set_defaults(run=run_protocol_command, device="cpu")
+    command.add_argument("config", type=Path, metavar="CONFIG.json", help="such as docs/protocol_us128.json")
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the same again goes on")
+    command.add_argument("--until", metavar="STAGE", help="stop after unet, controlnet, generated, ... (the end)")
+
+
+def run_protocol_command(options: argparse.Namespace) -> int:
+    """Run a protocol from the command line."""
+    run_protocol(read_configuration(options.config), options.out, run_script, print, options.until)
+    return 0
+
+
+def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: str | None = None) -> None:
+    """Split, train and sample the generators, train and test the classifiers, report."""
+    sklearn_metrics(), new_panels(1)  # an extra that is missing is said now
+    stages = plan_stages(config, out)
+    check_stages(stages)
+    if until is not None and until not in [stage.name for stage in stages]:
+        raise ValueError(f"--until {until}: no such stage. Use {', '.join(stage.name for stage in stages)}.")
+    split = split_images(config)
+    for note in split.notes:
+        say(f"note: {note}")
+    check_starts(config, split, stages)
+    with begun(out, config, split):
+        for stage in stages:
+            if stage.script == "sample.py" and "--mask" in stage.arguments and stage.name not in read_done(out):
+                count = write_training_masks(split.train, out / "controlnet" / "model.safetensors", out / "masks")
+                say(f"masks: {count} lesions of training images")
+            say(f"{stage.name}: {'done' if finish_stage(stage, out, run) else 'finished before'}")
+            if stage.script == "train.py":
+                check_lineage(stage.product, [Path(f) for f in config.data], digest_of(stage, split))
+            if stage.name == until:
+                return
+        arms = plan_arms(config)
+        results = classify(config, out, split, arms, say)
+        report(config, out, split, arms, results)
+        say(f"results.csv, results.md, auc_by_ratio.png, roc.png and report.html are in {out}")
+
+
+def check_starts(config: ProtocolConfig, split: Split, stages: Sequence[Stage]) -> None:
+    """Refuse, before any training, weights that know images to test on, and samples that will be too few."""
+    folders = [Path(folder) for folder in config.data]
+    check_enough_generated(config, split, sum(next(wanted_samples(s) for s in stages if s.name == "generated")))
+    for stage in stages:
+        if stage.script == "train.py" and "--weights" in stage.arguments:
+            weights = Path(stage.arguments[stage.arguments.index("--weights") + 1])
+            if weights not in [other.product for other in stages]:
+                check_lineage(weights, folders, digest_of(stage, split))
+
+
+def digest_of(stage: Stage, split: Split) -> str:
+    """The hash of the images that a stage of train.py is trained on."""
+    return split.digests["small train" if stage.name.endswith("_small") else "train"]
+
+
+@contextmanager
+def begun(out: Path, config: ProtocolConfig, split: Split) -> Iterator[None]:
+    """Hold the folder, new or of this very protocol. Raise ValueError, naming what differs, for another one."""
+    asked = as_json(config) | {"data_sha256": split.digests}
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        if not try_exclusive(descriptor):
+            raise ValueError(f"{out}: another process runs a protocol in it. Wait for it, or stop it.")
+        finished = (out / CONFIG).is_file() and bool(read_done(out))  # else nothing was made that could differ
+        changes = differing(read_begun(out), asked) if finished else []
+        if changes:
+            raise ValueError(
+                f"{out} was begun with another configuration or other data ({'; '.join(changes)}). Use those again, or "
+                "another --out."
+            )
+        with atomic_file(out / CONFIG) as file:
+            file.write((json.dumps(asked, indent=1) + "\n").encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_begun(out: Path) -> dict[str, Any]:
+    """What a folder was begun with."""
+    try:
+        before: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{out / CONFIG} is damaged ({error}). Start in a new --out.") from error
+    return before
+
+
+def classify(
+    config: ProtocolConfig, out: Path, split: Split, arms: Sequence[Arm], say: Say
+) -> dict[tuple[str, int], Result]:
+    """Train and test every classifier that is not there yet."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    pool = ImagePool(config.classifier.size)
+    generated: dict[str, list[Record]] = {"": []}
+    for name in {arm.generated for arm in arms if arm.generated}:
+        generated[name] = read_generated(out / name)
+    units = [(seed, arm) for seed in config.seeds for arm in arms]  # whole seeds first: figures of all arms early
+    data = {(arm.name, seed): training_data(arm, config, split, generated[arm.generated], seed) for seed, arm in units}
+    results = {}
+    with tqdm(total=len(units), unit="classifier", desc="classifiers", delay=0.5) as bar:
+        for seed, arm in units:
+            reference = len(data[arms[0].name, seed].train)
+
+            def show(figures: Any, arm: Arm = arm, seed: int = seed) -> None:
+                bar.set_postfix_str(f"{arm.name}, seed {seed}, epoch {figures.epoch}, right {figures.accuracy:.2f}")
+
+            chosen = data[arm.name, seed]
+            results[arm.name, seed] = finish_unit(arm, seed, chosen, split.tests, reference, config, pool, out, show)
+            bar.update()
+    torch.set_num_threads(threads)
+    say(f"classifiers: {len(units)}")
+    return {(arm.name, seed): results[arm.name, seed] for arm in arms for seed in config.seeds}
+
+
+def report(
+    config: ProtocolConfig, out: Path, split: Split, arms: Sequence[Arm], results: dict[tuple[str, int], Result]
+) -> None:
+    """Write tables, plots and the page."""
+    rows = make_rows(arms, config.seeds, results, config.resamples)
+    said = cautions(rows, OWN)
+    draw_auc_by_ratio(arms, rows, out / "auc_by_ratio.png")
+    draw_roc(arms, config.seeds, results, out / "roc.png")
+    folders = [name for name in ("generated", "generated_small") if (out / name).is_dir()]
+    content = Content(
+        out=out,
+        rows=rows,
+        results=results,
+        cautions=said,
+        notes=split.notes,
+        configuration=as_json(config),
+        digests=split.digests,
+        stages=read_done(out),
+        drawn={name: manifest_settings(out / name) for name in folders},
+    )
+    texts = {"results.csv": to_csv(rows), "results.md": to_markdown(rows, said), "report.html": make_page(content)}
+    for name, text in texts.items():
+        with atomic_file(out / name) as file:
+            file.write(text.encode())

@@ -1,0 +1,196 @@
+"""The configuration of a protocol: one JSON file, checked whole before anything is trained.
+
+Options of train.py and sample.py stand in tables of option -> value, as a user would type them:
+{"lr": 5e-4, "no-flip": true, "balance": [300, 150, 100]} is --lr 0.0005 --no-flip --balance 300 150 100.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldm_us.checks import check_device, check_seed
+from ldm_us.data.records import CLASSES
+from ldm_us.evaluation.protocol.classifier import ClassifierConfig, check_classifier
+
+Value = bool | int | float | str | list[int | float | str]
+Options = Mapping[str, Value]
+GROWING = ("seeds", "ratios", "alone", "resamples", "device", "threads")  # may change when a folder goes on
+
+
+@dataclass(frozen=True)
+class SmallGenerator:
+    """The paper's second experiment: a generator of 20 percent of the images, and a classifier of its images alone."""
+
+    held_out: float = 0.8  # "using only 20% of the BUSI dataset"
+    unet: Options = field(default_factory=dict)  # of `train.py unet`
+    sample: Options = field(default_factory=dict)  # of sample.py
+
+
+@dataclass(frozen=True)
+class ProtocolConfig:
+    """Everything that decides the figures of a protocol, and where they are computed."""
+
+    data: tuple[str, ...]  # folders of one dataset or several
+    unet: Options  # of `train.py unet`, without --data, --held-out and --out
+    sample: Options  # of sample.py, without --weights, --mask, --layout and --out; balance says how many
+    held_out: float = 0.2  # share of the images that nothing is trained on; the paper's reference [24] tests on 0.15
+    controlnet: Options | None = None  # of `train.py controlnet`; None: samples follow class prompts alone
+    external: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # name -> folders, tested on only
+    small: SmallGenerator | None = None  # None leaves the second experiment out
+    ratios: tuple[float, ...] = (1.0,)  # generated images per real one, beside all real ones
+    alone: tuple[float, ...] = (1.0,)  # the same without real ones
+    seeds: tuple[int, ...] = (0, 1, 2)  # of classifiers: initial weights, order, augmentation, validation split
+    classes: tuple[str, ...] = CLASSES  # what the classifiers tell apart
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    resamples: int = 2000  # of the bootstrap
+    device: str = "cpu"  # of the classifiers; train.py and sample.py have their own option
+    threads: int = 1  # of the CPU, for the classifiers
+
+
+def read_configuration(path: Path) -> ProtocolConfig:
+    """Read and check a configuration file. Raise ValueError, naming the field, for what makes no sense."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file. Give a configuration, such as docs/protocol_us128.json.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Mend it.") from error
+    try:
+        config = build_configuration(values)
+        check_configuration(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
+
+
+def build_configuration(values: Any) -> ProtocolConfig:
+    """Make the dataclasses of what JSON gives; unknown and missing fields and wrong kinds are refused by name."""
+    values = dict(_fields(values, ProtocolConfig, ""))
+    values["data"] = _texts(values["data"], "data")
+    external = values.get("external", {})
+    if not isinstance(external, dict):
+        raise ValueError('external is not a table. Write {"name of the set": ["folder"]}.')
+    values["external"] = {name: _texts(folders, f"external.{name}") for name, folders in external.items()}
+    for name in ("unet", "sample", "controlnet"):
+        if values.get(name) is not None:
+            values[name] = _options(values[name], name)
+    if values.get("small") is not None:
+        small = dict(_fields(values["small"], SmallGenerator, "small."))
+        small |= {name: _options(small.get(name, {}), f"small.{name}") for name in ("unet", "sample")}
+        values["small"] = SmallGenerator(**small)
+    classifier = _fields(values.get("classifier", {}), ClassifierConfig, "classifier.")
+    crop = classifier.get("crop")
+    values["classifier"] = ClassifierConfig(**(classifier | ({"crop": tuple(crop)} if isinstance(crop, list) else {})))
+    for name in ("ratios", "alone", "seeds", "classes"):
+        if name in values:
+            if not isinstance(values[name], list):
+                raise ValueError(f"{name} is {values[name]!r}, not a list. Write [...].")
+            values[name] = tuple(values[name])
+    return ProtocolConfig(**values)
+
+
+def _fields(values: Any, kind: Any, where: str) -> dict[str, Any]:
+    """Check that a table holds the fields of a dataclass: no unknown ones, none missing, numbers where numbers go."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where.rstrip('.') or 'the configuration'} is not a table of fields. Write {{...}}.")
+    known = {one.name: one for one in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{where}{unknown[0]} is not a field. Known: {', '.join(known)}.")
+    nothing = dataclasses.MISSING
+    for name, one in known.items():
+        if one.default is nothing and one.default_factory is nothing and name not in values:
+            raise ValueError(f"{where}{name} is missing. Add it.")
+        expected = type(one.default)
+        if name in values and expected in (bool, int, float, str):
+            fits = isinstance(values[name], int | float) if expected is float else isinstance(values[name], expected)
+            if not fits or (expected is not bool and isinstance(values[name], bool)):
+                raise ValueError(f"{where}{name} is {values[name]!r}. Give a value like {one.default!r}.")
+    return values
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
+        raise ValueError(f'{where} is {value!r}. Write a folder, or a list of folders: ["Dataset_BUSI_with_GT"].')
+    return tuple(listed)
+
+
+def _options(values: Any, where: str) -> dict[str, Value]:
+    if not isinstance(values, dict):
+        raise ValueError(f'{where} is not a table of options. Write {{"steps": 1500, ...}}.')
+    for name, value in values.items():
+        if value is False or not isinstance(value, bool | int | float | str | list):
+            raise ValueError(
+                f"{where}.{name} is {json.dumps(value)}. Give true for an option without a value, a number, a text or "
+                "a list; leave the option out, or write its no- form, where it is not wanted."
+            )
+    return values
+
+
+def to_arguments(options: Options) -> list[str]:
+    """{"lr": 5e-4, "fast": true} -> ["--lr", "0.0005", "--fast"], as a user would type them."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        arguments.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            arguments += [str(one) for one in (value if isinstance(value, list) else [value])]
+    return arguments
+
+
+def check_configuration(config: ProtocolConfig) -> None:
+    """Raise ValueError for numbers that make no sense and fields that do not go together."""
+    shares = {"held_out": config.held_out} | ({} if config.small is None else {"small.held_out": config.small.held_out})
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise ValueError(f"{name} is {share}. Use more than 0 and less than 1.")
+    for name, values in (("ratios", config.ratios), ("alone", config.alone)):
+        if not all(_is_number(ratio) and 0 < ratio < 1e6 for ratio in values):
+            raise ValueError(f"{name} is {list(values)}. Use numbers above 0: generated images per real one.")
+    for name in ("ratios", "alone", "seeds", "classes"):
+        values = getattr(config, name)
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} names {list(values)}: one of them twice. Give each once.")
+    if not config.seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in config.seeds):
+        raise ValueError(f"seeds is {list(config.seeds)}. Use whole numbers, at least one.")
+    for seed in config.seeds:
+        check_seed(seed)
+    if len(config.classes) < 2 or not set(config.classes) <= set(CLASSES):
+        raise ValueError(f"classes is {list(config.classes)}. Use two or three of {', '.join(CLASSES)}.")
+    for name, least in (("resamples", 100), ("threads", 1)):
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} is {getattr(config, name)}. Use {least} or more.")
+    check_device(config.device)
+    check_classifier(config.classifier)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def as_json(config: ProtocolConfig) -> dict[str, Any]:
+    """Give the configuration as JSON gives it back, every default filled in."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Name the fields in which two configurations differ, with both values; those that may change are left out."""
+    found: list[str] = []
+    for name in sorted(before.keys() | now.keys()):
+        if not where and name in GROWING:
+            continue
+        one, other = before.get(name), now.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differing(one, other, f"{where}{name}.")
+        elif one != other:
+            found.append(f"{where}{name} was {json.dumps(one)}, is {json.dumps(other)}")
+    return found
+
+
+def largest_ratio(ratios: Sequence[float]) -> float:
+    """The most generated images per real one that an arm asks for; 0 where none does."""
+    return max(ratios, default=0.0)

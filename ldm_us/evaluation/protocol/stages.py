@@ -1,0 +1,175 @@
+"""The generator's stages: the very commands that a user would type, each run once and its result remembered by hash.
+
+A run folder that train.py has finished with the same settings is taken over: train.py itself compares them, and has
+nothing left to do. stages.json says what is finished.
+"""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ldm_us
+from ldm_us.atomic import atomic_file, sha256_file
+from ldm_us.checkpoint import read_metadata
+from ldm_us.config import config_from_dict
+from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
+from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to_arguments
+from ldm_us.pictures import save_png
+from ldm_us.synthesis.folder import MANIFEST
+from ldm_us.synthesis.options import build_parser as sample_parser
+from ldm_us.synthesis.options import check_options as check_sample_options
+from ldm_us.synthesis.plan import class_counts
+from ldm_us.training.command_line import parse_options
+
+Run = Callable[[str, list[str]], None]
+DONE = "stages.json"
+OURS_OF_TRAIN = ("data", "held-out", "out", "restart", "dry-run")  # options that the protocol sets, or has no use for
+OURS_OF_SAMPLE = (
+    *("weights", "controlnet", "mask", "layout", "out", "overwrite", "class", "prompt", "info", "verify"),
+    *("init", "inpaint", "invert"),
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command and the file that it ends with."""
+
+    name: str  # of its folder
+    script: str  # train.py or sample.py
+    arguments: tuple[str, ...]
+    product: Path
+
+
+def plan_stages(config: ProtocolConfig, out: Path) -> list[Stage]:
+    """The commands of a protocol, in order."""
+    stages = [train_stage("unet", "unet", config, config.held_out, config.unet, out)]
+    if config.controlnet is not None:
+        options = {"weights": str(stages[-1].product)} | dict(config.controlnet)
+        stages.append(train_stage("controlnet", "controlnet", config, config.held_out, options, out))
+    masks = None if config.controlnet is None else out / "masks"
+    stages.append(sample_stage("generated", stages[-1].product, config.sample, masks, out))
+    if config.small is not None:
+        stages.append(train_stage("unet_small", "unet", config, config.small.held_out, config.small.unet, out))
+        stages.append(sample_stage("generated_small", stages[-1].product, config.small.sample, None, out))
+    return stages
+
+
+def train_stage(name: str, stage: str, config: ProtocolConfig, held_out: float, options: Options, out: Path) -> Stage:
+    """The command `train.py STAGE` of a table of options."""
+    check_not_ours(name, options, OURS_OF_TRAIN)
+    ours = ["--data", *config.data, "--held-out", str(held_out), "--out", str(out / name)]
+    return Stage(name, "train.py", (stage, *to_arguments(options), *ours), out / name / "model.safetensors")
+
+
+def sample_stage(name: str, weights: Path, options: Options, masks: Path | None, out: Path) -> Stage:
+    """The command `sample.py` of a table of options; its images lie in the layout of BUSI."""
+    check_not_ours(name, options, OURS_OF_SAMPLE)
+    ours = ["--weights", str(weights), "--layout", "busi", "--out", str(out / name)]
+    if masks is not None:
+        ours += ["--mask", str(masks)]
+    return Stage(name, "sample.py", (*to_arguments(options), *ours), out / name / MANIFEST)
+
+
+def check_not_ours(name: str, options: Options, ours: Sequence[str]) -> None:
+    """Refuse options that the protocol itself sets."""
+    for option in options:
+        if option.replace("_", "-") in ours:
+            raise ValueError(f"{name}: the option {option} is set by the protocol. Take it out of its table.")
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Let train.py and sample.py refuse their options now, not after hours of the stages before."""
+    for stage in stages:
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):  # of argparse, which ends the process
+                if stage.script == "train.py":
+                    parse_options(list(stage.arguments))
+                else:
+                    check_sample_options(sample_parser().parse_args(stage.arguments))
+                    wanted_samples(stage)
+        except SystemExit as error:
+            reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
+            raise ValueError(f"the stage {stage.name}: {reason}. Change its table of options.") from error
+        except ValueError as error:
+            raise ValueError(f"the stage {stage.name}: {error}") from error
+
+
+def wanted_samples(stage: Stage) -> tuple[int, ...]:
+    """How many samples of each of CLASSES a stage makes."""
+    options = sample_parser().parse_args(stage.arguments)
+    if options.balance is None:
+        raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
+    return class_counts(options.balance, options.n)
+
+
+def run_script(script: str, arguments: list[str]) -> None:
+    """Run train.py or sample.py of this checkout in a process of its own, which says what it does."""
+    path = Path(ldm_us.__file__).resolve().parent.parent / script
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: the protocol runs from a checkout. Clone the repository.")
+    code = subprocess.run([sys.executable, str(path), *arguments], check=False).returncode
+    if code == 130:
+        raise KeyboardInterrupt
+    if code != 0:
+        raise ValueError(f"{script} ended with exit code {code}; what it said stands above. Mend that and go on.")
+
+
+def finish_stage(stage: Stage, out: Path, run: Run) -> bool:
+    """Run a stage unless it is finished; -> whether it was run. Raise ValueError where its result has changed."""
+    done = read_done(out)
+    if stage.name in done:
+        if not stage.product.is_file() or sha256_file(stage.product) != done[stage.name]["sha256"]:
+            raise ValueError(
+                f"{stage.product}: missing, or another file than when its stage was finished, and later stages were "
+                "made from that. Put it back, or start in a new --out."
+            )
+        return False
+    run(stage.script, list(stage.arguments))
+    done[stage.name] = {
+        "command": [stage.script, *stage.arguments],
+        "file": str(stage.product.relative_to(out)),
+        "sha256": sha256_file(stage.product),
+    }
+    with atomic_file(out / DONE) as file:
+        file.write((json.dumps(done, indent=1) + "\n").encode())
+    return True
+
+
+def read_done(out: Path) -> dict[str, Any]:
+    """What stages.json says; nothing where it is not there."""
+    try:
+        done: dict[str, Any] = json.loads((out / DONE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{out / DONE} is damaged ({error}). Delete it: finished stages are found again.") from error
+    return done
+
+
+def write_training_masks(records: Sequence[Record], weights: Path, folder: Path) -> int:
+    """Write the lesions of training images as mask files for sample.py, named by class; -> how many.
+
+    A lesion that no pixel is left of at the model's size is left out: sample.py would refuse it.
+    """
+    size = config_from_dict(json.loads(read_metadata(weights)["config"])).image_size
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    for label in LESION_CLASSES:
+        nth = 0
+        for record in sorted(record for record in records if record.label == label):
+            union = union_of_masks(record.masks)
+            if union is None or not bool(mask_tensor(union, size).any()):
+                continue
+            nth += 1
+            save_png(union, folder / f"{label} ({nth})_mask.png")
+        count += nth
+    if count == 0:
+        raise ValueError("data: no training image has a lesion mask for the ControlNet. Leave `controlnet` out.")
+    return count

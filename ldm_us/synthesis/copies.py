@@ -1,0 +1,109 @@
+"""Samples that look like training images are drawn again with another seed: sample.py --drop-memorised.
+
+The thresholds are those that `python -m ldm_us.evaluation memorisation` took from the same model and data. Each sample
+is compared by itself and its next seed follows from its own: neither depends on other samples, batches or processes,
+or on where a killed call stopped. The picture keeps its place and name. Its field `seed` is the one that made it, and
+`dropped_seeds` are those before.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from ldm_us.atomic import sha256_file
+from ldm_us.evaluation.evaluated_images import lineage_split
+from ldm_us.evaluation.image_sets import stream
+from ldm_us.evaluation.memorisation import latent_features, read_thresholds
+from ldm_us.evaluation.nearest_training import describe, nearest
+from ldm_us.model import LatentDiffusion
+from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads
+from ldm_us.synthesis.edits import wants_edit
+from ldm_us.synthesis.fields import Fields
+from ldm_us.training.cache import ENCODER, weights_hash
+from ldm_us.training.dataset import data_hash
+
+ATTEMPTS = 20  # seeds that are tried for one sample before the model counts as memorised
+
+IsCopy = Callable[[Tensor], bool]  # of one image (3, H, W) in [0, 1]
+
+
+def add_copies_options(parser: argparse.ArgumentParser) -> None:
+    """Describe what drops copies."""
+    add = parser.add_argument_group("copies of training images").add_argument
+    add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what this memorisation.json takes for a copy")
+    add("--data", type=Path, nargs="+", metavar="DIR", help="with --drop-memorised: what the model was trained on")
+
+
+def check_copies_options(options: argparse.Namespace) -> None:
+    """Raise ValueError where --drop-memorised and --data do not stand together, or stand beside an edit."""
+    if (options.drop_memorised is None) != (options.data is None):
+        raise ValueError("--drop-memorised and --data belong together: give both, or none.")
+    if options.drop_memorised is not None and wants_edit(options):
+        raise ValueError("--drop-memorised: an edit is meant to look like its original. Leave it away when editing.")
+
+
+def copies_fields(options: argparse.Namespace) -> Fields:
+    """The field that names the report; none without one."""
+    return {} if options.drop_memorised is None else {"drop_memorised_sha256": sha256_file(options.drop_memorised)}
+
+
+def load_is_copy(options: argparse.Namespace, model: LatentDiffusion, settings: Settings) -> IsCopy | None:
+    """What tells copies of the training images; None where it is not asked for.
+
+    Raise ValueError for a report of another encoder, size or training data.
+    """
+    if options.drop_memorised is None:
+        return None
+    thresholds, compared = read_thresholds(options.drop_memorised)
+    training, _ = lineage_split(options.weights, options.data)
+    given = {
+        "size": settings.size,
+        "encoder_sha256": weights_hash(model, options.weights, ENCODER),
+        "training_sha256": data_hash(training),
+    }
+    differing = [name for name, value in given.items() if compared.get(name) != value]
+    if differing:
+        raise ValueError(
+            f"--drop-memorised {options.drop_memorised}: made with another {' and '.join(differing)}. Run "
+            "`python -m ldm_us.evaluation memorisation` with these --weights, --data and size."
+        )
+    encode = latent_features(model)
+    with cpu_threads(settings.threads):
+        known = describe(stream(training, settings.size), encode)
+
+    def is_copy(x: Tensor) -> bool:
+        seen = (x.mean(dim=0, keepdim=True)[None].clamp(0, 1) * 255).round() / 255  # as the file will be read
+        with cpu_threads(settings.threads):
+            return thresholds.flags(nearest(seen, known, encode))["any"][0]
+
+    return is_copy
+
+
+def without_copies(
+    draw: Callable[..., Tensor], is_copy: IsCopy | None, wanted: list[Wanted], on_step: Callable[..., object]
+) -> tuple[Tensor, list[list[int]]]:
+    """Draw n samples, those that are copies again; images (n, 3, H, W) and the seeds tried for each, the last one kept.
+
+    Raise ValueError where ATTEMPTS seeds in a row give copies.
+    """
+    images = draw(wanted=wanted, on_step=on_step)
+    tried = [[one.seed] for one in wanted]
+    for i, one in enumerate(wanted if is_copy is not None else ()):
+        assert is_copy is not None
+        while is_copy(images[i]):
+            if len(tried[i]) == ATTEMPTS:
+                raise ValueError(
+                    f"--drop-memorised: {ATTEMPTS} seeds in a row for {one.prompt!r} (from seed {one.seed}) look like "
+                    "training images. The model has memorised them: use one trained for fewer steps or on more data."
+                )
+            tried[i].append(next_seed(one.seed, len(tried[i])))
+            images[i] = draw(wanted=[one._replace(seed=tried[i][-1])], on_step=None)[0]
+    return images, tried
+
+
+def next_seed(seed: int, attempt: int) -> int:
+    """The seed of a further attempt, 0..2^62: it follows from the sample's own seed alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{attempt}".encode()).digest()[:8], "big") >> 2

@@ -1,0 +1,182 @@
+"""LoRA files of ours and of other programs: `export --format lora` and `import --lora`.
+
+diffusers' names are for `pipe.load_lora_weights(DIR)`, which expects the file DIR/pytorch_lora_weights.safetensors and
+reads an alpha that is not the rank since version 0.34; kohya's are for AUTOMATIC1111's web UI, Forge and ComfyUI.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+import ldm_us
+from ldm_us.atomic import sha256_file
+from ldm_us.checkpoint import LazyTensor, write_safetensors
+from ldm_us.config import ModelConfig
+from ldm_us.lora import LoRAConfig, Update, is_update
+from ldm_us.lora_file import UNKNOWN_BASE, LoRA, load_lora
+from weights_convert.convert import Piece
+from weights_convert.import_command import DTYPES, check_out, choose_config, lazy
+from weights_convert.lora_names import ENDS, names_of
+from weights_convert.lora_reading import COMPONENTS, HEADER, read_lora
+from weights_convert.sources import Source, open_source
+
+NAMINGS = tuple(ENDS)
+FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers writes into a folder and looks for there
+OF_OTHERS = (HEADER, "format", "sources", "ss_network_module", "ss_network_dim", "ss_network_alpha")  # not carried back
+
+
+def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, overwrite: bool = False) -> None:
+    """Write a LoRA file of ours in the names "diffusers" or "kohya"; dtype one of DTYPES, None: as in the file.
+
+    Raise ValueError for a LoRA that those names have no place for, before anything is written.
+    """
+    check_out(out, overwrite)
+    lora = load_lora(path)
+    refuse_ours_only(lora, names)
+    check_pairs(lora)
+    theirs = names_of((update.module for update in lora.updates), names)
+    source, number = open_source(path), DTYPES[dtype] if dtype else None
+    tensors: list[LazyTensor] = []
+    for update in lora.updates:
+        for matrix, end in zip(("lora_down", "lora_up"), ENDS[names][:2], strict=True):
+            entry = source.entries[key := f"{update.module}.{matrix}.weight"]
+            target = f"{theirs[update.module]}{end}"
+            tensors.append(lazy(Piece(target, entry.shape, path, key, entry, 0, 1), number))
+        if names == "kohya":
+            tensors.append(alpha_tensor(f"{theirs[update.module]}{ENDS[names].alpha}", update.alpha))
+    carried = {key: value for key, value in lora.metadata.items() if key not in ("lora", "format")}
+    settings = diffusers_settings(lora.updates, theirs) if names == "diffusers" else kohya_settings(lora.updates)
+    write_safetensors(out, tensors, carried | settings)
+    print(f"{path}: {summary(lora.updates)}\nwrote {out} in the names of {names}  {written(out)}")
+
+
+def refuse_ours_only(lora: LoRA, names: str) -> None:
+    """Raise ValueError for what the LoRAs of other programs do not have, naming it."""
+    parts = [name for name in lora.config.parts if name not in COMPONENTS]
+    whole = [name for name in lora.tensors if not is_update(name)]
+    if not parts and not whole:
+        return
+    found = [f"updates of the {part}" for part in parts]
+    if whole:
+        found.append(f"{len(whole)} tensors trained whole ({', '.join(whole[:3])})")
+    raise ValueError(
+        f"{lora.name}: holds {' and '.join(found)}, which the names of {names} have no place for. Export the whole "
+        "model that train.py wrote beside it."
+    )
+
+
+def check_pairs(lora: LoRA) -> None:
+    """Raise ValueError unless every update has both matrices, of the rank that the settings say."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in lora.tensors.items()}
+    for name in shapes:
+        module = name.removesuffix(".weight").rpartition(".")[0]
+        (update,) = lora.config.updates([module])
+        down, up = (shapes.get(f"{module}.{other}.weight", ()) for other in ("lora_down", "lora_up"))
+        if len(down) < 2 or len(up) < 2 or not down[0] == up[1] == update.rank:
+            raise ValueError(
+                f"{lora.name}: {name} is not one of two matrices of rank {update.rank}. Copy the LoRA again."
+            )
+
+
+def alpha_tensor(name: str, alpha: float) -> LazyTensor:
+    """Alpha as kohya's names keep it: in float32, or float64 if only that holds it exactly."""
+    single = torch.tensor(alpha, dtype=torch.float32)
+    value = single if single.item() == alpha else torch.tensor(alpha, dtype=torch.float64)
+    return LazyTensor(name, (), value.dtype, lambda: value)
+
+
+def diffusers_settings(updates: Sequence[Update], theirs: dict[str, str]) -> dict[str, str]:
+    """The header from which diffusers makes PEFT's LoraConfig of each part: without it every alpha is the rank.
+
+    PEFT takes the end of a name for the name, so it goes without the text_model that transformers 5 no longer has.
+    """
+    settings: dict[str, object] = {}
+    for part, start in COMPONENTS.items():
+        own = {
+            theirs[update.module].removeprefix(start).removeprefix("text_model."): update
+            for update in updates
+            if update.module.startswith(f"{part}.")
+        }
+        if not own:
+            continue
+        rank = Counter(update.rank for update in own.values()).most_common(1)[0][0]
+        alpha = Counter(update.alpha for update in own.values()).most_common(1)[0][0]
+        settings |= {
+            f"{start}r": rank,
+            f"{start}lora_alpha": alpha,
+            f"{start}target_modules": list(own),
+            f"{start}rank_pattern": {name: update.rank for name, update in own.items() if update.rank != rank},
+            f"{start}alpha_pattern": {name: update.alpha for name, update in own.items() if update.alpha != alpha},
+        }
+    return {HEADER: json.dumps(settings)}
+
+
+def kohya_settings(updates: Sequence[Update]) -> dict[str, str]:
+    """What kohya's scripts note in the header; nothing is computed from it."""
+    settings = {"ss_network_module": "networks.lora"}
+    if len({update[1:] for update in updates}) == 1:
+        settings |= {"ss_network_dim": str(updates[0].rank), "ss_network_alpha": str(updates[0].alpha)}
+    return settings
+
+
+def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
+    """Write a LoRA of another program, a file or diffusers' folder, as one of ours, for models of the size of `base`.
+
+    Which model it was trained on is known only if we exported it. Raise ValueError, in one sentence, for other kinds of
+    adapters and for names or shapes without a place in `base`.
+    """
+    check_out(out, overwrite)
+    config = base_config(base)
+    source = open_source(path / FOLDER_FILE if path.is_dir() else path)
+    lora = read_lora(source, config)
+    number = DTYPES[dtype] if dtype else None
+    metadata = imported_metadata(source, lora.config)
+    write_safetensors(out, [lazy(piece, number) for piece in lora.pieces], metadata)
+    print(f"{path}: {summary(lora.updates)}")
+    print("\n".join(f"  read {file}  sha256 {sha256_file(file)}" for file in source.files))
+    if metadata["base_sha256"] == UNKNOWN_BASE:
+        print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")
+    print(f"wrote {out}  {written(out)}")
+
+
+def base_config(base: Path) -> ModelConfig:
+    """The config of a model file of ours."""
+    source = open_source(base)
+    if "config" not in source.metadata:
+        raise ValueError(f"--base {base}: not a model file of ours. Give one that train.py or weights_convert wrote.")
+    return choose_config(source, preset=None)
+
+
+def imported_metadata(source: Source, config: LoRAConfig) -> dict[str, str]:
+    """Settings, base and provenance; the history of a LoRA that we exported is carried on."""
+    ours = {key: value for key, value in source.metadata.items() if key not in OF_OTHERS}
+    sources = [{"file": file.name, "sha256": sha256_file(file)} for file in source.files]
+    return (ours if "base_sha256" in ours else {"base_sha256": UNKNOWN_BASE}) | {
+        "ldm_us": ldm_us.__version__,
+        "lora": json.dumps(dataclasses.asdict(config)),
+        "sources": json.dumps(sources),
+    }
+
+
+def summary(updates: Iterable[Update]) -> str:
+    """How many modules of which part, of which rank and alpha."""
+    updates = list(updates)
+    counts = Counter(update.module.split(".")[0] for update in updates)
+    parts = ", ".join(f"{count} of {part}" for part, count in counts.items())
+    ranks = [update.rank for update in updates]
+    scales = [update.scale for update in updates]
+    return f"{len(updates)} updates ({parts}), rank {_range(ranks)}, alpha / rank {_range(scales)}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def written(out: Path) -> str:
+    """Size and SHA-256 of a result."""
+    return f"{out.stat().st_size:,} bytes  sha256 {sha256_file(out)}"

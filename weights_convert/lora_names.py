@@ -1,0 +1,110 @@
+"""The names that diffusers and kohya's scripts give to the modules of a LoRA, both ways, from the tables of rules.py.
+
+    ours       unet.encoder.levels.0.transformers.0.block.self_attention.to_q.lora_down.weight
+    diffusers  unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight
+    kohya      lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_down.weight, and .alpha
+
+AUTOMATIC1111's web UI, Forge and ComfyUI read kohya's. Sources: networks/lora.py of kohya-ss/sd-scripts; of diffusers
+0.42 loaders/lora_conversion_utils.py and utils/state_dict_utils.py, which list its older spellings too.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ldm_us.config import SD15, ModelConfig
+from weights_convert.convert import target_shapes
+from weights_convert.expansion import part_rows, rules_for
+from weights_convert.rules import Layout
+
+PARTS = ("unet", "text")  # what LoRAs of other programs update
+
+# How a naming writes each part: in what we write, and then in what others have written.
+LAYOUTS = {
+    "diffusers": (Layout("unet", "diffusers", "unet."), Layout("text", "transformers", "text_encoder.text_model.")),
+    "kohya": (Layout("unet", "diffusers", "lora_unet_"), Layout("text", "transformers", "lora_te_text_model_")),
+}
+OTHER_LAYOUTS = {
+    "diffusers": (
+        Layout("unet", "diffusers", ""),  # UNet2DConditionModel.save_attn_procs
+        Layout("text", "transformers", "text_encoder."),  # transformers 5, where CLIPTextModel has no text_model
+    ),
+    "kohya": (
+        Layout("unet", "compvis", "lora_unet_"),
+        Layout("text", "transformers", "lora_te1_text_model_"),  # the first text encoder of programs that know two
+    ),
+}
+
+
+class Ends(NamedTuple):
+    """What stands behind the name of a module: A, B, and alpha where it is a tensor."""
+
+    down: str
+    up: str
+    alpha: str | None = None
+
+
+ENDS = {
+    "diffusers": Ends(".lora_A.weight", ".lora_B.weight"),
+    "kohya": Ends(".lora_down.weight", ".lora_up.weight", ".alpha"),
+}
+OTHER_ENDS = (  # diffusers before PEFT, the newest first
+    Ends(".lora.down.weight", ".lora.up.weight"),
+    Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    Ends("_lora.down.weight", "_lora.up.weight"),  # behind attn1.processor.to_q
+)
+
+
+def names_of(modules: Iterable[str], naming: str) -> dict[str, str]:
+    """Our modules -> their names in the naming "diffusers" or "kohya". Raise ValueError for one that has none there.
+
+    The names do not depend on the widths of a model, so those of SD 1.5, the deepest one, hold for all.
+    """
+    wanted = set(modules)
+    names: dict[str, str] = {}
+    for layout in LAYOUTS[naming]:
+        known = [f"{layout.part}.{row[0]}" for row in part_rows(SD15, layout.part)]
+        names |= module_names(SD15, layout, [module for module in known if module in wanted])
+    if names.keys() < wanted:
+        raise ValueError(f"{min(wanted - names.keys())}: the names of {naming} have none for this module.")
+    return names
+
+
+def module_names(config: ModelConfig, layout: Layout, modules: Iterable[str]) -> dict[str, str]:
+    """Our modules of one part -> their names in a layout."""
+    rules = rules_for(config, layout, [f"{module}.weight" for module in modules])
+    names = {rule.targets[0].removesuffix(".weight"): rule.source.removesuffix(".weight") for rule in rules}
+    if layout.prefix.startswith("lora_"):
+        return {ours: theirs.replace(".", "_") for ours, theirs in names.items()}
+    return names
+
+
+def spellings(config: ModelConfig) -> dict[str, str]:
+    """Every name that a LoRA of another program may have for a module of this model -> our module."""
+    found: dict[str, str] = {}
+    for naming in LAYOUTS:
+        for layout in (*LAYOUTS[naming], *OTHER_LAYOUTS[naming]):
+            modules = [module for module in layers(config) if module.startswith(f"{layout.part}.")]
+            for ours, theirs in module_names(config, layout, modules).items():
+                found[theirs] = ours
+                attention, _, projection = ours.rpartition(".")
+                if naming == "diffusers" and attention.endswith("attention"):
+                    found[f"{theirs.removesuffix('.0').rpartition('.')[0]}.{projection}"] = ours  # behind a processor
+    return found
+
+
+def layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every linear layer and convolution of UNet and text encoder -> the shape of its weight."""
+    return {
+        name.removesuffix(".weight"): shape
+        for name, shape in target_shapes(config).items()
+        if name.split(".")[0] in PARTS and name.endswith(".weight") and len(shape) > 1 and "_embedding." not in name
+    }
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """A tensor's name -> its module, and which of "down", "up", "alpha" it is; None if it is no part of an update."""
+    for ends in (*ENDS.values(), *OTHER_ENDS):
+        for kind, end in ends._asdict().items():
+            if end is not None and name.endswith(end):
+                return name.removesuffix(end).replace(".processor.", "."), kind
+    return None
