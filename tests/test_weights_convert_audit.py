@@ -255,7 +255,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(inputs, run_audit, tmp_path):
         ((source, "--html", tmp_path / "there.html"), "the file exists. Add --overwrite"),
         ((source, "--html", tmp_path), "--html is a folder"),
         ((source, "--html", tmp_path / "no" / "a.html"), "there is no folder"),
-        ((source, "--csv", tmp_path / "a.html"), "--csv writes a .csv file"),
+        ((source, "--csv", tmp_path / "a.html"), "the result is a .csv file. Let --csv end so"),
     ):
         code, text, error = run_audit(*arguments, "--preset", "tiny")
         assert (code, text) == (2, ""), arguments

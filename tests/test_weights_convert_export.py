@@ -282,7 +282,7 @@ def test_the_place_for_the_result_is_checked_before_any_work(export, model_file,
         ("diffusers", "folder", (), "the folder exists. Add --overwrite"),
         ("diffusers", "folder", ("--overwrite",), "holds notes.txt, which no export wrote"),
         ("diffusers", "no/folder", (), "there is no folder"),
-        ("compvis", model_file, ("--overwrite",), "--out is the model file itself"),
+        ("compvis", model_file, ("--overwrite",), "--out would overwrite"),
     ):
         code, _, error = export(model_file, "--format", format, "--out", tmp_path / out, *options)
         assert code == 2

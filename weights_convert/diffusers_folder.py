@@ -18,6 +18,9 @@ PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 Fields = dict[str, Any]
 
 
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+
+
 def folder_texts(config: ModelConfig, with_controlnet: bool) -> dict[str, str]:
     """The contents of every file that holds no weights, by its path in the folder."""
     tables = {

@@ -24,15 +24,22 @@ from ldm_us.checkpoint import PARTS, LazyTensor, write_safetensors
 from ldm_us.config import SD15, ModelConfig
 from weights_convert.convert import Plan, plan_source
 from weights_convert.detect import detect
-from weights_convert.diffusers_folder import folder_texts
+from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.export_plan import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
-from weights_convert.import_command import DTYPES, check_folder_of, check_out, choose_config, lazy, part_line
+from weights_convert.import_command import DTYPES, choose_config, lazy, part_line
 from weights_convert.lora_command import NAMINGS, export_lora
+from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import Layout
 from weights_convert.sources import COMPONENTS, Source, open_source
 
 FORMATS = ("compvis", "diffusers", "controlnet", "lora")
-FOLDER = {*DIFFUSERS, "scheduler", "tokenizer", "model_index.json"}  # all that an export puts into a diffusers folder
+FOLDER = (  # every file that an export can put into a diffusers folder
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
+    *(f"{component}/config.json" for component in DIFFUSERS),
+    *(f"{component}/{COMPONENTS[component][0]}" for component in DIFFUSERS),
+)
 
 # Fields of a config that a sampler chooses anew; all others must be known to use the weights.
 OF_SAMPLING = {
@@ -70,11 +77,9 @@ def run_export(args: argparse.Namespace) -> None:
         export_lora(args.file, args.out, args.names, args.dtype, args.overwrite)
         return
     if args.format == "diffusers":
-        check_out_folder(args.out, args.overwrite)
+        check_result_folder(args.out, args.overwrite, FOLDER, [args.file])
     else:
-        check_out(args.out, args.overwrite)
-        if args.out.exists() and args.out.samefile(args.file):
-            raise ValueError(f"{args.out}: --out is the model file itself. Choose another name.")
+        check_result_file(args.out, ".safetensors", args.overwrite, [args.file])
     source = open_source(args.file)
     config = own_config(source)
     plan = plan_source(source, config)
@@ -92,20 +97,6 @@ def run_export(args: argparse.Namespace) -> None:
             write_weights(args.out, files, metadata)
     taken = parts_of(layout for inside in layouts.values() for layout in inside)
     print(summary(args.out, plan, taken, dtype, files), *notes(args.out, args.format, config, taken), sep="\n")
-
-
-def check_out_folder(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a folder that cannot or must not be written; replace nothing but an export."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out}: --out is a file. Name a folder that is to be made.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out}: the folder exists. Add --overwrite to replace it, or choose another --out.")
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in FOLDER) if out.exists() else []
-    if foreign:
-        raise ValueError(
-            f"{out}: holds {foreign[0]}, which no export wrote and --overwrite would delete. Choose another."
-        )
-    check_folder_of(out)
 
 
 def own_config(source: Source) -> ModelConfig:

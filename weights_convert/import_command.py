@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
 from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, read_metadata, write_safetensors
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from weights_convert.convert import Piece, Plan, load_piece, plan_source
+from weights_convert.result_place import check_result_file
 from weights_convert.sources import Source, open_source
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -44,9 +44,15 @@ def run_import(args: argparse.Namespace) -> None:
     if (args.src is None) == (args.lora is None) or (args.lora is None) != (args.base is None):
         raise ValueError("import: give SRC, or --lora LORA together with --base MODEL.")
     if args.lora is not None:
-        run_import_lora(args)
+        unused = [name for name in ("preset", "ema", "controlnet", "text") if getattr(args, name)]
+        if unused:
+            raise ValueError(f"--{unused[0]} does nothing with --lora: leave it out.")
+        from weights_convert.lora_command import import_lora  # which imports the plan of an import from here
+
+        import_lora(args.lora, args.base, args.out, args.dtype, args.overwrite)
         return
-    check_out(args.out, args.overwrite)
+    inputs = [path for path in (args.src, args.controlnet, args.text) if path is not None]
+    check_result_file(args.out, ".safetensors", args.overwrite, inputs)
     src = with_metadata_of_export(open_source(args.src))
     config = choose_config(src, args.preset)
     plans = plan_import(src, config, args.controlnet, args.text, args.ema)
@@ -58,35 +64,6 @@ def run_import(args: argparse.Namespace) -> None:
     with full_disk_is_an_error_of_input(args.out):
         write_safetensors(args.out, [lazy(piece, dtype) for piece in pieces], metadata)
     print(summary(plans, pieces, dtype, hashes, args.out))
-
-
-def run_import_lora(args: argparse.Namespace) -> None:
-    """A LoRA of another program -> a LoRA file of ours."""
-    from weights_convert.lora_command import import_lora  # it takes check_out and others from here
-
-    unused = [name for name in ("preset", "ema", "controlnet", "text") if getattr(args, name)]
-    if unused:
-        raise ValueError(f"--{unused[0]} does nothing with --lora: leave it out.")
-    import_lora(args.lora, args.base, args.out, args.dtype, args.overwrite)
-
-
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a file that cannot or must not be written."""
-    if out.is_dir():
-        raise ValueError(f"{out}: --out is a folder. Name a file in it, such as {out / 'model.safetensors'}.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out}: the file exists. Add --overwrite to replace it, or choose another --out.")
-    check_folder_of(out)
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out}: the result is a .safetensors file. Let --out end so.")
-
-
-def check_folder_of(out: Path) -> None:
-    """Refuse a result in a folder that is not there or cannot be written to."""
-    if not out.parent.is_dir():
-        raise ValueError(f"{out}: there is no folder {out.parent}. Create it first.")
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"{out}: the folder {out.parent} cannot be written to. Choose another --out.")
 
 
 def with_metadata_of_export(src: Source) -> Source:
