@@ -81,7 +81,12 @@ class _Bounded:
     """A file of which zipfile reads no more than a list of entries takes."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
+        self.file, self.tell, self.seekable = file, file.tell, file.seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise ValueError("its list of entries points to before the file")
+        return self.file.seek(offset, whence)
 
     def read(self, count: int = -1) -> bytes:
         if count > DESCRIPTION_LIMIT:
@@ -94,6 +99,8 @@ def _check_entries(entries: Iterable[ZipInfo], end: int) -> dict[str, ZipInfo]:
     ordered = sorted(entries, key=lambda entry: entry.header_offset)
     if any(e.compress_type != ZIP_STORED or e.compress_size != e.file_size or e.flag_bits & 1 for e in ordered):
         raise ValueError("its entries are compressed or encrypted, which those of a checkpoint never are")
+    if any(entry.header_offset < 0 for entry in ordered):
+        raise ValueError("an entry begins before the file does")
     begins = [*(entry.header_offset for entry in ordered), end]
     room = [after - begin - LOCAL_HEADER.size for begin, after in pairwise(begins)]
     if any(entry.file_size > space for entry, space in zip(ordered, room, strict=True)):
