@@ -16,7 +16,7 @@ import torch
 
 from ldm_us.stored_tensor import check_shape, shown, span
 
-MAX_WORK = 2_000_000  # instructions; about 45 a tensor
+MAX_WORK = 1_000_000  # instructions; about 45 a tensor
 
 STORAGES = {
     "DoubleStorage": torch.float64,
@@ -41,7 +41,7 @@ ALLOWED = {*CALLS, *NAMES_ALONE, *(f"torch.{name}" for name in STORAGES)}
 KEYS = (str, int, float, bytes, type(None))  # with Name: types whose hash takes no long time
 PLAIN = (
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "STRING"),
 )
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 

@@ -1,4 +1,4 @@
-"""Damaged and lying files of weights against the code that opens them: `python -m tests.fuzz_weights --n 2000 --seed 0`.
+"""Damaged and lying files of weights against the code that opens them: `python -m tests.fuzz_weights --n 2000`.
 
 Each file is valid, of one of the formats, and then changed (weights_mutations.py). It is opened in a process of its
 own, as the commands open it. That must succeed or end in a ValueError of one line, within --seconds and --megabytes,
@@ -130,7 +130,7 @@ def write_cases(root):
 
 
 def open_as(run, folder, file):
-    """Open a changed file as a command does; -> "opened", or "refused: " and the sentence. Anything else is a defect."""
+    """Open a changed file as a command does; -> "opened", or "refused: " and the sentence. All else is a defect."""
     folder = Path(folder)
     path, out = folder / file, folder / "out" / "out.safetensors"
     if run.startswith("import"):

@@ -5,6 +5,7 @@ import json
 import pickletools
 import warnings
 import zipfile
+from itertools import pairwise
 
 NUMBERS = (-1, 0, 1, 2, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64, 10**9, 10**30)
 STRANGE = (*NUMBERS, 1.5, float("nan"), "", "x", "\n", "\x1b[2J", "a" * 5000, None, True, [], {}, [[]], {"a": 1})
@@ -45,7 +46,7 @@ def mutate(content, random):
         way = random.choice(ways)
         try:
             content = way(content, random)
-        except (ValueError, KeyError, IndexError, UnicodeDecodeError, zipfile.BadZipFile):
+        except (ValueError, TypeError, AttributeError, LookupError, zipfile.BadZipFile):
             continue  # a mutation before it has left nothing that this one could work on
         names.append(way.__name__)
     return " + ".join(names) or "nothing", content
@@ -196,7 +197,7 @@ def change_old_pickle(content, random):
 def change_pickle(pickle, random):
     """Take out, double, exchange or change an instruction, or put a hostile one in."""
     starts = [at for _, _, at in pickletools.genops(pickle)] + [len(pickle)]
-    ops = [pickle[begin:end] for begin, end in zip(starts, starts[1:], strict=False)]
+    ops = [pickle[begin:end] for begin, end in pairwise(starts)]
     at, other = (random.randrange(len(ops)) for _ in range(2))
     way = random.randrange(7)
     if way == 0:
