@@ -4,7 +4,7 @@ The limits lie far above any Stable Diffusion 1.x; they only keep the time and m
 """
 
 import dataclasses
-import math
+import sys
 from typing import Any
 
 LIMITS = {  # the largest value of a field, where it is not LARGEST
@@ -44,5 +44,5 @@ def _check_value(name: str, value: Any, default: Any, limit: int) -> None:
     elif isinstance(default, int):
         if type(value) is not int or not 0 <= value <= limit:
             raise ValueError(f"{name} is no whole number from 0 to {limit}.")
-    elif type(value) not in (int, float) or not abs(value) < math.inf:
+    elif type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name} is no finite number.")

@@ -169,6 +169,8 @@ class Opener:
         self.answers, from_child = os.pipe()
         self.process = os.fork()
         if self.process == 0:
+            os.close(self.jobs)  # so that the jobs end when the parent does
+            os.close(self.answers)
             try:
                 self.serve(os.fdopen(to_child, "rb"), from_child)
             finally:

@@ -46,8 +46,10 @@ def mutate(content, random):
         way = random.choice(ways)
         try:
             content = way(content, random)
-        except (ValueError, TypeError, AttributeError, LookupError, zipfile.BadZipFile):
-            continue  # a mutation before it has left nothing that this one could work on
+        except Exception:
+            if not names:
+                raise
+            continue  # the change before it has left nothing that this one could work on
         names.append(way.__name__)
     return " + ".join(names) or "nothing", content
 
