@@ -124,8 +124,9 @@ def change_header(content, random):
     elif way == 5 and metadata:
         metadata[random.choice(list(metadata))] = random.choice((DEEP, "", "null", json.dumps(random.choice(STRANGE))))
     elif way == 6 and metadata:
-        key = random.choice(list(metadata))
-        metadata[key] = json.dumps(change_value(json.loads(metadata[key]), random))
+        key = random.choice([key for key, text in metadata.items() if text[:1] in "[{"] or list(metadata))
+        value = json.loads(metadata[key]) if metadata[key][:1] in "[{" else metadata[key]
+        metadata[key] = json.dumps(change_value(value, random))
     encoded = json.dumps(header)
     if way == 7:
         encoded = encoded.replace(f'"{name}":', f'"{random.choice(names)}":', 1)
@@ -216,5 +217,5 @@ def change_pickle(pickle, random):
         ops[at] = bytes([random.randrange(256)]) + ops[at][1:]
     else:  # a number of a shape, a stride, an offset or a length
         numbers = [i for i, op in enumerate(ops) if op[:1] in (b"K", b"M", b"J")]
-        ops[random.choice(numbers)] = b"\x8a\x09" + (random.choice(NUMBERS[:-1]) % 2**72).to_bytes(9, "little")
+        ops[random.choice(numbers or [at])] = b"\x8a\x09" + (random.choice(NUMBERS[:-1]) % 2**72).to_bytes(9, "little")
     return b"".join(ops)
