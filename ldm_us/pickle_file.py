@@ -34,6 +34,8 @@ class PickleFile(NamedTuple):
 
 def read_pickle_file(path: Path) -> PickleFile:
     """Read a file's pickle and check that every tensor lies within the file. Raise ValueError, in one sentence."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, or a device or a pipe. Check the path.")
     size = path.stat().st_size
     try:
         with path.open("rb") as file:

@@ -55,6 +55,8 @@ def read_header(path: Path | str) -> Header:
     """Read and check the header alone. Raise SafetensorError, which does not name the file, for anything wrong."""
     path = Path(path)
     size = path.stat().st_size
+    if not path.is_file():  # a pipe would be waited for
+        raise SafetensorError("it is a folder, a device or a pipe")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:

@@ -55,6 +55,7 @@ PREFIXES = {
     "vae": "first_stage_model.",
     "text": "cond_stage_model.transformer.text_model.",
 }
+KEPT = Path(tempfile.gettempdir()) / "fuzz_weights"  # files that showed a defect, unless told
 LONGEST = 2000  # characters of an error
 STATE = Path("run/state/step_00000001.pt")
 
@@ -270,7 +271,7 @@ def main():
     parser.add_argument(
         "--megabytes", type=int, default=600, help="a file may take beyond what an idle process has (600)"
     )
-    parser.add_argument("--keep", type=Path, default=Path("fuzz_defects"), help="folder for files that show a defect")
+    parser.add_argument("--keep", type=Path, default=KEPT, help="folder for files that show a defect")
     options = parser.parse_args()
     counts, defects = fuzz(options.n, options.seed, options.seconds, options.megabytes, options.first, options.keep)
     outcomes = sorted({outcome for _, outcome in counts})

@@ -320,6 +320,12 @@ def test_a_file_that_shrinks_or_changes_after_it_was_opened_is_a_sentence_and_no
         file.stored(file.content["a"]).read()
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="a device or a pipe"):
+        read_pickle_file(tmp_path / "x.ckpt")
+
+
 def test_a_tar_archive_is_named(tmp_path):
     (tmp_path / "x.pt").write_bytes(bytes(257) + b"ustar" + bytes(1000))
     assert "a tar archive, as PyTorch wrote before version 0.1.10" in refusal(tmp_path / "x.pt")

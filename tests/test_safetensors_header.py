@@ -157,6 +157,12 @@ def test_what_the_library_writes_passes_with_its_metadata(tmp_path):
         assert torch.equal(file.get_tensor("half"), tensors["half"])
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(SafetensorError, match="a device or a pipe"):
+        open_safetensors(tmp_path / "x.safetensors")
+
+
 def test_a_file_that_shrinks_after_it_was_opened_is_a_sentence_and_no_signal(tmp_path):
     save_file({"a": torch.ones(10_000)}, tmp_path / "x.safetensors")
     found = open_source(tmp_path / "x.safetensors").entries["a"]
