@@ -50,10 +50,11 @@ def read_pickle_file(path: Path) -> PickleFile:
             "Use a .safetensors version of the model."
         ) from error
     except DAMAGE as error:  # a damaged pickle can fail anywhere in its reader
+        unchecked = ", or saved with torch's checksums turned off" if "CRC-32" in str(error) else ""
         reason = shown(str(error)) if isinstance(error, ValueError | BadZipFile) else "its pickle is damaged"
         raise ValueError(
-            f"{path}: not a PyTorch checkpoint, or cut short ({reason}); nothing in it was run. Download or copy it "
-            "again."
+            f"{path}: not a PyTorch checkpoint, or cut short ({reason}{unchecked}); nothing in it was run. "
+            "Download or copy it again."
         ) from error
 
 

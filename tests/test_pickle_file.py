@@ -320,6 +320,18 @@ def test_a_file_that_shrinks_or_changes_after_it_was_opened_is_a_sentence_and_no
         file.stored(file.content["a"]).read()
 
 
+@pytest.mark.skipif(not hasattr(torch.serialization, "set_crc32_options"), reason="this torch always writes checksums")
+def test_a_file_saved_without_checksums_is_refused_with_that_reason(tmp_path):
+    checked = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(2)}, tmp_path / "x.ckpt")
+    finally:
+        torch.serialization.set_crc32_options(checked)
+    assert "Bad CRC-32" in (said := refusal(tmp_path / "x.ckpt"))
+    assert "saved with torch's checksums turned off" in said
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="a device or a pipe"):
