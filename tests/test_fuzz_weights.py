@@ -30,6 +30,11 @@ def hang(*_):
     time.sleep(60)
 
 
+def spin(*_):
+    while True:
+        pass
+
+
 def fill(*_):
     torch.ones(1 << 28).numpy()  # 1 GB
     time.sleep(60)
@@ -45,12 +50,19 @@ def say_two_lines(*_):
 
 @pytest.mark.parametrize(
     ("defect", "outcome"),
-    [(crash, "signal"), (hang, "timeout"), (fill, "memory"), (trip, "traceback"), (say_two_lines, "not one line")],
+    [
+        (crash, "signal"),
+        (hang, "timeout"),
+        (spin, "timeout"),
+        (fill, "memory"),
+        (trip, "traceback"),
+        (say_two_lines, "not one line"),
+    ],
 )
 def test_the_fuzzer_notices_each_kind_of_defect(defect, outcome, monkeypatch):
     monkeypatch.setattr(fuzz_weights, "open_as", defect)
     opener = fuzz_weights.Opener()
     try:
-        assert opener.open("", "", "", 1.0 if defect is hang else 30.0, 300)[0] == outcome
+        assert opener.open("", "", "", 0.1 if defect in (hang, spin) else 30.0, 300)[0] == outcome
     finally:
         opener.close()
