@@ -12,7 +12,9 @@ import torch
 from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
 from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, read_metadata, write_safetensors
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
-from weights_convert.convert import Piece, Plan, load_piece, plan_source
+from ldm_us.json_text import parse_json
+from ldm_us.stored_tensor import shown
+from weights_convert.convert import Piece, Plan, load_piece, plan_source, target_shapes
 from weights_convert.result_place import check_result_file
 from weights_convert.sources import Source, open_source
 
@@ -82,9 +84,10 @@ def choose_config(src: Source, preset: str | None) -> ModelConfig:
     if "config" not in src.metadata:
         return PRESETS[preset or "sd15"]
     try:
-        config = config_from_dict(json.loads(src.metadata["config"]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{src.path}: the config in its metadata cannot be read ({error}).") from error
+        config = config_from_dict(parse_json(src.metadata["config"]))
+        target_shapes(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # the last three: of a width of -1
+        raise ValueError(f"{src.path}: the config in its metadata cannot be read ({shown(str(error))}).") from error
     if preset not in (None, config.name):
         raise ValueError(f"{src.path}: carries its own config, {config.name}. Leave --preset {preset} out.")
     return config
