@@ -48,8 +48,8 @@ def centroids(masks: Tensor) -> Tensor:
     """The mean place (down, across) in pixels of each mask (n, 1, H, W) in {0, 1}: -> (n, 2); nan where it is empty."""
     h, w = masks.shape[-2:]
     area = masks.flatten(1).sum(1)
-    down = (masks.sum(dim=(1, 3)) * torch.arange(h)).sum(1)  # (n, H) -> (n,)
-    across = (masks.sum(dim=(1, 2)) * torch.arange(w)).sum(1)
+    down = (masks.sum(dim=(1, 3)) * torch.arange(h, device=masks.device)).sum(1)  # (n, H) -> (n,)
+    across = (masks.sum(dim=(1, 2)) * torch.arange(w, device=masks.device)).sum(1)
     return torch.stack([down, across], dim=1) / area[:, None]
 
 

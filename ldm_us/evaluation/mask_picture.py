@@ -76,7 +76,10 @@ def draw_mask_picture(
     right = MARGIN + columns * (CELL + GAP) + 2 * GAP  # where the real images begin
     canvas = Canvas(right + columns * (CELL + GAP) - GAP + MARGIN, HEAD + len(samples) * row_height)
     draw_legend(canvas, found_by)
-    for left, title in ((MARGIN, "Samples and the masks they were asked to follow"), (right, "Real images and theirs")):
+    for left, title in (
+        (MARGIN, "Synthetic samples and the masks they were asked to follow"),
+        (right, "Real images and their drawn masks"),
+    ):
         canvas.text((left, HEAD - 14), title, 17, INK)
     for row, label in enumerate(samples):
         top = HEAD + row * row_height
@@ -91,7 +94,7 @@ def draw_mask_picture(
 def draw_legend(canvas: Canvas, found_by: str) -> None:
     """What the two outlines are, each stroke on dark as in the images."""
     x = float(MARGIN)
-    for name, colour, dashes in (("asked", ASKED, ""), (f"found by the {found_by}", FOUND, DASHES)):
+    for name, colour, dashes in (("asked, or drawn", ASKED, ""), (f"found by the {found_by}", FOUND, DASHES)):
         canvas.line([(x, 32), (x + 54, 32)], SHADOW, 18)
         canvas.line([(x + 4, 32), (x + 50, 32)], colour, 2.5, dashes)
         canvas.text((x + 66, 32), name, 15, INK, "lm")
