@@ -7,7 +7,7 @@ from ldm_us.checkpoint import read_metadata
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.data.split import SPLIT_SEED, split_by_group
-from ldm_us.evaluation.judge_file import Training, image_digests
+from ldm_us.evaluation.judge_file import Training, image_digest, image_digests
 from ldm_us.lineage import read_lineage
 from ldm_us.training.dataset import data_hash, read_data, split_data
 
@@ -80,3 +80,17 @@ def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Reco
             f"{path}: was trained on {seen} of the {len(records)} images to measure on. Train the judge on other "
             "images, or with the --held-out of the model."
         )
+
+
+def not_seen_by_judge(path: Path, training: Training, folders: Sequence[Path]) -> list[Record]:
+    """The images of real folders that the judge was not trained on, nor on a near-duplicate of them that lies there."""
+    records = merge_families(read_data(folders))
+    known = set(training.images)
+    families = {record.group for record in records if image_digest(record) in known}
+    unseen = sorted(record for record in records if record.group not in families)
+    if not unseen:
+        raise ValueError(
+            f"{path}: was trained on all {len(records)} images of --real or on near-duplicates of them, so none says "
+            "how well it finds lesions. Add images that it does not know, such as those held out from its training."
+        )
+    return unseen

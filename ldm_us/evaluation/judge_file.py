@@ -40,8 +40,13 @@ class Training:
 
 
 def image_digests(records: Sequence[Record]) -> list[str]:
-    """The first 16 hexadecimal digits of the SHA-256 of every image file, sorted."""
-    return sorted(hashlib.sha256(record.image.read_bytes()).hexdigest()[:16] for record in records)
+    """The digest of every image file, sorted."""
+    return sorted(image_digest(record) for record in records)
+
+
+def image_digest(record: Record) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of an image file."""
+    return hashlib.sha256(record.image.read_bytes()).hexdigest()[:16]
 
 
 def save_judge(network: Judge, path: Path | str, training: Training) -> None:
