@@ -206,3 +206,19 @@ def test_a_name_that_cannot_be_shown_in_a_line_is_refused(tmp_path):
         ValueError, match=r"model\.pt: a tensor has a name of 3 characters that cannot be shown \(a\?b\)"
     ):
         open_source(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "wrap", [("state_dict",), ("model",), ("module",), ("state_dict", "model"), ("model", "state_dict")]
+)
+def test_nested_state_dicts_are_found_under_the_names_that_trainers_use(tmp_path, wrap):
+    content: dict = {"a.weight": torch.ones(2), "b.bias": torch.zeros(3)}
+    for name in wrap:
+        content = {name: content, "epoch": 3}
+    torch.save(content, tmp_path / "model.pt")
+    assert set(open_source(tmp_path / "model.pt").entries) == {"a.weight", "b.bias"}
+
+
+def test_the_prefix_of_a_parallel_module_is_taken_off(tmp_path):
+    torch.save({"model": {"module.a.weight": torch.ones(2)}}, tmp_path / "model.pt")
+    assert set(open_source(tmp_path / "model.pt").entries) == {"a.weight"}

@@ -15,6 +15,7 @@ from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from ldm_us.json_text import parse_json
 from ldm_us.stored_tensor import shown
 from weights_convert.convert import Piece, Plan, load_piece, plan_source, target_shapes
+from weights_convert.folder_config import with_folder_config
 from weights_convert.result_place import check_result_file
 from weights_convert.sources import Source, open_source
 
@@ -75,14 +76,20 @@ def with_metadata_of_export(src: Source) -> Source:
     """
     if not src.path.is_dir() or any(file.suffix != ".safetensors" for file in src.files):
         return src
-    first, *others = [read_metadata(file) for file in src.files]
-    return replace(src, metadata=first) if "config" in first and all(other == first for other in others) else src
+    first, *others = metadata = [read_metadata(file) for file in src.files]
+    if "config" in first and all(other == first for other in others):
+        return replace(src, metadata=first)
+    if any("config" in each for each in metadata):
+        print("note: files of this folder were exchanged since it was exported: sizes are those of --preset.")
+    return src
 
 
 def choose_config(src: Source, preset: str | None) -> ModelConfig:
-    """The config that a model file of ours carries, else the preset."""
+    """The config that a model file of ours carries, else the preset; of a folder, what its .json files say on top."""
+    folder = src.path if src.path.is_dir() else None
     if "config" not in src.metadata:
-        return PRESETS[preset or "sd15"]
+        config = PRESETS[preset or "sd15"]
+        return config if folder is None else with_folder_config(config, folder)
     try:
         config = config_from_dict(parse_json(src.metadata["config"]))
         target_shapes(config)
@@ -90,7 +97,7 @@ def choose_config(src: Source, preset: str | None) -> ModelConfig:
         raise ValueError(f"{src.path}: the config in its metadata cannot be read ({shown(str(error))}).") from error
     if preset not in (None, config.name):
         raise ValueError(f"{src.path}: carries its own config, {config.name}. Leave --preset {preset} out.")
-    return config
+    return config if folder is None else with_folder_config(config, folder)
 
 
 def plan_import(src: Source, config: ModelConfig, controlnet: Path | None, text: Path | None, ema: bool) -> list[Plan]:
@@ -130,7 +137,16 @@ def provenance(plans: Sequence[Plan], hashes: dict[Path, str], ema: bool) -> dic
         for plan in plans
         for file in plan.source.files
     ]
-    return carried | {"sources": json.dumps(sources)}
+    return carried | {"sources": json.dumps(earlier_sources(carried) + sources)}
+
+
+def earlier_sources(metadata: dict[str, str]) -> list[object]:
+    """The files that a model file of ours was once made of, so that their hashes are not lost."""
+    try:
+        listed = json.loads(metadata.get("sources", "[]"))
+    except ValueError:
+        return []
+    return listed if isinstance(listed, list) else []
 
 
 def summary(
