@@ -32,34 +32,34 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to sample.py's; each default changes nothing."""
     add = parser.add_argument_group("editing an image").add_argument
     add("--init", type=Path, metavar="IMAGE", help="start from this image")
-    add("--strength", type=float, metavar="X", help=f"0: the image as it is, 1: all steps ({STRENGTH}; --invert 1)")
+    add("--strength", type=float, metavar="X", help=f"0 as it is, 1 all steps ({STRENGTH}; --invert 1)")
     add("--inpaint", type=Path, metavar="REGION", help="change --init only where this mask is white")
     add("--resample", type=int, default=1, metavar="N", help="--inpaint: times each step is taken (%(default)s)")
-    add("--no-paste", action="store_true", help="--inpaint: outside, show the reconstruction and not --init itself")
-    add("--invert", action="store_true", help="start from the noise that leads to --init, not from a random one")
-    add("--source-class", choices=CLASSES, help="--invert: the class of --init (that of the sample)")
-    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, instead of a class")
-    add("--source-mask", type=Path, metavar="PATH", help="--invert: the lesion of --init, moved to --mask")
+    add("--no-paste", action="store_true", help="--inpaint: outside, show --init reconstructed")
+    add("--invert", action="store_true", help="start from the noise that leads to --init")
+    add("--source-class", choices=CLASSES, metavar="NAME", help="--invert: class of --init (that of the sample)")
+    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, if no class")
+    add("--source-mask", type=Path, metavar="PATH", help="--invert: lesion of --init, moved to --mask")
     add("--iterations", type=int, default=ITERATIONS, metavar="N", help="--invert: refinements a step (%(default)s)")
 
     add = parser.add_argument_group("guidance and control").add_argument
     add("--guidance-rescale", type=float, default=0.0, metavar="X", help="0 none to 1 (%(default)s)")
-    add("--guidance-interval", type=float, nargs=2, metavar=("LOW", "HIGH"), help="noise levels that are guided (all)")
+    add("--guidance-interval", type=float, nargs=2, metavar=("LO", "HI"), help="noise levels that are guided (all)")
     add("--control-start", type=float, default=0.0, metavar="X", help="share of the steps before the mask acts (0)")
     add("--control-end", type=float, default=1.0, metavar="X", help="share of the steps until it does not (1)")
-    add("--guess", action="store_true", help="let the mask say what to draw: guess mode of ControlNet")
+    add("--guess", action="store_true", help="guess mode: the mask says what to draw")
     add(
         "--also-control",
         nargs=3,
         action="append",
         default=[],
         metavar=("FILE", "HINT", "X"),
-        help="add FILE's ControlNet, which follows the picture HINT, with weight X; may be repeated",
+        help="add FILE's ControlNet on HINT, weight X; repeats",
     )
 
     add = parser.add_argument_group("pictures of how a sample came about").add_argument
     add("--trajectory", action="store_true", help="latents and predicted images through time")
-    add("--explain", action="store_true", help="attention to each word, and the mask's effect by level")
+    add("--explain", action="store_true", help="attention to each word; the mask's effect")
 
 
 def check_edit_options(options: argparse.Namespace, size: int) -> None:
@@ -83,13 +83,15 @@ def check_edit_options(options: argparse.Namespace, size: int) -> None:
             raise ValueError(f"--{name} {getattr(options, name)}: use {least} or more.")
     if options.strength is not None:
         first_step(options.strength, options.steps)
+    if options.strength == 0 and (options.trajectory or options.explain):
+        raise ValueError("--strength 0 takes no step that --trajectory or --explain could show: leave them out.")
     if options.init is not None:
         x = load_init(options.init, size)[None]
         if options.inpaint is not None:
             check_region(x, load_mask([options.inpaint], size)[None])
     for control in parse_added(options.also_control):
         load_hint(control.hint, size)
-    guidance_of(options)
+    guidance_of(options, scale=1.0)
     check_span(options.control_start, options.control_end)
 
 
@@ -105,9 +107,8 @@ def resizing_notes(options: argparse.Namespace, size: int) -> list[str]:
     ]
 
 
-def guidance_of(options: argparse.Namespace) -> Guidance:
-    """The guidance of these options; sample.py has filled in the model's own scale, else 1 stands for it."""
-    scale = 1.0 if options.guidance is None else options.guidance
+def guidance_of(options: argparse.Namespace, scale: float) -> Guidance:
+    """The guidance of these options with its scale, the option's or the model's own."""
     interval = options.guidance_interval
     return Guidance(scale, options.guidance_rescale, None if interval is None else tuple(interval))
 
@@ -136,6 +137,24 @@ def edit_fields(options: argparse.Namespace) -> dict[str, Any]:
         elif value is not None and name not in ("trajectory", "explain"):
             fields[name] = " ".join(map(str, value)) if isinstance(value, list) else value
     return fields
+
+
+def wants_edit(options: argparse.Namespace) -> bool:
+    """Whether any of the options is used."""
+    return any(value is not None for value in edit_values(options).values())
+
+
+def draws_no_noise(options: argparse.Namespace) -> bool:
+    """Whether the seed changes nothing: the noise comes from the image, or there is none."""
+    return bool(options.invert) or options.strength == 0
+
+
+def walked_steps(options: argparse.Namespace, steps: int) -> int:
+    """How many of the steps a sample takes: all, but for an image to image that starts further on."""
+    if options.init is None or options.inpaint is not None:
+        return steps
+    strength = options.strength if options.strength is not None else 1.0 if options.invert else STRENGTH
+    return steps - first_step(strength, steps)
 
 
 def edit_values(options: argparse.Namespace) -> dict[str, Any]:

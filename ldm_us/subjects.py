@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ldm_us.data.busi import CLASSES, NAME, read_busi
-from ldm_us.data.records import LESION_CLASSES, class_prompt
+from ldm_us.data.records import LESION_CLASSES, class_prompt, prompted_class
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
@@ -41,7 +41,7 @@ def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subjec
     text = prompt if prompt is not None else class_prompt(labels[0]) if labels else subject.prompt
     if not text and prompt is None:
         raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
-    return replace(subject, prompt=text, label=labels[0] if labels else subject.label)
+    return replace(subject, prompt=text, label=labels[0] if labels else prompted_class(text) or subject.label)
 
 
 def masked_subjects(path: Path) -> list[Subject]:

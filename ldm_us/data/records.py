@@ -35,6 +35,11 @@ def class_prompt(label: str) -> str:
     return PAPER_PROMPT.format(label=label)
 
 
+def prompted_class(prompt: str) -> str:
+    """Return the class whose prompt this is; empty for any other text."""
+    return next((label for label in CLASSES if prompt == class_prompt(label)), "")
+
+
 def open_image(path: Path) -> Image.Image:
     """Open and decode an 8-bit image file in its own mode."""
     path = Path(path)

@@ -20,7 +20,7 @@ from ldm_us.evaluation.memorisation import latent_features, read_thresholds
 from ldm_us.evaluation.nearest_training import describe, nearest
 from ldm_us.model import LatentDiffusion
 from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads
-from ldm_us.synthesis.edits import wants_edit
+from ldm_us.synthesis.edits import Drawn
 from ldm_us.synthesis.fields import Fields
 from ldm_us.training.cache import ENCODER, weights_hash
 from ldm_us.training.dataset import data_hash
@@ -33,15 +33,15 @@ IsCopy = Callable[[Tensor], bool]  # of one image (3, H, W) in [0, 1]
 def add_copies_options(parser: argparse.ArgumentParser) -> None:
     """Describe what drops copies."""
     add = parser.add_argument_group("copies of training images").add_argument
-    add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what this memorisation.json takes for a copy")
-    add("--data", type=Path, nargs="+", metavar="DIR", help="with --drop-memorised: what the model was trained on")
+    add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what memorisation.json calls a copy")
+    add("--data", type=Path, nargs="+", metavar="DIR", help="--drop-memorised: the training data")
 
 
 def check_copies_options(options: argparse.Namespace) -> None:
-    """Raise ValueError where --drop-memorised and --data do not stand together, or stand beside an edit."""
+    """Raise ValueError where --drop-memorised and --data do not stand together, or stand beside --init."""
     if (options.drop_memorised is None) != (options.data is None):
         raise ValueError("--drop-memorised and --data belong together: give both, or none.")
-    if options.drop_memorised is not None and wants_edit(options):
+    if options.drop_memorised is not None and options.init is not None:
         raise ValueError("--drop-memorised: an edit is meant to look like its original. Leave it away when editing.")
 
 
@@ -83,25 +83,25 @@ def load_is_copy(options: argparse.Namespace, model: LatentDiffusion, settings: 
 
 
 def without_copies(
-    draw: Callable[..., Tensor], is_copy: IsCopy | None, wanted: list[Wanted], on_step: Callable[..., object]
-) -> tuple[Tensor, list[list[int]]]:
-    """Draw n samples, those that are copies again; images (n, 3, H, W) and the seeds tried for each, the last one kept.
+    draw: Callable[..., list[Drawn]], is_copy: IsCopy | None, wanted: list[Wanted], on_step: Callable[..., object]
+) -> tuple[list[Drawn], list[list[int]]]:
+    """Draw samples, those that are copies again; -> the samples and the seeds tried for each, the last one kept.
 
     Raise ValueError where ATTEMPTS seeds in a row give copies.
     """
-    images = draw(wanted=wanted, on_step=on_step)
+    drawn = draw(wanted=wanted, on_step=on_step)
     tried = [[one.seed] for one in wanted]
     for i, one in enumerate(wanted if is_copy is not None else ()):
         assert is_copy is not None
-        while is_copy(images[i]):
+        while is_copy(drawn[i].x):
             if len(tried[i]) == ATTEMPTS:
                 raise ValueError(
                     f"--drop-memorised: {ATTEMPTS} seeds in a row for {one.prompt!r} (from seed {one.seed}) look like "
                     "training images. The model has memorised them: use one trained for fewer steps or on more data."
                 )
             tried[i].append(next_seed(one.seed, len(tried[i])))
-            images[i] = draw(wanted=[one._replace(seed=tried[i][-1])], on_step=None)[0]
-    return images, tried
+            drawn[i] = draw(wanted=[one._replace(seed=tried[i][-1])], on_step=None)[0]
+    return drawn, tried
 
 
 def next_seed(seed: int, attempt: int) -> int:

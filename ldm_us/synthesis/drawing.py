@@ -61,7 +61,7 @@ def _draw_together(
     model: LatentDiffusion, wanted: Sequence[Wanted], settings: Settings, on_step: Callable[[Step], None] | None
 ) -> Tensor:
     masks = [sample.mask for sample in wanted if sample.mask is not None]
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+    with autocast(model, settings):
         return generate(
             model,
             [sample.prompt for sample in wanted],
@@ -78,6 +78,11 @@ def _draw_together(
         )
 
 
+def autocast(model: LatentDiffusion, settings: Settings) -> torch.autocast:
+    """Inside, the networks compute in the precision of the settings."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Inside, PyTorch computes with `count` threads on the CPU."""
@@ -87,16 +92,6 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def device_kind(device: str | torch.device) -> str:
-    """Name what decides how sums are rounded: the GPU, or the instructions of the CPU."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return f"cuda, {torch.cuda.get_device_name(device)}"
-    if device.type == "cpu":
-        return f"cpu, {torch.backends.cpu.get_cpu_capability()}"
-    return device.type
 
 
 def settings_from_text(fields: dict[str, str]) -> Settings:

@@ -3,8 +3,8 @@
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, nullcontext
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -12,70 +12,53 @@ from torch import Tensor
 
 from ldm_us.conditions import Conditions
 from ldm_us.controls import ControlTerm, mask_hint
-from ldm_us.data.records import CLASSES, class_prompt, load_mask
-from ldm_us.edit_options import STRENGTH, edit_values, guidance_of, load_init
+from ldm_us.data.records import class_prompt, load_mask, prompted_class
+from ldm_us.edit_options import STRENGTH, guidance_of, load_init, wants_edit
 from ldm_us.editing import image_to_image
 from ldm_us.explain import attention_picture, control_picture, record
 from ldm_us.guidance import Guidance
 from ldm_us.inpainting import inpaint
 from ldm_us.inversion import edit_by_inversion
 from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import save_png
 from ldm_us.sampling import Step, Walk, generate
 from ldm_us.subjects import check_mask
-from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads
+from ldm_us.synthesis.drawing import Settings, Wanted, autocast, cpu_threads, draw_images
 from ldm_us.trajectory import trajectory
 
-SHARED = ("guidance", "control_scale", "negative_prompt", "sampler", "steps", "eta")  # what Settings knows better
+
+class Drawn(NamedTuple):
+    """A sample, and pictures of how it came about."""
+
+    x: Tensor  # (3, H, W) in [0, 1], on the CPU
+    strips: dict[str, Image.Image]  # by their kind
 
 
-def wants_edit(options: argparse.Namespace) -> bool:
-    """Whether any of the options is used."""
-    return any(value is not None for value in edit_values(options).values())
-
-
-def draw_edits(
+def draw_samples(
     options: argparse.Namespace,
     model: LatentDiffusion,
     wanted: Sequence[Wanted],
     settings: Settings,
     added: Sequence[ControlTerm] = (),
-    out: Path | None = None,
     on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """n samples -> images (n, 3, H, W) in [0, 1] on the CPU, one at a time; pictures of the way go to `out`.
+) -> list[Drawn]:
+    """Draw samples: plain ones with draw_images, with the options of edit_options.py one at a time.
 
-    added: the ControlNets of --also-control.
+    added: the ControlNets of --also-control, with hints (1, 3, H, W).
     """
-    shared = dataclasses.asdict(settings)
-    options = argparse.Namespace(**{**vars(options), **{name: shared[name] for name in SHARED}})
-    images = []
-    for prompt, seed, mask in wanted:
-        masks = None if mask is None else mask[None]
-        autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-        with torch.no_grad(), cpu_threads(settings.threads), autocast:
-            x, pictures = sample_batch(options, model, [prompt], masks, [seed], settings.size, on_step, added)
-        images.append(x.float().cpu())
-        if out is not None:
-            for name, picture in pictures.items():
-                save_png(picture, out / (f"{name}.png" if f"seed{seed}" in name else f"{name}_seed{seed}.png"))
-    return torch.cat(images)
+    if not wants_edit(options):
+        return [Drawn(x, {}) for x in draw_images(model, wanted, settings, on_step)]
+    return [draw_edit(options, model, one, settings, added, on_step) for one in wanted]
 
 
-def sample_batch(
+def draw_edit(
     options: argparse.Namespace,
     model: LatentDiffusion,
-    prompts: list[str],
-    masks: Tensor | None,
-    seeds: list[int],
-    size: int,
-    on_step: Callable[[Step], None] | None = None,
+    one: Wanted,
+    settings: Settings,
     added: Sequence[ControlTerm] = (),
-) -> tuple[Tensor, dict[str, Image.Image]]:
-    """Samples or edits (b, 3, H, W) in [0, 1] of prompts, masks (b, 1, H, W) and seeds, and pictures by their names.
-
-    added: the ControlNets of --also-control, one hint (1, 3, H, W) for all samples.
-    """
+    on_step: Callable[[Step], None] | None = None,
+) -> Drawn:
+    """Draw one sample with these options, and what --trajectory and --explain show of it."""
     steps: list[Step] = []
 
     def see(step: Step) -> None:
@@ -85,88 +68,88 @@ def sample_batch(
             on_step(step)
 
     with ExitStack() as stack:
-        seen = stack.enter_context(record(model, len(prompts))) if options.explain else None
-        images = draw_images(options, model, prompts, masks, seeds, size, see, added)
-    pictures: dict[str, Image.Image] = {}
-    if seen is not None and seen.layers:
-        pictures["attention"] = attention_picture(seen, images, prompts)
-    for i, seed in enumerate(seeds):
-        if steps:
-            pictures[f"trajectory_seed{seed}"] = trajectory(model, steps, sample=i)
-        if seen is not None and seen.control:
-            pictures[f"control_seed{seed}"] = control_picture(seen, sample=i)
-    return images, pictures
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(cpu_threads(settings.threads))
+        stack.enter_context(autocast(model, settings))
+        with record(model, 1) if options.explain else nullcontext() as seen:
+            x = edited(options, model, one, settings, added, see)
+        strips = {"trajectory": trajectory(model, steps)} if steps else {}
+        if seen is not None:
+            strips["attention"] = attention_picture(seen, x, [one.prompt])
+            strips |= {"control": control_picture(seen)} if seen.control else {}
+    return Drawn(x[0].float().cpu(), strips)
 
 
-def draw_images(
+def edited(
     options: argparse.Namespace,
     model: LatentDiffusion,
-    prompts: list[str],
-    masks: Tensor | None,
-    seeds: list[int],
-    size: int,
-    on_step: Callable[[Step], None],
+    one: Wanted,
+    settings: Settings,
     added: Sequence[ControlTerm],
+    on_step: Callable[[Step], None],
 ) -> Tensor:
-    """Pick the way to the samples: from noise, from a noised image, by region or by inversion."""
-    walk = Walk(options.sampler, options.steps, options.eta)
-    controls = controls_of(options, model, masks) + [limited(options, term, len(prompts)) for term in added]
-    conditions = Conditions(prompts, options.negative_prompt, guidance_of(options), controls)
+    """Pick the way to the sample (1, 3, H, W): from noise, from a noised image, by region or by inversion."""
+    walk = Walk(settings.sampler, settings.steps, settings.eta)
+    controls = [*mask_control(options, model, one.mask, settings), *(limited(options, term) for term in added)]
+    guidance = guidance_of(options, settings.guidance)
+    conditions = Conditions([one.prompt], settings.negative_prompt, guidance, controls)
     if options.init is None:
         return generate(
             model,
-            prompts,
-            negative_prompts=options.negative_prompt,
-            seeds=seeds,
-            size=size,
-            sampler=options.sampler,
-            steps=options.steps,
-            eta=options.eta,
-            guidance=conditions.guidance,
-            controls=conditions.controls,
+            [one.prompt],
+            negative_prompts=settings.negative_prompt,
+            seeds=[one.seed],
+            size=settings.size,
+            sampler=walk.sampler,
+            steps=walk.steps,
+            eta=walk.eta,
+            guidance=guidance,
+            controls=controls,
             on_step=on_step,
         )
-    x = load_init(options.init, size).expand(len(prompts), -1, -1, -1)
+    x = load_init(options.init, settings.size)[None]
     if options.inpaint is not None:
-        region = load_mask([options.inpaint], size).expand(len(prompts), -1, -1, -1)
+        region = load_mask([options.inpaint], settings.size)[None]
         extra = {"resample": options.resample, "paste": not options.no_paste}
-        return inpaint(model, x, region, conditions, seeds=seeds, walk=walk, on_step=on_step, **extra)
+        return inpaint(model, x, region, conditions, seeds=[one.seed], walk=walk, on_step=on_step, **extra)
     if options.invert:
         strength = 1.0 if options.strength is None else options.strength
-        source = source_conditions(options, model, prompts, size)
-        extra = {"strength": strength, "steps": options.steps, "iterations": options.iterations}
+        source = source_conditions(options, model, one.prompt, settings)
+        extra = {"strength": strength, "steps": walk.steps, "iterations": options.iterations}
         return edit_by_inversion(model, x, source, conditions, on_step=on_step, **extra)
     strength = STRENGTH if options.strength is None else options.strength
-    return image_to_image(model, x, conditions, strength=strength, seeds=seeds, walk=walk, on_step=on_step)
+    return image_to_image(model, x, conditions, strength=strength, seeds=[one.seed], walk=walk, on_step=on_step)
 
 
-def controls_of(options: argparse.Namespace, model: LatentDiffusion, masks: Tensor | None) -> list[ControlTerm]:
-    """The control of masks (b, 1, H, W) by the model's ControlNet; none without masks."""
-    if masks is None:
+def mask_control(
+    options: argparse.Namespace, model: LatentDiffusion, mask: Tensor | None, settings: Settings
+) -> list[ControlTerm]:
+    """The control of a mask (1, H, W) by the model's ControlNet; none without a mask."""
+    if mask is None:
         return []
     if model.controlnet is None:
         raise ValueError(f"{options.weights}: no ControlNet in it to follow a mask. Train one: `train.py controlnet`.")
-    term = ControlTerm(model.controlnet, mask_hint(masks), options.control_scale)
-    return [limited(options, term, len(masks))]
+    return [limited(options, ControlTerm(model.controlnet, mask_hint(mask[None]), settings.control_scale))]
 
 
-def limited(options: argparse.Namespace, term: ControlTerm, batch: int) -> ControlTerm:
-    """A term for `batch` samples, with --control-start, --control-end and --guess."""
-    hint = term.hint.expand(batch, -1, -1, -1)
-    start, end = options.control_start, options.control_end
-    return dataclasses.replace(term, hint=hint, start=start, end=end, guess=options.guess)
+def limited(options: argparse.Namespace, term: ControlTerm) -> ControlTerm:
+    """The term with --control-start, --control-end and --guess."""
+    return dataclasses.replace(term, start=options.control_start, end=options.control_end, guess=options.guess)
 
 
-def source_conditions(options: argparse.Namespace, model: LatentDiffusion, prompts: list[str], size: int) -> Conditions:
-    """What --init shows, for its inversion at guidance 1: by default what the samples are to show."""
+def source_conditions(
+    options: argparse.Namespace, model: LatentDiffusion, prompt: str, settings: Settings
+) -> Conditions:
+    """What --init shows, for its inversion at guidance 1: by default what the sample is to show.
+
+    Raise ValueError for a --source-mask that does not fit its class, and where no ControlNet can follow it.
+    """
     if options.source_class:
-        prompts = [class_prompt(options.source_class)] * len(prompts)
+        prompt = class_prompt(options.source_class)
     elif options.source_prompt is not None:
-        prompts = [options.source_prompt] * len(prompts)
-    masks = None
+        prompt = options.source_prompt
+    mask = None
     if options.source_mask is not None:
-        mask = load_mask([options.source_mask], size)
-        label = next((label for label in CLASSES if prompts[0] == class_prompt(label)), "")
-        check_mask(label, bool(mask.any()), f"--source-mask {options.source_mask}")
-        masks = mask.expand(len(prompts), -1, -1, -1)
-    return Conditions(prompts, "", Guidance(1.0), controls_of(options, model, masks))
+        mask = load_mask([options.source_mask], settings.size)
+        check_mask(prompted_class(prompt), bool(mask.any()), f"--source-mask {options.source_mask}")
+    return Conditions([prompt], "", Guidance(1.0), mask_control(options, model, mask, settings))

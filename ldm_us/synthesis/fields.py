@@ -15,19 +15,21 @@ from torch import Tensor
 
 import ldm_us
 from ldm_us.subjects import Subject
-from ldm_us.synthesis.drawing import device_kind
+from ldm_us.synthesis.machine import device_kind, libraries
 
 Fields = dict[str, Any]  # values of JSON
 SYNTHETIC = "made by a generative model, not for diagnosis"
 DIGEST = "fields_sha256"  # over all other fields
+SHOWS = "shows"  # of a picture about samples, which is none itself: what it shows
 
 
 def origin_fields(device: str | torch.device) -> Fields:
-    """The software and the kind of device; bits are promised for one kind alone."""
+    """The software, its libraries and the kind of device; bits are promised for one kind alone."""
     return {
         "synthetic": SYNTHETIC,
         "software": f"ldm_us {ldm_us.__version__}",
         "torch": str(torch.__version__),
+        "libraries": libraries(),
         "device": device_kind(device),
     }
 
@@ -45,7 +47,10 @@ def subject_fields(subject: Subject, seed: int, mask: Tensor | None) -> Fields:
 
 
 def as_text(fields: Fields) -> dict[str, str]:
-    """The fields as a PNG holds them, with a digest that tells when one of them was changed."""
+    """The fields as a PNG holds them, with a digest that tells when one of them was changed by accident.
+
+    The digest has no key: who forges a picture computes it anew. What cannot be forged is what --verify draws again.
+    """
     text = {key: value if isinstance(value, str) else json_or_plain(value) for key, value in fields.items()}
     return text | {DIGEST: fields_sha256(text)}
 

@@ -7,8 +7,9 @@ lists into one; every process then adds to a list of its own; the end merges the
 import hashlib
 import heapq
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,11 +22,12 @@ from ldm_us.data.busi import SAMPLES_INFO
 from ldm_us.data.records import CLASSES, LESION_CLASSES
 from ldm_us.locks import take_shared, try_exclusive
 from ldm_us.pictures import save_png, to_picture
-from ldm_us.synthesis.fields import Fields, as_text, pixels_sha256
-from ldm_us.synthesis.plan import Plan, Sample
+from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
+from ldm_us.synthesis.plan import STRIPS, Plan, Sample
 
 COMMAND = "command.json"  # what the folder was begun with
 MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk
 DONE = "done.jsonl.part"  # what earlier calls have done
 LEFTOVER = re.compile(r"\..*\.\d+-[0-9a-f]+\.tmp")  # of a write that was killed
 
@@ -83,9 +85,9 @@ def remove_samples(out: Path) -> None:
                 if (out / name).resolve().is_relative_to(out.resolve()):
                     (out / name).unlink(missing_ok=True)
         path.unlink()
-    for label in CLASSES:  # a class folder without an image is no BUSI
-        if (out / label).is_dir() and not any((out / label).iterdir()):
-            (out / label).rmdir()
+    for name in (*CLASSES, STRIPS):  # a class folder without an image is no BUSI
+        if (out / name).is_dir() and not any((out / name).iterdir()):
+            (out / name).rmdir()
 
 
 def check_command(out: Path, command: Fields) -> None:
@@ -119,15 +121,29 @@ def open_list(out: Path, rank: int) -> TextIO:
 
 
 def write_sample(
-    out: Path, done: TextIO, sample: Sample, picture: Image.Image, mask: Tensor | None, fields: Fields
+    out: Path,
+    done: TextIO,
+    sample: Sample,
+    picture: Image.Image,
+    mask: Tensor | None,
+    fields: Fields,
+    strips: Mapping[str, Image.Image],
 ) -> None:
-    """Write the files of one sample, and then its line. The picture carries the fields."""
+    """Write the files of one sample, and then its line. The pictures carry the fields.
+
+    strips: pictures of how it came about, by their kind.
+    """
     entry: Fields = {"number": sample.number, "file_name": sample.file_name}
     (out / sample.file_name).parent.mkdir(exist_ok=True)
     if sample.mask_name is not None:
         entry["mask_file"] = sample.mask_name
         empty = Image.new("L", picture.size)
         save_png(empty if mask is None else to_picture(mask), out / sample.mask_name)
+    for kind, strip in strips.items():
+        name = sample.strip_name(kind)
+        entry["strips"] = [*entry.get("strips", []), name]
+        (out / name).parent.mkdir(exist_ok=True)
+        save_png(strip, out / name, as_text(fields | {SHOWS: f"{kind} of {sample.file_name}"}))
     fields = fields | {"pixels_sha256": pixels_sha256(picture)}
     save_png(picture, out / sample.file_name, as_text(fields))
     done.write(json.dumps(entry | fields) + "\n")
@@ -149,16 +165,17 @@ def merge_lists(out: Path, target: Path) -> None:
 
 
 def finish(out: Path, plan: Plan) -> None:
-    """Make the manifest of what all processes have done and, in the layout of BUSI, the families of what share a mask.
+    """Make the manifest of what all processes have done and, in the layout of BUSI, the families.
 
-    Two samples of one mask are no independent images: read_busi gives them one group, which no split tears apart.
+    Two samples of one mask, or of one edited image, are no independent images: read_busi gives them one group, which no
+    split tears apart. The names of all families are in memory: some 300 bytes a sample.
     """
     merge_lists(out, out / MANIFEST)
     numbers, families = 0, dict[str, list[str]]()
     for entry in read_list(out / MANIFEST):
         numbers += 1
-        if plan.layout == "busi" and entry.get("class") in LESION_CLASSES and "mask_sha256" in entry:
-            families.setdefault(entry["mask_sha256"], []).append(Path(entry["file_name"]).name)
+        if plan.layout == "busi" and (shared := shared_source(entry)):
+            families.setdefault(shared, []).append(Path(entry["file_name"]).name)
     assert numbers == plan.total, "a process left before its share was done"
     if plan.layout == "busi":
         info = {
@@ -169,19 +186,45 @@ def finish(out: Path, plan: Plan) -> None:
             file.write((json.dumps(info, indent=1) + "\n").encode())
 
 
+def shared_source(entry: Fields) -> str | None:
+    """What makes samples one family: the image they edit, else hints they follow, else the mask of their lesion."""
+    if "init_sha256" in entry:
+        return str(entry["init_sha256"])
+    if "also_control" in entry:
+        return json.dumps([control["hint_sha256"] for control in entry["also_control"]])
+    return entry.get("mask_sha256") if entry.get("class") in LESION_CLASSES else None
+
+
 def read_list(path: Path) -> Iterator[Fields]:
-    """The whole lines of a list; a kill may have torn the last one."""
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """The whole lines of a list; a kill may have torn the last one. Raise ValueError for a line that is none."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    entry = json.loads(line)
+                    int(entry["number"]), str(entry["file_name"])
+                except (ValueError, TypeError, KeyError) as error:
+                    raise ValueError(
+                        f"{path}, line {number}: damaged ({error!r}). Delete this line: the same command then makes "
+                        "its sample again."
+                    ) from error
+                yield entry
 
 
 def _is_whole(out: Path, entry: Fields) -> bool:
-    """Whether the files of a line are there; somebody may have deleted them."""
-    return all((out / name).is_file() for name in files_of(entry))
+    """Whether the files of a line are there to their end; somebody may have deleted them, or a copy broken off."""
+    return all(ends_as_png(out / name) for name in files_of(entry))
+
+
+def ends_as_png(path: Path) -> bool:
+    """Whether a file is there and ends with the last chunk of a PNG."""
+    if not path.is_file() or path.stat().st_size < len(PNG_END):
+        return False
+    with open(path, "rb") as file:
+        file.seek(-len(PNG_END), os.SEEK_END)
+        return file.read() == PNG_END
 
 
 def files_of(entry: Fields) -> list[str]:
-    """Image and mask of a line."""
-    return [str(entry[key]) for key in ("file_name", "mask_file") if key in entry]
+    """Image, mask and strips of a line."""
+    return [str(entry[key]) for key in ("file_name", "mask_file") if key in entry] + entry.get("strips", [])

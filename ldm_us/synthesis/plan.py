@@ -4,12 +4,13 @@ import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ldm_us.data.records import CLASSES, class_prompt
 from ldm_us.subjects import Subject, choose_subjects, masked_subjects
 
 LAYOUTS = ("flat", "busi")
+STRIPS = "strips"  # in the layout of BUSI, the folder of pictures of how samples came about
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Sample:
     seed: int
     file_name: str  # below the folder of all
     mask_name: str | None  # of the mask beside it, in the layout of BUSI
+
+    def strip_name(self, kind: str) -> str:
+        """The file of a picture of how the sample came about: beside it, but not among the images of a class."""
+        path = PurePosixPath(self.file_name)
+        return f"{'' if path.name == self.file_name else f'{STRIPS}/'}{path.stem}_{kind}.png"
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,21 @@ from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
 from ldm_us.synthesis.copies import ATTEMPTS, next_seed, without_copies
 from ldm_us.synthesis.drawing import Wanted
+from ldm_us.synthesis.edits import Drawn
 from ldm_us.training.dataset import data_hash, split_data
 
 
 def draw(wanted, on_step):
     """An image that is its seed."""
-    return torch.stack([torch.full((3, 2, 2), one.seed) for one in wanted])
+    return [Drawn(torch.full((3, 2, 2), one.seed), {}) for one in wanted]
 
 
 def test_copies_alone_are_drawn_again_with_seeds_that_follow_from_their_own():
     bad = {5, next_seed(5, 1)}
     wanted = [Wanted("a", seed, None) for seed in (4, 5, 6)]
-    images, tried = without_copies(draw, lambda x: int(x[0, 0, 0]) in bad, wanted, on_step=None)
+    drawn, tried = without_copies(draw, lambda x: int(x[0, 0, 0]) in bad, wanted, on_step=None)
     assert tried == [[4], [5, next_seed(5, 1), next_seed(5, 2)], [6]]
-    assert torch.equal(images, draw([Wanted("a", seeds[-1], None) for seeds in tried], None))
+    assert [int(x[0, 0, 0]) for x, _ in drawn] == [seeds[-1] for seeds in tried]
     assert without_copies(draw, lambda x: int(x[0, 0, 0]) in bad, wanted[1:2], None)[1] == tried[1:2]
 
 
@@ -133,6 +134,11 @@ def test_a_report_of_other_data_or_no_report_at_all_is_refused(trained_on_noise,
     assert "made with another size" in capsys.readouterr().err
     path.write_text("{}")
     assert run(trained_on_noise, tmp_path / "out", "--drop-memorised", path, "--data", noise) == 2
+    assert "no thresholds in it" in capsys.readouterr().err
+    given = ["--drop-memorised", path, "--data", noise]
+    assert run(trained_on_noise, tmp_path / "out", *given, "--init", noise / "none.png") == 2
+    assert "meant to look like its original" in capsys.readouterr().err
+    assert run(trained_on_noise, tmp_path / "out", *given, "--trajectory") == 2
     assert "no thresholds in it" in capsys.readouterr().err
     assert run(trained_on_noise, tmp_path / "out", "--data", noise) == 2
     assert "belong together" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_us.checkpoint import BUNDLED, load_model
-from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads, device_kind, draw_images, settings_from_text
+from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads, draw_images, settings_from_text
 
 MODELS = ["us128", "micro"]
 
@@ -27,7 +27,7 @@ def wanted_of(model, masked):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("noise", [{}, {"sampler": "ddpm"}])
+@pytest.mark.parametrize("noise", [{}, {"sampler": "ddpm"}, {"precision": "bf16"}])
 def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, masked, noise):
     model, moments = models[name], random.Random(0)
     settings = Settings(model.config.image_size, guidance=2.0, control_scale=1.0, steps=2, **noise)
@@ -37,6 +37,16 @@ def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, maske
         order = moments.sample(range(4), size)
         together = draw_images(model, [wanted[i] for i in order], settings)
         assert all(torch.equal(image, alone[i]) for image, i in zip(together, order, strict=True)), (size, order)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu_neither_batch_nor_place_change_a_bit(precision):
+    model = load_model(BUNDLED, device="cuda")
+    settings = Settings(128, guidance=2.0, control_scale=1.0, steps=2, precision=precision)
+    wanted = wanted_of(model, masked=True)
+    together = draw_images(model, wanted, settings)
+    assert all(torch.equal(draw_images(model, wanted[i:], settings)[0], together[i]) for i in range(4))
 
 
 def test_a_whole_batch_in_one_call_differs_by_rounding_at_most(models):
@@ -69,7 +79,3 @@ def test_settings_survive_text_bit_for_bit_and_a_wrong_one_is_named():
     for wrong in ({"steps": "many"}, {"exact": "1"}):
         with pytest.raises(ValueError, match=f"the field {next(iter(wrong))} is missing or is no"):
             settings_from_text(text | wrong)
-
-
-def test_the_kind_of_a_device_tells_its_instructions():
-    assert device_kind("cpu") == f"cpu, {torch.backends.cpu.get_cpu_capability()}"

@@ -28,11 +28,12 @@ def call(*options):
     return run_command(lambda: sample.main([str(option) for option in options]))
 
 
-def test_inpainting_changes_the_region_and_no_pixel_outside(image, tmp_path):
+def test_inpainting_changes_the_region_and_no_pixel_outside(image, tmp_path, capsys):
     assert call("--init", image, "--inpaint", tmp_path / "region.png", *FEW, "--out", tmp_path / "out") == 0
     region = np.asarray(Image.open(tmp_path / "region.png")) > 0
     before, after = (np.asarray(Image.open(p)) for p in (image, tmp_path / "out" / "0000_normal_seed0.png"))
     assert np.array_equal(before[~region], after[~region])
+    assert "--watermark" not in capsys.readouterr().err
     assert (before[region] != after[region]).mean() > 0.9
 
 
@@ -54,7 +55,7 @@ def test_an_edit_says_so_in_its_fields(image, tmp_path):
         fields = picture.info
     assert fields["init"] == "image.png"
     assert fields["source_class"] == "benign"
-    assert (out / "trajectory_seed0.png").is_file()
+    assert (out / "0000_normal_seed0_trajectory.png").is_file()
 
 
 EDITS = {  # the options, and the files among them that --verify is told again
@@ -76,7 +77,9 @@ def test_an_edit_verifies_when_its_files_are_given_again(image, tmp_path, capsys
     (path,) = (tmp_path / "out").glob("0*.png")
     capsys.readouterr()
     assert call("--verify", path, *options[:told]) == 0
-    assert "pixels are those of its seed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pixels are those of its seed" in said
+    assert ("--init image.png" in said) == ("IMAGE" in EDITS[edit][0][:2])
     if told:
         assert call("--verify", path) == 1
         assert "settings: made with --" in capsys.readouterr().out
@@ -112,7 +115,7 @@ def test_maps_of_attention_and_control_are_written_for_every_seed(image, tmp_pat
     out = tmp_path / "out"
     asked = ("--class", "benign", "--mask", tmp_path / "region.png", "--n", 2, "--steps", 2)
     assert call(*asked, "--explain", "--out", out) == 0
-    names = {f"{kind}_seed{seed}.png" for kind in ("attention", "control") for seed in (0, 1)}
+    names = {f"0000_region_seed{seed}_{kind}.png" for kind in ("attention", "control") for seed in (0, 1)}
     assert names <= {path.name for path in out.iterdir()}
 
 
@@ -123,7 +126,7 @@ def test_maps_of_attention_and_control_are_written_for_every_seed(image, tmp_pat
         (("--strength", 0.5), "--strength does nothing without --init"),
         (("--guidance-rescale", 2), "guidance rescale 2.0"),
         (("--guidance-interval", 3, 1), "give the smaller noise level first"),
-        (("--control-start", 0.8, "--control-end", 0.2), "0.8"),
+        (("--also-control", BUNDLED, "IMAGE", 1, "--control-start", 0.8, "--control-end", 0.2), "0.8"),
         (("--also-control", BUNDLED, "none.png", 1), "none.png does not exist"),
         (("--also-control", BUNDLED, "IMAGE", "much"), "the weight much is not a finite number"),
         (("--also-control", "none.safetensors", "IMAGE", 1), "none.safetensors: no such file"),

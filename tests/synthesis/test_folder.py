@@ -1,5 +1,6 @@
 """A dataset of samples: readers take it, and killed anywhere, shared by processes or resumed it is the same files."""
 
+import gc
 import io
 import json
 import os
@@ -207,19 +208,51 @@ def test_overwrite_begins_anew_and_leaves_no_sample_of_before(command, tmp_path)
     assert len(images_in(out)) == len(read_busi(out)) == 3
 
 
-def test_the_grid_takes_no_more_than_it_shows_and_pictures_are_never_listed(command, monkeypatch, tmp_path):
-    held, most = set(), []
+def test_three_times_the_samples_hold_no_more_pictures_in_memory(command, monkeypatch, tmp_path):
     original = sample.write_sample
 
-    def counted(out, done, one, picture, mask, fields):
-        held.add(id(picture))
-        most.append(len(held))
-        original(out, done, one, picture, mask, fields)
-        held.discard(id(picture))
+    def counted(*words):
+        original(*words)
+        gc.collect()
+        alive.append(sum(isinstance(each, Image.Image | torch.Tensor) for each in gc.get_objects()))
 
     monkeypatch.setattr(sample, "write_sample", counted)
-    assert run_command(lambda: sample.main(command(tmp_path / "out"))) == 0
-    assert most == [1] * N
+    most = []
+    for n in (6, 18):
+        alive = []
+        assert run_command(lambda n=n: sample.main(command(tmp_path / str(n), "--n", n))) == 0
+        assert len(alive) == n
+        most.append(max(alive))
+    assert most[0] == most[1]
+
+
+@pytest.mark.parametrize("harm", [b"", b"\x89PNG\r\n\x1a\nrubbish"])
+def test_a_file_that_is_empty_or_cut_off_is_made_again(command, straight, tmp_path, harm):
+    out = tmp_path / "out"
+    assert run_command(lambda: sample.main(command(out))) == 0
+    for name in ("benign/benign (3).png", "malignant/malignant (1)_mask.png"):
+        (out / name).write_bytes(harm and (out / name).read_bytes()[:-20])
+    assert run_command(lambda: sample.main(command(out))) == 0
+    assert contents(out) == straight[1]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff\xfe", b'{"number": 1}', b'{"number": "x", "file_name": "a"}'])
+def test_a_damaged_line_is_one_sentence_and_its_sample_is_made_again_without_it(
+    command, straight, tmp_path, capsys, line
+):
+    out = tmp_path / "out"
+    assert run_command(lambda: sample.main(command(out))) == 0
+    lines = (out / "manifest.jsonl").read_bytes().splitlines(keepends=True)
+    lines[4] = line + b"\n"
+    (out / "manifest.jsonl").write_bytes(b"".join(lines))
+    capsys.readouterr()
+    assert run_command(lambda: sample.main(command(out))) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{out / 'manifest.jsonl'}, line 5: damaged" in said
+    del lines[4]
+    (out / "manifest.jsonl").write_bytes(b"".join(lines))
+    assert run_command(lambda: sample.main(command(out))) == 0
+    assert contents(out) == straight[1]
 
 
 def test_several_processes_need_a_folder(monkeypatch, capsys):

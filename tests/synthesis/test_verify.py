@@ -90,6 +90,10 @@ def test_a_masked_sample_verifies_without_its_mask_file(made, verify):
         ({"loras": '[{"sha256": "ef", "scale": 1}]', "signed": True}, "weights: made with ef, but --lora gives none"),
         ({"steps": "0", "signed": True}, "settings: 0 sampling steps"),
         ({"size": "big", "signed": True}, "mask: invalid literal"),
+        ({"synthetic": "no", "signed": True}, "synthetic: the field does not say 'made by a generative model"),
+        ({"torch": "", "device": "", "signed": True}, "origin: no field torch and device"),
+        ({"class": "malignant", "signed": True}, "class: malignant, but the prompt is 'Ultrasound image of a benign"),
+        ({"class": "healthy", "prompt": "a breast", "signed": True}, "class: healthy, but the prompt is 'a breast'"),
         ({"eta": "high", "signed": True}, "settings: the field eta is missing or is no float"),
     ],
 )
@@ -104,7 +108,9 @@ def test_forged_digests_do_not_help(made, verify):
     rewrite(made, pixels=brighter, signed=True)
     code, line = verify(made)
     assert code == 1
-    assert "1 of 256 pixels differ, by up to 1: its fields tell no reason" in line
+    assert "1 of 256 pixels differ, by up to 1: the fields name no other machine or software, but so little" in line
+    rewrite(made, pixels=lambda pixels: pixels ^ 16, signed=True)
+    assert "Either they are not what made these pixels, or something that they do not hold" in verify(made)[1]
 
 
 def test_another_version_or_device_is_named_where_pixels_differ_and_not_where_they_are_equal(made, verify):
@@ -140,7 +146,33 @@ def test_other_weights_are_told_apart(made, verify, weights, tmp_path):
 def test_a_sample_of_a_fast_batch_verifies_within_its_rounding(run, verify, tmp_path):
     run(tmp_path / "out", "--fast", "--n", 3, "--class", "benign")
     rewrite(path := tmp_path / "out" / "0000_benign_seed1.png", pixels=brighter, signed=True)
-    assert verify(path) == (0, f"{path}: all pixels within the rounding of a batch: it was made with --fast.")
+    code, line = verify(path)
+    assert (code, "1 of 256 pixels differ, by up to 1: the rounding of a batch" in line) == (0, True), line
+    rewrite(path, pixels=lambda pixels: pixels ^ (np.arange(256).reshape(16, 16) % 50 == 0), signed=True)
+    assert verify(path)[0] == 1, "more than rounding, though by one level"
+
+
+def test_a_mask_that_is_given_is_compared(made, verify, masks):
+    for name in ("benign", "benign/benign (2)_mask.png"):
+        assert verify(made, "--mask", masks / name)[0] == 0
+    code, line = verify(made, "--mask", masks / "benign" / "benign (1)_mask.png")
+    assert code == 1
+    assert "mask: made with benign (2)_mask.png, which is not --mask" in line
+
+
+@pytest.mark.parametrize("options", [["--steps", 7], ["--class", "benign"], ["--out", "out"], ["--threads", 2]])
+def test_what_verify_would_not_look_at_is_refused(made, verify, options):
+    code, line = verify(made, *options)
+    assert code == 2
+    assert f"{options[0]} beside --verify does nothing" in line
+
+
+@pytest.mark.parametrize("name", ["grid.png", "0001_benign_(2)_seed0_trajectory.png"])
+def test_a_picture_about_samples_is_told_from_a_sample(run, verify, masks, tmp_path, name):
+    run(tmp_path / "out", "--mask", masks / "benign", "--n", 1, "--trajectory")
+    code, line = verify(tmp_path / "out" / name)
+    assert code == 1
+    assert "it is no sample and shows" in line
 
 
 def test_every_field_is_under_the_digest():

@@ -1,0 +1,47 @@
+"""What decides how sums are rounded here: the processor, and the libraries that choose their kernels by it."""
+
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+CHOOSERS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")  # let oneDNN and MKL use fewer instructions
+
+
+def device_kind(device: str | torch.device) -> str:
+    """Name the GPU and its cuDNN; or the CPU, the instructions PyTorch uses of it, and what limits oneDNN and MKL.
+
+    oneDNN and MKL look at the processor themselves: it tells more than the instructions that PyTorch uses.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}, cuDNN {torch.backends.cudnn.version()}"
+    if device.type == "cpu":
+        limits = [f"{name}={os.environ[name]}" for name in CHOOSERS if os.environ.get(name)]
+        return ", ".join(["cpu", torch.backends.cpu.get_cpu_capability(), processor(), *limits])
+    return device.type
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Name, family and model of the CPU, from Linux; elsewhere what Python knows of it."""
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as file:
+            first, _, _ = file.read(1 << 14).partition("\n\n")  # the others repeat it
+    except OSError:
+        first = ""
+    known = dict(re.findall(r"^([^:\n]*?)\s*: (.*)$", first, re.MULTILINE))
+    told = [f"{name} {known[name]}" for name in ("cpu family", "model", "stepping") if name in known]
+    if "model name" in known:
+        return f"{known['model name'].strip()} ({', '.join(told)})"
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def libraries() -> str:
+    """The versions of oneDNN and MKL in this build of PyTorch."""
+    found = re.findall(r"MKL-DNN v[\d.]+|oneAPI Math Kernel Library Version [\d.]+", torch.__config__.show())
+    names = {"MKL-DNN v": "oneDNN ", "oneAPI Math Kernel Library Version ": "MKL "}
+    for long, short in names.items():
+        found = [text.replace(long, short) for text in found]
+    return ", ".join(sorted(found)) or "unknown"

@@ -1,0 +1,87 @@
+"""Options of sample.py that do nothing, or not what they seem to: refused, or told in a note."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_us.data.busi import read_busi
+from ldm_us.synthesis.options import build_parser
+
+
+@pytest.fixture
+def image(tmp_path):
+    """Something to edit, 16x16."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+@pytest.fixture
+def region(masks):
+    return masks / "benign" / "benign (1)_mask.png"
+
+
+@pytest.mark.parametrize(
+    "options", [["--guess"], ["--control-start", 0.2], ["--control-end", 0.5], ["--control-scale", 1]]
+)
+def test_limits_of_a_control_need_one(refused, tmp_path, options):
+    assert f"{options[0]} does nothing without --mask" in refused(tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [["--invert"], ["--strength", 0]])
+def test_what_draws_no_noise_gives_one_sample_a_subject(run, refused, image, tmp_path, options):
+    asked = ["--init", image, *options, "--steps", 1]
+    for more in (["--n", 2], ["--balance", 2, 1, 0, "--n", 3]):
+        assert "would be one picture. Use --n 1." in refused(tmp_path / "out", *asked, *more)
+    assert not (tmp_path / "out").exists()
+    run(tmp_path / "out", *asked, "--balance", 1, 1, 1, "--n", 3)
+    run(tmp_path / "one", *asked, "--n", 1, "--class", "benign")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--negative-prompt", "calipers", "--guidance", 1], "--negative-prompt does nothing at guidance 1."),
+        (["--guidance-rescale", 0.5, "--guidance", 1], "--guidance-rescale does nothing at guidance 1."),
+        (["--guidance-interval", 0, 1, "--guidance", 1], "--guidance-interval does nothing at guidance 1."),
+        (["--sampler", "ddpm", "--eta", 0.5], "--eta does nothing with --sampler ddpm."),
+        (["--fast", "--trajectory"], "--fast does nothing here"),
+    ],
+)
+def test_what_does_nothing_is_told(run, tmp_path, capsys, options, sentence):
+    run(tmp_path / "out", "--class", "normal", *options)
+    assert f"note: {sentence}" in capsys.readouterr().err
+    run(tmp_path / "plain", "--class", "normal")
+    assert "note: " not in capsys.readouterr().err
+
+
+def test_edits_are_exact_whatever_fast_says(run, tmp_path):
+    run(tmp_path / "out", "--class", "normal", "--fast", "--trajectory")
+    with Image.open(tmp_path / "out" / "0000_normal_seed0.png") as picture:
+        assert picture.text["exact"] == "True"
+
+
+def test_a_source_mask_that_does_not_fit_is_refused_before_the_folder_is_begun(refused, image, region, tmp_path):
+    asked = ["--init", image, "--invert", "--source-class", "normal", "--source-mask", region, "--class", "benign"]
+    assert "a lesion mask for the class normal" in refused(tmp_path / "out", *asked, "--n", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_samples_of_one_edited_image_are_one_family(run, image, masks, tmp_path):
+    run(tmp_path / "out", "--init", image, "--mask", masks, "--balance", 2, 1, 1, "--n", 4, "--layout", "busi")
+    assert len({record.group for record in read_busi(tmp_path / "out")}) == 1
+
+
+def test_a_class_prompt_beats_the_class_in_the_name_of_a_mask(run, region, refused, tmp_path):
+    prompt = "Ultrasound image of a malignant breast"
+    run(tmp_path / "out", "--mask", region, "--prompt", prompt, "--n", 1)
+    with Image.open(tmp_path / "out" / "0000_benign_(1)_seed0.png") as picture:
+        assert picture.text["class"] == "malignant"
+
+
+def test_the_help_has_a_line_for_almost_every_option(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = build_parser().format_help()
+    assert len(text.splitlines()) <= 72
+    assert max(map(len, text.splitlines())) <= 80
