@@ -3,7 +3,7 @@
 Classes take turns: phantom i is normal, benign or malignant. BUSI's files are RGB though grey, some with coloured
 marks; masks are 1-bit, a few RGBA, and those of normal images RGB and all zero; an image with several lesions has
 `_mask_1.png`, `_mask_2.png`; and near-duplicates abound. All of that is here, at fixed numbers within each class.
-Where marks are drawn, `metadata.jsonl` names them in the captions: a model can be steered away only from what it can name.
+Where marks are drawn, the captions of `metadata.jsonl` name them: a prompt steers away only from what has a name.
 """
 
 import json
