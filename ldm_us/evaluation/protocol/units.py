@@ -106,8 +106,10 @@ def finish_unit(
         "history": [dataclasses.asdict(figures) for figures in history],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_classifier(network.cpu(), folder / "model.safetensors", config.classifier, config.classes, dict(result))
-    result |= {"model_sha256": sha256_file(folder / "model.safetensors"), "predictions": predictions}
+    seen = sorted({pool.digest(record)[:16] for record in (*data.train, *data.validation)})  # as image_digests
+    path = folder / "model.safetensors"
+    save_classifier(network.cpu(), path, config.classifier, config.classes, seen, dict(result))
+    result |= {"model_sha256": sha256_file(path), "predictions": predictions}
     with atomic_file(folder / "result.json") as file:
         file.write((json.dumps(result) + "\n").encode())
     return result
