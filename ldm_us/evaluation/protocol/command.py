@@ -26,7 +26,7 @@ from ldm_us.evaluation.protocol.cautions import cautions, say_passes
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig, as_json, differing, read_configuration
 from ldm_us.evaluation.protocol.page import Content, make_page
 from ldm_us.evaluation.protocol.plots import draw_auc_by_ratio, draw_roc
-from ldm_us.evaluation.protocol.splits import OWN, Split, check_lineage, split_images
+from ldm_us.evaluation.protocol.splits import OWN, Split, check_lineage, check_start, split_images
 from ldm_us.evaluation.protocol.stages import (
     Run,
     Stage,
@@ -89,13 +89,12 @@ def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: s
 
 def check_starts(config: ProtocolConfig, split: Split, stages: Sequence[Stage]) -> None:
     """Refuse, before any training, weights that know images to test on, and samples that will be too few."""
-    folders = [Path(folder) for folder in config.data]
     check_enough_generated(config, split, sum(next(wanted_samples(s) for s in stages if s.name == "generated")))
     for stage in stages:
         if stage.script == "train.py" and "--weights" in stage.arguments:
             weights = Path(stage.arguments[stage.arguments.index("--weights") + 1])
             if weights not in [other.product for other in stages]:
-                check_lineage(weights, folders, digest_of(stage, split))
+                check_start(weights, config, split, digest_of(stage, split))
 
 
 def digest_of(stage: Stage, split: Split) -> str:
