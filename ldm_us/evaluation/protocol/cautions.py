@@ -28,9 +28,11 @@ def cautions(rows: Sequence[Row], own: str) -> list[str]:
             f"{unclear} of {len(compared)} differences have an interval that holds 0: of those, these images cannot "
             "tell whether the arms differ. No correction is made for comparing several arms."
         )
+    several = len({row.seed for row in rows if row.seed is not None}) > 1
+    chance = "the test images and in the seeds of the classifiers" if several else "the test images alone (one seed)"
     said.append(
-        "One split, one generator: the intervals hold the chance in the test images and in the seeds of the "
-        "classifiers, not in which images were held out, nor in the training and sampling of the generator."
+        f"One split, one generator: the intervals hold the chance in {chance}, not in which images were held out, nor "
+        "in the training and sampling of the generator."
     )
     said.append(
         "The images that choose a classifier's epoch are split off from what the generator was trained on, or are its "
