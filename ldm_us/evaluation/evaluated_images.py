@@ -55,20 +55,27 @@ def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
     The lineage knows one hash of all training images of a stage. It is compared with those of each folder and of all
     folders together, whole and without the share that a stage held out. Other parts of training data go unnoticed.
     """
+    seen = seen_folders(weights, folders)
+    if seen:
+        raise ValueError(
+            f"{weights}: was trained on {', '.join(map(str, seen))}, so its images are not --unseen. Leave --unseen "
+            "away to measure on those held out, or give other images."
+        )
+    return sorted(read_data(folders))
+
+
+def seen_folders(weights: Path, folders: Sequence[Path], known: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Those of the folders that a stage was trained on, alone or together; `known`: hashes that are no reason."""
     entries = read_lineage(read_metadata(weights)).entries
-    trained_on = {entry.get("data_sha256") for entry in entries}
+    trained_on = {entry.get("data_sha256") for entry in entries} - {None, *known}
     shares = {0.0, *(float(entry.get("held_out") or 0) for entry in entries)}
-    for group in {tuple(folders), *((folder,) for folder in folders)} if entries else ():
+    for group in {tuple(folders), *((folder,) for folder in folders)} if trained_on else ():
         records = merge_families(read_data(group))
         for share in sorted(shares):
             train, _ = split_by_group(records, share, SPLIT_SEED)
             if data_hash(train) in trained_on:
-                names = ", ".join(map(str, group))
-                raise ValueError(
-                    f"{weights}: was trained on {names}, so its images are not --unseen. Leave --unseen away to "
-                    "measure on those held out, or give other images."
-                )
-    return sorted(read_data(folders))
+                return group
+    return ()
 
 
 def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Record]) -> None:
