@@ -67,7 +67,8 @@ def run_memorisation(options: argparse.Namespace) -> int:
     training, held_out = lineage_split(options.weights, options.data)
     samples = read_set([options.generated])
     model = load_model(options.weights, device=options.device)
-    size = check_sets([*training, *held_out], samples, options.size or model.config.image_size, option="--data")
+    size = options.size or model.config.image_size
+    check_sets([*training, *held_out], samples, size, option="--data", seek_copies=True)
     check_size(model.config, size)
     check_enough_images(training, held_out, options.false_alarms)
 

@@ -184,7 +184,7 @@ def test_bad_input_is_refused_in_one_sentence(phantoms, weights, audit, micro, t
     samples = audit.parent / "samples"
     common = ["--weights", weights, "--data", phantoms, "--generated", samples]
     assert "need 299" in refused(capsys, *common, "--false-alarms", "0.01")
-    assert "byte for byte, one of --data" in refused(capsys, *common[:4], "--generated", phantoms)
+    assert "pixel for pixel, images of --data" in refused(capsys, *common[:4], "--generated", phantoms)
     assert "holds an audit" in refused(capsys, *common, "--out", audit)
     assert "--planted 0" in refused(capsys, *common, "--planted", "0")
     assert "--false-alarms 1.5" in refused(capsys, *common, "--false-alarms", "1.5")

@@ -199,7 +199,7 @@ def test_bad_input_is_refused_in_one_sentence(real, tmp_path, capsys):
             "--generated",
             other,
         ): "--generated, near-duplicates counted once: 8 images, but a distribution needs at least 10",
-        ("--generated", real): "byte for byte",
+        ("--generated", real): "pixel for pixel",
         ("--generated", other, "--size", 32): "--size 32: speckle is measured at 64 pixels and more",
         ("--generated", other, "--dynamic-range", 0): "use more than 0 dB",
         ("--generated", other, "--dynamic-range", "nan"): "use a finite number",
