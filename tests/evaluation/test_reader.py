@@ -15,21 +15,22 @@ from ldm_us.entry import run_command
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.image_sets import read_set
 from ldm_us.evaluation.reader.deck import Card, Key, make_key, read_key, write_key
+from ldm_us.evaluation.reader.preparation import chain_of_sides, prepare
 from ldm_us.evaluation.reader.score import Answers, auc, read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 
 SIZE = 16
 
 
-def save_set(folder: Path, counts: dict[str, int], seed: int) -> list[Record]:
+def save_set(folder: Path, counts: dict[str, int], seed: int, size: int = SIZE) -> list[Record]:
     """A set in the layout of BUSI: noise with a text field that tells where it is from."""
     rng = np.random.default_rng(seed)
     for label, count in counts.items():
         (folder / label).mkdir(parents=True)
         for i in range(count):
-            pixels = rng.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)
+            pixels = rng.integers(0, 256, (size, size), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / label / f"{label} ({i + 1}).png")
-            Image.new("L", (SIZE, SIZE), 255).save(folder / label / f"{label} ({i + 1})_mask.png")
+            Image.new("L", (size, size), 255).save(folder / label / f"{label} ({i + 1})_mask.png")
     return read_set([folder])
 
 
@@ -41,19 +42,19 @@ def sets(tmp_path):
 
 
 def made_up_key(real: list[bool]) -> Key:
-    return Key("s", SIZE, tuple(Card(f"{i}.png", "", r, ("benign", "malignant")[i % 2]) for i, r in enumerate(real)))
+    return Key("s", (SIZE,), tuple(Card(f"{i}.png", "", r, ("benign", "malignant")[i % 2]) for i, r in enumerate(real)))
 
 
 def test_half_of_the_images_are_real_and_each_class_is_shown_as_often_of_both_kinds(sets):
-    key = make_key(*sets, n=20, size=SIZE, seed=3)
+    key = make_key(*sets, n=20, sides=(SIZE,), seed=3)
     kinds = [(card.real, card.label) for card in key.cards]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         (True, "benign"): 5, (True, "malignant"): 5, (False, "benign"): 5, (False, "malignant"): 5
     }  # fmt: skip
     assert len({card.sha256 for card in key.cards}) == 20
     assert kinds != sorted(kinds)
-    assert make_key(*sets, n=20, size=SIZE, seed=3) == key
-    assert make_key(*sets, n=20, size=SIZE, seed=4).cards != key.cards
+    assert make_key(*sets, n=20, sides=(SIZE,), seed=3) == key
+    assert make_key(*sets, n=20, sides=(SIZE,), seed=4).cards != key.cards
 
 
 def test_of_a_group_one_image_is_shown(sets):
@@ -63,19 +64,59 @@ def test_of_a_group_one_image_is_shown(sets):
     ]
     members = {str(record.image) for record in family[:4]}
     for seed in range(5):
-        key = make_key(family, generated, n=20, size=SIZE, seed=seed)
+        key = make_key(family, generated, n=20, sides=(SIZE,), seed=seed)
         assert sum(card.file in members for card in key.cards) <= 1
 
 
+def test_a_generated_image_of_a_family_with_a_real_one_is_left_out_and_counted(sets):
+    """Near-duplicates by their pixels, not by their file: noise of a grey level is added."""
+    real, generated = sets
+    rng = np.random.default_rng(2)
+    for source, target in zip(real[:3], generated[:3], strict=True):
+        pixels = np.array(Image.open(source.image)).astype(int) + rng.integers(-1, 2, (SIZE, SIZE))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(target.image)
+    for seed in range(3):
+        key = make_key(real, generated, n=20, sides=(SIZE,), seed=seed)
+        assert key.families_shared == 3
+        assert not {str(record.image) for record in generated[:3]} & {card.file for card in key.cards}
+
+
+def test_the_study_is_another_at_another_size_or_with_another_question(sets):
+    keys = [make_key(*sets, 20, sides, 0, ask) for sides in ((16,), (16, 8)) for ask in (False, True)]
+    assert len({key.study for key in keys}) == 4
+
+
+def test_nothing_is_enlarged_and_both_kinds_go_through_one_chain_of_sizes(sets, tmp_path):
+    large = save_set(tmp_path / "large", {"benign": 9, "malignant": 6}, 0, size=40)
+    assert chain_of_sides(large, sets[1], None) == chain_of_sides(large, sets[1], 16) == (16,)
+    assert chain_of_sides(large, sets[1], 8) == chain_of_sides(sets[1], large, 8) == (16, 8)
+    with pytest.raises(ValueError, match=r"--size 20: --generated has an image of 16 pixels a side"):
+        chain_of_sides(large, sets[1], 20)
+    picture = Image.open(large[0].image)
+    for side in (16, 8):
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    shown = prepare(large[0].image, (16, 8))
+    assert np.allclose(shown[0].numpy(), np.array(picture) / 255, atol=1e-6)
+    key = make_key(large, sets[1], 20, (16, 8), 0)
+    assert "resized whole to 16x16, then to 8x8" in key.prepared
+
+
+def test_the_sheet_asks_for_the_name_first_and_keeps_the_answers_of_a_reader_under_it(sets):
+    page = sheet(make_key(*sets, n=20, sides=(SIZE,), seed=0))
+    assert "`reader-study-${study}-${reader}`" in page
+    assert page.index('id="start"') < page.index('<div id="study" hidden>') < page.index('class="card"')
+    assert "link.click(); forget();" in page
+
+
 def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file(sets, tmp_path):
-    key = make_key(*sets, n=20, size=SIZE, seed=0)
-    page = sheet(key, ask_class=False)
+    key = make_key(*sets, n=20, sides=(SIZE,), seed=0)
+    page = sheet(key)
     assert page.count("data:image/png") == 20
     outside = re.sub(r"data:image/png;base64,[^\"]+", "", page)
     cards = re.findall(r'<div class="card">.*</div>', outside)
     assert len(set(cards)) == 1  # what surrounds an image is the same for all
     assert not any(word in outside for word in (str(tmp_path), "benign", "malignant", "seed", "http"))
-    assert sheet(key, ask_class=True).count('data-question="label"') == 3
+    assert sheet(replace(key, ask_class=True)).count('data-question="label"') == 3
 
 
 def test_a_perfect_reader_one_who_guesses_and_one_who_is_always_wrong_score_so():
@@ -154,7 +195,13 @@ def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, tmp_pat
     folders = ("--real", tmp_path / "real", "--generated", tmp_path / "generated")
     assert call("reader", "make", *folders, "--n", 20, "--out", tmp_path / "study") == 0
     key = read_key(tmp_path / "study" / "key.json")
-    assert "study" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"study {key.study}: 20 images. Every image, real or generated, was made grey" in said
+    assert "burned into real images" in said
+    assert call("reader", "make", *folders, "--n", 20, "--out", tmp_path / "again") == 0
+    assert read_key(tmp_path / "again" / "key.json").seed != key.seed  # drawn anew
+    assert str(key.seed) not in (tmp_path / "study" / "sheet.html").read_text()
+    capsys.readouterr()
     given = {"study": key.study, "reader": "r1", "answers": [{"rating": "4" if c.real else "1"} for c in key.cards]}
     (tmp_path / "a.json").write_text(json.dumps(given))
     assert call("reader", "score", tmp_path / "a.json", "--key", tmp_path / "study" / "key.json") == 0
@@ -183,20 +230,30 @@ def test_answers_that_do_not_fit_are_one_sentence(tmp_path, change, sentence):
 def test_a_study_that_cannot_be_made_or_scored_is_one_sentence(sets, tmp_path):
     real, generated = sets
     with pytest.raises(ValueError, match=r"--n 21: half of the images are real"):
-        make_key(real, generated, 21, SIZE, 0)
+        make_key(real, generated, 21, (SIZE,), 0)
     with pytest.raises(ValueError, match=r"--real: 15 images, but a reader study of 40 images .* needs at least 20"):
-        make_key(real, generated, 40, SIZE, 0)
+        make_key(real, generated, 40, (SIZE,), 0)
     only_benign = [record for record in generated if record.label == "benign"]
     with pytest.raises(ValueError, match=r"--generated: 9 images"):
-        make_key(real, only_benign, 20, SIZE, 0)
+        make_key(real, only_benign, 20, (SIZE,), 0)
     unlike = [replace(record, label="normal") for record in generated]
     with pytest.raises(ValueError, match=r"--n 20: both sets together give only 0 benign, 0 malignant, 0 normal"):
-        make_key(real, unlike, 20, SIZE, 0)
+        make_key(real, unlike, 20, (SIZE,), 0)
     same = Answers("a", np.array([1] * 20), None)
     with pytest.raises(ValueError, match="two files are of the reader 'a'"):
         score(made_up_key([True, False] * 10), [same, same])
     (tmp_path / "key.json").write_text("{}")
     with pytest.raises(ValueError, match="not a key of a reader study"):
         read_key(tmp_path / "key.json")
-    write_key(made_up_key([True]), tmp_path / "key.json")
-    assert read_key(tmp_path / "key.json") == made_up_key([True])
+    write_key(made_up_key([True, False]), tmp_path / "key.json")
+    assert read_key(tmp_path / "key.json") == made_up_key([True, False])
+
+
+@pytest.mark.parametrize("cards", [[], [("real", "no"), ("real", False)], [("file", 5), ("real", False)], None, [[]]])
+def test_a_key_without_cards_of_both_kinds_is_one_sentence(tmp_path, cards):
+    card = {"file": "a.png", "sha256": "0", "real": True, "label": "benign"}
+    changed = [card | dict([entry]) if entry else entry for entry in cards] if cards else cards
+    values = {"study": "s", "sides": [SIZE], "cards": changed}
+    (tmp_path / "key.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="not a key of a reader study"):
+        read_key(tmp_path / "key.json")
