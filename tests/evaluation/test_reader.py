@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.stats import norm
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from ldm_us.data.records import Record
@@ -15,8 +16,9 @@ from ldm_us.entry import run_command
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.image_sets import read_set
 from ldm_us.evaluation.reader.deck import Card, Key, make_key, read_key, write_key
+from ldm_us.evaluation.reader.intervals import auc_interval
 from ldm_us.evaluation.reader.preparation import chain_of_sides, prepare
-from ldm_us.evaluation.reader.score import Answers, auc, read_answers, score
+from ldm_us.evaluation.reader.score import Answers, auc, mean_kappa, read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 
 SIZE = 16
@@ -134,10 +136,12 @@ def test_a_perfect_reader_one_who_guesses_and_one_who_is_always_wrong_score_so()
     assert by_name["perfect"]["generated_found"]["share"] == by_name["perfect"]["real_taken_for_real"]["share"] == 1.0
     assert by_name["perfect"]["p_guessing"] == pytest.approx(2 * 0.5**40, abs=1e-4)
     assert by_name["guess"]["p_guessing"] == 1.0
-    assert by_name["perfect"]["auc"]["low"] == 1.0
+    assert by_name["perfect"]["auc"]["low"] < 1.0 == by_name["perfect"]["auc"]["high"]
     assert by_name["guess"]["auc"]["low"] < 0.4 < 0.6 < by_name["guess"]["auc"]["high"]
     assert figures["together"]["accuracy"]["value"] == 0.5
-    assert figures["by_class"] == {name: {"accuracy": 0.5, "answers": 60} for name in ("benign", "malignant")}
+    assert {name: (row["value"], row["answers"]) for name, row in figures["by_class"].items()} == {
+        "benign": (0.5, 60), "malignant": (0.5, 60)
+    }  # fmt: skip
 
 
 def test_the_auc_of_ratings_is_that_of_scikit_learn():
@@ -150,16 +154,69 @@ def test_the_auc_of_ratings_is_that_of_scikit_learn():
 def test_the_interval_of_all_readers_holds_the_true_accuracy_about_95_times_in_100():
     """Images differ in how hard they are, and three readers share that: answers are no 120 independent ones."""
     rng, covered = np.random.default_rng(0), 0
-    for trial in range(30):
+    for _ in range(200):
         ease = rng.choice([0.35, 0.95], 40)  # of each image; the mean over images is the true accuracy, 0.65
         real = np.arange(40) % 2 == 0
         readers = []
         for name in "abc":
             right = rng.random(40) < ease
             readers.append(Answers(name, np.where(right == real, 4, 1), None))
-        figures = score(made_up_key(real.tolist()), readers, seed=trial)["together"]["accuracy"]
+        figures = score(made_up_key(real.tolist()), readers)["together"]["accuracy"]
         covered += figures["low"] <= 0.65 <= figures["high"]
-    assert covered >= 25
+    assert covered >= 190
+
+
+def test_readers_without_a_mistake_and_readers_who_agree_on_all_have_intervals_with_a_width():
+    real = np.arange(40) % 2 == 0
+    perfect = [Answers(name, np.where(real, 4, 1), None) for name in "ab"]
+    figures = score(made_up_key(real.tolist()), perfect)
+    together, classes = figures["together"], figures["by_class"]
+    for row in (*together.values(), *classes.values(), figures["readers"][0]["auc"]):
+        assert row["value"] == row["high"] == 1
+        assert 0.7 < row["low"] < 0.95
+    wrong = score(made_up_key((~real).tolist()), perfect)["together"]
+    assert wrong["auc"]["low"] == 0 < wrong["auc"]["high"] == pytest.approx(1 - together["auc"]["low"])
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.8, 2.0, 3.0])
+def test_the_interval_of_an_auc_holds_the_true_one_in_all_but_some_5_of_100_studies(apart):
+    """Four ratings cut from normal scores; the true area is a sum over the probabilities of the ratings."""
+    rng, n, trials = np.random.default_rng(0), 30, 400
+    cuts = np.array([-0.5, 0.5, 1.5]) * max(apart, 1) / 2
+    chances = [np.diff(norm.cdf([-np.inf, *cuts, np.inf], loc)) for loc in (apart, 0.0)]
+    true = sum(
+        p * q * (1.0 if i > j else 0.5 if i == j else 0.0)
+        for i, p in enumerate(chances[0])
+        for j, q in enumerate(chances[1])
+    )
+    real = np.arange(2 * n) < n
+    covered = 0
+    for _ in range(trials):
+        ratings = np.concatenate([rng.choice(4, n, p=one) + 1 for one in chances])
+        found = auc_interval(float(auc(real, ratings)), n, n)
+        covered += found["low"] <= true <= found["high"]
+    assert covered >= 0.93 * trials
+
+
+def test_the_bounds_of_an_auc_solve_newcombes_equation():
+    """Method 5, with the standard error of Hanley and McNeil written out."""
+    found, m, n = auc_interval(0.9, 25, 40), 25, 40
+    for a in (found["low"], found["high"]):
+        q = (m + n) / 2
+        variance = a * (1 - a) / (m * n) * (1 + (q - 1) * (1 - a) / (2 - a) + (q - 1) * a / (1 + a))
+        assert abs(a - 0.9) == pytest.approx(1.96 * variance**0.5, abs=3e-3)
+
+
+def test_the_interval_of_kappa_holds_the_true_one_in_about_95_of_100_studies():
+    """Two readers who each name the kind of an image right with 0.85: chance agreement is a half."""
+    rng, covered = np.random.default_rng(0), 0
+    true = (0.85**2 + 0.15**2 - 0.5) / 0.5
+    for _ in range(300):
+        kinds = np.arange(60) % 2 == 0
+        said = np.stack([np.where(rng.random(60) < 0.85, kinds, ~kinds) for _ in range(2)])
+        found = mean_kappa(said)
+        covered += found["low"] <= true <= found["high"]
+    assert covered >= 0.92 * 300
 
 
 def test_agreement_is_the_mean_kappa_of_all_pairs_of_readers():
@@ -168,7 +225,7 @@ def test_agreement_is_the_mean_kappa_of_all_pairs_of_readers():
     readers = [Answers(name, rng.integers(1, 5, 20), None) for name in "abc"]
     said = [answers.ratings >= 3 for answers in readers]
     expected = np.mean([cohen_kappa_score(said[a], said[b]) for a, b in ((0, 1), (0, 2), (1, 2))])
-    assert score(key, readers)["together"]["kappa"] == pytest.approx(expected, abs=1e-3)
+    assert score(key, readers)["together"]["kappa"]["value"] == pytest.approx(expected, abs=1e-3)
     assert score(key, readers[:1])["together"]["kappa"] is None
 
 
@@ -215,7 +272,7 @@ def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, tmp_pat
     [
         ({"study": "another"}, "answers of study another, but the key is of s"),
         ({"answers": [{"rating": 4}]}, "1 answers for 20 images"),
-        ({"answers": [{"rating": 7}] * 20}, "a rating that is not 1, 2, 3 or 4"),
+        *(({"answers": [{"rating": r}] * 20}, "a rating that is not 1, 2, 3 or 4") for r in (7, 2.9, True, 1e999, [])),
         ({"answers": [{"rating": 1, "label": "cat"}] * 20}, "names a class other than"),
         ({"answers": "none"}, "not the answers of a reader"),
     ],
@@ -225,6 +282,13 @@ def test_answers_that_do_not_fit_are_one_sentence(tmp_path, change, sentence):
     (tmp_path / "a.json").write_text(json.dumps(given | change))
     with pytest.raises(ValueError, match=re.escape(sentence)):
         read_answers(tmp_path / "a.json", made_up_key([True, False] * 10))
+
+
+def test_a_picture_in_place_of_answers_is_one_sentence_without_its_bytes(tmp_path):
+    Image.new("L", (64, 64), 200).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no text at all") as error:
+        read_answers(tmp_path / "a.png", made_up_key([True, False] * 10))
+    assert len(str(error.value)) < len(str(tmp_path)) + 100
 
 
 def test_a_study_that_cannot_be_made_or_scored_is_one_sentence(sets, tmp_path):
