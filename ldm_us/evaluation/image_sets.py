@@ -51,7 +51,8 @@ def look_at(records: Sequence[Record], option: str) -> Seen:
     """
     if not records:
         raise ValueError(f"{option}: no images in it. Give a folder with images.")
-    paths, digests, sizes, deviations = set[Path](), [], [], []
+    paths, digests, sizes = set[Path](), [], []
+    deviations: list[int] = []
     step = max(1, len(records) // LOOKED_AT)
     for i, record in enumerate(records):
         path = record.image.resolve()
