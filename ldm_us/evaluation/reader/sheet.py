@@ -22,6 +22,7 @@ LARGEST = 1024  # pixels of a side
 STYLE = """
 :root { color-scheme: dark; }
 * { box-sizing: border-box; }
+[hidden] { display: none !important; }
 body { margin: 0; background: #101214; color: #d7dbdf; line-height: 1.5;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 760px; margin: 0 auto; padding: 1.2rem 1rem 2rem; }
