@@ -38,8 +38,7 @@ def inpaint(
 
     Each step is taken `resample` times, noised again in between, which fits the region better to its surroundings.
     Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
-    region. The decoder alone would not do: it spreads a new latent over a few pixels beyond the region.
-    on_step sees the latents with the known ones in them: the last are those that are decoded.
+    region: the decoder spreads a new latent beyond it. on_step sees the known latents too, at the end what is decoded.
     """
     walk = walk or Walk()
     check_sampler(walk.sampler, walk.eta)
