@@ -28,7 +28,7 @@ from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
 # on a CPU: at most 0.00006 in fp32 and 0.087 in bf16. A GPU convolves in TF32, whose rounding is nearer to bf16's.
 FINE, COARSE = 0.01, 0.25
-OWN = {"verify", "weights", "controlnet", "loras", "device", "mask", "also_control", *FILES}  # options it reads
+OWN = {"verify", "weights", "controlnet", "lora", "device", "mask", "also_control", *FILES}  # options it reads
 
 
 class Verdict(NamedTuple):

@@ -226,7 +226,7 @@ def test_a_judge_that_knows_all_real_images_or_some_generated_ones_is_refused(ge
     benign = [record for record in read_busi(real) if record.label == "benign"]
     assert "--real: no benign image that the judge was not trained on" in refused(*argv, judge_of(benign))
     assert "was trained on 1 of the 8 images to measure on" in refused(*argv, judge_of(read_busi(generated)[:1]))
-    assert "byte for byte" in refused("--generated", real, "--real", real)
+    assert "pixel for pixel" in refused("--generated", real, "--real", real)
 
 
 def test_a_class_with_a_single_mask_cannot_be_shuffled_and_one_without_samples_is_left_out(

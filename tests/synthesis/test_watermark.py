@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import sample
+from ldm_us.entry import run_command
 from ldm_us.synthesis import watermark
 from ldm_us.synthesis.watermark import add_watermark, has_watermark
 from tests.synthesis.test_verify import rewrite
@@ -69,11 +70,13 @@ def test_without_the_extra_one_sentence_names_it(no_extra, refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_extra_a_watermarked_sample_is_not_called_wrong(no_extra, run, refused, tmp_path):
+def test_without_the_extra_a_watermarked_sample_is_not_called_wrong(no_extra, run, weights, tmp_path, capsys):
     run(tmp_path / "out", "--class", "benign", "--n", 1)
     path = tmp_path / "out" / "0000_benign_seed0.png"
     rewrite(path, signed=True, watermark="blind-watermark 0.4.4")
-    assert "a watermark needs the extra `watermark`" in refused(tmp_path / "out", "--verify", path)
+    asked = ["--verify", str(path), "--weights", str(weights)]
+    assert run_command(lambda: sample.main(asked)) == 2
+    assert "a watermark needs the extra `watermark`" in capsys.readouterr().err
 
 
 def test_a_picture_that_is_too_small_is_refused(refused, tmp_path):
