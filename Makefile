@@ -8,7 +8,7 @@ TRAIN := $(VENV)/bin/python train.py
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bundled bars clean
+.PHONY: help install demo test lint format parity bundled bars clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -40,6 +40,10 @@ lint: $(INSTALLED) ## check with ruff (rules and format) and mypy; changes nothi
 format: $(INSTALLED) ## let ruff fix what it can and format the code
 	$(RUN) ruff check --fix --exit-zero .
 	$(RUN) ruff format .
+
+parity: $(INSTALLED) ## compare with diffusers and transformers on the same weights; ARGS="--preset sd15 --steps 2"
+	$(RUN) pip install -q -e '.[bench]'
+	$(VENV)/bin/python bench/parity.py $(ARGS)
 
 # How the models of ldm_us/weights/ were made: hours on two cores.
 BUNDLED := runs/bundled

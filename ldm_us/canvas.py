@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from ldm_us.axes import Point
+from ldm_us.axes import Box, Point
 
 SCALE = 2  # of the strokes, before they are made small
 
@@ -49,6 +49,12 @@ class Canvas:
         """A filled circle."""
         x, y = (value * SCALE for value in centre)
         self.draw.ellipse((x - radius * SCALE, y - radius * SCALE, x + radius * SCALE, y + radius * SCALE), fill=colour)
+
+    def image(self, box: Box, picture: Image.Image) -> None:
+        """A picture that fills a box, over the strokes so far and under those to come."""
+        left, top, right, bottom = (round(value * SCALE) for value in box)
+        large = picture.convert("RGB").resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+        self.strokes.paste(large, (left, top))
 
     def text(self, place: Point, string: str, size: int, colour: str, anchor: str = "ls") -> None:
         """A string; it is written on top of every stroke."""

@@ -15,8 +15,11 @@ from torch.overrides import TorchFunctionMode
 import ldm_us
 from ldm_us.atomic import atomic_file
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
+from ldm_us.json_text import parse_json
 from ldm_us.lora import is_update
 from ldm_us.model import LatentDiffusion
+from ldm_us.safetensors_header import open_safetensors
+from ldm_us.stored_tensor import shown
 
 BUNDLED = Path(__file__).parent / "weights" / "us128.safetensors"  # trained on phantoms; see the card beside it
 
@@ -155,12 +158,12 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def open_model_file(path: Path | str) -> safe_open:
-    """safe_open, with one clear sentence for what is missing or not a safetensors file."""
+    """open_safetensors, with one clear sentence for what is missing or not a safetensors file."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Give a model.safetensors that train.py or weights_convert wrote.")
     try:
-        return safe_open(path, framework="pt")
+        return open_safetensors(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}). Copy it again, or convert original weights with "
@@ -179,9 +182,9 @@ def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
             f"`python -m weights_convert import {path} --out model.safetensors`."
         )
     try:
-        return config_from_dict(json.loads(metadata["config"]))
+        return config_from_dict(parse_json(metadata["config"]))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: its config cannot be read: {error}") from error
+        raise ValueError(f"{path}: its config cannot be read: {shown(str(error))}") from error
 
 
 class _NoInitialValues(TorchFunctionMode):
@@ -200,7 +203,7 @@ def _build_on_meta(path: Path | str, config: ModelConfig, with_controlnet: bool)
                 model.add_controlnet()
             return model
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # what torch says of a width of -1 or "x"
-        raise ValueError(f"{path}: no model can be built from its config: {error}") from error
+        raise ValueError(f"{path}: no model can be built from its config: {shown(str(error))}") from error
 
 
 def _check_keys(path: Path | str, model: LatentDiffusion, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ldm_us.config_limits import check_limits
+
 PREDICTIONS = ("eps", "v")
 
 
@@ -139,12 +141,14 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
-    """Undo config_to_dict. Raise ValueError for a field that this version does not know.
+    """Undo config_to_dict. Raise ValueError for a field that this version does not know, or a value it cannot have.
 
     A field that is missing takes its default: the file is older than the field. So the default of a new field must be
     what the code did before it had that field.
     """
-    return _build(ModelConfig, values, where="config")
+    config: ModelConfig = _build(ModelConfig, values, where="config")
+    check_limits(config)
+    return config
 
 
 _PARTS = {

@@ -45,17 +45,6 @@ class ReadyControl(NamedTuple):
     guess: bool
 
 
-def pair_controls(
-    controlnets: Sequence[ControlNet], hints: Sequence[Tensor], scales: Sequence[float] = ()
-) -> list[ControlTerm]:
-    """Terms of ControlNets, hints (b, 3, H, W) in [0, 1] and scales, in order; scales are 1 where none are given."""
-    scales = scales or [1.0] * len(controlnets)
-    for name, values in (("hints", hints), ("scales", scales)):
-        if len(values) != len(controlnets):
-            raise ValueError(f"{len(controlnets)} ControlNets for {len(values)} {name}: give one per ControlNet.")
-    return [ControlTerm(*each) for each in zip(controlnets, hints, scales, strict=True)]
-
-
 def check_span(start: float, end: float) -> None:
     """Refuse shares of the steps outside 0..1, and a start after the end."""
     if not 0.0 <= start <= 1.0 or not 0.0 <= end <= 1.0:

@@ -1,11 +1,11 @@
 """What a model file holds and where it came from, in words: `sample.py --info`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import PARTS, load_model, read_metadata
+from ldm_us.json_text import parse_json
 from ldm_us.lineage import read_lineage
 
 SHOWN_FIRST = ("steps", "images_per_step", "learning_rate", "seed", "data", "data_sha256", "parent_sha256")
@@ -39,7 +39,7 @@ def describe_model(path: Path) -> str:
 def sources(metadata: dict[str, str]) -> list[dict[str, Any]]:
     """The original files that an import read; none where the metadata name none that can be read."""
     try:
-        found = json.loads(metadata.get("sources", "[]"))
+        found = parse_json(metadata.get("sources", "[]"))
     except ValueError:
         return []
     found = found if isinstance(found, list) else []

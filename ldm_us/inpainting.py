@@ -1,7 +1,8 @@
 """Inpainting: draw a region anew and leave the rest of an image as it is.   Paper: arXiv 2201.09865 (RePaint).
 
-At every step the known latents, noised to that step, replace what the sampler made of them; the region between them
-is sampled to fit. Pixels outside are pasted back, so that the autoencoder does not touch them either.
+After every step the known latents, noised to the level it reached, replace what the sampler made of them; the region
+between them is sampled to fit (algorithm 1). Pixels outside are pasted back, so that the autoencoder does not touch
+them either.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def inpaint(
 
     Each step is taken `resample` times, noised again in between, which fits the region better to its surroundings.
     Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
-    region. The decoder alone would not do: it spreads a new latent over a few pixels beyond the region.
+    region: the decoder spreads a new latent beyond it. on_step sees the known latents too, at the end what is decoded.
     """
     walk = walk or Walk()
     check_sampler(walk.sampler, walk.eta)
@@ -53,30 +54,36 @@ def inpaint(
     step_of = partial(
         denoise_step, eps_model, model.schedule, generators=generators, sampler=walk.sampler, eta=walk.eta
     )
-    z = noise = draw(z_0.shape, generators).to(z_0)
+    timesteps = ddim_timesteps(model.schedule, walk.steps)
+    noise = draw(z_0.shape, generators).to(z_0)
+    z = replace_known(model.schedule, noise, z_0, inside, timesteps[0][0], noise)
 
-    for t, t_prev in ddim_timesteps(model.schedule, walk.steps):
+    for t, t_prev in timesteps:
         for again in reversed(range(resample)):
-            z = replace_known(model.schedule, z, z_0, inside, t, noise)
             step = step_of(z, t, t_prev)
-            z = step.z
+            if walk.sampler == "ddpm" or walk.eta > 0:  # at eta 0 one noise for all steps: see replace_known
+                noise = draw(z.shape, generators).to(z)
+            z = replace_known(model.schedule, step.z, z_0, inside, t_prev, noise)
             if again:
                 z = noise_again(model.schedule, z, t_prev, t, draw(z.shape, generators).to(z))
         if on_step is not None:
-            on_step(step)
+            on_step(step._replace(z=z))
 
-    x_hat = decode(model, torch.where(inside > 0, z, z_0))
+    x_hat = decode(model, z)
     outside = (x / 2 + 0.5).to(x_hat) if paste else decode(model, z_0)
     return torch.where(region.to(x_hat) > 0, x_hat, outside)
 
 
 def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t: int, noise: Tensor) -> Tensor:
-    """Latents at t (b, c, h, w) with those outside the region, `inside` (b, 1, h, w) = 0, taken from z_0.
+    """Latents at t (b, c, h, w) with those outside the region, `inside` (b, 1, h, w) = 0, taken from z_0; t < 0: clean.
 
-    The noise is the same in every step, so that at eta 0 the known latents follow one way, as the sampled ones do.
+    The noise is a new one each time, as the sampler's own is (RePaint algorithm 1, line 4). At eta 0 the sampler has
+    none: there the noise is the same in every step, so that the known latents follow one way, as the sampled ones do.
     """
-    known = q_sample(schedule, z_0, torch.full((len(z),), t, device=z.device), noise)  # RePaint Eq. 8
-    return inside * z + (1 - inside) * known  # RePaint Eq. 8
+    known = z_0
+    if t >= 0:
+        known = q_sample(schedule, z_0, torch.full((len(z),), t, device=z.device), noise)  # RePaint Eq. 8
+    return torch.where(inside > 0, z, known)  # RePaint Eq. 8
 
 
 def noise_again(schedule: Schedule, z_prev: Tensor, t_prev: int, t: int, noise: Tensor) -> Tensor:

@@ -75,14 +75,11 @@ def edit_by_inversion(
 
     Another prompt changes the class, another hint of a ControlNet moves or grows the lesion. strength < 1 inverts that
     share of the steps only, and keeps more of x.
+
+    A ControlNet that is to change x, and did not draw it, belongs into `target` alone. In both it would do nothing: the
+    noise is the one from which `source` draws x, so that equal conditions give x back.
     """
     start = first_step(strength, steps)
     z_0 = encode_images(model, x)
     z = invert(model, z_0, source, steps=steps, iterations=iterations, start=start)
     return decode(model, sample_latents(model, z, target, [], Walk("ddim", steps, 0.0), start=start, on_step=on_step))
-
-
-def latent_psnr(z_hat: Tensor, z_0: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each sample's latents, (b, c, h, w) twice -> (b,); the peak is max |z_0|."""
-    error = (z_hat - z_0).pow(2).mean(dim=(1, 2, 3))
-    return 10 * torch.log10(z_0.abs().amax(dim=(1, 2, 3)) ** 2 / error)

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from ldm_us.json_text import parse_json
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -25,7 +27,7 @@ class Lineage:
 def read_lineage(metadata: dict[str, str]) -> Lineage:
     """The lineage in a model file's metadata; empty where there is none. Raise ValueError for anything else."""
     try:
-        entries = json.loads(metadata.get("lineage", "[]"))
+        entries = parse_json(metadata.get("lineage", "[]"))
     except ValueError as error:
         raise ValueError(f"the lineage in a model file is damaged ({error}). Copy the file again.") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

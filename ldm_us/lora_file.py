@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 import ldm_us
 from ldm_us.checkpoint import lazy_tensors, write_safetensors
+from ldm_us.json_text import parse_json
 from ldm_us.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 from ldm_us.model import LatentDiffusion
+from ldm_us.safetensors_header import open_safetensors
+from ldm_us.stored_tensor import shown
 
 PROMPT = "text.prompt"
 UNKNOWN_BASE = "unknown"  # of a LoRA that another program trained, on a model that its file does not name
+MAX_FULL = 1000  # names of what a LoRA trains whole; each is looked for among all parameters of the model
 
 
 class LoRA(NamedTuple):
@@ -71,7 +75,7 @@ def load_lora(path: Path | str) -> LoRA:
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
             config = _read_config(path, metadata)
             return LoRA(config, {name: file.get_tensor(name) for name in file.keys()}, metadata, str(path))  # noqa: SIM118
@@ -88,12 +92,15 @@ def _read_config(path: Path, metadata: dict[str, str]) -> LoRAConfig:
             f"or import this one: `python -m weights_convert import --lora {path} --base MODEL --out lora.safetensors`."
         )
     try:
-        values: dict[str, Any] = json.loads(metadata["lora"])
+        values: dict[str, Any] = parse_json(metadata["lora"])
         values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         values["modules"] = tuple(Update(*update) for update in values.get("modules", ()))
-        return LoRAConfig(**values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its LoRA settings cannot be read: {error}") from error
+        config = LoRAConfig(**values)
+        if type(config.rank) is not int or len(config.full) > MAX_FULL:
+            raise ValueError(f"a rank that is no whole number, or more than {MAX_FULL} names trained whole")
+        return config
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path}: its LoRA settings cannot be read: {shown(str(error))}") from error
 
 
 def apply_lora(model: LatentDiffusion, lora: LoRA | Path | str, scale: float = 1.0) -> None:

@@ -11,7 +11,6 @@ from ldm_us.controls import (
     acting_timesteps,
     add_controls,
     mask_hint,
-    pair_controls,
     prepare_controls,
     residual_weights,
 )
@@ -116,7 +115,7 @@ def test_guess_mode_controls_the_half_with_the_prompt_only(model, inputs):
 def test_two_controlnets_add_their_residuals_each_with_its_weight(model, other, inputs):
     """ControlNet Eq. 2, several times over one UNet."""
     z_t, t, _, context = inputs
-    terms = pair_controls([model.controlnet, other], [hints(), hints(at=8)], [0.5, 2.0])
+    terms = [ControlTerm(model.controlnet, hints(), 0.5), ControlTerm(other, hints(at=8), 2.0)]
     total = add_controls(prepare_controls(terms, SCHEDULE, 50), z_t, t, context, guided=False)
 
     def scaled(controlnet, hint, scale):
@@ -186,13 +185,6 @@ def test_the_hint_of_a_mask_is_the_mask_in_three_channels():
 def test_a_start_after_the_end_and_shares_outside_0_to_1_are_refused(model, start, end, message):
     with pytest.raises(ValueError, match=message):
         ControlTerm(model.controlnet, hints(), start=start, end=end)
-
-
-def test_more_controlnets_than_hints_and_fewer_scales_are_refused(model, other):
-    with pytest.raises(ValueError, match="2 ControlNets for 1 hints: give one per ControlNet"):
-        pair_controls([model.controlnet, other], [hints()])
-    with pytest.raises(ValueError, match="2 ControlNets for 1 scales: give one per ControlNet"):
-        pair_controls([model.controlnet, other], [hints(), hints()], [1.0])
 
 
 def test_a_hint_of_another_size_is_refused(model):

@@ -208,6 +208,19 @@ def test_masks_with_a_judge_finds_lesions_by_it_and_names_the_classes(weights, j
     assert by_judge["judge_on_held_out_images"] == load_judge(judge_file)[1].figures
 
 
+def test_masks_writes_a_picture_and_every_figure_of_each_column_where_samples_of_one_image_are_a_group(
+    weights, folders, printed, tmp_path
+):
+    argv = ("masks", "--weights", weights, "--data", folders["new"], "--unseen", "--steps", 1)
+    shown = printed(*argv, "--save-grid", tmp_path / "grid.png")
+    for figure in ("images", "dice", "area_error", "absolute_area_error", "centroid_offset_pixels", "nothing_found"):
+        assert set(shown[figure]) == {"true", "shuffled", "real"}
+        assert all(set(one) == {"all", "benign", "malignant"} for one in shown[figure].values())
+    assert shown["images"]["true"]["all"] == {"n": 12, "groups": 12}
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert "not for diagnosis" in picture.text["synthetic"]
+
+
 def test_n_masks_are_spread_over_both_lesion_classes(weights, folders, printed):
     """7 of 12, where every second or the first 7 would be unequal."""
     shown = printed("masks", "--weights", weights, "--data", folders["new"], "--unseen", "--steps", 1, "--n", 7)
@@ -227,6 +240,7 @@ def test_n_masks_are_spread_over_both_lesion_classes(weights, folders, printed):
         ("classes", ("--judge", "none.safetensors"), "none.safetensors: no such file. Train one with"),
         ("classes", ("--weights", "none.safetensors"), "none.safetensors: no such file"),
         ("masks", ("--judge", "none.safetensors"), "none.safetensors: no such file. Train one with"),
+        ("masks", ("--save-grid", "no such folder/grid.png"), "is not a folder"),
         ("masks", ("--n", 1), "--n 1: shuffling masks needs at least 2"),
         ("masks", ("--data", "nowhere"), "nowhere does not exist"),
     ],

@@ -89,6 +89,7 @@ def test_known_latents_are_noised_to_the_timestep_and_the_region_is_left_alone(t
                 known = a**0.5 * float(z_0[0, c, i, j]) + (1 - a) ** 0.5 * float(noise[0, c, i, j])
                 expected = float(z[0, c, i, j]) if i == j else known
                 assert float(replaced[0, c, i, j]) == pytest.approx(expected, rel=1e-12)
+    assert torch.equal(replace_known(SCHEDULE, z, z_0, inside, -1, noise), torch.where(inside > 0, z, z_0))
 
 
 def test_noise_added_again_leads_to_the_noise_level_of_the_timestep():
@@ -101,6 +102,41 @@ def test_noise_added_again_leads_to_the_noise_level_of_the_timestep():
         variance += float(noise_again(SCHEDULE, zero, t_prev, t, one)) ** 2
         assert signal**2 == pytest.approx(float(SCHEDULE.alpha_bar[t]), rel=1e-12)
         assert variance == pytest.approx(1 - float(SCHEDULE.alpha_bar[t]), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("walk", "new"), [(Walk("ddim", 4), False), (Walk("ddim", 4, eta=0.5), True), (Walk("ddpm", 4), True)]
+)
+def test_known_latents_get_a_new_noise_every_time_unless_the_sampler_has_none(model, x, region, monkeypatch, walk, new):
+    """RePaint algorithm 1, line 4, at every step and repeat; at eta 0 one noise for all."""
+    noises = []
+    monkeypatch.setattr("ldm_us.inpainting.replace_known", lambda *a: noises.append(a[-1]) or replace_known(*a))
+    inpaint(model, x, region, PROMPTS, seeds=[0, 1], walk=walk, resample=3)
+    noises = torch.stack(noises)  # (13, 2, c, h, w): one before the first step
+    assert len(noises) == 1 + 4 * 3
+    pairs = [torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i]]
+    assert set(pairs) == {not new}
+    assert float(noises.std()) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("walk", [Walk("ddim", 4), Walk("ddpm", 4)])
+def test_every_step_shows_the_known_latents_at_its_level_and_the_last_one_the_latents_of_the_sample(
+    model, x, region, monkeypatch, walk
+):
+    replaced, steps = [], []
+    monkeypatch.setattr(
+        "ldm_us.inpainting.replace_known", lambda *a: replaced.append((a[4], replace_known(*a))) or replaced[-1][1]
+    )
+    images = inpaint(model, x, region, PROMPTS, seeds=[0, 1], walk=walk, resample=2, on_step=steps.append)
+    grid = ddim_timesteps(SCHEDULE, 4)
+    assert [step.t for step in steps] == [t for t, _ in grid]
+    for step, (_, t_prev), (level, z) in zip(steps, grid, replaced[2::2], strict=True):
+        assert level == t_prev
+        assert torch.equal(step.z, z)
+    end, inside = decode(model, steps[-1].z), region.expand_as(x) > 0
+    assert torch.equal(end[inside], images[inside])
+    outside = region_of_latents(region, 4).expand_as(steps[-1].z) == 0
+    assert torch.equal(steps[-1].z[outside], encode_images(model, x)[outside])
 
 
 def test_the_network_is_called_once_a_step_times_the_repeats(model, x, region):

@@ -12,7 +12,7 @@ from ldm_us.data.records import class_prompt
 from ldm_us.ddim import ddim_step, ddim_timesteps
 from ldm_us.editing import encode_images
 from ldm_us.guidance import Guidance
-from ldm_us.inversion import edit_by_inversion, invert, invert_step, latent_psnr
+from ldm_us.inversion import edit_by_inversion, invert, invert_step
 from ldm_us.sampling import Walk, decode, sample_latents
 from ldm_us.schedule import make_schedule
 
@@ -36,6 +36,11 @@ def phantom():
     made = simulate(77, 1, "benign", 128)
     x = torch.tensor(made.image).float().div(127.5).sub(1).expand(1, 3, -1, -1)
     return x, torch.from_numpy(made.masks[0]).float()[None, None]
+
+
+def latent_psnr(z_hat, z_0):
+    """Peak signal-to-noise ratio in dB of the latents of one image; the peak is max |z_0|."""
+    return float(10 * torch.log10(z_0.abs().max() ** 2 / (z_hat - z_0).pow(2).mean()))
 
 
 def ellipse(down, across):
@@ -64,7 +69,7 @@ def test_an_image_inverted_in_50_steps_and_sampled_again_has_30_db_of_latent_psn
     conditions = Conditions([BENIGN], "", Guidance(1.0))
     z_T = invert(model, z_0, conditions, steps=50, iterations=iterations)
     again = sample_latents(model, z_T, conditions, [], Walk("ddim", 50, 0.0))
-    decibel = float(latent_psnr(again, z_0))
+    decibel = latent_psnr(again, z_0)
     assert decibel >= 30.0
     assert decibel >= bar  # measured: 42 to 44 dB and 62 to 64 dB on six phantoms
 
@@ -76,7 +81,7 @@ def test_a_part_of_the_way_is_inverted_and_walked_back_too(model, phantom):
     z_t = invert(model, z_0, conditions, steps=10, iterations=6, start=6, on_step=seen.append)
     assert seen == [1, 101, 201, 301]
     again = sample_latents(model, z_t, conditions, [], Walk("ddim", 10, 0.0), start=6)
-    assert float(latent_psnr(again, z_0)) > 45
+    assert latent_psnr(again, z_0) > 45
 
 
 def test_the_same_prompt_and_mask_give_the_image_back_and_strength_0_its_reconstruction(model, phantom):
@@ -111,12 +116,6 @@ def test_another_prompt_changes_the_image(model, phantom):
     source, target = Conditions([BENIGN], "", Guidance(1.0)), Conditions([class_prompt("normal")], "", Guidance(3.0))
     same, other = (edit_by_inversion(model, x, source, to, steps=10) for to in (source, target))
     assert float((same - other).abs().mean()) > 0.01
-
-
-def test_latent_psnr_is_that_of_the_largest_latent_over_the_error_of_each_sample():
-    z_0 = torch.tensor([2.0, -4.0]).view(1, 1, 1, 2).expand(2, 1, 1, 2)
-    z_hat = z_0 + torch.tensor([0.4, 0.04]).view(2, 1, 1, 1)
-    torch.testing.assert_close(latent_psnr(z_hat, z_0), torch.tensor([20.0, 40.0]), rtol=1e-4, atol=1e-3)
 
 
 def test_latents_that_do_not_fit_the_prompts_are_refused(model):

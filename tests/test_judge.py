@@ -12,12 +12,14 @@ from ldm_us.data.records import UNKNOWN, Record
 from ldm_us.evaluation.judge import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
 from ldm_us.evaluation.judge_training import (
     LEARNING_RATE,
+    ZOOM,
     augment,
     check_teachable,
     judge_loss,
     learning_rate_at,
     measure_judge,
     train_judge,
+    zoom_and_shift,
 )
 from ldm_us.training.dataset import load_training_set
 
@@ -178,6 +180,34 @@ def test_augmentation_mirrors_image_and_mask_together_and_keeps_the_range():
     assert 0 < int(left.sum()) < 16, "some are mirrored, some are not"
     for image, mask in zip(images, moved, strict=True):
         assert float(image[mask > 0].mean()) < float(image[mask == 0].mean()) - 0.1
+
+
+def test_zoom_and_shift_move_image_and_mask_alike_and_lesions_are_of_other_sizes_in_other_places():
+    masks = torch.zeros(64, 1, SIDE, SIDE)
+    masks[..., 10:22, 8:20] = 1
+    images, moved = zoom_and_shift(0.8 - 0.6 * masks, masks, torch.Generator().manual_seed(0))
+    inside, outside = (float(images[moved == side].mean()) for side in (1, 0))
+    assert (inside, outside) == pytest.approx((0.2, 0.8), abs=0.05)
+    areas = moved.flatten(1).sum(1) / 144
+    assert float(areas.min()) < 0.75
+    assert float(areas.max()) > 1.4
+    assert float(areas.max()) < 1.1 * np.exp(2 * ZOOM)
+    rows = moved.any(dim=3).float().squeeze(1)
+    middles = (rows * torch.arange(SIDE)).sum(1) / rows.sum(1)
+    assert float(middles.max() - middles.min()) > 0.1 * SIDE
+
+
+def test_a_lesion_never_leaves_the_view():
+    """Lesions in a corner: a shift would lose most of some of them, so those images stay as they are."""
+    masks = torch.zeros(200, 1, SIDE, SIDE)
+    masks[..., :3, :3] = 1
+    images, moved = zoom_and_shift(1 - masks, masks, torch.Generator().manual_seed(0))
+    unmoved = (moved == masks).flatten(1).all(1)
+    assert 0 < int(unmoved.sum()) < 200
+    assert torch.equal(images[unmoved], 1 - masks[unmoved])
+    assert float(moved.flatten(1).sum(1).min()) >= 0.5 * 9 * np.exp(-2 * ZOOM) - 1
+    empty = torch.zeros(4, 1, SIDE, SIDE)
+    assert not zoom_and_shift(empty + 0.5, empty, torch.Generator().manual_seed(0))[1].any()
 
 
 def test_images_that_cannot_teach_are_refused(toy):

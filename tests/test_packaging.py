@@ -31,6 +31,14 @@ def test_the_citation_has_the_version_of_the_package():
     assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [ldm_us.__version__]
 
 
+def test_no_text_holds_the_marks_of_an_unfinished_merge():
+    texts = [*ROOT.glob("*.*"), ROOT / "Makefile", *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/**/*.py")]
+    texts = [path for path in texts if path.is_file() and ".venv" not in path.parts]
+    marked = [path.name for path in texts if re.search(r"^(<{7} |>{7} |={7}$)", path.read_text("utf-8"), re.MULTILINE)]
+    assert ROOT / "README.md" in texts
+    assert marked == []
+
+
 @pytest.fixture
 def run_make():
     """Call make with nothing inherited from a `make test` that may have started these tests."""

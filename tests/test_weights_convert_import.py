@@ -130,8 +130,9 @@ def test_numbers_keep_their_type_or_take_the_one_asked_for(name, dtype, convert,
     out = tmp_path / "out.safetensors"
     assert convert(inputs / "model.safetensors", "--out", out, "--dtype", name)[0] == 0
     assert_same(load_file(out), {key: value.to(dtype) for key, value in without_control(ours).items()})
-    assert convert(out, "--out", out, "--overwrite", preset=None)[0] == 0  # in place, type kept
-    assert {value.dtype for value in load_file(out).values()} == {dtype}
+    again = tmp_path / "again.safetensors"
+    assert convert(out, "--out", again, preset=None)[0] == 0  # type kept
+    assert {value.dtype for value in load_file(again).values()} == {dtype}
 
 
 def test_the_moving_average_is_taken_with_ema(convert, tmp_path):
@@ -153,3 +154,14 @@ def test_the_help_names_every_option_on_one_screen():
         option in done.stdout for option in ("--out", "--ema", "--controlnet", "--text", "--dtype", "--overwrite")
     )
     assert len(done.stdout.splitlines()) < 30
+
+
+def test_a_file_with_the_moving_average_alone_is_taken_with_ema_and_says_so_without(convert, tmp_path):
+    model = tiny_compvis("vae", "text", "unet")
+    ema = {f"model_ema.{k[6:].replace('.', '')}": v + 1 for k, v in model.items() if k.startswith("model.")}
+    rest = {k: v for k, v in model.items() if not k.startswith("model.")}
+    torch.save({"state_dict": rest | ema}, tmp_path / "model.ckpt")
+    code, _, said = convert(tmp_path / "model.ckpt", "--out", tmp_path / "out.safetensors")
+    assert (code, "holds the moving average alone. Add --ema" in said) == (2, True), said
+    assert convert(tmp_path / "model.ckpt", "--out", tmp_path / "out.safetensors", "--ema")[0] == 0
+    assert_same(load_file(tmp_path / "out.safetensors"), convert_state_dict(model | ema, TINY, ema=True))

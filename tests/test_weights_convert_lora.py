@@ -11,10 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.checkpoint import lazy_tensors, load_model, model_metadata, save_model, write_safetensors
 from ldm_us.config import PRESETS, SD15
+from ldm_us.entry import run_command
 from ldm_us.lora import LoRAConfig, Update, add_lora, lora_shapes
 from ldm_us.lora_file import UNKNOWN_BASE, apply_lora, load_lora, save_lora
 from ldm_us.model import LatentDiffusion
-from weights_convert.lora_command import run_export_lora, run_import_lora
+from weights_convert.__main__ import main
+from weights_convert.lora_command import export_lora, import_lora
 from weights_convert.lora_names import layers
 from weights_convert.lora_reading import HEADER
 
@@ -66,8 +68,8 @@ def there_and_back(path, config, names, tmp_path):
     """Export, then import with a base of which the config alone is there."""
     base, theirs, back = (tmp_path / f"{name}.safetensors" for name in ("sizes", "theirs", "back"))
     write_safetensors(base, [], model_metadata(config))
-    run_export_lora(path, theirs, names, overwrite=True)
-    run_import_lora(theirs, base, back, overwrite=True)
+    export_lora(path, theirs, names, overwrite=True)
+    import_lora(theirs, base, back, overwrite=True)
     return load_file(theirs), load_lora(back)
 
 
@@ -105,7 +107,7 @@ def test_so_do_those_of_the_real_sizes(size, names, tmp_path):
 def test_an_export_has_the_numbers_of_the_lora_and_the_asked_for_type(names, micro, tmp_path, capsys):
     path = write_ours(tmp_path / "ours.safetensors", micro, LoRAConfig(2, 5.0))
     ours = load_lora(path).tensors
-    run_export_lora(path, out := tmp_path / "out.safetensors", names, "fp16")
+    export_lora(path, out := tmp_path / "out.safetensors", names, "fp16")
     found = load_file(out)
     if names == "kohya":
         prefix, down, up = f"{ATTENTION}_attn1_to_q", "lora_down", "lora_up"
@@ -122,7 +124,7 @@ def test_the_header_of_diffusers_holds_rank_and_alpha_of_every_module(micro, tmp
     """As PEFT reads it: one rank and alpha a part, and patterns for the modules that differ."""
     lora = every_module(micro)
     path = write_ours(tmp_path / "ours.safetensors", micro, lora)
-    run_export_lora(path, out := tmp_path / "out.safetensors", "diffusers")
+    export_lora(path, out := tmp_path / "out.safetensors", "diffusers")
     settings = json.loads(header(out)[HEADER])
     found = {name.removesuffix(".lora_A.weight") for name in load_file(out) if name.endswith(".lora_A.weight")}
     expected = {}
@@ -164,7 +166,7 @@ def kohya_file(path, alpha_type=torch.float16):
 def test_merging_a_lora_of_kohya_adds_scale_alpha_over_r_b_a(scale, base, tmp_path):
     """LoRA Eq. 3, in loops over the rank, in float64."""
     _, expected = kohya_file(tmp_path / "kohya.safetensors")
-    run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
+    import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
     before, model = load_model(base).state_dict(), load_model(base)
     apply_lora(model, tmp_path / "ours.safetensors", scale)
     for name, weight in model.state_dict().items():
@@ -181,7 +183,7 @@ def test_merging_a_lora_of_kohya_adds_scale_alpha_over_r_b_a(scale, base, tmp_pa
 
 def test_an_imported_lora_says_that_its_base_is_unknown_and_where_it_is_from(base, tmp_path, capsys):
     kohya_file(tmp_path / "kohya.safetensors")
-    run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
+    import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
     lora = load_lora(tmp_path / "ours.safetensors")
     assert lora.base_sha256 == UNKNOWN_BASE
     assert json.loads(lora.metadata["sources"])[0]["file"] == "kohya.safetensors"
@@ -193,21 +195,21 @@ def test_an_imported_lora_says_that_its_base_is_unknown_and_where_it_is_from(bas
 def test_without_alpha_the_update_is_b_a_as_both_programs_take_it(base, tmp_path):
     tensors, expected = kohya_file(tmp_path / "kohya.safetensors")
     save_file({name: value for name, value in tensors.items() if "alpha" not in name}, tmp_path / "kohya.safetensors")
-    run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
+    import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
     assert {update.scale for update in load_lora(tmp_path / "ours.safetensors").updates} == {1.0}
     assert len(expected) == len(load_lora(tmp_path / "ours.safetensors").updates)
 
 
 def test_a_linear_layer_written_as_a_convolution_and_the_other_way_round_is_the_same_map(base, tmp_path):
     tensors, _ = kohya_file(tmp_path / "kohya.safetensors")
-    run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "one.safetensors")
+    import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "one.safetensors")
     for name, value in tensors.items():
         if value.shape[2:] == (1, 1) and "conv1" not in name:
             tensors[name] = value.flatten(1)
         elif value.dim() == 2:
             tensors[name] = value[:, :, None, None]
     save_file(tensors, tmp_path / "kohya.safetensors")
-    run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "other.safetensors")
+    import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "other.safetensors")
     assert_same(load_lora(tmp_path / "other.safetensors").tensors, load_lora(tmp_path / "one.safetensors").tensors)
 
 
@@ -244,7 +246,7 @@ def diffusers_file(folder, settings):
     ],
 )
 def test_alpha_is_read_from_the_header_as_peft_reads_it(settings, alphas, base, tmp_path):
-    run_import_lora(diffusers_file(tmp_path / "theirs", settings), base, tmp_path / "ours.safetensors")
+    import_lora(diffusers_file(tmp_path / "theirs", settings), base, tmp_path / "ours.safetensors")
     found = {update.module.split(".")[0]: update.alpha for update in load_lora(tmp_path / "ours.safetensors").updates}
     assert found == alphas
 
@@ -260,7 +262,7 @@ def test_alpha_is_read_from_the_header_as_peft_reads_it(settings, alphas, base, 
 )
 def test_a_header_that_cannot_be_used_is_refused(settings, base, tmp_path):
     with pytest.raises(ValueError, match=f"{HEADER} in its header cannot be used"):
-        run_import_lora(diffusers_file(tmp_path / "theirs", settings), base, tmp_path / "ours.safetensors")
+        import_lora(diffusers_file(tmp_path / "theirs", settings), base, tmp_path / "ours.safetensors")
     assert not (tmp_path / "ours.safetensors").exists()
 
 
@@ -300,7 +302,7 @@ def test_what_has_no_place_in_a_lora_of_ours_is_refused_by_name(surplus, sentenc
     tensors |= {name: torch.ones(shape) for name, shape in surplus.items()}
     save_file(tensors, tmp_path / "kohya.safetensors")
     with pytest.raises(ValueError, match=sentence) as error:
-        run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
+        import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
     assert str(error.value).startswith(f"{tmp_path / 'kohya.safetensors'}: ")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ours.safetensors").exists()
@@ -312,7 +314,7 @@ def test_an_alpha_that_is_no_scale_is_refused(alpha, base, tmp_path):
     tensors[f"{ATTENTION}_attn1_to_q.alpha"] = torch.tensor(alpha)
     save_file(tensors, tmp_path / "kohya.safetensors")
     with pytest.raises(ValueError, match=r"attn1_to_q\.lora_down\.weight has rank 2 and alpha"):
-        run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
+        import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
 
 
 @pytest.mark.parametrize("names", NAMINGS)
@@ -333,7 +335,7 @@ def test_a_lora_that_has_no_place_in_their_names_is_not_exported(names, lora, se
     add_lora(model, lora, generator())
     save_lora(tmp_path / "ours.safetensors", model, lora, "random")
     with pytest.raises(ValueError, match=f"{sentence}.*which the names of {names} have no place for"):
-        run_export_lora(tmp_path / "ours.safetensors", tmp_path / "out.safetensors", names)
+        export_lora(tmp_path / "ours.safetensors", tmp_path / "out.safetensors", names)
     assert not (tmp_path / "out.safetensors").exists()
 
 
@@ -343,25 +345,25 @@ def test_a_lora_of_ours_that_lacks_a_matrix_is_not_exported(micro, tmp_path):
     name = f"{OURS}.block.self_attention.to_q.lora_up.weight"
     write_safetensors(path, lazy_tensors({n: t for n, t in lora.tensors.items() if n != name}), lora.metadata)
     with pytest.raises(ValueError, match=r"to_q\.lora_down\.weight is not one of two matrices of rank 2"):
-        run_export_lora(path, tmp_path / "out.safetensors", "kohya")
+        export_lora(path, tmp_path / "out.safetensors", "kohya")
 
 
 def test_files_of_another_kind_are_refused_on_either_side(micro, base, tmp_path):
     ours = write_ours(tmp_path / "ours.safetensors", micro, LoRAConfig(2))
     out = tmp_path / "out.safetensors"
     with pytest.raises(ValueError, match="a LoRA of ours already"):
-        run_import_lora(ours, base, out)
+        import_lora(ours, base, out)
     with pytest.raises(ValueError, match="belong to no layer of micro"):
-        run_import_lora(base, base, out)
+        import_lora(base, base, out)
     with pytest.raises(ValueError, match=f"--base {ours}: not a model file of ours"):
-        run_import_lora(ours, ours, out)
+        import_lora(ours, ours, out)
     with pytest.raises(ValueError, match="a whole model, not a LoRA"):
-        run_export_lora(base, out, "kohya")
+        export_lora(base, out, "kohya")
     kohya_file(out)
     with pytest.raises(ValueError, match=r"not a LoRA of ours.*import --lora .*out.safetensors --base MODEL"):
-        run_export_lora(out, tmp_path / "other.safetensors", "kohya")
+        export_lora(out, tmp_path / "other.safetensors", "kohya")
     with pytest.raises(ValueError, match=r"the file exists\. Add --overwrite"):
-        run_import_lora(ours, base, out)
+        import_lora(ours, base, out)
 
 
 def test_numbers_too_large_for_the_asked_for_type_are_refused(micro, tmp_path):
@@ -370,12 +372,45 @@ def test_numbers_too_large_for_the_asked_for_type_are_refused(micro, tmp_path):
     lora.tensors[f"{OURS}.block.self_attention.to_q.lora_up.weight"][0, 0] = 1e6
     write_safetensors(path, lazy_tensors(lora.tensors), lora.metadata)
     with pytest.raises(ValueError, match=r"to_q.lora_up.weight has numbers too large for torch.float16"):
-        run_export_lora(path, tmp_path / "out.safetensors", "kohya", "fp16")
+        export_lora(path, tmp_path / "out.safetensors", "kohya", "fp16")
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_a_lora_of_sd15_does_not_go_into_a_smaller_model(base, tmp_path):
     path = write_ours(tmp_path / "ours.safetensors", SD15, LoRAConfig(4))
-    run_export_lora(path, tmp_path / "kohya.safetensors", "kohya")
+    export_lora(path, tmp_path / "kohya.safetensors", "kohya")
     with pytest.raises(ValueError, match=r"names belong to no layer of micro .*with --base a model of the size"):
-        run_import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "out.safetensors")
+        import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "out.safetensors")
+
+
+def call(*words: object) -> int:
+    return run_command(lambda: main([str(word) for word in words]))
+
+
+@pytest.mark.parametrize("names", ["kohya", "diffusers"])
+def test_the_command_line_takes_a_lora_there_and_back(micro, base, tmp_path, capsys, names):
+    ours = write_ours(tmp_path / "ours.safetensors", micro, LoRAConfig(2))
+    theirs, back = tmp_path / "theirs.safetensors", tmp_path / "back.safetensors"
+    assert call("export", ours, "--format", "lora", "--names", names, "--out", theirs) == 0
+    assert call("import", "--lora", theirs, "--base", base, "--out", back) == 0
+    first, again = load_lora(ours).tensors, load_lora(back).tensors
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("export", "OURS", "--format", "lora"), "belongs to --format lora"),
+        (("export", "BASE", "--format", "compvis", "--names", "kohya"), "belongs to --format lora"),
+        (("import", "--lora", "OURS"), "--lora LORA together with --base MODEL"),
+        (("import", "BASE", "--lora", "OURS", "--base", "BASE"), "give SRC, or --lora LORA"),
+        (("import", "--lora", "OURS", "--base", "BASE", "--ema"), "--ema does nothing with --lora"),
+    ],
+)
+def test_options_of_a_lora_that_do_not_fit_are_one_sentence(micro, base, tmp_path, capsys, words, sentence):
+    files = {"OURS": write_ours(tmp_path / "ours.safetensors", micro, LoRAConfig(2)), "BASE": base}
+    assert call(*(files.get(word, word) for word in words), "--out", tmp_path / "out.safetensors") == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()

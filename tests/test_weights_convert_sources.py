@@ -177,3 +177,48 @@ def test_a_diffusers_folder_prefers_full_precision_then_safetensors(tmp_path):
 def test_the_folder_of_one_component_can_be_given_alone(tmp_path):
     write(tmp_path / "diffusion_pytorch_model.safetensors")
     assert same(loaded(tmp_path))
+
+
+def test_a_device_a_pipe_or_a_folder_under_the_name_of_weights_is_no_file_and_nothing_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    for name in ("pipe.ckpt", "zero.safetensors"):
+        with pytest.raises(ValueError, match=f"{name}: a device or a pipe, not a file"):
+            open_source(tmp_path / name)
+    for component in ("unet", "vae", "text_encoder"):
+        (tmp_path / component).mkdir()
+    os.mkfifo(tmp_path / "unet" / COMPONENTS["unet"][0])
+    (tmp_path / "vae" / COMPONENTS["vae"][0]).symlink_to("/dev/zero")
+    (tmp_path / "text_encoder" / COMPONENTS["text_encoder"][0]).mkdir()
+    with pytest.raises(ValueError, match="no weights in this folder"):
+        open_source(tmp_path)
+
+
+def test_a_link_that_points_to_itself_is_explained(tmp_path):
+    (tmp_path / "x.ckpt").symlink_to(tmp_path / "x.ckpt")
+    with pytest.raises((ValueError, OSError), match=r"no such file|symbolic"):
+        open_source(tmp_path / "x.ckpt")
+
+
+def test_a_name_that_cannot_be_shown_in_a_line_is_refused(tmp_path):
+    torch.save({"a\nb": torch.zeros(1)}, tmp_path / "model.pt")
+    with pytest.raises(
+        ValueError, match=r"model\.pt: a tensor has a name of 3 characters that cannot be shown \(a\?b\)"
+    ):
+        open_source(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "wrap", [("state_dict",), ("model",), ("module",), ("state_dict", "model"), ("model", "state_dict")]
+)
+def test_nested_state_dicts_are_found_under_the_names_that_trainers_use(tmp_path, wrap):
+    content: dict = {"a.weight": torch.ones(2), "b.bias": torch.zeros(3)}
+    for name in wrap:
+        content = {name: content, "epoch": 3}
+    torch.save(content, tmp_path / "model.pt")
+    assert set(open_source(tmp_path / "model.pt").entries) == {"a.weight", "b.bias"}
+
+
+def test_the_prefix_of_a_parallel_module_is_taken_off(tmp_path):
+    torch.save({"model": {"module.a.weight": torch.ones(2)}}, tmp_path / "model.pt")
+    assert set(open_source(tmp_path / "model.pt").entries) == {"a.weight"}

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import is_zipfile
 
 from torch import Tensor
 
@@ -14,10 +13,8 @@ from weights_convert.blocks import network_order
 from weights_convert.convert import Piece, Plan, cut_piece, examine_source
 from weights_convert.drift import Drift, measure_drift
 from weights_convert.rules import Layout
-from weights_convert.sources import PICKLE_SUFFIXES, Source, open_source
+from weights_convert.sources import Source
 from weights_convert.tensor_numbers import numbers_of
-
-REOPEN = 128 << 20  # bytes; pages of a mapped file that were read are this process's memory until it is closed
 
 
 @dataclass(frozen=True)
@@ -68,13 +65,12 @@ def audit(source: Source, config: ModelConfig, ema: bool = False, other: Source 
         raise ValueError(f"{source.path}: has no UNet to take the moving average of. Leave --ema out.")
     theirs = None if other is None else examine_source(other, config)
     differences = None if theirs is None else drift_meter(plan, theirs)
-    load = reader(source)
     rows, drifts = [], []
     for row in audit_rows(plan, config):
         if row.status == "missing":
             rows.append(row)
             continue
-        tensor = load(row.key)
+        tensor = source.entries[row.key].load()
         rows.append(replace(row, numbers=numbers_of(tensor)))
         if differences is not None:
             drifts += differences(row.key, tensor)
@@ -107,33 +103,14 @@ def drift_meter(plan: Plan, theirs: Plan) -> Callable[[str, Tensor], list[Drift]
             f"{theirs.source.path}: has no tensor to compare with those of {plan.source.path}. Give two files of one "
             "architecture that share a part."
         )
-    load = reader(theirs.source)
 
     def differences(key: str, tensor: Tensor) -> list[Drift]:
         found = []
         for piece in mine.get(key, ()):
             if piece.target in references:
                 reference = references[piece.target]
-                b = cut_piece(load(reference.key), reference)
+                b = cut_piece(reference.entry.load(), reference)
                 found.append(measure_drift(piece.target, cut_piece(tensor, piece), b))
         return found
 
     return differences
-
-
-def reader(source: Source) -> Callable[[str], Tensor]:
-    """A function that reads one tensor by its name, in the memory of a few tensors where the file can be mapped."""
-    mapped = all(file.suffix not in PICKLE_SUFFIXES or is_zipfile(file) for file in source.files)
-    opened, held = source, 0
-
-    def load(key: str) -> Tensor:
-        nonlocal opened, held
-        if mapped and held > REOPEN:
-            opened, held = open_source(source.path), 0
-        if key not in opened.entries:
-            raise ValueError(f"{source.path}: changed while it was read. Audit it again when nothing writes to it.")
-        tensor = opened.entries[key].load()
-        held += tensor.nbytes
-        return tensor
-
-    return load

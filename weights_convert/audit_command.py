@@ -10,6 +10,7 @@ from ldm_us.config import PRESETS
 from weights_convert.audit import audit
 from weights_convert.audit_text import audit_text, csv_table
 from weights_convert.import_command import choose_config
+from weights_convert.result_place import check_result_file
 from weights_convert.sources import open_source
 
 EPILOG = """exit code:
@@ -40,9 +41,10 @@ def add_audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPars
 
 def run_audit(args: argparse.Namespace) -> int:
     """Check the options, read everything once, write, then say what was found."""
+    inputs = [path for path in (args.src, args.against) if path is not None]
     for out, ending in ((args.html, ".html"), (args.csv, ".csv")):
         if out is not None:
-            check_out(out, ending, args.overwrite)
+            check_result_file(out, ending, args.overwrite, inputs, f"--{ending[1:]}")
     source = open_source(args.src)
     other = None if args.against is None else open_source(args.against)
     fallback = source if other is None else other
@@ -56,21 +58,6 @@ def run_audit(args: argparse.Namespace) -> int:
         write(args.html, audit_page(result))
     say(audit_text(result) + "".join(f"\nwrote {out}" for out in (args.csv, args.html) if out is not None))
     return 0 if result.is_clean else 1
-
-
-def check_out(out: Path, ending: str, overwrite: bool) -> None:
-    """Refuse, before any work, a file that cannot or must not be written."""
-    option = f"--{ending.removeprefix('.')}"
-    if out.is_dir():
-        raise ValueError(f"{out}: {option} is a folder. Name a file in it, such as {out / f'audit{ending}'}.")
-    if out.suffix != ending:
-        raise ValueError(f"{out}: {option} writes a {ending} file. Let its name end so.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out}: the file exists. Add --overwrite to replace it, or choose another {option}.")
-    if not out.parent.is_dir():
-        raise ValueError(f"{out}: there is no folder {out.parent}. Create it first.")
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"{out}: the folder {out.parent} cannot be written to. Choose another {option}.")
 
 
 def write(out: Path, text: str) -> None:

@@ -80,6 +80,8 @@ def examine_source(
         rules = rules_for(config, layout, shapes)
         if layout.part not in wanted:
             left_out |= {rule.source: f"{layout.part}: {reason}" for rule in rules}
+        elif layout.ema and not ema:
+            raise ValueError(f"{source.path}: of the UNet it holds the moving average alone. Add --ema to take that.")
         elif ema and layout.part == "unet":
             layouts.append(ema_layout(source, layout))
             left_out |= {rule.source: "unet: --ema takes its moving average" for rule in rules}

@@ -1,6 +1,7 @@
 """Which model a file holds, told from the names and shapes of its tensors."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from ldm_us.checkpoint import PARTS
@@ -15,6 +16,10 @@ SUPPORTED = (
 # A name that starts so -> the layout of that part; the first match of a part counts.
 SIGNATURES = (
     ("model.diffusion_model.", Layout("unet", "compvis", "model.diffusion_model.")),
+    (
+        "model_ema.diffusion_model",
+        Layout("unet", "compvis", "model_ema.diffusion_model", ema=True),
+    ),  # and no UNet itself
     ("first_stage_model.", Layout("vae", "compvis", "first_stage_model.")),
     (
         "cond_stage_model.transformer.text_model.",
@@ -71,7 +76,7 @@ def detect(source: Source) -> list[Layout]:
     for start, layout in SIGNATURES:
         folder = next((_folder(name) for name in source.entries if name[len(_folder(name)) :].startswith(start)), None)
         if folder is not None and layout.part not in found:
-            found[layout.part] = Layout(layout.part, layout.naming, folder + layout.prefix)
+            found[layout.part] = replace(layout, prefix=folder + layout.prefix)
     if not found:
         names = ", ".join(list(source.entries)[:3]) or "none at all"
         raise ValueError(f"{source.path}: no known model has these tensors: {names}. {SUPPORTED}")

@@ -1,8 +1,8 @@
 """What a diffusers folder holds beside its weights: the configs and the tokenizer that StableDiffusionPipeline reads.
 
-Field for field those of the folder of Stable Diffusion 1.5, filled from a config of ours. Two differ: the scheduler is
-DDIM, which sample.py uses, and there is no safety checker. Sources: the configs of stable-diffusion-v1-5 and of
-lllyasviel/sd-controlnet-*, and the constructors of diffusers 0.42, which take what a config leaves out from defaults.
+The fields of the folder of Stable Diffusion 1.5, filled from a config of ours. What differs from it: the scheduler is
+DDIM, which sample.py uses; there is no safety checker; the text encoder has the numbers that its tokenizer gives to
+start, end and padding. Fields that are left out here take the defaults of the constructors of diffusers 0.42.
 """
 
 import json
@@ -16,6 +16,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names, which open_clip
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 
 Fields = dict[str, Any]
+
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 
 
 def folder_texts(config: ModelConfig, with_controlnet: bool) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,11 @@ import torch
 from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
 from ldm_us.checkpoint import PARTS, LazyTensor, model_metadata, read_metadata, write_safetensors
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
-from weights_convert.convert import Piece, Plan, load_piece, plan_source
+from ldm_us.json_text import parse_json
+from ldm_us.stored_tensor import shown
+from weights_convert.convert import Piece, Plan, load_piece, plan_source, target_shapes
+from weights_convert.folder_config import with_folder_config
+from weights_convert.result_place import check_result_file
 from weights_convert.sources import Source, open_source
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,7 +27,11 @@ OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not
 def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command line."""
     parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__)
-    parser.add_argument("src", type=Path, metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder")
+    parser.add_argument(
+        "src", type=Path, nargs="?", metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder"
+    )
+    parser.add_argument("--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA of kohya's or diffusers'")
+    parser.add_argument("--base", type=Path, metavar="MODEL", help="--lora: a model file of the sizes that it is for")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
     parser.add_argument("--ema", action="store_true", help="take the moving average of the UNet (model_ema.*)")
@@ -37,7 +44,18 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_import(args: argparse.Namespace) -> None:
     """Check everything, then write, then say what was done."""
-    check_out(args.out, args.overwrite)
+    if (args.src is None) == (args.lora is None) or (args.lora is None) != (args.base is None):
+        raise ValueError("import: give SRC, or --lora LORA together with --base MODEL.")
+    if args.lora is not None:
+        unused = [name for name in ("preset", "ema", "controlnet", "text") if getattr(args, name)]
+        if unused:
+            raise ValueError(f"--{unused[0]} does nothing with --lora: leave it out.")
+        from weights_convert.lora_command import import_lora  # which imports the plan of an import from here
+
+        import_lora(args.lora, args.base, args.out, args.dtype, args.overwrite)
+        return
+    inputs = [path for path in (args.src, args.controlnet, args.text) if path is not None]
+    check_result_file(args.out, ".safetensors", args.overwrite, inputs)
     src = with_metadata_of_export(open_source(args.src))
     config = choose_config(src, args.preset)
     plans = plan_import(src, config, args.controlnet, args.text, args.ema)
@@ -51,25 +69,6 @@ def run_import(args: argparse.Namespace) -> None:
     print(summary(plans, pieces, dtype, hashes, args.out))
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a file that cannot or must not be written."""
-    if out.is_dir():
-        raise ValueError(f"{out}: --out is a folder. Name a file in it, such as {out / 'model.safetensors'}.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out}: the file exists. Add --overwrite to replace it, or choose another --out.")
-    check_folder_of(out)
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out}: the result is a .safetensors file. Let --out end so.")
-
-
-def check_folder_of(out: Path) -> None:
-    """Refuse a result in a folder that is not there or cannot be written to."""
-    if not out.parent.is_dir():
-        raise ValueError(f"{out}: there is no folder {out.parent}. Create it first.")
-    if not os.access(out.parent, os.W_OK):
-        raise ValueError(f"{out}: the folder {out.parent} cannot be written to. Choose another --out.")
-
-
 def with_metadata_of_export(src: Source) -> Source:
     """A diffusers folder that an export wrote, with the metadata that each of its files has; else the source as it is.
 
@@ -77,21 +76,28 @@ def with_metadata_of_export(src: Source) -> Source:
     """
     if not src.path.is_dir() or any(file.suffix != ".safetensors" for file in src.files):
         return src
-    first, *others = [read_metadata(file) for file in src.files]
-    return replace(src, metadata=first) if "config" in first and all(other == first for other in others) else src
+    first, *others = metadata = [read_metadata(file) for file in src.files]
+    if "config" in first and all(other == first for other in others):
+        return replace(src, metadata=first)
+    if any("config" in each for each in metadata):
+        print("note: files of this folder were exchanged since it was exported: sizes are those of --preset.")
+    return src
 
 
 def choose_config(src: Source, preset: str | None) -> ModelConfig:
-    """The config that a model file of ours carries, else the preset."""
+    """The config that a model file of ours carries, else the preset; of a folder, what its .json files say on top."""
+    folder = src.path if src.path.is_dir() else None
     if "config" not in src.metadata:
-        return PRESETS[preset or "sd15"]
+        config = PRESETS[preset or "sd15"]
+        return config if folder is None else with_folder_config(config, folder)
     try:
-        config = config_from_dict(json.loads(src.metadata["config"]))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{src.path}: the config in its metadata cannot be read ({error}).") from error
+        config = config_from_dict(parse_json(src.metadata["config"]))
+        target_shapes(config)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:  # the last three: of a width of -1
+        raise ValueError(f"{src.path}: the config in its metadata cannot be read ({shown(str(error))}).") from error
     if preset not in (None, config.name):
         raise ValueError(f"{src.path}: carries its own config, {config.name}. Leave --preset {preset} out.")
-    return config
+    return config if folder is None else with_folder_config(config, folder)
 
 
 def plan_import(src: Source, config: ModelConfig, controlnet: Path | None, text: Path | None, ema: bool) -> list[Plan]:
@@ -131,7 +137,16 @@ def provenance(plans: Sequence[Plan], hashes: dict[Path, str], ema: bool) -> dic
         for plan in plans
         for file in plan.source.files
     ]
-    return carried | {"sources": json.dumps(sources)}
+    return carried | {"sources": json.dumps(earlier_sources(carried) + sources)}
+
+
+def earlier_sources(metadata: dict[str, str]) -> list[object]:
+    """The files that a model file of ours was once made of, so that their hashes are not lost."""
+    try:
+        listed = json.loads(metadata.get("sources", "[]"))
+    except ValueError:
+        return []
+    return listed if isinstance(listed, list) else []
 
 
 def summary(

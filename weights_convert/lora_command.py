@@ -13,15 +13,16 @@ from pathlib import Path
 import torch
 
 import ldm_us
-from ldm_us.atomic import sha256_file
+from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
 from ldm_us.checkpoint import LazyTensor, write_safetensors
 from ldm_us.config import ModelConfig
 from ldm_us.lora import LoRAConfig, Update, is_update
 from ldm_us.lora_file import UNKNOWN_BASE, LoRA, load_lora
 from weights_convert.convert import Piece
-from weights_convert.import_command import DTYPES, check_out, choose_config, lazy
+from weights_convert.import_command import DTYPES, choose_config, lazy
 from weights_convert.lora_names import ENDS, names_of
 from weights_convert.lora_reading import COMPONENTS, HEADER, read_lora
+from weights_convert.result_place import check_result_file
 from weights_convert.sources import Source, open_source
 
 NAMINGS = tuple(ENDS)
@@ -29,12 +30,12 @@ FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers writes into a
 OF_OTHERS = (HEADER, "format", "sources", "ss_network_module", "ss_network_dim", "ss_network_alpha")  # not carried back
 
 
-def run_export_lora(path: Path, out: Path, names: str, dtype: str | None = None, overwrite: bool = False) -> None:
+def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, overwrite: bool = False) -> None:
     """Write a LoRA file of ours in the names "diffusers" or "kohya"; dtype one of DTYPES, None: as in the file.
 
     Raise ValueError for a LoRA that those names have no place for, before anything is written.
     """
-    check_out(out, overwrite)
+    check_result_file(out, ".safetensors", overwrite, [path])
     lora = load_lora(path)
     refuse_ours_only(lora, names)
     check_pairs(lora)
@@ -50,7 +51,8 @@ def run_export_lora(path: Path, out: Path, names: str, dtype: str | None = None,
             tensors.append(alpha_tensor(f"{theirs[update.module]}{ENDS[names].alpha}", update.alpha))
     carried = {key: value for key, value in lora.metadata.items() if key not in ("lora", "format")}
     settings = diffusers_settings(lora.updates, theirs) if names == "diffusers" else kohya_settings(lora.updates)
-    write_safetensors(out, tensors, carried | settings)
+    with full_disk_is_an_error_of_input(out):
+        write_safetensors(out, tensors, carried | settings)
     print(f"{path}: {summary(lora.updates)}\nwrote {out} in the names of {names}  {written(out)}")
 
 
@@ -123,19 +125,20 @@ def kohya_settings(updates: Sequence[Update]) -> dict[str, str]:
     return settings
 
 
-def run_import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
+def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
     """Write a LoRA of another program, a file or diffusers' folder, as one of ours, for models of the size of `base`.
 
     Which model it was trained on is known only if we exported it. Raise ValueError, in one sentence, for other kinds of
     adapters and for names or shapes without a place in `base`.
     """
-    check_out(out, overwrite)
+    check_result_file(out, ".safetensors", overwrite, [path, base])
     config = base_config(base)
     source = open_source(path / FOLDER_FILE if path.is_dir() else path)
     lora = read_lora(source, config)
     number = DTYPES[dtype] if dtype else None
     metadata = imported_metadata(source, lora.config)
-    write_safetensors(out, [lazy(piece, number) for piece in lora.pieces], metadata)
+    with full_disk_is_an_error_of_input(out):
+        write_safetensors(out, [lazy(piece, number) for piece in lora.pieces], metadata)
     print(f"{path}: {summary(lora.updates)}")
     print("\n".join(f"  read {file}  sha256 {sha256_file(file)}" for file in source.files))
     if metadata["base_sha256"] == UNKNOWN_BASE:

@@ -1,46 +1,31 @@
 """Files and folders of weights, opened lazily: names, shapes and types at once, the numbers one tensor at a time.
 
-A pickle is a program. It is read with weights_only=True, which builds tensors and plain containers and nothing else.
+A pickle is a program. None of its calls is run, and none of its names imported: see ldm_us/pickle_program.py.
 """
 
-import pickle
-import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
+from ldm_us.pickle_file import read_pickle_file
+from ldm_us.pickle_program import PickledTensor
+from ldm_us.safetensors_header import DTYPES, read_header
+from ldm_us.stored_tensor import Extent, StoredTensor, check_name, row_major, shown
 
-DTYPES = {  # safetensors' names
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 # Per component of a diffusers folder: its weights, the best first; the .fp16 variants have lost precision.
 WEIGHTS = tuple(f"diffusion_pytorch_model{end}" for end in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin"))
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin")
+WRAPPERS = ("state_dict", "model", "module")  # names under which trainers keep the tensors, one in another at times
+NESTED = 3  # times
+PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
+
 COMPONENTS = {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS, "controlnet": WEIGHTS}
-
-
-class ModelCheckpoint:
-    """Stands for the class that sd-v1-4.ckpt names as a dictionary key, so that none of Lightning's code runs."""
-
-
-ModelCheckpoint.__module__ = "pytorch_lightning.callbacks.model_checkpoint"  # torch looks it up by this name
 
 
 @dataclass(frozen=True)
@@ -78,6 +63,8 @@ def open_source(path: Path) -> Source:
         return _open_folder(path)
     if not path.exists():
         raise ValueError(f"{path}: no such file or folder. Check the path.")
+    if not path.is_file():
+        raise ValueError(f"{path}: a device or a pipe, not a file. Save the weights to a file first.")
     size = path.stat().st_size
     if size == 0:
         raise ValueError(f"{path}: the file is empty. Download or copy it again.")
@@ -88,7 +75,7 @@ def open_source(path: Path) -> Source:
     if path.suffix == ".safetensors" or (head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size):
         return _open_safetensors(path)
     if path.suffix in PICKLE_SUFFIXES:
-        return _open_pickle(path, zipped=head.startswith(b"PK"))
+        return _open_pickle(path)
     endings = ", ".join((".safetensors", *PICKLE_SUFFIXES))
     raise ValueError(f"{path}: not a checkpoint by its name. Give a file ending in {endings}, or a diffusers folder.")
 
@@ -118,50 +105,45 @@ def _best(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _open_safetensors(path: Path) -> Source:
     try:
-        file = safe_open(path, framework="pt")
-        entries = {name: _safetensors_entry(file, name, path) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return Source(path, (path,), entries, dict(file.metadata() or {}))
+        header = read_header(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path}: not a complete .safetensors file ({error}). It was probably cut short: download or copy it again."
         ) from error
+    entries = {}
+    for name, (dtype, shape, begin, end) in header.tensors.items():
+        if dtype not in DTYPES:
+            raise ValueError(f"{path}: {name} has type {dtype}. Give the model in fp32, fp16 or bf16.")
+        extent = Extent(begin, end - begin)
+        entries[name] = _stored_entry(StoredTensor(path, extent, DTYPES[dtype], shape, row_major(shape)))
+    return Source(path, (path,), entries, header.metadata)
 
 
-def _safetensors_entry(file: Any, name: str, path: Path) -> Entry:
-    tensor = file.get_slice(name)
-    if tensor.get_dtype() not in DTYPES:
-        raise ValueError(f"{path}: {name} has type {tensor.get_dtype()}. Give the model in fp32, fp16 or bf16.")
-    return Entry(tuple(tensor.get_shape()), DTYPES[tensor.get_dtype()], lambda: file.get_tensor(name))
+def _stored_entry(tensor: StoredTensor) -> Entry:
+    return Entry(tensor.shape, tensor.dtype, tensor.read)
 
 
-def _open_pickle(path: Path, zipped: bool) -> Source:
-    try:
-        with torch.serialization.safe_globals([ModelCheckpoint]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on unsafe loading, which is not for the user to follow
-            content = torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # a damaged pickle can fail anywhere in its reader
-        raise ValueError(f"{path}: {_why_unreadable(error)}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+def _open_pickle(path: Path) -> Source:
+    file = read_pickle_file(path)
+    content = file.content
+    for _ in range(NESTED):
+        inside = [
+            content[name] for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)
+        ]
+        content = inside[0] if inside else content
+    if isinstance(content, dict) and content and all(str(name).startswith(PARALLEL) for name in content):
+        content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
     for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
+        if not isinstance(name, str) or not isinstance(value, PickledTensor):
             raise ValueError(
-                f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor. Give a file with a state dict, or "
-                "with one under `state_dict`."
+                f"{path}: entry {shown(str(name))!r} is a {type(value).__name__}, not a tensor. Give a file with a "
+                "state dict, or with one under `state_dict`, `model` or `module`."
             )
-    return source_from_state_dict(content, path)
-
-
-def _why_unreadable(error: Exception) -> str:
-    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if isinstance(error, pickle.UnpicklingError) and asked:
-        return (
-            f"refused: this pickle asks for {asked[1]}, which weights do not need and which could run code. Nothing in "
-            "it was run. Use a .safetensors version of the model."
-        )
-    return (
-        f"not a PyTorch checkpoint, or cut short ({type(error).__name__}); nothing in it was run. Download or copy it "
-        "again."
-    )
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}. Nothing was read.") from error
+    entries = {name: _stored_entry(file.stored(value)) for name, value in content.items()}
+    return Source(path, (path,), entries)

@@ -54,11 +54,8 @@ def move(mask: Mask, augmentation: Augmentation, change: Values, bend: Values) -
     angle, size = np.deg2rad(augmentation.rotate * change[2]), np.exp(augmentation.scale * change[3])
     from_rows = (down * np.cos(angle) - right * np.sin(angle)) / size + centre[0]
     from_columns = (right * np.cos(angle) + down * np.sin(angle)) / size + centre[1]
-    smooth = [
-        Image.fromarray(one.astype(np.float32)).resize(rows.shape[::-1], Image.Resampling.BICUBIC) for one in bend
-    ]
-    i = np.rint(from_rows + augmentation.elastic * h * np.asarray(smooth[0])).astype(int)
-    j = np.rint(from_columns + augmentation.elastic * w * np.asarray(smooth[1])).astype(int)
+    i = np.rint(from_rows + augmentation.elastic * h * smooth(bend[0], *rows.shape)).astype(int)
+    j = np.rint(from_columns + augmentation.elastic * w * smooth(bend[1], *rows.shape)).astype(int)
     known = (i >= 0) & (i < h) & (j >= 0) & (j < w)
     moved = known & mask[i.clip(0, h - 1), j.clip(0, w - 1)]
     inside = (rows >= 0) & (rows < h) & (columns >= 0) & (columns < w)

@@ -81,7 +81,10 @@ def measure_shape(mask: Mask) -> Shape:
 
 
 def draw_mask(rng: np.random.Generator, model: ShapeModel, size: int) -> Mask:
-    """A new mask (size, size) with as many lesions as one of the fitted masks, inside the image and apart."""
+    """A new mask (size, size) with as many lesions as one of the fitted masks, inside the image and apart.
+
+    A lesion that finds no place in ATTEMPTS draws is left out. Raise ValueError where none finds one.
+    """
     mask = np.zeros((size, size), bool)
     for _ in range(int(rng.choice(model.counts))):
         for _attempt in range(ATTEMPTS):

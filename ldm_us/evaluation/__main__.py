@@ -8,6 +8,7 @@ from ldm_us.checks import check_device
 from ldm_us.entry import run_command
 from ldm_us.evaluation.distribution_command import add_distribution_command
 from ldm_us.evaluation.judge_command import run_train_judge
+from ldm_us.evaluation.mask_fidelity_command import add_mask_fidelity_command
 from ldm_us.evaluation.measuring import run_classes, run_masks, run_reconstruction
 from ldm_us.evaluation.memorisation_command import add_memorisation_command
 from ldm_us.evaluation.protocol.command import add_protocol_command
@@ -24,10 +25,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     reconstruction = commands.add_parser("reconstruction", help="PSNR of the autoencoder on held-out images")
     reconstruction.set_defaults(run=run_reconstruction)
-    masks = commands.add_parser("masks", help="Dice between asked masks and the lesions found in samples")
+    masks = commands.add_parser("masks", help="sample by held-out masks, and compare with the lesions found")
     masks.set_defaults(run=run_masks)
     masks.add_argument("--n", type=int, metavar="N", help="masks to sample (all lesions)")
     masks.add_argument("--judge", type=Path, metavar="FILE", help="what finds lesions and names classes (a rule)")
+    masks.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the worst, median and best")
+    add_mask_fidelity_command(commands)
     classes = commands.add_parser("classes", help="how often samples of a class are of that class")
     classes.set_defaults(run=run_classes)
     classes.add_argument("--n", type=int, default=30, metavar="N", help="samples per class (%(default)s)")

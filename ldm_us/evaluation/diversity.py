@@ -1,7 +1,8 @@
 """MS-SSIM between images of one class: how much a set repeats itself.   Odena et al., arXiv 1610.09585, section 4.2
 
 1 where all images of a class are the same image; the lower, the more diverse. Read it beside the real set's own, for
-noise is more diverse than any breast. MS-SSIM: Wang, Simoncelli and Bovik, Asilomar 2003.
+noise is more diverse than any breast. MS-SSIM: Wang, Simoncelli and Bovik, Asilomar 2003, as torchmetrics computes it:
+at the coarsest scale the images are mirrored at the border, where the paper takes no window.
 """
 
 import math

@@ -7,7 +7,7 @@ from ldm_us.checkpoint import read_metadata
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.data.split import SPLIT_SEED, split_by_group
-from ldm_us.evaluation.judge_file import Training, image_digests
+from ldm_us.evaluation.judge_file import Training, image_digest, image_digests
 from ldm_us.lineage import read_lineage
 from ldm_us.training.dataset import data_hash, read_data, split_data
 
@@ -55,20 +55,27 @@ def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
     The lineage knows one hash of all training images of a stage. It is compared with those of each folder and of all
     folders together, whole and without the share that a stage held out. Other parts of training data go unnoticed.
     """
+    seen = seen_folders(weights, folders)
+    if seen:
+        raise ValueError(
+            f"{weights}: was trained on {', '.join(map(str, seen))}, so its images are not --unseen. Leave --unseen "
+            "away to measure on those held out, or give other images."
+        )
+    return sorted(read_data(folders))
+
+
+def seen_folders(weights: Path, folders: Sequence[Path], known: Sequence[str] = ()) -> tuple[Path, ...]:
+    """Those of the folders that a stage was trained on, alone or together; `known`: hashes that are no reason."""
     entries = read_lineage(read_metadata(weights)).entries
-    trained_on = {entry.get("data_sha256") for entry in entries}
+    trained_on = {entry.get("data_sha256") for entry in entries} - {None, *known}
     shares = {0.0, *(float(entry.get("held_out") or 0) for entry in entries)}
-    for group in {tuple(folders), *((folder,) for folder in folders)} if entries else ():
+    for group in {tuple(folders), *((folder,) for folder in folders)} if trained_on else ():
         records = merge_families(read_data(group))
         for share in sorted(shares):
             train, _ = split_by_group(records, share, SPLIT_SEED)
             if data_hash(train) in trained_on:
-                names = ", ".join(map(str, group))
-                raise ValueError(
-                    f"{weights}: was trained on {names}, so its images are not --unseen. Leave --unseen away to "
-                    "measure on those held out, or give other images."
-                )
-    return sorted(read_data(folders))
+                return group
+    return ()
 
 
 def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Record]) -> None:
@@ -80,3 +87,17 @@ def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Reco
             f"{path}: was trained on {seen} of the {len(records)} images to measure on. Train the judge on other "
             "images, or with the --held-out of the model."
         )
+
+
+def not_seen_by_judge(path: Path, training: Training, folders: Sequence[Path]) -> list[Record]:
+    """The images of real folders that the judge was not trained on, nor on a near-duplicate of them that lies there."""
+    records = merge_families(read_data(folders))
+    known = set(training.images)
+    families = {record.group for record in records if image_digest(record) in known}
+    unseen = sorted(record for record in records if record.group not in families)
+    if not unseen:
+        raise ValueError(
+            f"{path}: was trained on all {len(records)} images of --real or on near-duplicates of them, so none says "
+            "how well it finds lesions. Add images that it does not know, such as those held out from its training."
+        )
+    return unseen

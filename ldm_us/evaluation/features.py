@@ -89,7 +89,7 @@ def network_features(path: Path, name: str | None, device: str) -> Features:
 
     about = about_file("network", path, "pooled, before the classifier", loaded.input.size)
     about["normalisation"] = {"mean": list(loaded.input.mean), "std": list(loaded.input.std)}
-    return Features({"network": loaded.name} | about, loaded.input.size, pooled)
+    return Features({"network": loaded.name} | about, loaded.input.size, pooled, loaded.trained_on)
 
 
 def about_file(kind: str, path: Path, layer: str, size: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def by_class(values: Sequence[float], labels: Sequence[str]) -> dict[str, dict[s
     return {label: summary(group) for label, group in groups.items()}
 
 
-def wilson_interval(hits: int, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(hits: float, n: int, z: float = Z_95) -> tuple[float, float]:
     """The interval of a share of hits among n that holds its true value with 95 %.   Wilson, JASA 22 (1927) 209-212.
 
     Unlike hits / n +- z standard errors it stays in [0, 1] and has a width at 0 and n hits too.

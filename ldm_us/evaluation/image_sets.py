@@ -4,8 +4,9 @@ A set is a dataset that the readers of ldm_us.data know, or a folder of sample.p
 square, as in training. Only a batch of pixels is in memory at a time.
 """
 
-import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
 from ldm_us.data.datasets import read_dataset
-from ldm_us.data.records import UNKNOWN, Record, load_image, open_image
+from ldm_us.data.records import CLASSES, Record, load_image, open_image
+from ldm_us.evaluation.sample_folder import read_samples
 from ldm_us.synthesis.folder import MANIFEST
 
 COLOURED = 8  # grey levels between the channels of a pixel, above which it has a colour
 LOOKED_AT = 32  # images of a set that decide whether it is a set of colour images
+LEAST_SIDE = 8  # pixels; less is no picture
 
 
 def read_set(folders: Sequence[Path]) -> list[Record]:
@@ -28,44 +30,80 @@ def read_set(folders: Sequence[Path]) -> list[Record]:
 
 
 def _read_folder(folder: Path) -> list[Record]:
-    manifest = folder / MANIFEST
-    if not manifest.is_file() or any((folder / name).is_dir() for name in ("benign", "malignant", "normal")):
-        return read_dataset(folder)
-    records = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            image, label, prompt = folder / entry["file_name"], entry.get("class") or UNKNOWN, entry.get("prompt", "")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{manifest}, line {number}: not a line of sample.py ({error}). Sample again.") from error
-        records.append(Record(image, (), label, prompt, str(image)))
-    return records
+    flat = (folder / MANIFEST).is_file() and not any((folder / name).is_dir() for name in CLASSES)
+    return read_samples(folder) if flat else read_dataset(folder)
 
 
-def check_sets(real: Sequence[Record], generated: Sequence[Record], size: int | None, option: str = "--real") -> int:
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over the files of a set tells, in the order of its records."""
+
+    digests: list[bytes]  # of the grey pixels
+    sizes: list[tuple[int, int]]  # width, height
+    coloured: bool  # most of the images
+
+
+def look_at(records: Sequence[Record], option: str) -> Seen:
+    """Decode every image of a set once. Raise ValueError for none, for one listed twice and for one without a picture.
+
+    Two files of the same pixels may be in a set: real datasets have such, and so has a generator that repeats itself.
+    A coloured mark in a few images does not make a set of colour images.
+    """
+    if not records:
+        raise ValueError(f"{option}: no images in it. Give a folder with images.")
+    paths, digests, sizes = set[Path](), [], []
+    deviations: list[int] = []
+    step = max(1, len(records) // LOOKED_AT)
+    for i, record in enumerate(records):
+        path = record.image.resolve()
+        if path in paths:
+            raise ValueError(f"{option}: {record.image} is listed twice. Give every folder and every image once.")
+        paths.add(path)
+        picture = open_image(record.image)
+        if min(picture.size) < LEAST_SIDE:
+            raise ValueError(
+                f"{option}: {record.image} is {picture.width}x{picture.height}. Give images of {LEAST_SIDE} pixels "
+                "and more a side."
+            )
+        sizes.append(picture.size)
+        digests.append(sha256(f"{picture.size} ".encode() + picture.convert("L").tobytes()).digest())
+        if i % step == 0 and len(deviations) < LOOKED_AT:
+            deviations.append(deviation_of_channels(picture))
+    return Seen(digests, sizes, sum(one > COLOURED for one in deviations) > len(deviations) / 2)
+
+
+def check_sets(
+    real: Sequence[Record],
+    generated: Sequence[Record],
+    size: int | None,
+    option: str = "--real",
+    seek_copies: bool = False,
+) -> int:
     """Return the side, in pixels, at which two sets are compared: `size`, or the one that all images have.
 
-    Raise ValueError for sets without images, of the same images, of different sizes where `size` is None, or where one
-    is grey and the other in colour. `option` names the real set.
+    Raise ValueError for sets without images, for images that are in both, pixel for pixel, for different sizes where
+    `size` is None, or where one set is grey and the other in colour. `option` names the real set. To `seek_copies`
+    is to find images that are in both, so that only a generated set that holds nothing else is refused.
     """
-    for name, records in ((option, real), ("--generated", generated)):
-        if not records:
-            raise ValueError(f"{name}: no images in it. Give a folder with images.")
-    digests = {sha256_file(record.image) for record in real}
-    if all(sha256_file(record.image) in digests for record in generated):
+    if size is not None and size < LEAST_SIDE:
+        raise ValueError(f"--size {size}: no picture. Use {LEAST_SIDE} pixels or more.")
+    seen, seen_generated = look_at(real, option), look_at(generated, "--generated")
+    known = {digest: record.image.name for digest, record in zip(seen.digests, real, strict=True)}
+    copied = [known[digest] for digest in seen_generated.digests if digest in known]
+    if copied and (not seek_copies or len(copied) == len(generated)):
         raise ValueError(
-            f"--generated: every image in it is, byte for byte, one of {option}. Give two different sets of images."
+            f"--generated: {len(copied)} of {len(generated)} images are, pixel for pixel, images of {option} "
+            f"({copied[0]}{', ...' if len(copied) > 1 else ''}). Give two different sets of images."
         )
-    colours = [is_coloured(records) for records in (real, generated)]
-    if colours[0] != colours[1]:
-        which = (option, "--generated") if colours[0] else ("--generated", option)
+    if seen.coloured != seen_generated.coloured:
+        which = (option, "--generated") if seen.coloured else ("--generated", option)
         raise ValueError(f"{which[0]}: in colour, but {which[1]} is grey. Save both as grey images.")
-    return size if size is not None else common_size(real, generated)
+    return size if size is not None else common_size(seen, seen_generated)
 
 
-def common_size(real: Sequence[Record], generated: Sequence[Record]) -> int:
+def common_size(real: Seen, generated: Seen) -> int:
     """Return the side that all images of both sets have; ValueError where there is none."""
-    sizes = [sorted({_size_of(record.image) for record in records}) for records in (real, generated)]
+    sizes = [sorted(set(seen.sizes)) for seen in (real, generated)]
     if sizes[0] == sizes[1] and len(sizes[0]) == 1 and len(set(sizes[0][0])) == 1:
         return sizes[0][0][0]
     listed = " and ".join(_sizes(option, found) for option, found in zip(("--real", "--generated"), sizes, strict=True))
@@ -82,24 +120,13 @@ def _sizes(option: str, found: Sequence[tuple[int, int]]) -> str:
     return f"{option} has images of {width}x{height}{more}"
 
 
-def _size_of(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as picture:  # the header alone
-            return picture.size
-    except (OSError, Image.DecompressionBombError):
-        return open_image(path).size  # says what is wrong with the file
-
-
-def is_coloured(records: Sequence[Record]) -> bool:
-    """Whether most images of a set have colours; a coloured mark in a few does not make a set of colour images."""
-    step = max(1, len(records) // LOOKED_AT)
-    chosen = records[::step][:LOOKED_AT]
-    return sum(grey_deviation(record.image) > COLOURED for record in chosen) > len(chosen) / 2
-
-
 def grey_deviation(path: Path) -> int:
     """Return the largest difference between red, green and blue of a pixel, in grey levels: 0 where R = G = B."""
-    picture = open_image(path)
+    return deviation_of_channels(open_image(path))
+
+
+def deviation_of_channels(picture: Image.Image) -> int:
+    """The same of a decoded image."""
     if picture.mode in ("1", "L", "LA"):
         return 0
     channels = np.asarray(picture.convert("RGB")).astype(int)

@@ -21,8 +21,13 @@ def one_per_family(records: Sequence[Record]) -> Independent:
 
     Samples of one mask are a group too. Opens every image once.
     """
+    return one_per_group(merge_families(records))
+
+
+def one_per_group(records: Sequence[Record]) -> Independent:
+    """The same of records whose near-duplicates are in one group already."""
     families: dict[str, list[Record]] = {}
-    for record in merge_families(records):
+    for record in records:
         families.setdefault(record.group, []).append(record)
     pure = [family for family in families.values() if len({record.label for record in family}) == 1]
     return Independent([family[0] for family in pure], len(records), len(families) - len(pure))

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 import ldm_us
 from ldm_us.checkpoint import LazyTensor, write_safetensors
+from ldm_us.config_limits import check_limits
 from ldm_us.data.busi import CLASSES
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge import Judge, JudgeConfig, check_judge_size
+from ldm_us.json_text import parse_json
+from ldm_us.safetensors_header import open_safetensors
+from ldm_us.stored_tensor import shown
 
 TRAIN_ONE = "Train one with `python -m ldm_us.evaluation train-judge`."
 
@@ -36,8 +40,13 @@ class Training:
 
 
 def image_digests(records: Sequence[Record]) -> list[str]:
-    """The first 16 hexadecimal digits of the SHA-256 of every image file, sorted."""
-    return sorted(hashlib.sha256(record.image.read_bytes()).hexdigest()[:16] for record in records)
+    """The digest of every image file, sorted."""
+    return sorted(image_digest(record) for record in records)
+
+
+def image_digest(record: Record) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of an image file."""
+    return hashlib.sha256(record.image.read_bytes()).hexdigest()[:16]
 
 
 def save_judge(network: Judge, path: Path | str, training: Training) -> None:
@@ -56,7 +65,7 @@ def load_judge(path: Path | str) -> tuple[Judge, Training]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file. {TRAIN_ONE}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -64,9 +73,11 @@ def load_judge(path: Path | str) -> tuple[Judge, Training]:
     if "judge" not in metadata:
         raise ValueError(f"{path}: a safetensors file, but not a judge's. {TRAIN_ONE}")
     try:
-        network, training = build_judge(json.loads(metadata["judge"]))
+        network, training = build_judge(parse_json(metadata["judge"]))
     except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:  # of a config that does not fit
-        raise ValueError(f"{path}: what it says of its judge cannot be read ({error!r}). {TRAIN_ONE}") from error
+        raise ValueError(
+            f"{path}: what it says of its judge cannot be read ({shown(repr(error))}). {TRAIN_ONE}"
+        ) from error
     check_weights(path, network, state)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False), training
@@ -79,6 +90,7 @@ def build_judge(about: dict[str, Any]) -> tuple[Judge, Training]:
     if tuple(classes) != CLASSES:
         raise ValueError(f"its classes are {classes}, not {list(CLASSES)}")
     judge_config = JudgeConfig(**(config | {"widths": tuple(config["widths"])}))
+    check_limits(judge_config)
     check_judge_size(judge_config)
     training = Training(**about)
     with torch.device("meta"):

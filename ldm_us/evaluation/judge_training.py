@@ -2,7 +2,8 @@
 
 The loss: cross-entropy of the class; binary cross-entropy and soft Dice (V-Net, arXiv 1606.04797) of the lesion. A
 sample is a little smoother than an image, because an autoencoder drew it, and may be brighter or darker. Blur, contrast
-and noise drawn anew for every image teach the judge to look past that.
+and noise drawn anew for every image teach the judge to look past that. Zoom, stretch and shift show it lesions of other
+sizes in other places: an asked mask may be anywhere, and a few hundred real images show few places.
 """
 
 import math
@@ -17,7 +18,7 @@ from ldm_us.data.records import CLASSES, LESION_CLASSES, Record
 from ldm_us.evaluation.dark_lesion import gaussian_blur
 from ldm_us.evaluation.figures import accuracy, by_class, confusion, share_of
 from ldm_us.evaluation.judge import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
-from ldm_us.evaluation.mask_fidelity import dice
+from ldm_us.evaluation.mask_errors import dice
 from ldm_us.training.batches import batch_indices, draw_mirrored, mirror, stream_generator
 from ldm_us.training.dataset import TrainingSet, load_training_set
 
@@ -25,6 +26,8 @@ LEARNING_RATE = 3e-3  # the highest, after the warm-up
 WARMUP = 0.1  # share of the steps
 WEIGHT_DECAY = 0.01
 BLUR = (0.3, 1.6)  # sigma in pixels of a 128x128 image
+ZOOM, STRETCH, SHIFT = 0.25, 0.1, 0.1  # logarithm of the zoom, of height against width; share of a side, either way
+LEAST_KEPT = 0.5  # share of a lesion's zoomed area that must stay in view
 GAMMA, CONTRAST, BRIGHTNESS, NOISE = 0.3, 0.3, 0.1, 0.04  # the largest change of each, in images of [0, 1]
 
 
@@ -87,7 +90,7 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[
         return low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator)
 
     mirrored = draw_mirrored(len(images), True, generator)
-    images, masks = mirror(images, mirrored), mirror(masks, mirrored)
+    images, masks = zoom_and_shift(mirror(images, mirrored), mirror(masks, mirrored), generator)
     sigma = float(draw(*BLUR)[0]) * images.shape[-1] / 128  # one a batch, and of it more or less in each image
     images = torch.lerp(images, gaussian_blur(images, sigma), draw(0, 1))
 
@@ -95,6 +98,27 @@ def augment(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[
     images = 0.5 + (images - 0.5) * draw(1 - CONTRAST, 1 + CONTRAST) + draw(-BRIGHTNESS, BRIGHTNESS)
     images = images + draw(0, NOISE) * torch.randn(images.shape, generator=generator)
     return images.clamp(0, 1), masks
+
+
+def zoom_and_shift(images: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Zoom, stretch and shift each image (b, 1, H, W) and its mask alike; beyond the edge both are mirrored.
+
+    An image whose lesion would leave the view by more than half stays as it is: its class could not be seen any more.
+    """
+
+    def draw(most: float) -> Tensor:
+        return most * (2 * torch.rand(len(images), generator=generator) - 1)
+
+    zoom, stretch, down, across = draw(ZOOM), draw(STRETCH), draw(SHIFT), draw(SHIFT)
+    affine = torch.zeros(len(images), 2, 3)
+    affine[:, 0, 0], affine[:, 1, 1] = (-zoom - stretch / 2).exp(), (-zoom + stretch / 2).exp()
+    affine[:, 0, 2], affine[:, 1, 2] = 2 * across, 2 * down  # a side is 2 long
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    moved_masks = F.grid_sample(masks, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    whole = masks.flatten(1).sum(1) * (2 * zoom).exp()
+    kept = (moved_masks.flatten(1).sum(1) >= LEAST_KEPT * whole).view(-1, 1, 1, 1)
+    return torch.where(kept, moved, images), torch.where(kept, moved_masks, masks)
 
 
 def class_indices(records: Sequence[Record]) -> Tensor:

@@ -14,10 +14,12 @@ from ldm_us.data.busi import CLASSES
 from ldm_us.data.records import Record, class_prompt, load_mask
 from ldm_us.ddim import check_steps
 from ldm_us.evaluation.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
-from ldm_us.evaluation.figures import accuracy, by_class, confusion, summary
+from ldm_us.evaluation.figures import accuracy, confusion, summary
 from ldm_us.evaluation.judge import judge
 from ldm_us.evaluation.judge_file import load_judge
-from ldm_us.evaluation.mask_fidelity import dark_lesions, mask_fidelity
+from ldm_us.evaluation.mask_fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
+from ldm_us.evaluation.mask_figures import Column, mask_figures
+from ldm_us.evaluation.mask_picture import check_picture_path, chosen, save_mask_picture, shown
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.evaluation.samples import SampleSettings, draw_samples
 from ldm_us.model import LatentDiffusion
@@ -38,6 +40,7 @@ def run_masks(options: argparse.Namespace) -> int:
     """Print the Dice of samples against true and shuffled masks, and of real images; with a judge also the classes."""
     if options.n is not None and options.n < 2:
         raise ValueError(f"--n {options.n}: shuffling masks needs at least 2.")
+    check_picture_path(options.save_grid)
     settings = sample_settings(options, options.control_scale)
     network, training = (None, None) if options.judge is None else load_judge(options.judge)
     model = load_sampler(options)
@@ -52,18 +55,25 @@ def run_masks(options: argparse.Namespace) -> int:
 
     with tqdm(total=len(records) * options.steps, unit="step", desc="sampling", delay=0.1) as bar:
         fidelity = mask_fidelity(model, records, settings, find, on_step=lambda step: bar.update(len(step.z)))
-    columns = {"true": fidelity.true, "shuffled": fidelity.shuffled, "real": fidelity.real}
     labels = [record.label for record in records]
+    errors = {"true": fidelity.true, "shuffled": fidelity.shuffled, "real": fidelity.real}
+    columns = {name: Column(one, labels, [record.group for record in records]) for name, one in errors.items()}
     printed: dict[str, Any] = {
         "masks": len(records),
-        "found_by": "dark-lesion rule" if network is None else "judge",
-        "dice": {name: by_class(values.tolist(), labels) for name, values in columns.items()},
+        "found_by": RULE if network is None else JUDGE,
+        **mask_figures(columns, model.config.image_size**2),
     }
     if network is not None and training is not None:
         named, named_real = (judge(network, images).labels for images in (fidelity.samples, fidelity.real_images))
         printed["class"] = {"true": accuracy(labels, named), "real": accuracy(labels, named_real)}
         printed["confusion"] = confusion(labels, named)
         printed["judge_on_held_out_images"] = training.figures
+    if options.save_grid is not None:
+        rows = []
+        for column, images in ((columns["true"], fidelity.samples), (columns["real"], fidelity.real_images)):
+            index = chosen(column)
+            rows.append(shown(column, index, images[index], fidelity.masks[index], find))
+        save_mask_picture(rows[0], rows[1], options.save_grid, printed["found_by"])
     print(json.dumps(printed, indent=2))
     return 0
 
@@ -72,8 +82,7 @@ def run_classes(options: argparse.Namespace) -> int:
     """Print how often the judge names the class that a sample was asked for, and how often that of a real image."""
     if options.n < 1:
         raise ValueError(f"--n {options.n}: use 1 or more.")
-    if options.save_grid is not None and not options.save_grid.parent.is_dir():
-        raise ValueError(f"--save-grid {options.save_grid}: {options.save_grid.parent} is not a folder. Make it first.")
+    check_picture_path(options.save_grid)
     settings = sample_settings(options)
     network, training = load_judge(options.judge)
     model = load_sampler(options)

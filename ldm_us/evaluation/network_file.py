@@ -22,7 +22,15 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")  # what the weights are c
 PREFIXES = ("module.", "backbone.")
 # What reading a file of another kind, or a damaged one, raises; safetensors' own error among them.
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # timm's, of pixels in [0, 1]
 HELP = "Give a safetensors or PyTorch file of weights, not a whole pickled model."
+
+
+# What the protocol's classifiers said before they said mean and std.
+NORMALISATIONS = {
+    "none": {"mean": "[0, 0, 0]", "std": "[1, 1, 1]"},
+    "imagenet": {"mean": json.dumps(IMAGENET_MEAN), "std": json.dumps(IMAGENET_STD)},
+}
 
 
 class Input(NamedTuple):
@@ -39,6 +47,7 @@ class Network(NamedTuple):
     name: str  # timm's
     model: Any  # an nn.Module with timm's forward_features and forward_head
     input: Input
+    trained_on: frozenset[str]  # digests of its training images, as far as its file tells
 
 
 def read_metadata_of(path: Path) -> dict[str, str]:
@@ -70,7 +79,8 @@ def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
     load_strictly(path, name, model, without_classifier(state, config))
     mean, std = (per_channel((0.5,) if radimagenet else values, channels) for values in (config.mean, config.std))
     usual = Input(config.input_size[-1], mean, std)
-    return Network(name, model.eval().requires_grad_(False).to(device), said_input(path, metadata, usual))
+    model = model.eval().requires_grad_(False).to(device)
+    return Network(name, model, said_input(path, metadata, usual), said_images(path, metadata))
 
 
 def config_of(name: str) -> Any:
@@ -96,9 +106,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 weights = weights[wrapper]
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--features {path}: cannot be read as weights ({reason}). {HELP}") from error
+        raise ValueError(f"{path}: cannot be read as weights ({reason}). {HELP}") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"--features {path}: holds something else than named tensors. {HELP}")
+        raise ValueError(f"{path}: holds something else than named tensors. {HELP}")
     return dict(weights)
 
 
@@ -146,6 +156,7 @@ def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def said_input(path: Path, metadata: dict[str, str], usual: Input) -> Input:
     """The input that the metadata say, as JSON under "size", "mean" and "std"; else the usual one."""
     try:
+        metadata = NORMALISATIONS.get(metadata.get("normalisation", ""), {}) | metadata
         said = {key: json.loads(metadata[key]) for key in Input._fields if key in metadata}
         size, mean, std = (usual._asdict() | said).values()
         given = Input(int(size), tuple(map(float, mean)), tuple(map(float, std)))
@@ -154,3 +165,11 @@ def said_input(path: Path, metadata: dict[str, str], usual: Input) -> Input:
     if given.size < 1 or {len(given.mean), len(given.std)} != {len(usual.mean)} or min(given.std) <= 0:
         raise ValueError(f"--features {path}: {given} in its metadata does not fit {len(usual.mean)} channels.")
     return given
+
+
+def said_images(path: Path, metadata: dict[str, str]) -> frozenset[str]:
+    """The digests of training images that the metadata list, as JSON under "images"; none where they do not."""
+    try:
+        return frozenset(map(str, json.loads(metadata.get("images", "[]"))))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--features {path}: images in its metadata is no list ({error}). {HELP}") from error

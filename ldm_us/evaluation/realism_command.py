@@ -18,7 +18,15 @@ from ldm_us.evaluation.image_sets import check_enough, check_sets, read_set
 from ldm_us.evaluation.independent_images import Independent, one_per_family, shared_classes
 from ldm_us.evaluation.lesion_quality import BINS
 from ldm_us.evaluation.realism import Measured, measure_reconstructions, measure_set
-from ldm_us.evaluation.realism_comparison import LEAST, Row, artefacts, compare, row_as_json
+from ldm_us.evaluation.realism_comparison import (
+    LEAST,
+    ArtefactTest,
+    Row,
+    artefact_test_as_json,
+    artefacts,
+    compare,
+    row_as_json,
+)
 from ldm_us.evaluation.realism_picture import draw_realism
 from ldm_us.evaluation.realism_table import as_markdown
 from ldm_us.evaluation.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
@@ -100,12 +108,12 @@ def compare_generated(options: argparse.Namespace, real: Sequence[Any]) -> tuple
     with tqdm(total=sum(len(one.records) for one in sets), unit="image", desc="measuring", delay=0.1) as bar:
         for one in sets:
             measured.append(measure_set(one.records, size, options.dynamic_range, bar.update))
-    rows, missing = compare(measured[0], measured[1], paired=False)
+    rows, tests, missing = compare(measured[0], measured[1], paired=False)
     described = [
         {"folders": list(map(str, folders)), **describe_set(one, own)}
         for folders, one, own in zip((options.real, options.generated), sets, measured, strict=True)
     ]
-    return as_result(options, size, described, rows, left_out + missing), rows
+    return as_result(options, size, described, rows, tests, left_out + missing), rows
 
 
 def compare_reconstructions(options: argparse.Namespace, real: Sequence[Any]) -> tuple[dict[str, Any], list[Row]]:
@@ -120,7 +128,7 @@ def compare_reconstructions(options: argparse.Namespace, real: Sequence[Any]) ->
     check_enough(independent.records, LEAST, "--real, near-duplicates counted once", "a distribution")
     with tqdm(total=len(independent.records), unit="image", desc="measuring", delay=0.1) as bar:
         measured = measure_reconstructions(independent.records, model, size, options.dynamic_range, bar.update)
-    rows, left_out = compare(*measured, paired=True)
+    rows, tests, missing = compare(*measured, paired=True)
     described = [
         {"folders": list(map(str, options.real)), **describe_set(independent, measured[0])},
         {
@@ -129,7 +137,8 @@ def compare_reconstructions(options: argparse.Namespace, real: Sequence[Any]) ->
             **describe_set(independent, measured[1]),
         },
     ]
-    return as_result(options, size, described, rows, mixed_families("--real", independent) + left_out), rows
+    left_out = mixed_families("--real", independent) + missing
+    return as_result(options, size, described, rows, tests, left_out), rows
 
 
 def mixed_families(option: str, independent: Independent) -> list[str]:
@@ -150,7 +159,12 @@ def describe_set(independent: Independent, measured: Measured) -> dict[str, Any]
 
 
 def as_result(
-    options: argparse.Namespace, size: int, described: list[dict[str, Any]], rows: list[Row], left_out: list[str]
+    options: argparse.Namespace,
+    size: int,
+    described: list[dict[str, Any]],
+    rows: list[Row],
+    tests: list[ArtefactTest],
+    left_out: list[str],
 ) -> dict[str, Any]:
     """All of it, ready for JSON."""
     paired = options.reconstructions is not None
@@ -160,10 +174,11 @@ def as_result(
         "size": size,
         "assumed_dynamic_range_db": options.dynamic_range,
         "gcnr_bins": BINS,
-        "how": how(paired, options.dynamic_range, len(rows)),
+        "how": how(paired, options.dynamic_range, len(rows) + len(tests)),
         "real": described[0],
         compared: described[1],
         "figures": [row_as_json(row, paired) for row in rows],
+        "artefact_tests": [artefact_test_as_json(test) for test in tests],
         "left_out": left_out,
     }
 
@@ -171,10 +186,13 @@ def as_result(
 def how(paired: bool, dynamic_range: float, tests: int) -> str:
     """What the numbers rest on, in sentences for the reader of the table."""
     test = (
-        "Wilcoxon's signed rank test of pairs; the difference is reconstruction minus image, its interval a bootstrap."
+        "Wilcoxon's signed rank test of pairs; the difference is reconstruction minus image, its interval a bootstrap. "
+        "Black corners: McNemar's exact test."
         if paired
         else "Mann-Whitney test; Cliff's delta is above 0 where generated images have the larger value, its interval a "
-        "bootstrap. The sets may differ in their mix of classes."
+        "bootstrap. Images of a class are compared with those of the same class, and the classes averaged in their "
+        "shares of the real set, so that another mix is no difference; medians are those of the sets as they are. "
+        "Black corners: Fisher's exact test."
     )
     return (
         f"{test} p is corrected for {tests} tests (Holm); with many images it is small for differences that nobody "

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ldm_us.evaluation.difference import Difference, holm, paired_difference, unpaired_difference
+from ldm_us.data.records import UNKNOWN
+from ldm_us.evaluation.difference import Difference, holm, paired_difference, scipy_stats, within_classes
 from ldm_us.evaluation.figures import share_of
 from ldm_us.evaluation.realism import FIGURES, Measured
 
@@ -34,31 +35,85 @@ class Row:
         return title if self.label is None else f"{title}, {self.label}"
 
 
-def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[Row], list[str]]:
-    """Test every figure that both sets have LEAST values of; -> (rows, a sentence for each figure left out).
+@dataclass(frozen=True)
+class ArtefactTest:
+    """Whether both sets have as much of what should not be in an image."""
 
-    Paired: image i of one set is image i of the other, and only pairs with both values count.
+    name: str  # black_upper_corners or grey_deviation
+    label: str | None
+    p: float
+    p_holm: float  # corrected for the number of rows and of these
+
+
+def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[Row], list[ArtefactTest], list[str]]:
+    """Test every figure that both sets have LEAST values of, and the artefacts; -> with a sentence for each left out.
+
+    Paired: image i of one set is image i of the other, and only pairs with both values count. Else the images of a
+    class are compared with those of the same class.
     """
     rng = np.random.default_rng(SEED)
     rows: list[Row] = []
     left_out: list[str] = []
     for name, label in wanted_figures(real, other):
         values = [measured.of(name, label) for measured in (real, other)]
-        finite = [np.isfinite(one) for one in values]
         if paired:
-            finite = [finite[0] & finite[1]] * 2
-        first, second = (one[known] for one, known in zip(values, finite, strict=True))
+            known = np.isfinite(values[0]) & np.isfinite(values[1])
+            classes = [(values[0][known], values[1][known])]
+        else:
+            classes = by_class(real, other, values)
+        first, second = (np.concatenate([np.empty(0), *(pair[i] for pair in classes)]) for i in (0, 1))
         if min(len(first), len(second)) < LEAST:
             of_class = "" if label is None else f", {label}"
             left_out.append(
                 f"{FIGURES[name].title}{of_class}: {len(first)} and {len(second)} values, but each set needs {LEAST}."
             )
             continue
-        difference = (paired_difference if paired else unpaired_difference)(first, second, rng)
+        difference = paired_difference(first, second, rng) if paired else within_classes(classes, rng)
         rows.append(Row(name, label, first, second, difference, difference.p))
-    corrected = holm([row.difference.p for row in rows])
-    rows = [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=True)]
-    return rows, no_lesions(real, other) + left_out
+    tests = artefact_tests(real, other, paired, rng)
+    corrected = holm([row.difference.p for row in rows] + [test.p for test in tests])
+    rows = [replace(row, p_holm=p) for row, p in zip(rows, corrected, strict=False)]
+    tests = [replace(test, p_holm=p) for test, p in zip(tests, corrected[len(rows) :], strict=True)]
+    return rows, tests, no_lesions(real, other) + left_out
+
+
+def by_class(real: Measured, other: Measured, values: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split the known values of all images of both sets, (n,) and (m,), into those of each class that both have.
+
+    All are one class where values are of a class alone, or where a class is unknown.
+    """
+    labels = [np.array(measured.labels) for measured in (real, other)]
+    of_all = all(len(own) == len(one) for own, one in zip(labels, values, strict=True))
+    if not of_all or any(UNKNOWN in own for own in labels):
+        labels = [np.full(len(one), UNKNOWN) for one in values]
+    pairs = []
+    for label in sorted({*labels[0]} & {*labels[1]}):
+        first, second = (one[(own == label) & np.isfinite(one)] for own, one in zip(labels, values, strict=True))
+        if len(first) and len(second):
+            pairs.append((first, second))
+    return pairs
+
+
+def artefact_tests(real: Measured, other: Measured, paired: bool, rng: np.random.Generator) -> list[ArtefactTest]:
+    """Black corners of each class that both have, by Fisher's exact test, and grey deviation by ranks, not corrected.
+
+    Of pairs, McNemar's exact test: the binomial test of the images that one set alone has black corners in.
+    """
+    stats, tests = scipy_stats(), []
+    for label in sorted({*real.labels} & {*other.labels}):
+        first, second = (np.array(_of_class(one.labels, one.black_corners, label)) for one in (real, other))
+        if paired:
+            changed = int((first != second).sum())
+            p = stats.binomtest(int((first & ~second).sum()), changed).pvalue if changed else 1.0
+        else:
+            p = stats.fisher_exact([[hits.sum(), (~hits).sum()] for hits in (first, second)])[1]
+        tests.append(ArtefactTest("black_upper_corners", label, float(p), float(p)))
+    deviations = [np.array(one.grey_deviation, float) for one in (real, other)]
+    if paired:
+        p = paired_difference(deviations[0], deviations[1], rng).p
+    else:
+        p = within_classes(by_class(real, other, deviations), rng).p
+    return [*tests, ArtefactTest("grey_deviation", None, p, p)]
 
 
 def wanted_figures(real: Measured, other: Measured) -> list[tuple[str, str | None]]:
@@ -116,6 +171,16 @@ def row_as_json(row: Row, paired: bool) -> dict[str, Any]:
         "high": significant(difference.high),
         "p": significant(difference.p, 2),
         "p_holm": significant(row.p_holm, 2),
+    }
+
+
+def artefact_test_as_json(test: ArtefactTest) -> dict[str, Any]:
+    """A test of an artefact in numbers."""
+    return {
+        "artefact": test.name,
+        "class": test.label,
+        "p": significant(test.p, 2),
+        "p_holm": significant(test.p_holm, 2),
     }
 
 

@@ -153,7 +153,7 @@ def draw_x_axis(canvas: Canvas, axes: Axes, names: Sequence[str], places: Sequen
 
 def tested(row: Row) -> str:
     """The effect, its interval and p."""
-    p = p_text(row)
+    p = p_text(row.p_holm)
     return f"{effect_text(row)}, p {p if p.startswith('<') else f'= {p}'}"
 
 

@@ -26,8 +26,8 @@ def as_markdown(result: dict[str, Any], rows: Sequence[Row]) -> str:
         "",
         "Median (quartiles) over the images. " + result["how"],
         "",
-        f"| Artefact | Real | {other.capitalize()} |",
-        "|---|---|---|",
+        f"| Artefact | Real | {other.capitalize()} | p |",
+        "|---|---|---|---|",
         *artefact_lines(result, other),
         "",
         *(f"- {sentence}" for sentence in result["left_out"]),
@@ -43,7 +43,14 @@ def describe(one: dict[str, Any], kind: str) -> str:
 
 def table_line(row: Row) -> str:
     """One figure."""
-    cells = [row.title, FIGURES[row.name].unit, spread(row.real), spread(row.other), effect_text(row), p_text(row)]
+    cells = [
+        row.title,
+        FIGURES[row.name].unit,
+        spread(row.real),
+        spread(row.other),
+        effect_text(row),
+        p_text(row.p_holm),
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -59,9 +66,9 @@ def effect_text(row: Row) -> str:
     return f"{short(difference.effect, '+')} [{short(difference.low)}, {short(difference.high)}]"
 
 
-def p_text(row: Row) -> str:
+def p_text(p: float) -> str:
     """The corrected p, as 0.03 or < 0.001."""
-    return f"{row.p_holm:.2g}" if row.p_holm >= SMALLEST_P else f"< {SMALLEST_P}"
+    return f"{p:.2g}" if p >= SMALLEST_P else f"< {SMALLEST_P}"
 
 
 def short(value: float, sign: str = "") -> str:
@@ -72,18 +79,19 @@ def short(value: float, sign: str = "") -> str:
 
 def artefact_lines(result: dict[str, Any], other: str) -> list[str]:
     """Shares of images, as 10 of 145 (6.9 %, 3.8 to 12.2)."""
+    p = {(test["artefact"], test["class"]): p_text(test["p_holm"]) for test in result["artefact_tests"]}
     sets = [result[kind]["artefacts"] for kind in ("real", other)]
     corners = [one["black_upper_corners"] for one in sets]
     lines = [
-        f"| Black upper corners, {label} | " + " | ".join(share_text(one.get(label)) for one in corners) + " |"
+        f"| Black upper corners, {label} | "
+        + " | ".join(share_text(one.get(label)) for one in corners)
+        + f" | {p.get(('black_upper_corners', label), '-')} |"
         for label in sorted({*corners[0], *corners[1]})
     ]
-    lines.append("| Not grey | " + " | ".join(share_text(one["not_grey"]) for one in sets) + " |")
+    lines.append("| Not grey | " + " | ".join(share_text(one["not_grey"]) for one in sets) + " | - |")
     channels = [f"{one['median_grey_deviation']:g} ({one['largest_grey_deviation']})" for one in sets]
-    return [
-        *lines,
-        f"| Largest difference of red, green and blue: median image (worst image) | {' | '.join(channels)} |",
-    ]
+    kind = "Largest difference of red, green and blue: median image (worst image)"
+    return [*lines, f"| {kind} | {' | '.join(channels)} | {p['grey_deviation', None]} |"]
 
 
 def share_text(share: dict[str, float] | None) -> str:

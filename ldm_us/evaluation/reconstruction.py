@@ -21,6 +21,12 @@ def reconstruct(model: LatentDiffusion, x: Tensor) -> Tensor:
     return ((x_hat.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
+def reconstruct_grey(model: LatentDiffusion, x: Tensor) -> Tensor:
+    """The same of grey images (b, 1, H, W) in [0, 1]; the mean over the channels."""
+    x_hat = reconstruct(model, (2 * x - 1).expand(-1, 3, -1, -1))
+    return x_hat.mean(dim=1, keepdim=True) / 2 + 0.5
+
+
 def reconstruction_psnr(model: LatentDiffusion, records: list[Record]) -> list[float]:
     """PSNR in dB of each record, at the size the model was made for."""
     values = []

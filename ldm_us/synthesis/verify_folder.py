@@ -36,7 +36,7 @@ def verify_folder(folder: Path, source: Source, device: str, given: argparse.Nam
     if not differing:
         return Verdict(bool(entries), f"{folder}: all {len(entries)} samples are what their fields say.")
     more = [f"and {len(differing) - NAMED} more."] if len(differing) > NAMED else []
-    head = f"{folder}: {len(differing)} problems with {len(entries)} samples:"
+    head = f"{folder}: {len(differing)} problem{'s' * (len(differing) > 1)} with {len(entries)} samples:"
     return Verdict(False, "\n".join([head, *differing[:NAMED], *more]))
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ldm_us.atomic import sha256_file
 from ldm_us.checkpoint import LazyTensor, open_model_file, write_safetensors
 from ldm_us.model import LatentDiffusion
+from ldm_us.safetensors_header import open_safetensors
 
 ENCODER = ("vae.encoder.", "vae.quant_conv.")  # what moments depend on: a decoder may be trained further
 TEXT = ("text.",)
@@ -37,7 +38,7 @@ class Cache:
         Raise ValueError for a value of another network: somebody has renamed its folder.
         """
         try:
-            with safe_open(self.path(key), framework="pt") as file:
+            with open_safetensors(self.path(key)) as file:
                 made_by = (file.metadata() or {}).get("network")
                 value = file.get_tensor("value")
         except (OSError, SafetensorError):

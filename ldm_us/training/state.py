@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ldm_us.atomic import atomic_file
+from ldm_us.pickle_file import read_pickle_file
 from ldm_us.training.distributed import ALONE, World, whole
 
 KEPT = 2  # states on disk: the newest, and the one before it
@@ -45,6 +46,7 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
     failures = []
     for path in reversed(paths):
         try:
+            read_pickle_file(path)  # it is ours by its name alone: check it as one checks a stranger's
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # whatever a damaged file makes torch raise
             failures.append(f"{path}: {type(error).__name__}")

@@ -1,5 +1,7 @@
 """New masks: what is fitted comes out of what is drawn, and no mask leaves its image or falls apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,6 +91,13 @@ def test_masks_with_two_lesions_are_fitted_lesion_by_lesion_and_drawn_with_as_ma
     counts = [len(components(draw_mask(np.random.default_rng(i), model, SIZE))) for i in range(40)]
     assert set(counts) <= {1, 2}
     assert np.mean(counts) == pytest.approx(np.mean(model.counts), abs=0.25)
+
+
+def test_a_lesion_that_finds_no_place_beside_the_others_is_left_out(models):
+    large = replace(models["benign"], counts=(4,), areas=(0.2, 0.2))
+    counts = [len(components(draw_mask(np.random.default_rng(i), large, SIZE))) for i in range(3)]
+    assert max(counts) < 4
+    assert min(counts) >= 1
 
 
 def test_the_same_seed_draws_the_same_mask_and_another_one_another(models):

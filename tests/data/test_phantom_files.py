@@ -13,6 +13,7 @@ from ldm_us.data.__main__ import main
 from ldm_us.data.audit import audit_folder
 from ldm_us.data.audit_families import audit_groups
 from ldm_us.data.busi import read_busi
+from ldm_us.data.datasets import read_dataset
 from ldm_us.data.phantom.files import Plan, phantom_of, write_phantoms
 from ldm_us.data.records import load_pair
 from ldm_us.entry import run_command
@@ -104,6 +105,42 @@ def test_marks_are_drawn_on_request_alone(folder, tmp_path, mark):
     changed = {name for name in after if "(1)" in name and before[name] != after[name]}
     lesions = {"benign/benign (1).png", "malignant/malignant (1).png"}
     assert changed == (lesions if mark == "calipers" else lesions | {"normal/normal (1).png"})
+
+
+@pytest.mark.parametrize(
+    ("marks", "of_lesions", "of_normal"),
+    [
+        (("calipers", "text"), ", calipers, text", ", text"),
+        (("calipers",), ", calipers", ""),
+        (("text",), ", text", ", text"),
+    ],
+)
+def test_marked_phantoms_come_with_captions_that_name_the_marks_and_with_all_that_read_busi_knows(
+    tmp_path, marks, of_lesions, of_normal
+):
+    out = tmp_path / "set"
+    write_phantoms(Plan(n=30, size=16, seed=5, **dict.fromkeys(marks, True)), out)
+    records, plain = read_dataset(out), read_busi(out)
+    assert len(records) == 30
+    for record, before in zip(records, plain, strict=True):
+        added = of_normal if before.label == "normal" else of_lesions
+        assert record.prompt == f"Ultrasound image of a {before.label} breast{added}"
+        assert (record.image, record.masks, record.label) == (before.image, before.masks, before.label)
+    families = [[a.group == b.group for b in group] for group in (records, plain) for a in group]
+    assert families[:30] == families[30:]
+    assert audit_folder(out).usable
+
+
+def test_phantoms_without_marks_have_no_captions(folder):
+    assert not (folder / "metadata.jsonl").exists()
+    assert read_dataset(folder) == read_busi(folder)
+
+
+def test_overwrite_replaces_captions_too(tmp_path):
+    out = tmp_path / "set"
+    assert phantom("--n", 3, "--size", SIZE, "--text", "--out", out) == 0
+    assert phantom("--n", 3, "--size", SIZE, "--out", out, "--overwrite") == 0
+    assert not (out / "metadata.jsonl").exists()
 
 
 def test_some_images_have_three_lesions():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_us.evaluation.dark_lesion import connected_regions, dark_lesion, fill_holes, gaussian_blur
-from ldm_us.evaluation.mask_fidelity import dice
+from ldm_us.evaluation.mask_errors import dice
 from ldm_us.evaluation.reconstruction import psnr
 
 

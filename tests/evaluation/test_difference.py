@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import mannwhitneyu, norm
 
 from ldm_us.evaluation import difference
 from ldm_us.evaluation.difference import cliffs_delta, holm, paired_difference, scipy_stats, unpaired_difference
@@ -75,3 +75,27 @@ def test_without_scipy_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ValueError, match=r"Install the extra eval"):
         scipy_stats()
+
+
+def test_one_class_gives_the_mann_whitney_test_and_many_its_rate_of_false_alarms(monkeypatch):
+    """With ties, and with class shares and levels that differ: only within classes is there nothing to find."""
+    monkeypatch.setattr(difference, "RESAMPLES", 2)
+    rng = np.random.default_rng(5)
+    pair = rng.normal(size=30), rng.normal(0.3, 1, 20)
+    assert difference.within_classes([pair], rng).p == mannwhitneyu(*pair).pvalue
+    hits = []
+    for _ in range(500):
+        classes = [
+            (rng.poisson(level, n).astype(float), rng.poisson(level, m).astype(float))
+            for level, n, m in ((1, 30, 8), (4, 10, 25), (9, 12, 12))
+        ]
+        hits.append(difference.within_classes(classes, rng).p < 0.05)
+    assert 0.03 < np.mean(hits) < 0.075
+
+
+def test_the_variance_of_delta_is_that_of_scipys_mann_whitney_without_continuity_correction():
+    rng = np.random.default_rng(6)
+    first, second = rng.integers(0, 6, 40).astype(float), rng.integers(1, 7, 30).astype(float)
+    expected = mannwhitneyu(first, second, method="asymptotic", use_continuity=False).pvalue
+    z = cliffs_delta(np.sort(first), second) / np.sqrt(difference.delta_variance(first, second))
+    assert 2 * norm.sf(abs(z)) == pytest.approx(expected)

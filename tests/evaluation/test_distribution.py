@@ -1,5 +1,6 @@
 """ldm_us/evaluation/distribution.py: every metric against a known answer."""
 
+import itertools
 import math
 
 import pytest
@@ -74,6 +75,26 @@ def test_kid_is_the_unbiased_estimate_of_a_double_loop() -> None:
     kid = kernel_distance(real, generated, subsets=2, subset_size=n)
     assert kid["mean"] == pytest.approx(sum(within) - 2 * across, rel=1e-12)
     assert kid["std"] == pytest.approx(0, abs=1e-12)  # a subset of all images is always the same
+
+
+def test_the_spread_of_kid_is_that_over_all_subsets_written_out() -> None:
+    """Every pair of subsets of 3 of 5 vectors, 10 x 10, each by a double loop; drawn ones have nearly their spread."""
+    real, generated = normal(5, 3, 0), normal(5, 3, 1) + 0.5
+    values = []
+    for of_real in itertools.combinations(range(5), 3):
+        for of_generated in itertools.combinations(range(5), 3):
+            x, y = real[list(of_real)], generated[list(of_generated)]
+            within, across = 0.0, 0.0
+            for i, j in itertools.product(range(3), repeat=2):
+                across += float(x[i] @ y[j] / 3 + 1) ** 3 / 9
+                if i != j:
+                    within += (float(x[i] @ x[j] / 3 + 1) ** 3 + float(y[i] @ y[j] / 3 + 1) ** 3) / 6
+            values.append(within - 2 * across)
+    found = kernel_distance(real, generated, subsets=1500, subset_size=3)
+    spread = torch.tensor(values).std(unbiased=False).item()
+    assert spread > 0.1
+    assert found["std"] == pytest.approx(spread, rel=0.1)
+    assert found["mean"] == pytest.approx(sum(values) / len(values), abs=4 * spread / math.sqrt(1500))
 
 
 def test_kid_is_0_on_average_for_one_distribution_and_not_for_two() -> None:

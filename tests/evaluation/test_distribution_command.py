@@ -92,7 +92,7 @@ def test_what_makes_no_comparison_is_refused_in_one_sentence(call, sets, tmp_pat
         ((), {"real": few}, "--real: 5 images, but coverage"),
         ((), {"generated": two_classes}, "--generated: no image of class normal, but --real has some"),
         ((), {"real": two_classes}, "--real: no image of class normal, but --generated has some"),
-        ((), {"generated": copy}, "byte for byte"),
+        ((), {"generated": copy}, "pixel for pixel"),
         ((), {"generated": tmp_path / "missing"}, "does not exist"),
         (("--size", 8), {}, "MS-SSIM needs at least 11 pixels"),
         (("--size", 0), {}, "--size 0: use 1 or more"),

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.signal import convolve2d
 
 from ldm_us.data.records import Record
 from ldm_us.evaluation.diversity import diversity, mean_with_interval, ms_ssim, random_pairs, scales_at
@@ -40,6 +42,33 @@ def test_ms_ssim_of_flat_images_is_the_closed_form_of_their_luminance() -> None:
     exponent = 0.2363 / (0.0448 + 0.2856 + 0.3001 + 0.2363)  # of the last of 4 scales, of sum 1
     expected = ((2 * a * b + c) / (a * a + b * b + c)) ** exponent
     assert ms_ssim(x, y).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_ms_ssim_of_images_with_structure_is_wangs_definition_written_out() -> None:
+    """2 scales at 32 pixels: the images, and the means of their squares of 2 x 2 pixels.
+
+    Window of 11 pixels, deviation 1.5, where it lies in the image; contrast and structure alone of the finer scale. The
+    coarsest scale is torchmetrics' own: mirrored at the border, every pixel has a window.
+    """
+    rng = np.random.default_rng(0)
+    x = gaussian_filter(rng.random((32, 32)), 1) * 2 - 0.5
+    y = 0.7 * x + 0.1 + 0.05 * rng.random((32, 32))
+    window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    expected = 1.0
+    for scale, exponent in enumerate((0.0448 / (0.0448 + 0.2856), 0.2856 / (0.0448 + 0.2856))):
+        a, b = (one.reshape(32 >> scale, 1 << scale, 32 >> scale, 1 << scale).mean(axis=(1, 3)) for one in (x, y))
+        if scale == 1:
+            a, b = (np.pad(one, 5, mode="reflect") for one in (a, b))
+        mean_a, mean_b, aa, bb, ab = (convolve2d(one, window, "valid") for one in (a, b, a * a, b * b, a * b))
+        variances, covariance = aa - mean_a**2 + bb - mean_b**2, ab - mean_a * mean_b
+        terms = (2 * covariance + 0.03**2) / (variances + 0.03**2)
+        if scale == 1:
+            terms = terms * (2 * mean_a * mean_b + 0.01**2) / (mean_a**2 + mean_b**2 + 0.01**2)
+        expected *= terms.mean() ** exponent
+    found = ms_ssim(*(torch.from_numpy(one)[None, None] for one in (x, y)))
+    assert 0.5 < expected < 0.99
+    assert found.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_smaller_images_have_room_for_fewer_scales_and_the_smallest_for_none() -> None:

@@ -83,10 +83,10 @@ def test_shuffled_masks_are_those_of_other_images_and_true_masks_their_own(busi,
     monkeypatch.setattr("ldm_us.evaluation.samples.generate", draw_the_mask)
     settings = SampleSettings(steps=2, guidance=1.0, batch=3)
     fidelity = mask_fidelity(LatentDiffusion(SMALL), records, settings, find=lambda images: (images < 0.4).float())
-    assert fidelity.true.tolist() == [1.0] * len(records)
+    assert fidelity.true.dice.tolist() == [1.0] * len(records)
     masks = torch.stack([load_pair(record, 32)[1] for record in records])
     assert torch.equal((fidelity.samples < 0.4).float(), masks)
-    assert (fidelity.shuffled < 1).all()
+    assert (fidelity.shuffled.dice < 1).all()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ import torch.nn.functional as F
 
 from ldm_us.checkpoint import save_model
 from ldm_us.data.phantom.files import Plan, write_phantoms
-from ldm_us.data.records import load_image
+from ldm_us.data.records import Record, load_image
 from ldm_us.entry import run_command
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.memorisation import families_needed, first_of_each
+from ldm_us.evaluation.memorisation import Thresholds, families_needed, first_of_each
+from ldm_us.evaluation.memorisation_figures import count_copied, difference_of_shares, false_alarms_at_most
 from ldm_us.evaluation.nearest_training import (
+    SCORES,
     SIDE,
+    Nearest,
     best_alignment,
     describe,
     detail_correlations,
@@ -26,7 +30,7 @@ from ldm_us.evaluation.nearest_training import (
     nearest,
     ratio_to_neighbours,
 )
-from ldm_us.evaluation.planted_copies import KINDS, plant
+from ldm_us.evaluation.planted_copies import KINDS, OUTSIDE, blur, plant, rotate
 from ldm_us.lineage import Lineage
 from ldm_us.model import LatentDiffusion
 from ldm_us.pictures import save_png, to_picture
@@ -86,11 +90,16 @@ def audit(phantoms, weights, tmp_path_factory):
 
 def test_planted_copies_of_every_kind_are_found_and_held_out_images_are_not_flagged(audit, phantoms):
     report = json.loads((audit / "memorisation.json").read_text())
-    assert set(report["planted_copies_found"]) == set(KINDS)
-    for found in report["planted_copies_found"].values():
+    assert set(report["planted_copies_found"]) == {*KINDS, *OUTSIDE}
+    for kind in KINDS:
+        found = report["planted_copies_found"][kind]
         assert found["any"]["share"] >= 0.95
         assert found["detail"]["share"] >= 0.95
     assert report["held_out"]["false_alarms"]["any"]["share"] < 0.05
+    assert {row["any"]["n"] for row in report["held_out"]["false_alarms_changed"].values()} == {
+        report["held_out"]["images"]
+    }
+    assert report["held_out"]["false_alarms_changed"]["blurred"]["detail"]["share"] < 0.1
     train, _ = split_data([phantoms], SHARE)
     assert report["calibration"]["pairs"] == len({record.group for record in train}) < report["training_images"]
 
@@ -108,7 +117,61 @@ def test_copies_among_samples_are_flagged_with_the_name_of_their_original(audit,
     assert report["flagged"]["any"]["share"] == round(
         sum(bool(row["flagged_by"]) for row in rows.values()) / len(rows), 3
     )
-    assert report["training_images_copied"] >= COPIES
+    limits = report["calibration"]["thresholds"]
+    originals = set()
+    for row in rows.values():
+        suspicion = {name: float(row[f"{name}_ratio"]) / limits[name] for name in ("pixels", "features")}
+        suspicion["detail"] = (1 - float(row["detail_correlation"])) / limits["detail"]
+        if row["flagged_by"]:
+            originals.add(row[f"nearest_by_{min(suspicion, key=suspicion.__getitem__)}"])
+    assert report["training_images_copied"] == len(originals)
+    share = report["flagged"]["any"]["share"] - report["held_out"]["false_alarms"]["any"]["share"]
+    beyond = report["flagged_beyond_false_alarms"]
+    assert beyond["difference"] == pytest.approx(share, abs=2e-3)
+    assert beyond["low"] < beyond["difference"] < beyond["high"]
+
+
+def test_a_flagged_sample_is_a_copy_of_one_original_though_its_scores_name_three():
+    thresholds = Thresholds(dict.fromkeys(SCORES, 0.5), 100, 1, 0.03)
+    scores = {"pixels": [0.4, 0.6, 0.4], "detail": [0.1, 0.7, 0.45], "features": [0.3, 0.8, 0.2]}
+    index = {"pixels": [0, 3, 0], "detail": [1, 4, 2], "features": [2, 5, 1]}
+    found = Nearest(
+        {name: torch.tensor(values) for name, values in scores.items()},
+        {name: torch.tensor(values) for name, values in index.items()},
+        {},
+    )
+    training = [Record(Path(str(i)), (), "benign", "", str(i)) for i in range(6)]
+    assert count_copied(training, found, thresholds) == 1
+
+
+def test_the_difference_of_shares_is_newcombes_published_example_and_has_a_width_at_the_edge():
+    """Newcombe 1998, Table II, method 10: 56/70 - 48/80 is 0.2000 [0.0524, 0.3339], and 10/10 - 0/10 [0.6075, 1]."""
+    hits = [[i < hits for i in range(n)] for hits, n in ((56, 70), (48, 80), (10, 10), (0, 10))]
+    assert difference_of_shares(*hits[:2]) == {"difference": 0.2, "low": 0.052, "high": 0.334}
+    assert difference_of_shares(*hits[2:]) == {"difference": 1.0, "low": 0.608, "high": 1.0}
+
+
+def test_all_scores_together_keep_their_bound_in_95_of_100_calibrations():
+    """Three independent uniform scores: the rate after a calibration is 1 - product of (1 - k-th smallest)."""
+    rng, m, k = np.random.default_rng(0), 199, 2
+    smallest = np.sort(rng.random((3000, 3, m)), axis=2)[:, :, k - 1]
+    rates = 1 - np.prod(1 - smallest, axis=1)
+    bound = false_alarms_at_most(Thresholds({}, m, k, 0.03))
+    assert rates.mean() == pytest.approx(0.03, abs=0.001)
+    assert (rates <= bound).mean() > 0.95
+    assert bound < 0.12
+
+
+def test_a_rotation_turns_the_image_and_a_blur_keeps_its_mean():
+    x = torch.zeros(1, 64, 64)
+    x[:, 20:44, 30:34] = 1
+    turned = rotate(x, 90.0)
+    assert torch.allclose(turned, x.rot90(1, (1, 2)), atol=1e-4) or torch.allclose(
+        turned, x.rot90(-1, (1, 2)), atol=1e-4
+    )
+    soft = blur(x[None])
+    assert float(soft.mean()) == pytest.approx(float(x.mean()), abs=1e-3)
+    assert soft.std() < x.std()
 
 
 def test_correlation_of_detail_is_numpys_over_every_mirror_image_crop_and_shift():
@@ -184,7 +247,7 @@ def test_bad_input_is_refused_in_one_sentence(phantoms, weights, audit, micro, t
     samples = audit.parent / "samples"
     common = ["--weights", weights, "--data", phantoms, "--generated", samples]
     assert "need 299" in refused(capsys, *common, "--false-alarms", "0.01")
-    assert "byte for byte, one of --data" in refused(capsys, *common[:4], "--generated", phantoms)
+    assert "pixel for pixel, images of --data" in refused(capsys, *common[:4], "--generated", phantoms)
     assert "holds an audit" in refused(capsys, *common, "--out", audit)
     assert "--planted 0" in refused(capsys, *common, "--planted", "0")
     assert "--false-alarms 1.5" in refused(capsys, *common, "--false-alarms", "1.5")

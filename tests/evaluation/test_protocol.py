@@ -17,16 +17,28 @@ from safetensors import safe_open
 
 import sample
 import train
-from ldm_us.checkpoint import read_metadata
+from ldm_us.checkpoint import read_metadata, save_model
 from ldm_us.data.records import Record
+from ldm_us.data.split import split_by_group
 from ldm_us.evaluation.protocol import command
+from ldm_us.evaluation.protocol.arms import check_enough_generated
 from ldm_us.evaluation.protocol.auc import macro_auc
 from ldm_us.evaluation.protocol.command import run_protocol
 from ldm_us.evaluation.protocol.configuration import build_configuration, check_configuration, read_configuration
-from ldm_us.evaluation.protocol.splits import OTHERS, OWN, check_disjoint, check_testable, measurable, split_images
-from ldm_us.evaluation.protocol.stages import check_stages, plan_stages, run_script
-from ldm_us.lineage import read_lineage
-from ldm_us.training.dataset import data_hash, split_data
+from ldm_us.evaluation.protocol.splits import (
+    OTHERS,
+    OWN,
+    Split,
+    check_disjoint,
+    check_start,
+    check_testable,
+    measurable,
+    split_images,
+)
+from ldm_us.evaluation.protocol.stages import check_stages, plan_stages, run_script, wanted_samples
+from ldm_us.lineage import Lineage, read_lineage
+from ldm_us.model import LatentDiffusion
+from ldm_us.training.dataset import data_hash, read_data, split_data
 from tests.conftest import read_run
 
 CLASSES = ("benign", "malignant", "normal")
@@ -242,6 +254,33 @@ def test_a_model_that_knows_the_held_out_images_is_no_start(values, finished, tm
         run_protocol(config, tmp_path / "run", Scripts(), lambda text: None)
 
 
+def start_of_folder(records, folder, path, micro):
+    """A model file that says it was trained on these images in a folder of this name."""
+    entry = {"stage": "unet", "data": [folder], "held_out": 0.0, "data_sha256": data_hash(records)}
+    save_model(LatentDiffusion(micro), path, Lineage((entry,)).metadata())
+    return path
+
+
+def test_a_model_that_knows_images_to_test_on_is_no_start_whatever_its_folder_was_called(values, micro, tmp_path):
+    config = configured(values)
+    split = split_images(config)
+    data, external = (read_data([Path(f)]) for f in (config.data[0], config.external["elsewhere"][0]))
+    training, held_out = split_data([Path(f) for f in config.data], 0.25)
+    known = data_hash(training)
+    for records, folder, said in (
+        (data, "renamed", "'data'"),
+        (held_out, "renamed", "'held-out'"),
+        (external, "renamed", "'elsewhere'"),
+        (split.tests["elsewhere"], "renamed", "'elsewhere'"),
+        (external[1:], "external", "'elsewhere'"),
+        (data[1:], "data", "another split"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_start(start_of_folder(records, folder, tmp_path / "m.safetensors", micro), config, split, known)
+    for records, folder in ((training, "data"), (external[:3], "else")):
+        check_start(start_of_folder(records, folder, tmp_path / "m.safetensors", micro), config, split, known)
+
+
 def records_of(*pairs):
     return [Record(path, (), label, "p", group) for path, label, group in pairs]
 
@@ -289,6 +328,12 @@ def test_too_few_images_and_missing_classes_are_refused(values, tmp_path):
         ({"ratios": [-1]}, "ratios is"),
         ({"classes": ["benign"]}, "classes is"),
         ({"data": []}, "data is"),
+        ({"seeds": [[0]]}, r"seeds is \[\[0\]\]"),
+        ({"classes": [["benign"]]}, "classes is"),
+        ({"ratios": [{}]}, "ratios is"),
+        ({"classifier": {"crop": ["a", "b"]}}, r"classifier.crop is \['a', 'b'\]"),
+        ({"classifier": {"crop": 0.8}}, "classifier.crop is 0.8"),
+        ({"classifier": {"weights": 5}}, "classifier.weights is 5"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused_by_field(values, tmp_path, changes, said):
@@ -318,6 +363,20 @@ def test_the_scripts_are_started_as_a_user_would_and_their_refusal_ends_the_prot
     assert "27 training images, 9 held out" in capfd.readouterr().out
     with pytest.raises(ValueError, match=r"train\.py ended with exit code 2"):
         run_script("train.py", ["unet", "--nonsense"])
+
+
+@pytest.mark.parametrize("name", ["protocol_us128", "protocol_sd15"])
+def test_the_example_configurations_sample_enough_for_the_780_images_of_busi(name):
+    values = json.loads((Path(__file__).parents[2] / "docs" / f"{name}.json").read_text())
+    config = build_configuration(values)
+    counts = {"benign": 437, "malignant": 210, "normal": 133}
+    records = records_of(*((Path(f"{c} ({i})"), c, f"{c} {i}") for c, n in counts.items() for i in range(n)))
+    known, held_out = split_by_group(records, config.held_out, 0)
+    assert len(known) + len(held_out) == 780
+    stage = next(stage for stage in plan_stages(config, Path("out")) if stage.name == "generated")
+    wanted = wanted_samples(stage)
+    check_enough_generated(config, Split(known, [], {}, {}, []), sum(wanted))
+    assert [n / sum(wanted) for n in wanted] == pytest.approx([n / 780 for n in counts.values()], abs=0.001)
 
 
 def test_the_example_configurations_hold(monkeypatch):

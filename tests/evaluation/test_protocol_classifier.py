@@ -10,7 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ldm_us.evaluation.protocol.augmentation import affine, augment, random_boxes
+from ldm_us.data.busi import read_busi
+from ldm_us.evaluation.features import count_seen_in_training, extract, load_features
+from ldm_us.evaluation.image_sets import stream
+from ldm_us.evaluation.judge_file import image_digests
+from ldm_us.evaluation.protocol.augmentation import affine, augment, random_boxes, to_input
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig, build_classifier, check_classifier, save_classifier
 from ldm_us.evaluation.protocol.classifier_training import (
     EpochFigures,
@@ -129,12 +133,31 @@ def test_bf16_predicts_nearly_the_same(trained):
 
 def test_a_saved_classifier_is_rebuilt_from_what_its_file_says(trained, tmp_path):
     network, _, probabilities = trained[0]
-    save_classifier(network, tmp_path / "c.safetensors", SMALL, ("benign", "malignant"), {"seed": 0})
+    save_classifier(network, tmp_path / "c.safetensors", SMALL, ("benign", "malignant"), [], {"seed": 0})
     with safe_open(tmp_path / "c.safetensors", framework="pt") as file:
         said = file.metadata()
     again = timm.create_model(said["timm"], num_classes=len(json.loads(said["classes"])))
     again.load_state_dict(load_file(tmp_path / "c.safetensors"))
     torch.testing.assert_close(predict(again, stripes(16, 2).pixels, SMALL, "cpu"), probabilities)
+
+
+@pytest.mark.parametrize("imagenet", [False, True])
+def test_features_of_a_saved_classifier_are_what_it_pools_itself(trained, busi, tmp_path, imagenet):
+    network, _, _ = trained[0]
+    config, records = replace(SMALL, imagenet_normalisation=imagenet), read_busi(busi)
+    path, older = tmp_path / "c.safetensors", tmp_path / "older.safetensors"
+    save_classifier(network, path, config, ("benign", "malignant"), image_digests(records[:4]), {"seed": 0})
+    found = load_features(str(path))
+    images = torch.cat(list(stream(records, 32)))
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(to_input(images, config)), pre_logits=True)
+    torch.testing.assert_close(extract(found, records, 32, batch=4), expected.double(), atol=1e-5, rtol=1e-5)
+    assert count_seen_in_training(found, records) == 4
+    with safe_open(path, framework="pt") as file:
+        said = {key: value for key, value in file.metadata().items() if key not in ("mean", "std", "images")}
+    save_file(load_file(path), older, said | {"normalisation": "imagenet" if imagenet else "none"})
+    vectors = extract(load_features(str(older)), records, 32, batch=4)
+    torch.testing.assert_close(vectors, expected.double(), atol=1e-5, rtol=1e-5)
 
 
 def test_start_weights_are_used_but_for_a_head_of_another_size(tmp_path):
@@ -148,7 +171,7 @@ def test_start_weights_are_used_but_for_a_head_of_another_size(tmp_path):
         same = [key for key, value in start.state_dict().items() if torch.equal(value, state[key])]
         assert len(same) == len(state) - 2
     torch.save(["not", "weights"], tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="no state dict"):
+    with pytest.raises(ValueError, match="something else than named tensors"):
         build_classifier(replace(SMALL, weights=str(tmp_path / "other.pth")), 3, seed=0)
     save_file({"conv": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="tensors missing, unknown"):

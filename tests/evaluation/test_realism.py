@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 from scipy.ndimage import gaussian_filter
+from scipy.stats import hypergeom, mannwhitneyu
 
 from ldm_us.checkpoint import save_model
 from ldm_us.data.records import Record
@@ -17,7 +18,7 @@ from ldm_us.evaluation import difference, realism
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.image_sets import read_set
 from ldm_us.evaluation.independent_images import one_per_family, shared_classes
-from ldm_us.evaluation.realism import measure_reconstructions, measure_set
+from ldm_us.evaluation.realism import Measured, measure_reconstructions, measure_set
 from ldm_us.evaluation.realism_comparison import compare
 from ldm_us.evaluation.realism_picture import SETS, bin_edges, histogram
 from ldm_us.model import LatentDiffusion
@@ -126,7 +127,7 @@ def test_classes_of_one_set_alone_are_left_out_and_named(real, tmp_path, capsys)
 def test_a_class_with_too_few_lesions_is_left_out_and_counted(real, tmp_path):
     records = [record for record in read_set([real]) if record.label == "benign" or "9003" in record.image.name]
     measured = measure_set(records, SIDE, 60, lambda: None)
-    rows, left_out = compare(measured, measured, paired=False)
+    rows, _, left_out = compare(measured, measured, paired=False)
     assert {row.label for row in rows} == {None, "benign"}
     assert "Lesion gCNR, malignant: 1 and 1 values, but each set needs 10." in left_out
     assert [row.difference.effect for row in rows] == pytest.approx([0] * len(rows), abs=1e-12)
@@ -156,14 +157,14 @@ def test_only_classes_that_both_sets_have_are_shared_unless_a_class_is_unknown()
 def test_a_perfect_autoencoder_changes_nothing_and_a_blur_what_it_blurs(real, monkeypatch):
     records = read_set([real])[:IMAGES]
     monkeypatch.setattr(realism, "reconstruct", lambda _model, x: x)
-    rows, _ = compare(*measure_reconstructions(records, None, SIDE, 60, lambda: None), paired=True)
+    rows, _, _ = compare(*measure_reconstructions(records, None, SIDE, 60, lambda: None), paired=True)
     assert all(row.difference == difference.Difference(0, 0, 0, 1) for row in rows)
 
     def blur(_model: object, x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(gaussian_filter(x.numpy(), (0, 0, 0.8, 0.8)))
 
     monkeypatch.setattr(realism, "reconstruct", blur)
-    rows, _ = compare(*measure_reconstructions(records, None, SIDE, 60, lambda: None), paired=True)
+    rows, _, _ = compare(*measure_reconstructions(records, None, SIDE, 60, lambda: None), paired=True)
     found = {row.name: row for row in rows}
     for name, sign in {"nakagami_m": 1, "envelope_snr": 1, "axial_width": 1, "detail": -1}.items():
         assert found[name].p_holm < 0.01
@@ -199,7 +200,7 @@ def test_bad_input_is_refused_in_one_sentence(real, tmp_path, capsys):
             "--generated",
             other,
         ): "--generated, near-duplicates counted once: 8 images, but a distribution needs at least 10",
-        ("--generated", real): "byte for byte",
+        ("--generated", real): "pixel for pixel",
         ("--generated", other, "--size", 32): "--size 32: speckle is measured at 64 pixels and more",
         ("--generated", other, "--dynamic-range", 0): "use more than 0 dB",
         ("--generated", other, "--dynamic-range", "nan"): "use a finite number",
@@ -225,3 +226,47 @@ def test_a_histogram_is_a_share_of_all_values_even_of_those_beyond_its_bins():
     assert edges[-1] < 1e3, "one outlier does not squeeze all others into one bin"
     assert [histogram(values, edges).sum() for values in (first, second)] == pytest.approx([1, 1])
     assert np.diff(bin_edges(np.ones(20), np.ones(20))).min() > 0
+
+
+def made_up(rng, counts, shift, corners):
+    """Measured values without images: a figure that grows from class to class, and black corners in a share."""
+    measured = Measured()
+    for i, (label, count) in enumerate(counts.items()):
+        for _ in range(count):
+            figures = {name: float(rng.normal(4 * i + shift)) for name in realism.FIGURES}
+            measured.add(label, np.full((32, 32), 0 if rng.random() < corners else 99, np.uint8), figures, 0)
+            measured.grey_deviation[-1] = int(rng.poisson(2 + shift))
+    return measured
+
+
+def test_another_mix_of_classes_is_no_difference_and_a_shift_within_classes_is(monkeypatch):
+    monkeypatch.setattr(difference, "RESAMPLES", 50)
+    rng = np.random.default_rng(0)
+    real = made_up(rng, {"benign": 60, "malignant": 20}, 0.0, 0.1)
+    for shift, differs in ((0.0, False), (1.0, True)):
+        other = made_up(rng, {"benign": 25, "malignant": 75}, shift, 0.1)
+        rows, _, _ = compare(real, other, paired=False)
+        pooled = [row for row in rows if row.label is None]
+        assert all((row.p_holm < 0.01) == differs for row in pooled)
+        assert all(row.difference.low < row.difference.effect < row.difference.high for row in pooled)
+        assert mannwhitneyu(pooled[0].real, pooled[0].other).pvalue < 1e-6, "the pooled values differ"
+
+
+def test_artefacts_are_tested_by_class_and_corrected_with_the_figures(monkeypatch):
+    """Fisher's exact p is the sum of the hypergeometric chances that are no larger than that of what was seen."""
+    monkeypatch.setattr(difference, "RESAMPLES", 50)
+    rng = np.random.default_rng(1)
+    counts = {"benign": 40, "malignant": 40}
+    real, other = made_up(rng, counts, 0.0, 0.6), made_up(rng, counts, 1.5, 0.0)
+    rows, tests, _ = compare(real, other, paired=False)
+    by_name = {(test.name, test.label): test for test in tests}
+    assert set(by_name) == {("black_upper_corners", label) for label in counts} | {("grey_deviation", None)}
+    hits = [sum(one.black_corners[:40]) for one in (real, other)]
+    chance = hypergeom(80, sum(hits), 40).pmf(np.arange(41))
+    expected = chance[chance <= chance[hits[0]] * (1 + 1e-9)].sum()
+    assert by_name["black_upper_corners", "benign"].p == pytest.approx(expected)
+    assert all(test.p_holm < 0.01 for test in tests)
+    every = [row.difference.p for row in rows] + [test.p for test in tests]
+    assert [row.p_holm for row in rows] + [test.p_holm for test in tests] == pytest.approx(difference.holm(every))
+    _, same, _ = compare(real, real, paired=True)
+    assert all(test.p == 1 for test in same)

@@ -80,7 +80,7 @@ def report(trained_on_noise, noise, tmp_path):
 
     def write(threshold):
         thresholds = {"pixels": 0.0, "detail": threshold, "features": 0.0}
-        kept = {"thresholds": thresholds, "pairs": 99, "rank": 1, "false_alarms_at_most": 0.03}
+        kept = {"thresholds": thresholds, "pairs": 99, "rank": 1, "expected_false_alarms": 0.03}
         path = tmp_path / "memorisation.json"
         path.write_text(json.dumps({"calibration": kept, "compared": compared}))
         return path

@@ -74,7 +74,8 @@ def test_without_the_extra_a_watermarked_sample_is_not_called_wrong(no_extra, ru
     run(tmp_path / "out", "--class", "benign", "--n", 1)
     path = tmp_path / "out" / "0000_benign_seed0.png"
     rewrite(path, signed=True, watermark="blind-watermark 0.4.4")
-    assert run_command(lambda: sample.main(["--verify", str(path), "--weights", str(weights)])) == 2
+    asked = ["--verify", str(path), "--weights", str(weights)]
+    assert run_command(lambda: sample.main(asked)) == 2
     assert "a watermark needs the extra `watermark`" in capsys.readouterr().err
 
 

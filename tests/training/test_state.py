@@ -93,6 +93,21 @@ def test_code_in_a_state_is_not_run(run, tmp_path):
     assert not (tmp_path / "it_ran").exists()
 
 
+class Fill:
+    """Pickles as a call that weights_only=True obeys: 2 GB."""
+
+    def __reduce__(self):
+        return bytearray, (2**31 - 1,)
+
+
+def test_a_state_made_to_fill_the_memory_is_refused_before_torch_reads_it(run, monkeypatch):
+    (run / "state").mkdir()
+    torch.save({"step": 1, "x": Fill()}, run / "state" / "step_00000001.pt")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch has read it"))
+    with pytest.raises(ValueError, match=r"step_00000001\.pt"):
+        load_newest_state(run)
+
+
 def test_the_state_that_holds_code_would_run_it_when_unpickled_without_care(run, tmp_path):
     """Proof that the test above tests something."""
     torch.save({"x": Code(tmp_path / "it_ran")}, run / "evil.pt")

@@ -3,6 +3,7 @@
 Classes take turns: phantom i is normal, benign or malignant. BUSI's files are RGB though grey, some with coloured
 marks; masks are 1-bit, a few RGBA, and those of normal images RGB and all zero; an image with several lesions has
 `_mask_1.png`, `_mask_2.png`; and near-duplicates abound. All of that is here, at fixed numbers within each class.
+Where marks are drawn, the captions of `metadata.jsonl` name them: a prompt steers away only from what has a name.
 """
 
 import json
@@ -20,7 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 import ldm_us
-from ldm_us.data.busi import PHANTOM_INFO
+from ldm_us.data.busi import PHANTOM_INFO, read_busi
+from ldm_us.data.imagefolder import JSONL
 from ldm_us.data.phantom.marks import draw_calipers, draw_text
 from ldm_us.data.phantom.simulate import Phantom, simulate
 from ldm_us.pictures import labelled_grid
@@ -59,6 +61,8 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
         overview(partial).save(partial / OVERVIEW)
         info = {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
         (partial / PHANTOM_INFO).write_text(json.dumps(info, indent=1) + "\n")
+        if plan.calipers or plan.text:
+            (partial / JSONL).write_text("".join(json.dumps(line) + "\n" for line in captions(plan, partial)))
         if out.exists():
             out.rename(before)
         partial.rename(out)
@@ -103,7 +107,7 @@ def check_out(out: Path, overwrite: bool) -> None:
         raise ValueError(f"--out {out}: exists and is not empty. Choose another folder, or add --overwrite.")
     elif not (out / PHANTOM_INFO).is_file():
         raise ValueError(f"--out {out}: holds no {PHANTOM_INFO}, so it was not made here. Choose another folder.")
-    elif others := sorted({path.name for path in out.iterdir()} - {*CLASSES, PHANTOM_INFO, OVERVIEW}):
+    elif others := sorted({path.name for path in out.iterdir()} - {*CLASSES, PHANTOM_INFO, OVERVIEW, JSONL}):
         raise ValueError(f"--out {out}: holds {', '.join(others[:3])} besides phantoms. Move that, or choose another.")
     elif Path.cwd().is_relative_to(out):
         raise ValueError(f"--out {out}: cannot replace the folder that you are in. Leave it first.")
@@ -128,6 +132,17 @@ def write_phantom(plan: Plan, i: int, folder: Path) -> None:
     for k, mask in enumerate(phantom.masks):
         mask_picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGBA" if nth % 50 == 3 else "1")
         mask_picture.save(f"{stem}_mask{f'_{k}' if k else ''}.png")
+
+
+def captions(plan: Plan, folder: Path) -> list[dict[str, str | list[str]]]:
+    """The lines of metadata.jsonl: each class prompt with the marks that its image carries."""
+    lines: list[dict[str, str | list[str]]] = []
+    for record in read_busi(folder):
+        drawn = {"calipers": plan.calipers and record.label != "normal", "text": plan.text}
+        text = ", ".join([record.prompt, *(mark for mark, there in drawn.items() if there)])
+        image, *masks = (path.relative_to(folder).as_posix() for path in (record.image, *record.masks))
+        lines.append({"file_name": image, "text": text, "mask": masks, "class": record.label, "group": record.group})
+    return lines
 
 
 def overview(folder: Path, columns: int = 7) -> Image.Image:

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.evaluation.protocol.classifier import ClassifierConfig
+from ldm_us.evaluation.protocol.classifier import ClassifierConfig, normalisation
 
 ASPECT = (3 / 4, 4 / 3)  # of the crop, RandomResizedCrop's default
 TRIES = 10  # to find a crop that fits, as RandomResizedCrop; then the whole image
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def augment(images: Tensor, config: ClassifierConfig, generator: torch.Generator) -> Tensor:
@@ -62,6 +61,6 @@ def to_input(images: Tensor, config: ClassifierConfig) -> Tensor:
     """(b, 1, S, S) in [0, 1] -> (b, 3, S, S) as the network sees it."""
     images = images.expand(-1, 3, -1, -1)
     if config.imagenet_normalisation:
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in normalisation(config))
         images = (images - mean) / std
     return images.contiguous(memory_format=torch.channels_last)

@@ -5,18 +5,17 @@ The values are those of the paper's reference [24], read from that group's publi
 
 import json
 import math
-import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 import ldm_us
 from ldm_us.checkpoint import lazy_tensors, write_safetensors
+from ldm_us.evaluation.network_file import IMAGENET_MEAN, IMAGENET_STD, in_timm_names, read_weights
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -84,7 +83,7 @@ def build_classifier(config: ClassifierConfig, classes: int, seed: int) -> tuple
 
 def load_start(network: nn.Module, path: Path) -> str | None:
     """Load a state dict in place; the head of another number of classes is dropped, and a note says so."""
-    state = read_state(path)
+    state, _ = in_timm_names(read_weights(path))
     own = network.state_dict()
     head = {name for name in own if name.rsplit(".", 1)[0] == classifier_head(network)}
     dropped = sorted(name for name in head if name not in state or state[name].shape != own[name].shape)
@@ -110,32 +109,32 @@ def classifier_head(network: nn.Module) -> str:
     return name if isinstance(name, str) else str(name[0])
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read safetensors or a pickle of tensors alone; a table `state_dict` or `model` in it is looked into."""
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not weights that can be read safely ({str(error).splitlines()[0]}).") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path}: holds no state dict. Give names with tensors.")
-    return dict(state)
+def normalisation(config: ClassifierConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the deviation of pixels in [0, 1], per channel, that the network's input is normalised by."""
+    return (IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_normalisation else ((0.0,) * 3, (1.0,) * 3)
 
 
 def save_classifier(
-    network: nn.Module, path: Path, config: ClassifierConfig, classes: tuple[str, ...], about: dict[str, Any]
+    network: nn.Module,
+    path: Path,
+    config: ClassifierConfig,
+    classes: tuple[str, ...],
+    images: Sequence[str],
+    about: dict[str, Any],
 ) -> None:
-    """Write the weights with what a reader needs to build the network: timm's name, classes, size, normalisation."""
+    """Write the weights with what network_file.py needs to use them: timm's name, classes, size, mean, std.
+
+    `images`: digests of the images trained or chosen on, as image_digests gives them: no measure is taken on those.
+    """
+    mean, std = normalisation(config)
     metadata = {
         "ldm_us": ldm_us.__version__,
         "timm": config.network,
         "classes": json.dumps(classes),
         "size": str(config.size),
-        "normalisation": "imagenet" if config.imagenet_normalisation else "none",
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+        "images": json.dumps(images),
         "training": json.dumps(about),
     }
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}

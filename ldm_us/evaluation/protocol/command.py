@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ldm_us.atomic import atomic_file
+from ldm_us.checks import check_extra
 from ldm_us.data.records import Record
 from ldm_us.evaluation.protocol.arms import (
     Arm,
@@ -21,11 +22,11 @@ from ldm_us.evaluation.protocol.arms import (
     read_generated,
     training_data,
 )
-from ldm_us.evaluation.protocol.auc import sklearn_metrics
+from ldm_us.evaluation.protocol.cautions import cautions, say_passes
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig, as_json, differing, read_configuration
 from ldm_us.evaluation.protocol.page import Content, make_page
-from ldm_us.evaluation.protocol.plots import draw_auc_by_ratio, draw_roc, new_panels
-from ldm_us.evaluation.protocol.splits import OWN, Split, check_lineage, split_images
+from ldm_us.evaluation.protocol.plots import draw_auc_by_ratio, draw_roc
+from ldm_us.evaluation.protocol.splits import OWN, Split, check_lineage, check_start, split_images
 from ldm_us.evaluation.protocol.stages import (
     Run,
     Stage,
@@ -37,7 +38,7 @@ from ldm_us.evaluation.protocol.stages import (
     wanted_samples,
     write_training_masks,
 )
-from ldm_us.evaluation.protocol.tables import cautions, make_rows, to_csv, to_markdown
+from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
 from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
 from ldm_us.locks import try_exclusive
 
@@ -61,7 +62,7 @@ def run_protocol_command(options: argparse.Namespace) -> int:
 
 def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: str | None = None) -> None:
     """Split, train and sample the generators, train and test the classifiers, report."""
-    sklearn_metrics(), new_panels(1)  # an extra that is missing is said now
+    check_extra("eval", "sklearn", "matplotlib")  # now, not after hours
     stages = plan_stages(config, out)
     check_stages(stages)
     if until is not None and until not in [stage.name for stage in stages]:
@@ -88,13 +89,12 @@ def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: s
 
 def check_starts(config: ProtocolConfig, split: Split, stages: Sequence[Stage]) -> None:
     """Refuse, before any training, weights that know images to test on, and samples that will be too few."""
-    folders = [Path(folder) for folder in config.data]
     check_enough_generated(config, split, sum(next(wanted_samples(s) for s in stages if s.name == "generated")))
     for stage in stages:
         if stage.script == "train.py" and "--weights" in stage.arguments:
             weights = Path(stage.arguments[stage.arguments.index("--weights") + 1])
             if weights not in [other.product for other in stages]:
-                check_lineage(weights, folders, digest_of(stage, split))
+                check_start(weights, config, split, digest_of(stage, split))
 
 
 def digest_of(stage: Stage, split: Split) -> str:
@@ -167,7 +167,7 @@ def report(
 ) -> None:
     """Write tables, plots and the page."""
     rows = make_rows(arms, config.seeds, results, config.resamples)
-    said = cautions(rows, OWN)
+    said = [*cautions(rows, OWN), say_passes(arms, config.seeds, results, config.classifier)]
     draw_auc_by_ratio(arms, rows, out / "auc_by_ratio.png")
     draw_roc(arms, config.seeds, results, out / "roc.png")
     folders = [name for name in ("generated", "generated_small") if (out / name).is_dir()]

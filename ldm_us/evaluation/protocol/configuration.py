@@ -81,15 +81,26 @@ def build_configuration(values: Any) -> ProtocolConfig:
         small = dict(_fields(values["small"], SmallGenerator, "small."))
         small |= {name: _options(small.get(name, {}), f"small.{name}") for name in ("unet", "sample")}
         values["small"] = SmallGenerator(**small)
-    classifier = _fields(values.get("classifier", {}), ClassifierConfig, "classifier.")
-    crop = classifier.get("crop")
-    values["classifier"] = ClassifierConfig(**(classifier | ({"crop": tuple(crop)} if isinstance(crop, list) else {})))
+    values["classifier"] = build_classifier_config(values.get("classifier", {}))
     for name in ("ratios", "alone", "seeds", "classes"):
         if name in values:
             if not isinstance(values[name], list):
                 raise ValueError(f"{name} is {values[name]!r}, not a list. Write [...].")
+            if any(isinstance(one, list | dict) for one in values[name]):
+                raise ValueError(f"{name} is {values[name]!r}. Write a list of numbers or words, without lists in it.")
             values[name] = tuple(values[name])
     return ProtocolConfig(**values)
+
+
+def build_classifier_config(values: Any) -> ClassifierConfig:
+    """Make the dataclass of a classifier; `crop` and `weights`, of which _fields knows no kind, are checked here."""
+    values = _fields(values, ClassifierConfig, "classifier.")
+    crop, weights = values.get("crop", list(ClassifierConfig.crop)), values.get("weights")
+    if not isinstance(crop, list) or len(crop) != 2 or not all(map(_is_number, crop)):
+        raise ValueError(f"classifier.crop is {crop!r}. Use two shares of the area, such as [0.8, 1.0].")
+    if weights is not None and not isinstance(weights, str):
+        raise ValueError(f"classifier.weights is {weights!r}. Give the name of a file, or leave it out.")
+    return ClassifierConfig(**(values | {"crop": (crop[0], crop[1])}))
 
 
 def _fields(values: Any, kind: Any, where: str) -> dict[str, Any]:

@@ -12,18 +12,13 @@ from PIL import Image
 import ldm_us
 from ldm_us.data.records import open_image
 from ldm_us.evaluation.protocol.arms import read_generated
-from ldm_us.evaluation.protocol.tables import HEADER, Results, Row, cells, title_of
+from ldm_us.evaluation.protocol.tables import HEADER, METHOD, Results, Row, cells, title_of
 from ldm_us.pictures import labelled_grid
 from ldm_us.report.page import document, image, note, table
 
 TITLE = "Classifiers on real and generated ultrasound images"
 LARGEST = 2100  # pixels of a plot
 SHOWN = 8  # samples of a class
-METHOD = (
-    "AUC: mean of one-vs-rest over the classes present in the test set, then over the seeds, which also stand singly. "
-    "Intervals: 95 percent, whole families or patients resampled. Difference: from the real arm of the same table, on "
-    "the same resamples. Sens., Spec.: of malignant against the rest, where the most probable class decides."
-)
 CAPTIONS = {
     "auc_by_ratio.png": "AUC against generated images per real training image. Bars: 95 percent intervals; small dots: "
     "single seeds; dotted: real images alone.",

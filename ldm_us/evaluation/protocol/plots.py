@@ -9,8 +9,9 @@ import numpy as np
 
 from ldm_us.atomic import atomic_file
 from ldm_us.axes import COLOURS
+from ldm_us.checks import check_extra
 from ldm_us.evaluation.protocol.arms import REAL, Arm
-from ldm_us.evaluation.protocol.auc import Floats, sklearn_metrics
+from ldm_us.evaluation.protocol.intervals import Floats
 from ldm_us.evaluation.protocol.tables import SUSPECT, Results, Row, probabilities_of, read_tested
 
 INK, MUTED, GRID = "#1d2125", "#59626b", "#dde1e5"
@@ -77,7 +78,8 @@ def draw_roc(arms: Sequence[Arm], seeds: Sequence[int], results: Results, path: 
 
 def mean_roc(test: str, results: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
     """Sensitivity against 1 - specificity, the mean of the seeds at each specificity."""
-    roc_curve = sklearn_metrics().roc_curve
+    from sklearn.metrics import roc_curve
+
     tested = read_tested(test, [dict(result) for result in results])
     k = tested.classes.index(SUSPECT)
     at: Floats = np.linspace(0, 1, 201)
@@ -92,10 +94,9 @@ def mean_roc(test: str, results: Sequence[Mapping[str, Any]]) -> tuple[Floats, F
 
 def new_panels(count: int) -> tuple[Any, list[Any]]:
     """A figure with panels beside each other. Raise ValueError, naming the extra, without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ValueError(f"plots need matplotlib ({error}). Install the extra: `pip install -e '.[eval]'`.") from error
+    check_extra("eval", "matplotlib")
+    from matplotlib.figure import Figure
+
     columns = 2 if count == 4 else min(count, 3)
     lines = -(-count // columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), dpi=DPI, layout="constrained")

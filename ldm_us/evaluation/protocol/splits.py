@@ -14,6 +14,7 @@ from ldm_us.checkpoint import read_metadata
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.data.split import labels_of_groups
+from ldm_us.evaluation.evaluated_images import seen_folders
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.lineage import read_lineage
 from ldm_us.training.dataset import data_hash, read_data, split_data
@@ -128,7 +129,7 @@ def check_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
 def check_lineage(weights: Path, folders: Sequence[Path], train_sha256: str) -> None:
     """Refuse a model of which a stage was trained on another split of the data: it may know the images held out.
 
-    A stage on folders of other names is taken to be of other images.
+    A stage on folders of other names is taken to be of other images; check_start looks into those.
     """
     names = {folder.resolve().name for folder in folders}
     for entry in read_lineage(read_metadata(weights)).entries:
@@ -137,6 +138,28 @@ def check_lineage(weights: Path, folders: Sequence[Path], train_sha256: str) -> 
                 f"{weights}: its stage {entry.get('stage')} was trained on another split of the same data (held out "
                 f"{entry.get('held_out')}), so it may know the images to test on. Give other weights."
             )
+
+
+def check_start(weights: Path, config: ProtocolConfig, split: Split, train_sha256: str) -> None:
+    """Refuse weights to start from that know images to test on, whatever the folder was called.
+
+    Known are the hashes of all images of a stage: of the data and of every external set, whole or without the share
+    that a stage held out, and of the test sets. An external set is also known by the name of its folder.
+    """
+    check_lineage(weights, [Path(folder) for folder in config.data], train_sha256)
+    entries = read_lineage(read_metadata(weights)).entries
+    trained_on = {entry.get("data_sha256") for entry in entries} - {train_sha256}
+    names = {name for entry in entries for name in entry.get("data") or ()}
+    seen = [name for name, digest in split.digests.items() if digest in trained_on]
+    seen += [name for name, paths in config.external.items() if names & {Path(path).resolve().name for path in paths}]
+    for name, paths in {"data": config.data, **config.external}.items():
+        if not seen and seen_folders(weights, [Path(path) for path in paths], known=[train_sha256]):
+            seen.append(name)
+    if seen:
+        raise ValueError(
+            f"{weights}: a stage of it was trained on images of {seen[0]!r}, so it may know the images to test on. "
+            "Give other weights, or other images."
+        )
 
 
 def counts_by_class(records: Sequence[Record], classes: Sequence[str]) -> Mapping[str, int]:

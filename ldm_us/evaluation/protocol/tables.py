@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldm_us.evaluation.protocol.arms import Arm
-from ldm_us.evaluation.protocol.auc import (
+from ldm_us.evaluation.protocol.auc import macro_auc, sensitivity_specificity, weighted_macro_auc
+from ldm_us.evaluation.protocol.intervals import (
     Floats,
     Interval,
     Ints,
+    Measured,
+    auc_interval,
+    count_families,
+    difference_interval,
     group_weights,
-    interval,
-    macro_auc,
-    sensitivity_specificity,
-    weighted_macro_auc,
 )
 from ldm_us.evaluation.protocol.units import Result
 
@@ -35,6 +36,7 @@ class Row:
     seed: int | None  # None: the mean of all
     images: int  # of the test set
     groups: int
+    fewest: int  # groups of a class
     classes: tuple[str, ...]  # present in the test set
     trained_on: float  # images
     auc: Interval
@@ -80,19 +82,24 @@ def make_rows(arms: Sequence[Arm], seeds: Sequence[int], results: Results, resam
     for test in dict.fromkeys(test for arm in arms for test in arm.tests):
         tested_arms = [arm for arm in arms if test in arm.tests]
         tested = read_tested(test, [results[arm.name, seed] for arm in tested_arms for seed in seeds])
-        weights = group_weights(tested.groups, resamples, BOOTSTRAP_SEED)
-        resampled = {
-            (arm.name, seed): weighted_macro_auc(
-                tested.labels, probabilities_of(results[arm.name, seed], test), weights
-            )
+        weights = group_weights(tested.groups, tested.labels, resamples, BOOTSTRAP_SEED)
+        measured = {
+            arm.name: measure([probabilities_of(results[arm.name, seed], test) for seed in seeds], tested, weights)
             for arm in tested_arms
-            for seed in seeds
         }
         for arm in tested_arms:
-            choices: list[tuple[int | None, Sequence[int]]] = [(None, seeds), *[(seed, [seed]) for seed in seeds]]
-            for seed, of_seeds in choices:
-                rows.append(make_row(test, arm, seed, of_seeds, tested, results, resampled))
+            rows.append(make_row(test, arm, None, seeds, tested, results, measured))
+            for i, seed in enumerate(seeds):
+                single = {name: Measured(one.values[[i]], one.resampled[:, [i]]) for name, one in measured.items()}
+                rows.append(make_row(test, arm, seed, [seed], tested, results, single))
     return rows
+
+
+def measure(probabilities: Sequence[Floats], tested: Tested, weights: Floats) -> Measured:
+    """The AUC of the classifiers of an arm, one a seed, on the test set and on its resamples."""
+    values = [macro_auc(tested.labels, one) for one in probabilities]
+    resampled = [weighted_macro_auc(tested.labels, one, weights) for one in probabilities]
+    return Measured(np.array(values), np.stack(resampled, axis=1))
 
 
 def make_row(
@@ -102,19 +109,13 @@ def make_row(
     seeds: Sequence[int],
     tested: Tested,
     results: Results,
-    resampled: Mapping[tuple[str, int], Floats],
+    measured: Mapping[str, Measured],
 ) -> Row:
-    """One row: every figure is a mean over `seeds`, and so is every resample of it."""
-
-    def auc_of(name: str) -> tuple[float, Floats]:
-        values = [macro_auc(tested.labels, probabilities_of(results[name, one], test)) for one in seeds]
-        return float(np.mean(values)), np.mean([resampled[name, one] for one in seeds], axis=0)
-
-    value, drawn = auc_of(arm.name)
+    """One row: every figure is a mean over `seeds`, those that `measured` holds for every arm."""
+    families = count_families(tested.groups, tested.labels)
     difference = None
-    if arm.name != arm.reference and (arm.reference, seeds[0]) in resampled:
-        other_value, other_drawn = auc_of(arm.reference)
-        difference = interval(value - other_value, drawn - other_drawn)
+    if arm.name != arm.reference and arm.reference in measured:
+        difference = difference_interval(measured[arm.name], measured[arm.reference], families)
     named = [probabilities_of(results[arm.name, one], test) for one in seeds]
     rates = np.full((len(seeds), 2), np.nan)
     if SUSPECT in tested.present and len(tested.present) > 1:
@@ -126,9 +127,10 @@ def make_row(
         seed=seed,
         images=len(tested.labels),
         groups=len(set(tested.groups)),
+        fewest=families.fewest,
         classes=tested.present,
         trained_on=float(np.mean([sum(results[arm.name, one]["trained_on"].values()) for one in seeds])),
-        auc=interval(value, drawn),
+        auc=auc_interval(measured[arm.name], families),
         difference=difference,
         reference=arm.reference,
         sensitivity=float(rates[:, 0].mean()),
@@ -163,6 +165,14 @@ def to_csv(rows: Sequence[Row]) -> str:
 HEADER = ("Trained on", "Images", "AUC (95 % interval)", "Each seed", "Difference (95 % interval)", "Sens.", "Spec.")
 
 
+METHOD = (
+    "AUC: mean of one-vs-rest over the classes present in the test set, then over the seeds, which also stand singly. "
+    "Intervals: 95 percent, over families or patients of each class and over the seeds, symmetric in the logit of the "
+    "AUC. Difference: from the real arm of the same table, on the same resamples. Sens., Spec.: of malignant against "
+    "the rest, where the most probable class decides."
+)
+
+
 def cells(rows: Sequence[Row], test: str) -> list[list[str]]:
     """The table of a test set, as text: an arm a line."""
     lines = []
@@ -187,31 +197,6 @@ def title_of(rows: Sequence[Row], test: str) -> str:
     return f"{test}: {row.images} images of {row.groups} families, AUC over {', '.join(row.classes)}"
 
 
-def cautions(rows: Sequence[Row], own: str) -> list[str]:
-    """What a reader must know before quoting a figure; every number in it is computed from the rows."""
-    said = []
-    for row in rows:
-        if row.seed is None and row.arm == row.reference:
-            said.append(
-                f"On the {row.images} images of {row.test!r} the 95 percent interval of the AUC of {row.arm!r} is "
-                f"{row.auc.high - row.auc.low:.2f} wide."
-            )
-    compared = [row for row in rows if row.seed is None and row.difference is not None]
-    unclear = sum(row.difference.low <= 0 <= row.difference.high for row in compared if row.difference is not None)
-    if compared:
-        said.append(
-            f"{unclear} of {len(compared)} differences have an interval that holds 0: of those, these images cannot "
-            "tell whether the arms differ. The intervals are for resampled test images; they do not hold the "
-            "generator's own randomness, and no correction is made for comparing several arms."
-        )
-    if any(row.test == own for row in rows):
-        said.append(
-            f"The test set {own!r} is what the small generator was trained on, as in the paper's 94 percent: a "
-            "generator that repeats its training images passes it. The images that it never saw stand beside it."
-        )
-    return said
-
-
 def to_markdown(rows: Sequence[Row], said: Sequence[str]) -> str:
     """The tables of all test sets."""
     parts = ["# Classifiers on real and generated images\n"]
@@ -219,9 +204,5 @@ def to_markdown(rows: Sequence[Row], said: Sequence[str]) -> str:
     for test in dict.fromkeys(row.test for row in rows):
         parts.append(f"\n## {title_of(rows, test)}\n\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}\n")
         parts += [f"| {' | '.join(line)} |\n" for line in cells(rows, test)]
-    parts.append(
-        "\nAUC: mean of one-vs-rest over the classes present, mean over the seeds. Intervals: whole families or "
-        "patients resampled. Difference: from the real arm of the same table, on the same resamples. Sens., Spec.: of "
-        "malignant against the rest, where the most probable class decides.\n"
-    )
+    parts.append(f"\n{METHOD}\n")
     return "".join(parts)

@@ -106,11 +106,17 @@ def finish_unit(
         "history": [dataclasses.asdict(figures) for figures in history],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_classifier(network.cpu(), folder / "model.safetensors", config.classifier, config.classes, dict(result))
-    result |= {"model_sha256": sha256_file(folder / "model.safetensors"), "predictions": predictions}
+    path = folder / "model.safetensors"
+    save_classifier(network.cpu(), path, config.classifier, config.classes, seen_images(data, pool), dict(result))
+    result |= {"model_sha256": sha256_file(path), "predictions": predictions}
     with atomic_file(folder / "result.json") as file:
         file.write((json.dumps(result) + "\n").encode())
     return result
+
+
+def seen_images(data: TrainingData, pool: ImagePool) -> list[str]:
+    """The digests of the images trained and chosen on, as judge_file.image_digests gives them."""
+    return sorted({pool.digest(record)[:16] for record in (*data.train, *data.validation)})
 
 
 def predictions_on(network: nn.Module, records: Sequence[Record], config: ProtocolConfig, pool: ImagePool) -> Result:

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import secrets
 from pathlib import Path
 
 from ldm_us.atomic import atomic_file
 from ldm_us.checks import check_extra, check_seed
-from ldm_us.evaluation.image_sets import check_sets, read_set
+from ldm_us.evaluation.image_sets import LEAST_SIDE, check_sets, read_set
 from ldm_us.evaluation.reader.deck import make_key, read_key, write_key
+from ldm_us.evaluation.reader.preparation import NOT_HIDDEN, chain_of_sides
 from ldm_us.evaluation.reader.score import read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 
@@ -25,9 +27,9 @@ def add_reader_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     add("--real", type=Path, nargs="+", required=True, metavar="DIR", help="datasets; best what no stage has seen")
     add("--generated", type=Path, nargs="+", required=True, metavar="DIR", help="samples of sample.py")
     add("--n", type=int, default=60, metavar="N", help="images in all, half of them real (%(default)s)")
-    add("--size", type=int, metavar="PIXELS", help="side of the images as shown (that of all images)")
+    add("--size", type=int, metavar="PIXELS", help="side of the images as shown (the smallest of all)")
     add("--ask-class", action="store_true", help="ask for the class of every image too")
-    add("--seed", type=int, default=0, metavar="N", help="of choice and order: keep it from the readers (%(default)s)")
+    add("--seed", type=int, metavar="N", help="of choice and order: keep it from the readers (drawn, and in the key)")
     add("--out", type=Path, required=True, metavar="DIR", help=f"folder for {SHEET} and {KEY}")
     add("--overwrite", action="store_true", help="replace the files of an earlier study there")
     scoring = parts.add_parser("score", help="accuracy and AUC of every reader, with intervals, as JSON")
@@ -38,23 +40,27 @@ def add_reader_command(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 def run_make(options: argparse.Namespace) -> int:
     """Choose, shuffle, write."""
-    check_seed(options.seed)
+    seed = secrets.randbelow(2**63) if options.seed is None else options.seed
+    check_seed(seed)
     written = [options.out / name for name in (SHEET, KEY) if (options.out / name).exists()]
     if written and not options.overwrite:
         raise ValueError(f"{written[0]}: exists. Choose another --out, or add --overwrite.")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out}: exists and is not a folder. Choose another name.")
     real, generated = read_set(options.real), read_set(options.generated)
-    size = check_sets(real, generated, options.size)
-    key = make_key(real, generated, options.n, size, options.seed)
-    page = sheet(key, options.ask_class)
+    check_sets(real, generated, LEAST_SIDE if options.size is None else options.size)
+    sides = chain_of_sides(real, generated, options.size)
+    key = make_key(real, generated, options.n, sides, seed, options.ask_class)
+    page = sheet(key)
     options.out.mkdir(parents=True, exist_ok=True)
     write_key(key, options.out / KEY)
     with atomic_file(options.out / SHEET) as file:
         file.write(page.encode("ascii"))
+    if key.families_shared:
+        print(f"{key.families_shared} generated images left out: each is of a family with a real one.")
     print(
-        f"study {key.study}: {len(key.cards)} images of {size}x{size}. Send {options.out / SHEET} to the readers, and "
-        f"keep {options.out / KEY}, which tells real from generated."
+        f"study {key.study}: {len(key.cards)} images. {key.prepared} {NOT_HIDDEN}\n"
+        f"Send {options.out / SHEET} to the readers, and keep {options.out / KEY}, which tells real from generated."
     )
     return 0
 

@@ -1,21 +1,24 @@
 """Which images the readers see, in which order, and what is true of each: the key, which no reader may have.
 
 Real and generated images come in equal numbers and, class by class, in the same shares: else a reader could answer
-right from the class alone. Of a near-duplicate family, a patient or a mask, one image is shown.
+right from the class alone. Of a near-duplicate family, a patient or a mask, one image is shown. Families are those of
+both sets together: a generated image of a family with a real one is left out, for a reader would know it again.
 """
 
 import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from ldm_us.atomic import atomic_file, sha256_file
+from ldm_us.data.near_duplicates import merge_groups, near_duplicates
 from ldm_us.data.records import CLASSES, Record
 from ldm_us.evaluation.image_sets import check_enough
-from ldm_us.evaluation.independent_images import one_per_family
+from ldm_us.evaluation.independent_images import one_per_group
+from ldm_us.evaluation.reader.preparation import prepared_sentence
 
 LEAST = 10  # images of each kind: at 10 and 10 a reader's accuracy is known to +- 0.2
 
@@ -35,18 +38,33 @@ class Key:
     """What the organiser keeps: `study` also stands in the sheet and in every answer."""
 
     study: str
-    size: int  # pixels of a side, as shown
+    sides: tuple[int, ...]  # of the squares that every image is resized to, in turn; the last is shown
     cards: tuple[Card, ...]
+    ask_class: bool = False
+    seed: int = 0  # of choice and order
+    families_shared: int = 0  # generated images left out because they are of a family with a real one
+    prepared: str = ""  # what was done to the images, in a sentence
 
 
-def make_key(real: Sequence[Record], generated: Sequence[Record], n: int, size: int, seed: int) -> Key:
+def make_key(
+    real: Sequence[Record],
+    generated: Sequence[Record],
+    n: int,
+    sides: tuple[int, ...],
+    seed: int,
+    ask_class: bool = False,
+) -> Key:
     """Choose n / 2 images of each kind and shuffle them. Raise ValueError where there are not enough."""
     if n % 2 or n < 2 * LEAST:
         raise ValueError(f"--n {n}: half of the images are real, so use an even number of {2 * LEAST} or more.")
     order = random.Random(seed)
-    groups = [sorted(one_per_family(records).records) for records in (real, generated)]
+    merged = merged_over_both(real, generated)
+    of_real = {record.group for record in merged[: len(real)]}
+    apart = [record for record in merged[len(real) :] if record.group not in of_real]
+    groups = [sorted(one_per_group(records).records) for records in (merged[: len(real)], apart)]
     for records, option in zip(groups, ("--real", "--generated"), strict=True):
         check_enough(records, n // 2, option, f"a reader study of {n} images (one image per patient, family or mask)")
+    shared = len(generated) - len(apart)
     counts = shared_counts(groups, n // 2)
     cards = []
     for records, is_real in zip(groups, (True, False), strict=True):
@@ -54,8 +72,22 @@ def make_key(real: Sequence[Record], generated: Sequence[Record], n: int, size: 
             chosen = order.sample([record for record in records if record.label == label], count)
             cards += [Card(str(r.image), sha256_file(r.image), is_real, label) for r in chosen]
     order.shuffle(cards)
-    study = sha256("".join(card.sha256 for card in cards).encode()).hexdigest()[:12]
-    return Key(study, size, tuple(cards))
+    shown = json.dumps([[card.sha256 for card in cards], sides, ask_class])
+    study = sha256(shown.encode()).hexdigest()[:12]
+    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared_sentence(sides))
+
+
+def merged_over_both(real: Sequence[Record], generated: Sequence[Record]) -> list[Record]:
+    """The images of both sets, real ones first, near-duplicates in one group, whichever set they are of.
+
+    The same name of a group in both sets means nothing: samples may be numbered as the images of BUSI.
+    """
+    named = [
+        replace(record, group=f"{kind} {record.group}")
+        for kind, records in (("real", real), ("generated", generated))
+        for record in records
+    ]
+    return merge_groups(named, near_duplicates([*real, *generated]))
 
 
 def shared_counts(groups: Sequence[Sequence[Record]], n: int) -> dict[str, int]:
@@ -86,7 +118,12 @@ def read_key(path: Path) -> Key:
     """Undo write_key. Raise ValueError for a file that holds no key."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return Key(values["study"], int(values["size"]), tuple(Card(**card) for card in values["cards"]))
+        cards = tuple(Card(**card) for card in values["cards"])
+        if {card.real for card in cards} != {True, False} or any(type(card.real) is not bool for card in cards):
+            raise ValueError('its cards are not images of which "real" is true of some and false of others')
+        if not all(isinstance(text, str) for card in cards for text in (card.file, card.sha256, card.label)):
+            raise ValueError("a file, sha256 or label is not a text")
+        return Key(**(values | {"study": str(values["study"]), "sides": tuple(values["sides"]), "cards": cards}))
     except FileNotFoundError as error:
         raise ValueError(f"--key {path}: no such file. Give the key.json that `reader make` wrote.") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

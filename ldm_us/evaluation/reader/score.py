@@ -1,9 +1,9 @@
 """What the readers' answers say: can they tell generated images from real ones, and how sure is that?
 
 An answer is one of four ratings, from 1, surely generated, to 4, surely real; 1 and 2 count as "generated". AUC is that
-of the ratings as a score of realness: 0.5 means that real and generated cannot be told apart. Intervals: Wilson for one
-reader's shares; the bootstrap over images for AUCs and for all readers together, who see the same images and are no
-independent observers of them. The test against guessing is the exact binomial one.
+of the ratings as a score of realness: 0.5 means that real and generated cannot be told apart. The intervals, of 95 %,
+are those of intervals.py; they are for other images and these readers. The test against guessing is the exact binomial
+one.
 """
 
 import json
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from ldm_us.data.records import CLASSES
 from ldm_us.evaluation.figures import share_of
 from ldm_us.evaluation.reader.deck import Card, Key
+from ldm_us.evaluation.reader.intervals import auc_interval, kappa_interval, share_interval
 
 RATINGS = (1, 2, 3, 4)
 REAL = 3  # and above
 MIDDLE = 2.5  # between generated and real
-RESAMPLES = 2000  # of the bootstrap
 SHOWN = 5  # images that misled most readers
 
 
@@ -41,27 +41,33 @@ def read_answers(path: Path, key: Key) -> Answers:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         study, reader, given = values["study"], str(values["reader"]), list(values["answers"])
-        ratings = [int(answer["rating"]) for answer in given]
+        ratings = [rating_of(answer["rating"]) for answer in given]
         labels = tuple(str(answer["label"]) for answer in given) if all("label" in answer for answer in given) else None
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file. Give the answers that a reader sent back.") from error
+    except UnicodeDecodeError as error:  # its repr would print the whole file
+        raise ValueError(f"{path}: not the answers of a reader, but no text at all. Ask for the file again.") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not the answers of a reader ({error!r}). Ask for the file again.") from error
+        raise ValueError(f"{path}: not the answers of a reader ({error}). Ask for the file again.") from error
     if study != key.study:
         raise ValueError(
             f"{path}: answers of study {study}, but the key is of {key.study}. Give the key of that study."
         )
-    if len(ratings) != len(key.cards) or not set(ratings) <= set(RATINGS):
-        raise ValueError(
-            f"{path}: {len(ratings)} answers for {len(key.cards)} images, or a rating that is not 1, 2, 3 or 4. Ask "
-            "for the file again."
-        )
+    if len(ratings) != len(key.cards):
+        raise ValueError(f"{path}: {len(ratings)} answers for {len(key.cards)} images. Ask for the file again.")
     if labels is not None and not set(labels) <= set(CLASSES):
         raise ValueError(f"{path}: names a class other than {', '.join(CLASSES)}. Ask for the file again.")
     return Answers(reader, np.array(ratings), labels)
 
 
-def score(key: Key, readers: Sequence[Answers], seed: int = 0) -> dict[str, Any]:
+def rating_of(given: Any) -> int:
+    """The rating of an answer, "4" in the sheet's file. Raise ValueError for 2.9 and true, which are no rating."""
+    if isinstance(given, str | int) and not isinstance(given, bool) and str(given) in map(str, RATINGS):
+        return int(given)
+    raise ValueError(f"a rating that is not 1, 2, 3 or 4: {str(given)[:20]}")
+
+
+def score(key: Key, readers: Sequence[Answers]) -> dict[str, Any]:
     """Every figure of the study, ready for JSON."""
     names = [answers.reader for answers in readers]
     if len(set(names)) < len(names):
@@ -69,17 +75,16 @@ def score(key: Key, readers: Sequence[Answers], seed: int = 0) -> dict[str, Any]
         raise ValueError(f"two files are of the reader {twice!r}. Give one file per reader.")
     real = np.array([card.real for card in key.cards])
     ratings = np.stack([answers.ratings for answers in readers])  # (readers, n)
-    images = resampled(real, np.random.default_rng(seed))
     right = ((ratings >= REAL) == real).mean(axis=0)  # (n,): the share of readers who are
     together = {
-        "accuracy": interval(right[images].mean(axis=-1)),
-        "auc": interval(np.mean([auc(real[images], row[images]) for row in ratings], axis=0)),
+        "accuracy": share_interval(float(right.mean()), len(right)),
+        "auc": area_of(real, ratings),
         "kappa": mean_kappa(ratings >= REAL),
     }
     return {
         "study": key.study,
         "images": {"real": int(real.sum()), "generated": int((~real).sum())},
-        "readers": [of_reader(answers, key.cards, real, images) for answers in readers],
+        "readers": [of_reader(answers, key.cards, real) for answers in readers],
         "together": together,
         "by_class": by_class(key.cards, ratings, real),
         "taken for real": misleading(key.cards, ratings, generated=True),
@@ -87,7 +92,7 @@ def score(key: Key, readers: Sequence[Answers], seed: int = 0) -> dict[str, Any]
     }
 
 
-def of_reader(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_], images: NDArray[Any]) -> dict[str, Any]:
+def of_reader(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_]) -> dict[str, Any]:
     """The figures of one reader."""
     from scipy.stats import binomtest
 
@@ -99,7 +104,7 @@ def of_reader(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_], 
         "p_guessing": round(float(binomtest(int(right.sum()), len(right), 0.5).pvalue), 4),
         "generated_found": share_of((~said_real[~real]).tolist()),
         "real_taken_for_real": share_of(said_real[real].tolist()),
-        "auc": interval(auc(real[images], answers.ratings[images])),
+        "auc": area_of(real, answers.ratings[None]),
     }
     if answers.labels is not None:
         known = [i for i, card in enumerate(cards) if card.label in CLASSES]
@@ -112,46 +117,37 @@ def of_reader(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_], 
 
 
 def auc(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Area under the ROC curve of ratings (..., n): the share of pairs in order, ties counted half; -> (...).
-
-    From the counts of the four ratings, for thousands of resamples at once.
-    """
+    """Area under the ROC curve of ratings (..., n): the share of pairs in order, ties counted half; -> (...)."""
     counts = [[((ratings == value) & kind).sum(axis=-1) for value in RATINGS] for kind in (real, ~real)]
     of_real, of_generated = (np.stack(each, axis=-1).astype(float) for each in counts)  # (..., 4)
     below = np.cumsum(of_generated, axis=-1) - of_generated / 2
     return (of_real * below).sum(axis=-1) / (of_real.sum(axis=-1) * of_generated.sum(axis=-1))
 
 
-def resampled(real: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of images (1 + RESAMPLES, n): first all as they are, then real and generated ones drawn anew."""
-    kinds = [np.flatnonzero(real), np.flatnonzero(~real)]
-    drawn = np.concatenate([rng.choice(kind, (RESAMPLES, len(kind))) for kind in kinds], axis=1)
-    return np.concatenate([np.concatenate(kinds)[None], drawn])
+def area_of(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> dict[str, float]:
+    """The mean AUC of readers (readers, n), with its interval."""
+    return auc_interval(float(auc(real, ratings).mean()), int(real.sum()), int((~real).sum()))
 
 
-def interval(values: NDArray[np.float64]) -> dict[str, float]:
-    """The figure of all images, which is the first, with the 95 % percentile interval of the resampled ones."""
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return {name: round(float(value), 3) for name, value in (("value", values[0]), ("low", low), ("high", high))}
+def mean_kappa(said_real: NDArray[np.bool_]) -> dict[str, float] | None:
+    """Mean of Cohen's kappa over all pairs of readers (readers, n).
 
-
-def mean_kappa(said_real: NDArray[np.bool_]) -> float | None:
-    """Mean of Cohen's kappa over all pairs of readers; None for one reader, or where all say the same of all."""
-    from sklearn.metrics import cohen_kappa_score
-
-    pairs = list(combinations(said_real, 2))
-    if not pairs or any(len(np.unique(np.concatenate(pair))) < 2 for pair in pairs):
-        return None
-    return round(float(np.mean([cohen_kappa_score(a, b) for a, b in pairs])), 3)
+    None for one reader, or where both of a pair say the same of all images: agreement by chance alone is then whole.
+    """
+    agreed, by_chance = [], []
+    for one, other in combinations(said_real, 2):
+        agreed.append(float((one == other).mean()))
+        by_chance.append(float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())))
+    return None if not agreed or max(by_chance) == 1 else kappa_interval(agreed, by_chance, said_real.shape[1])
 
 
 def by_class(cards: Sequence[Card], ratings: NDArray[np.int64], real: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
-    """Of each class, the share of right answers over all readers, and how many answers that are."""
+    """Of each class, the share of right answers over all readers, with its interval, and of how many answers."""
     right = (ratings >= REAL) == real
     table = {}
     for label in sorted({card.label for card in cards}):
         chosen = right[:, [card.label == label for card in cards]]
-        table[label] = {"accuracy": round(float(chosen.mean()), 3), "answers": int(chosen.size)}
+        table[label] = share_interval(float(chosen.mean()), chosen.shape[1]) | {"answers": int(chosen.size)}
     return table
 
 
