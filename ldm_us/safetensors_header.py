@@ -28,6 +28,8 @@ DTYPES = {  # the library's names
     "BOOL": torch.bool,
 }
 
+TYPE_LIMIT = 16  # letters; the longest name of the format has 11
+
 
 class HeaderEntry(NamedTuple):
     """One tensor: bytes begin..end of the file."""
@@ -94,6 +96,8 @@ def _entry(name: str, value: Any, begin: int) -> HeaderEntry:
     dtype, shape, offsets = value["dtype"], check_shape(value["shape"]), value["data_offsets"]
     if not isinstance(dtype, str) or not isinstance(offsets, list) or [type(end) for end in offsets] != [int, int]:
         raise ValueError(f"{name} has a dtype or data_offsets of a wrong kind")
+    if len(dtype) > TYPE_LIMIT or not dtype.isprintable():
+        raise ValueError(f"{name} has a type of {len(dtype)} characters that is none")
     first, last = offsets
     known = DTYPES.get(dtype)  # the length of another type is left to the library, or to who refuses that type
     if not 0 <= first <= last or (known is not None and last - first != math.prod(shape) * known.itemsize):

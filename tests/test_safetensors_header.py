@@ -57,6 +57,8 @@ LIES = {
     "2^62 * 2^62 in a shape": ({"a": entry((0, 0), (0, 2**62, 2**62))}, 0, "larger than any memory"),
     "1000 axes": ({"a": entry((0, 4), (1,) * 1000)}, 4, "more than 16 axes"),
     "a shape that is a text": ({"a": entry() | {"shape": "4"}}, 16, "no list"),
+    "a type of many letters": ({"a": entry(dtype="a" * 300)}, 16, "type of 300 characters"),
+    "a type that breaks the line": ({"a": entry(dtype="F32\n")}, 16, "type of 4 characters"),
     "no shape": ({"a": {"dtype": "F32", "data_offsets": [0, 16]}}, 16, "not described by"),
     "one field more": ({"a": entry() | {"x": 1}}, 16, "not described by"),
     "a list": ([1], 0, "no JSON object"),
