@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ldm_us.checks import check_extra
+
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %
 
@@ -98,9 +100,5 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def scipy_stats() -> Any:
     """The module scipy.stats. Raise ValueError, naming the extra, where it is not installed."""
-    try:
-        return importlib.import_module("scipy.stats")
-    except ImportError as error:
-        raise ValueError(
-            f"the tests need SciPy ({error}). Install the extra eval: `pip install -e '.[eval]'`."
-        ) from error
+    check_extra("eval", "scipy")
+    return importlib.import_module("scipy.stats")

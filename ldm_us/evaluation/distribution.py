@@ -31,18 +31,6 @@ NEEDED = {
 }
 
 
-def check_extra() -> None:
-    """Raise ValueError, naming the extra, where the libraries of the metrics are not installed."""
-    try:
-        import sklearn  # noqa: F401
-        import torchmetrics  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "distribution: torchmetrics or scikit-learn is not installed. Install the extra eval, "
-            "`pip install -e '.[eval]'`."
-        ) from error
-
-
 class Unchanged(nn.Module):
     """A network, to torchmetrics, that gives what it is given."""
 

@@ -18,11 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.atomic import atomic_file
-from ldm_us.checks import check_seed
+from ldm_us.checks import check_extra, check_seed
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import UNKNOWN, Record
 from ldm_us.data.split import split_by_group
-from ldm_us.evaluation.distribution import NEEDED, check_extra, distances
+from ldm_us.evaluation.distribution import NEEDED, distances
 from ldm_us.evaluation.diversity import diversity, scales_at
 from ldm_us.evaluation.features import Features, count_seen_in_training, extract, load_features
 from ldm_us.evaluation.image_sets import check_enough, check_sets, read_set
@@ -95,7 +95,7 @@ def run_distribution(options: argparse.Namespace) -> int:
 def check_distribution_options(options: argparse.Namespace) -> None:
     """Refuse what makes no sense before any image is read."""
     check_seed(options.seed)
-    check_extra()
+    check_extra("eval", "sklearn", "torchmetrics")
     for name in ("batch", "size"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")

@@ -72,7 +72,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, alpha):
 
 
 def test_without_scipy_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(ValueError, match=r"Install the extra eval"):
         scipy_stats()
 
