@@ -20,10 +20,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ldm_us.checks import check_seed
-from ldm_us.controls import ControlTerm
-from ldm_us.ddim import check_steps
-from ldm_us.edit_options import (
+from ldm_us.diffusion.controls import ControlTerm
+from ldm_us.diffusion.ddim import check_steps
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import check_size
+from ldm_us.files.info import describe_model
+from ldm_us.files.pictures import save_png, to_picture
+from ldm_us.runtime.checks import check_seed
+from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.torchrun import local_device
+from ldm_us.synthesis.added_controls import load_added, parse_added
+from ldm_us.synthesis.copies import IsCopy, check_copies_options, copies_fields, load_is_copy, without_copies
+from ldm_us.synthesis.drawing import Settings, Wanted
+from ldm_us.synthesis.edit_options import (
     check_edit_options,
     draws_no_noise,
     edit_fields,
@@ -31,14 +40,6 @@ from ldm_us.edit_options import (
     walked_steps,
     wants_edit,
 )
-from ldm_us.entry import run_command
-from ldm_us.info import describe_model
-from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import save_png, to_picture
-from ldm_us.sampling import check_size
-from ldm_us.synthesis.added_controls import load_added, parse_added
-from ldm_us.synthesis.copies import IsCopy, check_copies_options, copies_fields, load_is_copy, without_copies
-from ldm_us.synthesis.drawing import Settings, Wanted
 from ldm_us.synthesis.edits import Drawn, draw_samples, source_conditions
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
@@ -51,7 +52,6 @@ from ldm_us.synthesis.verify import check_verify_options, verify
 from ldm_us.synthesis.verify_folder import verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
 from ldm_us.synthesis.weights import Source, load_sampler
-from ldm_us.torchrun import local_device
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ldm_us.checkpoint import loaded
-from ldm_us.entry import run_command
-from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import save_png
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.checkpoint import loaded
+from ldm_us.files.pictures import save_png
+from ldm_us.runtime.entry import run_command
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import (

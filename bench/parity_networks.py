@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.parity_table import Row, compare, compare_calls, timed
-from ldm_us.clip import tokenize
 from ldm_us.data.records import class_prompt
-from ldm_us.model import LatentDiffusion
-from ldm_us.unet import Control, encoder_widths
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.networks.clip import tokenize
+from ldm_us.networks.unet import Control, encoder_widths
 
 PROMPTS = {
     "nothing": "",

@@ -11,9 +11,9 @@ from torch import Tensor
 from bench.parity_networks import Pair, normal, recorded
 from bench.parity_table import Row, compare, now
 from ldm_us.data.records import class_prompt
-from ldm_us.ddim import ddim_step, ddim_timesteps
-from ldm_us.ddpm import ddpm_step, eps_of, q_sample, velocity
-from ldm_us.sampling import generate, latent_shape
+from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
+from ldm_us.diffusion.ddpm import ddpm_step, eps_of, q_sample, velocity
+from ldm_us.diffusion.sampling import generate, latent_shape
 
 GRIDS = (1, 7, 10, 20, 30, 50, 999)  # steps; at 1000 diffusers' grid leaves the schedule, ours does not
 SMALL = 128  # pixels up to which every sampler walks a whole sample; they are the same code at every size

@@ -96,8 +96,8 @@ def row(options: argparse.Namespace, folder: Path, name: str, stage: str, flags:
 
 def print_cache(options: argparse.Namespace) -> None:
     """What a step would cost more if it ran the frozen autoencoder and text encoder on its images and prompts."""
-    from ldm_us.checkpoint import load_model
-    from ldm_us.clip import tokenize
+    from ldm_us.files.checkpoint import load_model
+    from ldm_us.networks.clip import tokenize
 
     model = load_model(options.weights, options.device)
     size = options.size or model.config.image_size

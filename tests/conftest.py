@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
-from ldm_us.entry import run_command
+from ldm_us.runtime.entry import run_command
 from tests.golden.original import write_tiny_files
 from weights_convert.__main__ import main as weights_convert_main
 
@@ -157,7 +157,7 @@ def full_disk():
             file.limit = limit
             return file
 
-        patch.setattr("ldm_us.atomic.open", full_open, raising=False)
+        patch.setattr("ldm_us.files.atomic.open", full_open, raising=False)
 
     return fill
 

@@ -10,11 +10,11 @@ import torch
 from bench import parity
 from bench.parity_networks import Pair, compare_controlnet, compare_text, compare_unet, compare_vae
 from bench.parity_table import BAR, compare, compare_calls, first_above, verdict
-from ldm_us.checkpoint import load_model
-from ldm_us.clip import tokenize
-from ldm_us.entry import run_command
-from ldm_us.unet import Control
-from ldm_us.vae import posterior_from_moments
+from ldm_us.files.checkpoint import load_model
+from ldm_us.networks.clip import tokenize
+from ldm_us.networks.unet import Control
+from ldm_us.networks.vae import posterior_from_moments
+from ldm_us.runtime.entry import run_command
 from tests.conftest import MICRO
 
 ONES = torch.ones(2, 8)
@@ -201,7 +201,7 @@ def test_the_exit_code_is_0_without_and_1_with_a_difference(call):
 
 
 def test_without_diffusers_one_sentence_says_what_to_install_and_the_exit_code_is_2(monkeypatch, capsys):
-    monkeypatch.setattr("ldm_us.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("ldm_us.runtime.checks.find_spec", lambda name: None)
     assert run_command(lambda: parity.main([])) == 2
     out, error = capsys.readouterr()
     assert out == ""

@@ -13,7 +13,7 @@ import pytest
 
 import ldm_us
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("ldm_us/**/*.py"), *ROOT.glob("weights_convert/**/*.py")])
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 250, 50  # STYLE.md rules 1 and 2
 
@@ -101,17 +101,17 @@ def test_every_function_is_one_step_by_size(path):
 @pytest.fixture(scope="module")
 def modules_of_the_model():
     """What a fresh interpreter has loaded after importing the networks."""
-    code = "import ldm_us.model, sys; print(*sys.modules)"
+    code = "import ldm_us.diffusion.model, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
 
 def test_importing_the_networks_does_not_import_open_clip(modules_of_the_model):
-    assert "ldm_us.unet" in modules_of_the_model
+    assert "ldm_us.networks.unet" in modules_of_the_model
     assert "open_clip" not in modules_of_the_model
 
 
 def test_the_networks_know_nothing_of_files_data_or_training(modules_of_the_model):
-    above = {"ldm_us.checkpoint", "ldm_us.data", "ldm_us.training", "ldm_us.evaluation", "ldm_us.report"}
+    above = {"ldm_us.files.checkpoint", "ldm_us.data", "ldm_us.training", "ldm_us.evaluation", "ldm_us.report"}
     assert modules_of_the_model & above == set()

@@ -4,7 +4,7 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 TAG = re.compile(r"([A-Z]\w*(?: [A-Z]\w*)*) (Eq\. \d+|section \d+(?:\.\d+)*|appendix [A-Z])")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
 from ldm_us.config import ModelConfig
+from ldm_us.files.atomic import sha256_file
 from weights_convert.audit_rows import Row, Total, audit_rows, totals
 from weights_convert.blocks import network_order
 from weights_convert.convert import Piece, Plan, cut_piece, examine_source

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from ldm_us.axes import Axes, Series, fit_axes, labels
+from ldm_us.display.axes import Axes, Series, fit_axes, labels
 from weights_convert.blocks import KIND_NAMES, block_of, kind_of
 from weights_convert.drift import Drift, GroupDrift, by_block
 

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from ldm_us.atomic import atomic_file
 from ldm_us.config import PRESETS
+from ldm_us.files.atomic import atomic_file
 from weights_convert.audit import audit
 from weights_convert.audit_text import audit_text, csv_table
 from weights_convert.import_command import choose_config

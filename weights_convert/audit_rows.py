@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_us.checkpoint import PARTS
 from ldm_us.config import ModelConfig
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.blocks import network_order
 from weights_convert.convert import Plan, expected_shape, target_shapes
 from weights_convert.sources import Entry

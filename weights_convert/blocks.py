@@ -2,7 +2,7 @@
 
 import re
 
-from ldm_us.checkpoint import PARTS
+from ldm_us.files.checkpoint import PARTS
 
 HALF = (  # what UNet and ControlNet share
     (r"time\.", "time embedding"),

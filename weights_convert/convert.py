@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_us.checkpoint import PARTS
 from ldm_us.config import ModelConfig
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
 from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, Ignored, Layout, Rule

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from ldm_us.checkpoint import PARTS
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.rules import Layout
 from weights_convert.sources import Entry, Source
 

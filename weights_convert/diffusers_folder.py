@@ -8,8 +8,8 @@ start, end and padding. Fields that are left out here take the defaults of the c
 import json
 from typing import Any
 
-from ldm_us.clip import byte_pair_encoding
 from ldm_us.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from ldm_us.networks.clip import byte_pair_encoding
 
 VERSION = "0.42.1"  # of diffusers; below 0.9 it would take small latents for a mistake
 START, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names, which open_clip's file of merges leaves out
@@ -159,7 +159,7 @@ def encoder_config(config: UNetConfig) -> Fields:
 
 
 def tokenizer_texts(length: int) -> dict[str, str]:
-    """CLIP's tokenizer in transformers' files: it gives the numbers of ldm_us.clip.tokenize, padding included."""
+    """CLIP's tokenizer in transformers' files: it gives the numbers of our tokenize, padding included."""
     vocabulary, merges = byte_pair_encoding()
     start, end = len(vocabulary) - 2, len(vocabulary) - 1  # the last two; open_clip writes them in another way
     words = {number: word for word, number in vocabulary.items()} | {start: START, end: END}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_us.checkpoint import PARTS
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.blocks import KIND_NAMES, block_of, kind_of, network_order
 from weights_convert.tensor_numbers import CHUNK
 

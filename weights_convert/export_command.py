@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from ldm_us.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, sha256_file
-from ldm_us.checkpoint import PARTS, LazyTensor, write_safetensors
 from ldm_us.config import SD15, ModelConfig
+from ldm_us.files.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, sha256_file
+from ldm_us.files.checkpoint import PARTS, LazyTensor, write_safetensors
 from weights_convert.convert import Plan, plan_source
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts

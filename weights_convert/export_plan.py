@@ -2,8 +2,8 @@
 
 import torch
 
-from ldm_us.checkpoint import LazyTensor
 from ldm_us.config import ModelConfig
+from ldm_us.files.checkpoint import LazyTensor
 from weights_convert.convert import Piece, target_shapes
 from weights_convert.expansion import rules_for
 from weights_convert.rules import CONVOLUTIONAL, Layout

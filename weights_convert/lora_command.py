@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 
 import ldm_us
-from ldm_us.atomic import full_disk_is_an_error_of_input, sha256_file
-from ldm_us.checkpoint import LazyTensor, write_safetensors
 from ldm_us.config import ModelConfig
-from ldm_us.lora import LoRAConfig, Update, is_update
-from ldm_us.lora_file import UNKNOWN_BASE, LoRA, load_lora
+from ldm_us.files.atomic import full_disk_is_an_error_of_input, sha256_file
+from ldm_us.files.checkpoint import LazyTensor, write_safetensors
+from ldm_us.files.lora_file import UNKNOWN_BASE, LoRA, load_lora
+from ldm_us.networks.lora import LoRAConfig, Update, is_update
 from weights_convert.convert import Piece
 from weights_convert.import_command import DTYPES, choose_config, lazy
 from weights_convert.lora_names import ENDS, names_of

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ldm_us.config import ModelConfig
-from ldm_us.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
+from ldm_us.networks.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
 from weights_convert.convert import Piece
 from weights_convert.detect import FLUX, FOREIGN_CONTEXT_WIDTHS, V3, XL
 from weights_convert.lora_names import layers, spellings, split_name

@@ -1,6 +1,6 @@
 """Files and folders of weights, opened lazily: names, shapes and types at once, the numbers one tensor at a time.
 
-A pickle is a program. None of its calls is run, and none of its names imported: see ldm_us/pickle_program.py.
+A pickle is a program. None of its calls is run, and none of its names imported: see ldm_us/files/pickle_program.py.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ldm_us.pickle_file import read_pickle_file
-from ldm_us.pickle_program import PickledTensor
-from ldm_us.safetensors_header import DTYPES, read_header
-from ldm_us.stored_tensor import Extent, StoredTensor, check_name, row_major, shown
+from ldm_us.files.pickle_file import read_pickle_file
+from ldm_us.files.pickle_program import PickledTensor
+from ldm_us.files.safetensors_header import DTYPES, read_header
+from ldm_us.files.stored_tensor import Extent, StoredTensor, check_name, row_major, shown
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 

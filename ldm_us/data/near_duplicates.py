@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ldm_us.data.busi import BUSI_GROUP, PHANTOM_GROUP
+from ldm_us.data.readers.busi import BUSI_GROUP, PHANTOM_GROUP
 from ldm_us.data.records import Record, open_image
 
 SIDE = 96  # pixels of the compared images

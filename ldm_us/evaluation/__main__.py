@@ -4,16 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from ldm_us.checks import check_device
-from ldm_us.entry import run_command
-from ldm_us.evaluation.distribution_command import add_distribution_command
-from ldm_us.evaluation.judge_command import run_train_judge
-from ldm_us.evaluation.mask_fidelity_command import add_mask_fidelity_command
+from ldm_us.evaluation.distribution.command import add_distribution_command
+from ldm_us.evaluation.judge.command import run_train_judge
+from ldm_us.evaluation.masks.command import add_mask_fidelity_command
 from ldm_us.evaluation.measuring import run_classes, run_masks, run_reconstruction
-from ldm_us.evaluation.memorisation_command import add_memorisation_command
+from ldm_us.evaluation.memorisation.command import add_memorisation_command
 from ldm_us.evaluation.protocol.command import add_protocol_command
 from ldm_us.evaluation.reader.command import add_reader_command
-from ldm_us.evaluation.realism_command import add_realism_command
+from ldm_us.evaluation.realism.command import add_realism_command
+from ldm_us.runtime.checks import check_device
+from ldm_us.runtime.entry import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:

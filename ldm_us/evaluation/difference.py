@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_us.checks import check_extra
+from ldm_us.runtime.checks import check_extra
 
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # percentiles: 95 %

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from ldm_us.data.busi import CLASSES
+from ldm_us.data.readers.busi import CLASSES
 
 Z_95 = 1.959964  # standard deviations of a normal distribution that hold 95 % of it
 

@@ -7,23 +7,23 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model
-from ldm_us.checks import check_finite_options, check_seed
-from ldm_us.data.busi import CLASSES
+from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record, class_prompt, load_mask
-from ldm_us.ddim import check_steps
-from ldm_us.evaluation.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
+from ldm_us.diffusion.ddim import check_steps
+from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.figures import accuracy, confusion, summary
-from ldm_us.evaluation.judge import judge
-from ldm_us.evaluation.judge_file import load_judge
-from ldm_us.evaluation.mask_fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
-from ldm_us.evaluation.mask_figures import Column, mask_figures
-from ldm_us.evaluation.mask_picture import check_picture_path, chosen, save_mask_picture, shown
+from ldm_us.evaluation.judge.file import load_judge
+from ldm_us.evaluation.judge.network import judge
+from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
+from ldm_us.evaluation.masks.figures import Column, mask_figures
+from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.evaluation.samples import SampleSettings, draw_samples
-from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import labelled_grid, save_png, to_picture
+from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import load_model
+from ldm_us.files.pictures import labelled_grid, save_png, to_picture
+from ldm_us.runtime.checks import check_finite_options, check_seed
 
 COLUMNS = 10  # of the grid
 

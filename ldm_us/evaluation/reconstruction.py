@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.records import Record, load_image
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
 
 
 def psnr(x_hat: Tensor, x: Tensor) -> float:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm_us.model import LatentDiffusion
-from ldm_us.sampling import Step, generate
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Step, generate
 
 
 @dataclass(frozen=True)

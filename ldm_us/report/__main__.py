@@ -4,13 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from ldm_us.atomic import atomic_file
-from ldm_us.checks import check_device, check_seed
-from ldm_us.entry import run_command
+from ldm_us.files.atomic import atomic_file
 from ldm_us.report.figures import Figure, Sampling, result_figures
 from ldm_us.report.page import document
 from ldm_us.report.run_folder import read_run
 from ldm_us.report.sections import footer, heading, run_section, summary
+from ldm_us.runtime.checks import check_device, check_seed
+from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import read_data
 
 MOST_SEEDS = 5  # samples in a row

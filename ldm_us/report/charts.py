@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from ldm_us.axes import Axes, Series, fit_axes, labels, unbroken
+from ldm_us.display.axes import Axes, Series, fit_axes, labels, unbroken
 
 WIDTH, HEIGHT = 440, 268  # of the plot and its axes; legend rows come on top
 LEFT, RIGHT, TOP, BOTTOM = 60, 16, 30, 40  # margins

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_us.checkpoint import open_model_file, read_metadata
-from ldm_us.lineage import read_lineage
+from ldm_us.files.checkpoint import open_model_file, read_metadata
+from ldm_us.files.lineage import read_lineage
 from ldm_us.training.options import STAGES
 from ldm_us.training.run import read_config
 

@@ -1,6 +1,6 @@
 """The look of a report: one style sheet, for light, dark, narrow and printed pages."""
 
-from ldm_us.axes import COLOURS
+from ldm_us.display.axes import COLOURS
 
 LINES = " ".join(f"--c{i}: {colour};" for i, colour in enumerate(COLOURS))
 LIGHT = f"""

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
-from ldm_us.controls import ControlTerm
 from ldm_us.data.records import open_image
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.controls import ControlTerm
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.weights import read_controlnet
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.busi import NAME
+from ldm_us.data.readers.busi import NAME
 from ldm_us.data.records import load_mask, prompted_class
-from ldm_us.subjects import masked_subjects
 from ldm_us.synthesis.fields import DIGEST, SYNTHETIC, fields_sha256, mask_sha256, pixels_sha256, unpack_mask
+from ldm_us.synthesis.subjects import masked_subjects
 from ldm_us.synthesis.weights import Source
 
 ORIGIN = ("software", "torch", "device")  # no picture of sample.py is without these

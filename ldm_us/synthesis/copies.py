@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
-from ldm_us.evaluation.evaluated_images import lineage_split
-from ldm_us.evaluation.image_sets import stream
-from ldm_us.evaluation.memorisation import latent_features, read_thresholds
-from ldm_us.evaluation.nearest_training import describe, nearest
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.memorisation.nearest_training import describe, nearest
+from ldm_us.evaluation.memorisation.thresholds import latent_features, read_thresholds
+from ldm_us.evaluation.sets.evaluated_images import lineage_split
+from ldm_us.evaluation.sets.image_sets import stream
+from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads
 from ldm_us.synthesis.edits import Drawn
 from ldm_us.synthesis.fields import Fields

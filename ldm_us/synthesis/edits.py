@@ -10,20 +10,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.conditions import Conditions
-from ldm_us.controls import ControlTerm, mask_hint
 from ldm_us.data.records import class_prompt, load_mask, prompted_class
-from ldm_us.edit_options import STRENGTH, guidance_of, load_init, wants_edit
-from ldm_us.editing import image_to_image
-from ldm_us.explain import attention_picture, control_picture, record
-from ldm_us.guidance import Guidance
-from ldm_us.inpainting import inpaint
-from ldm_us.inversion import edit_by_inversion
-from ldm_us.model import LatentDiffusion
-from ldm_us.sampling import Step, Walk, generate
-from ldm_us.subjects import check_mask
+from ldm_us.diffusion.conditions import Conditions
+from ldm_us.diffusion.controls import ControlTerm, mask_hint
+from ldm_us.diffusion.editing import image_to_image
+from ldm_us.diffusion.guidance import Guidance
+from ldm_us.diffusion.inpainting import inpaint
+from ldm_us.diffusion.inversion import edit_by_inversion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Step, Walk, generate
 from ldm_us.synthesis.drawing import Settings, Wanted, autocast, cpu_threads, draw_images
-from ldm_us.trajectory import trajectory
+from ldm_us.synthesis.edit_options import STRENGTH, guidance_of, load_init, wants_edit
+from ldm_us.synthesis.explain import attention_picture, control_picture, record
+from ldm_us.synthesis.subjects import check_mask
+from ldm_us.synthesis.trajectory import trajectory
 
 
 class Drawn(NamedTuple):

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 import ldm_us
-from ldm_us.subjects import Subject
 from ldm_us.synthesis.machine import device_kind, libraries
+from ldm_us.synthesis.subjects import Subject
 
 Fields = dict[str, Any]  # values of JSON
 SYNTHETIC = "made by a generative model, not for diagnosis"

@@ -17,11 +17,11 @@ from typing import Any, TextIO
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.atomic import atomic_file
-from ldm_us.data.busi import SAMPLES_INFO
+from ldm_us.data.readers.busi import SAMPLES_INFO
 from ldm_us.data.records import CLASSES, LESION_CLASSES
-from ldm_us.locks import take_shared, try_exclusive
-from ldm_us.pictures import save_png, to_picture
+from ldm_us.files.atomic import atomic_file
+from ldm_us.files.locks import take_shared, try_exclusive
+from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
 from ldm_us.synthesis.plan import STRIPS, Plan, Sample
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from PIL import Image
 
 from ldm_us.data.records import load_mask
-from ldm_us.pictures import labelled_grid, to_picture
-from ldm_us.subjects import Subject
+from ldm_us.files.pictures import labelled_grid, to_picture
 from ldm_us.synthesis.masks import load_original
 from ldm_us.synthesis.plan import Plan
+from ldm_us.synthesis.subjects import Subject
 
 MOST_ROWS = 24  # the files hold every sample
 COLUMNS = 8

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_us.data.records import LESION_CLASSES, Record, load_mask, load_pair, mask_tensor, union_of_masks
-from ldm_us.pictures import to_picture
-from ldm_us.subjects import Subject, check_mask
+from ldm_us.files.pictures import to_picture
 from ldm_us.synthesis.plan import Plan, Sample
+from ldm_us.synthesis.subjects import Subject, check_mask
 
 
 class Checked(NamedTuple):

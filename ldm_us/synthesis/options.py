@@ -7,16 +7,16 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from ldm_us.checkpoint import BUNDLED
-from ldm_us.checks import check_device, check_finite_options, check_seed
 from ldm_us.data.records import CLASSES
-from ldm_us.edit_options import add_edit_options, draws_no_noise, edit_values, wants_edit
-from ldm_us.sampling import SAMPLERS
+from ldm_us.diffusion.sampling import SAMPLERS
+from ldm_us.files.checkpoint import BUNDLED
+from ldm_us.runtime.checks import check_device, check_finite_options, check_seed
+from ldm_us.runtime.torchrun import process_count
 from ldm_us.synthesis.copies import add_copies_options
 from ldm_us.synthesis.drawing import Settings
+from ldm_us.synthesis.edit_options import add_edit_options, draws_no_noise, edit_values, wants_edit
 from ldm_us.synthesis.plan import LAYOUTS, Plan
 from ldm_us.synthesis.weights import parse_lora
-from ldm_us.torchrun import process_count
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ldm_us.torchrun import process_count
+from ldm_us.runtime.torchrun import process_count
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ldm_us.atomic import sha256_file
-from ldm_us.edit_options import add_edit_options, edit_defaults
+from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.added_controls import added_again, parse_added
+from ldm_us.synthesis.edit_options import add_edit_options, edit_defaults
 
 FILES = ("init", "inpaint", "source_mask")  # options that name a file; its fields hold name and SHA-256
 

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
-from ldm_us.controls import ControlTerm
 from ldm_us.data.records import open_image
-from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import to_picture
+from ldm_us.diffusion.controls import ControlTerm
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.pictures import to_picture
 from ldm_us.synthesis.added_controls import load_added, parse_added
 from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, recorded_loras, untrue_claims
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images, settings_from_text

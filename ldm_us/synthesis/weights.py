@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model
-from ldm_us.lora_file import UNKNOWN_BASE, apply_lora, load_lora
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import load_model
+from ldm_us.files.lora_file import UNKNOWN_BASE, apply_lora, load_lora
 from ldm_us.synthesis.fields import Fields
 
 

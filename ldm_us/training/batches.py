@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.mixing import mixed_indices
+from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
-from ldm_us.vae import posterior_from_moments
 
 MIXING = 3  # stream of the run's seed that draws the folder and the image of each slot
 

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import LazyTensor, open_model_file, write_safetensors
-from ldm_us.model import LatentDiffusion
-from ldm_us.safetensors_header import open_safetensors
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import LazyTensor, open_model_file, write_safetensors
+from ldm_us.files.safetensors_header import open_safetensors
 
 ENCODER = ("vae.encoder.", "vae.quant_conv.")  # what moments depend on: a decoder may be trained further
 TEXT = ("text.",)

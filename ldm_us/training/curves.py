@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm_us.axes import COLOURS, Axes, Series, fit_axes, labels, unbroken
-from ldm_us.canvas import Canvas, faded, length_of
-from ldm_us.pictures import save_png
+from ldm_us.display.axes import COLOURS, Axes, Series, fit_axes, labels, unbroken
+from ldm_us.display.canvas import Canvas, faded, length_of
+from ldm_us.files.pictures import save_png
 from ldm_us.training.panels import Lines, Panel, panels
 
 COLUMNS = 2

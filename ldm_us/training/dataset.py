@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
-from ldm_us.data.datasets import read_dataset
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
+from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
 from ldm_us.training.cache import Cache, moments_key
 
 

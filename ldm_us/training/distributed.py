@@ -16,9 +16,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ldm_us.controlnet import HintNetwork
-from ldm_us.torchrun import process_count
-from ldm_us.unet import Level, Middle
+from ldm_us.networks.controlnet import HintNetwork
+from ldm_us.networks.unet import Level, Middle
+from ldm_us.runtime.torchrun import process_count
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.ddpm import q_sample, target_of
-from ldm_us.model import LatentDiffusion
-from ldm_us.schedule import Schedule
+from ldm_us.diffusion.ddpm import q_sample, target_of
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.schedule import Schedule
+from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
 from ldm_us.training.batches import ImageBatch, LatentBatch
-from ldm_us.vae import kl_to_standard_normal, posterior_from_moments
 
 KL_WEIGHT = 1e-6  # LDM's kl-f8 autoencoder, with both terms summed over an image
 

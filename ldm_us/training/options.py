@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_us.checks import check_device, check_seed
 from ldm_us.data.mixing import check_weights
-from ldm_us.lora import PROJECTIONS, LoRAConfig
+from ldm_us.networks.lora import PROJECTIONS, LoRAConfig
+from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.training.tensorboard import summary_writer
 
 STAGES = ("vae", "unet", "controlnet")

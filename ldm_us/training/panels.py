@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from ldm_us.axes import Point, Series
+from ldm_us.display.axes import Point, Series
 
 Lines = Sequence[Mapping[str, float]]  # of log.jsonl: a step and values by name
 

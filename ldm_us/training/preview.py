@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.model import LatentDiffusion
-from ldm_us.pictures import labelled_grid, to_picture
-from ldm_us.sampling import generate
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import generate
+from ldm_us.files.pictures import labelled_grid, to_picture
 from ldm_us.training.dataset import TrainingSet, to_signed
 
 COLUMNS = 4

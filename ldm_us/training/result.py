@@ -6,17 +6,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
-from ldm_us.lineage import Lineage
-from ldm_us.lora import merge_lora
-from ldm_us.lora_file import save_lora
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
+from ldm_us.files.lineage import Lineage
+from ldm_us.files.lora_file import save_lora
+from ldm_us.networks.lora import merge_lora
+from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import whole
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
-from ldm_us.vae import posterior_from_moments
 
 RECORDED = (  # of the options, in the lineage
     *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),

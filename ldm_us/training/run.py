@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ldm_us.atomic import atomic_file
-from ldm_us.locks import try_exclusive
+from ldm_us.files.atomic import atomic_file
+from ldm_us.files.locks import try_exclusive
 from ldm_us.training.distributed import ALONE, World, split_like
 from ldm_us.training.ema import EMA
 from ldm_us.training.options import FREE, TrainOptions

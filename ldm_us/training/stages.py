@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ldm_us.checkpoint import loaded
-from ldm_us.clip import tokenize
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.checkpoint import loaded
+from ldm_us.networks.clip import tokenize
 from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch, step_indices
 from ldm_us.training.cache import moments_cache, states_cache
 from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments

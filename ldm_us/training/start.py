@@ -5,17 +5,17 @@ import dataclasses
 import torch
 from torch import nn
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model, read_metadata
 from ldm_us.config import PRESETS
-from ldm_us.lineage import Lineage, read_lineage
-from ldm_us.lora import add_lora
-from ldm_us.model import LatentDiffusion
-from ldm_us.recompute import set_recompute
-from ldm_us.sampling import check_size
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import check_size
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.lineage import Lineage, read_lineage
+from ldm_us.networks.lora import add_lora
+from ldm_us.networks.recompute import set_recompute
+from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.training.batches import stream_generator
 from ldm_us.training.options import TrainOptions
-from ldm_us.vae import DECODER_PARTS
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ldm_us.atomic import atomic_file
-from ldm_us.pickle_file import read_pickle_file
+from ldm_us.files.atomic import atomic_file
+from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.training.distributed import ALONE, World, whole
 
 KEPT = 2  # states on disk: the newest, and the one before it

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.clip import END_OF_TEXT, TextEncoder
+from ldm_us.networks.clip import END_OF_TEXT, TextEncoder
 from ldm_us.training.batches import stream_generator
 
 LEARNING_RATE = 1e-3

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm_us.training.dataset import split_data
-from tests.data.test_datasets import busbra
+from tests.data.readers.test_datasets import busbra
 from tests.data.test_near_duplicates import speckle
 
 

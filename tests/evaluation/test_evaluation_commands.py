@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.checkpoint import save_model
 from ldm_us.config import US128, ModelConfig
 from ldm_us.data.records import load_pair
-from ldm_us.entry import run_command
+from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.evaluated_images import held_out_records
-from ldm_us.evaluation.mask_fidelity import mask_fidelity, other_of_its_class
+from ldm_us.evaluation.masks.fidelity import mask_fidelity, other_of_its_class
 from ldm_us.evaluation.samples import SampleSettings
-from ldm_us.lineage import Lineage
-from ldm_us.model import LatentDiffusion
+from ldm_us.evaluation.sets.evaluated_images import held_out_records
+from ldm_us.files.checkpoint import save_model
+from ldm_us.files.lineage import Lineage
+from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import data_hash, split_data
 
 SMALL = ModelConfig(**(vars(US128) | {"name": "small", "image_size": 32}))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ldm_us.checkpoint import LazyTensor, write_safetensors
+from ldm_us.files.checkpoint import LazyTensor, write_safetensors
 from tests.golden.fill import weight
 
 

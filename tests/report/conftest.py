@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ldm_us.entry import run_command
 from ldm_us.report.__main__ import main
+from ldm_us.runtime.entry import run_command
 
 STAGES = ("vae", "unet", "controlnet")
 BANDS = {f"val_loss_{first}_{first + 249}": 0.5 - first / 2000 for first in (0, 250, 500, 750)}

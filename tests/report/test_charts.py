@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from ldm_us.axes import Series, log_ticks, nice_ticks, number, padded
+from ldm_us.display.axes import Series, log_ticks, nice_ticks, number, padded
 from ldm_us.report.charts import BOTTOM, LEFT, RIGHT, WIDTH, line_chart
 from ldm_us.report.curves import curves
 from ldm_us.training.panels import MOST_POINTS, smoothed, thinned

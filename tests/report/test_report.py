@@ -8,15 +8,15 @@ import shutil
 import torch
 from PIL import Image
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model
 from ldm_us.data.records import class_prompt
-from ldm_us.entry import run_command
-from ldm_us.pictures import to_picture
+from ldm_us.diffusion.sampling import generate
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import load_model
+from ldm_us.files.pictures import to_picture
 from ldm_us.report import figures
 from ldm_us.report.__main__ import main
 from ldm_us.report.run_folder import read_run
-from ldm_us.sampling import generate
+from ldm_us.runtime.entry import run_command
 
 
 def test_a_report_of_three_stages_holds_everything_it_shows(report, runs):

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import sample
-from ldm_us.checkpoint import save_model
-from ldm_us.entry import run_command
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.checkpoint import save_model
+from ldm_us.runtime.entry import run_command
 
 SHORT = ["--steps", "2", "--n", "2"]
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 import sample
-from ldm_us.checkpoint import load_model, save_model
-from ldm_us.entry import run_command
-from ldm_us.evaluation.image_sets import read_set, stream
-from ldm_us.evaluation.memorisation_command import compared_fields
-from ldm_us.evaluation.nearest_training import describe, nearest_of_stream
-from ldm_us.lineage import Lineage
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.memorisation.command import compared_fields
+from ldm_us.evaluation.memorisation.nearest_training import describe, nearest_of_stream
+from ldm_us.evaluation.sets.image_sets import read_set, stream
+from ldm_us.files.checkpoint import load_model, save_model
+from ldm_us.files.lineage import Lineage
+from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.copies import ATTEMPTS, next_seed, without_copies
 from ldm_us.synthesis.drawing import Wanted
 from ldm_us.synthesis.edits import Drawn

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from ldm_us.checkpoint import BUNDLED, load_model
+from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads, draw_images, settings_from_text
 
 MODELS = ["us128", "micro"]

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 import sample
-from ldm_us.checkpoint import BUNDLED
-from ldm_us.entry import run_command
+from ldm_us.files.checkpoint import BUNDLED
+from ldm_us.runtime.entry import run_command
 
 BASE = BUNDLED.with_name("us128_base.safetensors")  # without a ControlNet
 FEW = ("--n", 1, "--steps", 4, "--class", "normal")

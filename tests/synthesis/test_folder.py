@@ -19,13 +19,13 @@ from PIL import Image
 from tqdm import tqdm
 
 import sample
-from ldm_us.data.audit import audit_folder
-from ldm_us.data.busi import read_busi
-from ldm_us.data.datasets import read_dataset
-from ldm_us.entry import run_command
+from ldm_us.data.audit.findings import audit_folder
+from ldm_us.data.readers.busi import read_busi
+from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.folder import occupied
 from tests.synthesis.conftest import contents
-from tests.test_train_kills import dies_writing, wait
+from tests.training.test_train_kills import dies_writing, wait
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]

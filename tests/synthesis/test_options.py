@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_us.data.busi import read_busi
+from ldm_us.data.readers.busi import read_busi
 from ldm_us.synthesis.drawing import Settings
 from ldm_us.synthesis.folder import shared_source
 from ldm_us.synthesis.options import build_parser, ignored_notes

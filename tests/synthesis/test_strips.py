@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from ldm_us.data.audit import audit_folder
-from ldm_us.data.busi import read_busi
+from ldm_us.data.audit.findings import audit_folder
+from ldm_us.data.readers.busi import read_busi
 from tests.synthesis.conftest import contents
 
 TWO = ("--class", "benign", "--class", "malignant", "--n", 2)

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import sample
-from ldm_us.checkpoint import load_model, save_model
-from ldm_us.entry import run_command
+from ldm_us.files.checkpoint import load_model, save_model
+from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.fields import as_text, fields_sha256, pack_mask, pixels_sha256, unpack_mask
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import sample
-from ldm_us.entry import run_command
+from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis import watermark
 from ldm_us.synthesis.watermark import add_watermark, has_watermark
 from tests.synthesis.test_verify import rewrite

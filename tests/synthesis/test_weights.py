@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import load_model, save_model
 from ldm_us.config import US128
-from ldm_us.lora import LoRAConfig, LoRALinear, add_lora, lora_state
-from ldm_us.lora_file import UNKNOWN_BASE, save_lora
-from ldm_us.model import LatentDiffusion
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import load_model, save_model
+from ldm_us.files.lora_file import UNKNOWN_BASE, save_lora
+from ldm_us.networks.lora import LoRAConfig, LoRALinear, add_lora, lora_state
 from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler, parse_lora
 from tests.synthesis.conftest import trained

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ldm_us.checkpoint import load_model, on_meta, read_metadata
-from ldm_us.clip import TextEncoder
+from ldm_us.files.checkpoint import load_model, on_meta, read_metadata
+from ldm_us.networks.clip import TextEncoder
+from ldm_us.networks.vae import VAE
 from ldm_us.training.cache import ENCODER, TEXT, Cache, moments_cache, weights_hash
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import random_model
-from ldm_us.vae import VAE
 
 
 @pytest.fixture

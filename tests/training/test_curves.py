@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from ldm_us.axes import COLOURS, labels, nice_ticks
+from ldm_us.display.axes import COLOURS, labels, nice_ticks
 from ldm_us.training import curves
 from ldm_us.training.curves import HEAD, HEIGHT, WIDTH, draw_curves, read_lines, write_curves
 from ldm_us.training.panels import panels

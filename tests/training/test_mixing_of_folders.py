@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-from ldm_us.checkpoint import read_metadata
-from ldm_us.lineage import read_lineage
+from ldm_us.files.checkpoint import read_metadata
+from ldm_us.files.lineage import read_lineage
 from ldm_us.training.batches import step_indices
 from ldm_us.training.dataset import load_training_set, mix_folders, split_data
 from ldm_us.training.stages import Stage

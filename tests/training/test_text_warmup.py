@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ldm_us.clip import END_OF_TEXT, TextEncoder, tokenize
 from ldm_us.config import US128
+from ldm_us.networks.clip import END_OF_TEXT, TextEncoder, tokenize
 from ldm_us.training.batches import stream_generator
 from ldm_us.training.text_warmup import after_end, contrastive_loss, warm_up_text
 

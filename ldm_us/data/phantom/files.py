@@ -21,11 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import ldm_us
-from ldm_us.data.busi import PHANTOM_INFO, read_busi
-from ldm_us.data.imagefolder import JSONL
 from ldm_us.data.phantom.marks import draw_calipers, draw_text
 from ldm_us.data.phantom.simulate import Phantom, simulate
-from ldm_us.pictures import labelled_grid
+from ldm_us.data.readers.busi import PHANTOM_INFO, read_busi
+from ldm_us.data.readers.imagefolder import JSONL
+from ldm_us.files.pictures import labelled_grid
 
 CLASSES = ("normal", "benign", "malignant")
 SIZES = (16, 2048)  # pixels

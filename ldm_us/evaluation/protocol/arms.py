@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_us.data.busi import read_busi
+from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig, largest_ratio

@@ -8,8 +8,8 @@ resamples are two products of matrices.
 
 import numpy as np
 
-from ldm_us.checks import check_extra
 from ldm_us.evaluation.protocol.intervals import Floats, Ints
+from ldm_us.runtime.checks import check_extra
 
 
 def macro_auc(labels: Ints, probabilities: Floats) -> float:

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import ldm_us
-from ldm_us.checkpoint import lazy_tensors, write_safetensors
-from ldm_us.evaluation.network_file import IMAGENET_MEAN, IMAGENET_STD, in_timm_names, read_weights
+from ldm_us.evaluation.distribution.network_file import IMAGENET_MEAN, IMAGENET_STD, in_timm_names, read_weights
+from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
 
 PRECISIONS = ("fp32", "bf16")
 

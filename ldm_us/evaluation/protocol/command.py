@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ldm_us.atomic import atomic_file
-from ldm_us.checks import check_extra
 from ldm_us.data.records import Record
 from ldm_us.evaluation.protocol.arms import (
     Arm,
@@ -40,7 +38,9 @@ from ldm_us.evaluation.protocol.stages import (
 )
 from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
 from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
-from ldm_us.locks import try_exclusive
+from ldm_us.files.atomic import atomic_file
+from ldm_us.files.locks import try_exclusive
+from ldm_us.runtime.checks import check_extra
 
 CONFIG = "protocol.json"
 Say = Callable[[str], None]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm_us.checks import check_device, check_seed
 from ldm_us.data.records import CLASSES
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig, check_classifier
+from ldm_us.runtime.checks import check_device, check_seed
 
 Value = bool | int | float | str | list[int | float | str]
 Options = Mapping[str, Value]

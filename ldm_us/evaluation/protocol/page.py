@@ -13,7 +13,7 @@ import ldm_us
 from ldm_us.data.records import open_image
 from ldm_us.evaluation.protocol.arms import read_generated
 from ldm_us.evaluation.protocol.tables import HEADER, METHOD, Results, Row, cells, title_of
-from ldm_us.pictures import labelled_grid
+from ldm_us.files.pictures import labelled_grid
 from ldm_us.report.page import document, image, note, table
 
 TITLE = "Classifiers on real and generated ultrasound images"

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ldm_us.atomic import atomic_file
-from ldm_us.axes import COLOURS
-from ldm_us.checks import check_extra
+from ldm_us.display.axes import COLOURS
 from ldm_us.evaluation.protocol.arms import REAL, Arm
 from ldm_us.evaluation.protocol.intervals import Floats
 from ldm_us.evaluation.protocol.tables import SUSPECT, Results, Row, probabilities_of, read_tested
+from ldm_us.files.atomic import atomic_file
+from ldm_us.runtime.checks import check_extra
 
 INK, MUTED, GRID = "#1d2125", "#59626b", "#dde1e5"
 WIDTH, HEIGHT, DPI = 4.6, 3.7, 150  # of a panel, inches

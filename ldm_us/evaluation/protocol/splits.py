@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm_us.atomic import sha256_file
-from ldm_us.checkpoint import read_metadata
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.data.split import labels_of_groups
-from ldm_us.evaluation.evaluated_images import seen_folders
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
-from ldm_us.lineage import read_lineage
+from ldm_us.evaluation.sets.evaluated_images import seen_folders
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import read_metadata
+from ldm_us.files.lineage import read_lineage
 from ldm_us.training.dataset import data_hash, read_data, split_data
 
 HELD_OUT, OWN, OTHERS = "held-out", "small generator's own images", "small generator's unseen images"  # test sets

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import ldm_us
-from ldm_us.atomic import atomic_file, sha256_file
-from ldm_us.checkpoint import read_metadata
 from ldm_us.config import config_from_dict
 from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to_arguments
-from ldm_us.pictures import save_png
+from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.files.checkpoint import read_metadata
+from ldm_us.files.pictures import save_png
 from ldm_us.synthesis.folder import MANIFEST
 from ldm_us.synthesis.options import build_parser as sample_parser
 from ldm_us.synthesis.options import check_options as check_sample_options

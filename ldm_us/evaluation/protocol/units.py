@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ldm_us.atomic import atomic_file, sha256_file
 from ldm_us.data.records import Record, load_image
 from ldm_us.evaluation.protocol.arms import Arm, TrainingData
 from ldm_us.evaluation.protocol.classifier import build_classifier, save_classifier
@@ -29,6 +28,7 @@ from ldm_us.evaluation.protocol.classifier_training import (
 )
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import counts_by_class
+from ldm_us.files.atomic import atomic_file, sha256_file
 from ldm_us.training.dataset import to_uint8
 
 Result = dict[str, Any]

@@ -5,13 +5,13 @@ import json
 import secrets
 from pathlib import Path
 
-from ldm_us.atomic import atomic_file
-from ldm_us.checks import check_extra, check_seed
-from ldm_us.evaluation.image_sets import LEAST_SIDE, check_sets, read_set
 from ldm_us.evaluation.reader.deck import make_key, read_key, write_key
 from ldm_us.evaluation.reader.preparation import NOT_HIDDEN, chain_of_sides
 from ldm_us.evaluation.reader.score import read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
+from ldm_us.evaluation.sets.image_sets import LEAST_SIDE, check_sets, read_set
+from ldm_us.files.atomic import atomic_file
+from ldm_us.runtime.checks import check_extra, check_seed
 
 SHEET, KEY = "sheet.html", "key.json"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ldm_us.data.records import CLASSES
 from ldm_us.evaluation.reader.deck import Key
 from ldm_us.evaluation.reader.preparation import prepare
-from ldm_us.pictures import to_picture
+from ldm_us.files.pictures import to_picture
 from ldm_us.report.page import image
 
 RATINGS = ("surely generated", "probably generated", "probably real", "surely real")  # answers 1 to 4

@@ -1,0 +1,1 @@
+"""The audit of datasets: findings, near-duplicate families, and both as text."""

@@ -1,0 +1,123 @@
+"""Audit a dataset: what is in it, what cannot be used, and what a user should know before training on it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from ldm_us.data.readers.bus_uclm import lesions_of_mask
+from ldm_us.data.readers.busi import list_busi
+from ldm_us.data.readers.datasets import find_dataset, read_dataset
+from ldm_us.data.records import LESION_CLASSES, UNKNOWN, Record, open_image, union_of_masks
+
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass
+class Audit:
+    """Findings about one dataset; the lists hold file names or one sentence a file."""
+
+    folder: Path
+    layout: str
+    records: list[Record] = field(default_factory=list)  # those whose image opens
+    images: Counter[str] = field(default_factory=Counter)  # by class
+    image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
+    image_modes: Counter[str] = field(default_factory=Counter)
+    mask_modes: Counter[str] = field(default_factory=Counter)
+    # cannot be used
+    unreadable: list[str] = field(default_factory=list)
+    other_size: list[str] = field(default_factory=list)  # the mask's size is not its image's
+    empty_classes: list[str] = field(default_factory=list)
+    # can be used, but worth a look
+    several_masks: list[str] = field(default_factory=list)
+    lesion_without_mask: list[str] = field(default_factory=list)
+    lesion_with_empty_mask: list[str] = field(default_factory=list)
+    normal_with_lesion: list[str] = field(default_factory=list)
+    both_lesions: list[str] = field(default_factory=list)  # benign and malignant in one image
+    orphan_masks: list[str] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Say whether every file can be used for training."""
+        return not (self.unreadable or self.other_size or self.empty_classes)
+
+
+def audit_folder(folder: Path) -> Audit:
+    """Open every file of a dataset and collect the findings. ValueError: no dataset, or its reader refuses it."""
+    root, layout = find_dataset(folder)
+    audit = Audit(Path(folder), layout)
+    if layout == "BUSI":
+        records = list_busi_oddities(root, audit)
+    else:
+        records = read_dataset(root)
+        used = {path for record in records for path in (record.image, *record.masks)}
+        others = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES and path not in used]
+        audit.other_files = [path.relative_to(root).as_posix() for path in others]
+    for record in records:
+        audit.images[record.label] += 1
+        audit_files(record, audit)
+    if layout == "BUS-UCLM":
+        audit.both_lesions = [r.image.name for r in records if len(lesions_of_mask(r.masks[0])) > 1]
+    return audit
+
+
+def list_busi_oddities(root: Path, audit: Audit) -> list[Record]:
+    """List the records of BUSI, and note classes without images, masks without images and files with other names."""
+    listing = list_busi(root)
+    audit.empty_classes = listing.empty_classes
+    audit.orphan_masks = [path.name for path in listing.orphan_masks]
+    audit.other_files = [f"{path.parent.name}/{path.name}" for path in listing.other_files]
+    audit.images.update(dict.fromkeys(listing.empty_classes, 0))
+    return listing.records
+
+
+def audit_files(record: Record, audit: Audit) -> None:
+    """Open one image and its masks, and note what is odd about them."""
+    picture = open_or_note(record.image, audit)
+    if picture is not None:
+        audit.records.append(record)
+        audit.image_sizes[picture.size] += 1
+        audit.image_modes[picture.mode] += 1
+    masks = [(path, open_or_note(path, audit)) for path in record.masks]
+    for path, mask in masks:
+        if mask is not None:
+            audit.mask_modes[mask.mode] += 1
+        if mask is not None and picture is not None and mask.size != picture.size:
+            sizes = f"{mask.width}x{mask.height}, image {picture.width}x{picture.height}"
+            audit.other_size.append(f"{path.name} ({sizes})")
+    if len(masks) > 1:
+        audit.several_masks.append(f"{record.image.name} ({len(masks)})")
+    if all(mask is not None for _, mask in masks):
+        audit_mask_content(record, audit)
+
+
+def open_or_note(path: Path, audit: Audit) -> Image.Image | None:
+    """Open an image file, or note why it does not open."""
+    try:
+        return open_image(path)
+    except ValueError as error:
+        audit.unreadable.append(str(error))
+        return None
+
+
+def audit_mask_content(record: Record, audit: Audit) -> None:
+    """Compare what the masks show with what the class says."""
+    name = record.image.name
+    if not record.masks:
+        if record.label in LESION_CLASSES:
+            audit.lesion_without_mask.append(name)
+        return
+    drawn = False
+    for path in record.masks:  # one at a time: masks of different sizes are reported elsewhere
+        try:
+            union = union_of_masks([path])
+        except ValueError as error:  # not empty, yet nothing above 127
+            audit.unreadable.append(str(error))
+            return
+        drawn = drawn or (union is not None and union.getbbox() is not None)
+    if record.label in LESION_CLASSES and not drawn:
+        audit.lesion_with_empty_mask.append(name)
+    if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:
+        audit.normal_with_lesion.append(name)

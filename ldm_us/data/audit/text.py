@@ -1,0 +1,109 @@
+"""Write the findings of an audit as text, one finding a line."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ldm_us.data.audit.families import Families, GroupAudit
+from ldm_us.data.audit.findings import Audit
+from ldm_us.data.records import Record
+
+SHOWN = 8  # names in one list before it is cut
+
+
+def format_audit(audit: Audit, groups: Families, all_families: bool = False) -> str:
+    """Write the findings about one dataset; all_families lists every near-duplicate family and not the first alone."""
+    title = f"{audit.layout} in {audit.folder}: {audit.images.total()} images ({format_classes(audit.images)})"
+    lines = [title, format_sizes(audit.image_sizes)]
+    lines.append("image modes: " + format_counts(audit.image_modes))
+    lines.append("mask modes: " + format_counts(audit.mask_modes))
+    lines.extend(format_families(groups, all_families))
+    for what, names in (
+        ("images with several masks (OR-ed)", audit.several_masks),
+        ("lesion images without a mask", audit.lesion_without_mask),
+        ("lesion images whose masks are all empty", audit.lesion_with_empty_mask),
+        ("normal images with a non-empty mask", audit.normal_with_lesion),
+        ("images with benign and malignant lesions (taken as malignant)", audit.both_lesions),
+        ("masks whose image is missing", audit.orphan_masks),
+        ("other files, skipped", audit.other_files),
+        ("CANNOT BE USED, class folders without an image", audit.empty_classes),
+        ("CANNOT BE USED, mask size differs from the image", audit.other_size),
+    ):
+        lines.append(f"{what}: {format_names(names)}")
+    lines.append(f"CANNOT BE USED, files that do not open: {len(audit.unreadable)}")
+    lines.extend(f"  {sentence}" for sentence in audit.unreadable[:SHOWN])
+    if len(audit.unreadable) > SHOWN:
+        lines.append(f"  and {len(audit.unreadable) - SHOWN} more")
+    return "\n".join(lines)
+
+
+def format_families(groups: Families, all_families: bool) -> list[str]:
+    """Write the groups and the near-duplicate families of one dataset."""
+    largest = max(groups.groups.values(), default=0)
+    n, held = len(groups.families), sum(map(len, groups.families))
+    lines = [
+        f"groups (patients, cases or known families): {len(groups.groups)}, the largest of {largest} images",
+        f"near-duplicate families: {n}, holding {held} images ({held - n} surplus)",
+    ]
+    shown = groups.families if all_families else groups.families[:SHOWN]
+    lines.extend(f"  {format_family(family)}" for family in shown)
+    if len(shown) < n:
+        lines.append(f"  and {n - len(shown)} more; --families lists all")
+    mixed = [f"[{format_family(family)}]" for family in groups.mixed]
+    lines.append(f"families with conflicting classes: {format_names(mixed)}")
+    if groups.listed:
+        lines.append(f"families of the shipped list: {groups.listed}, found again by comparing: {groups.found_again}")
+    if groups.listed or groups.not_listed:
+        lines.append(f"images not in the near-duplicate list: {format_names(groups.not_listed)}")
+    return lines
+
+
+def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, all_families: bool = False) -> str:
+    """Write what concerns all datasets together: families across them, and the split of train.py."""
+    lines = []
+    if len(audits) > 1:
+        lines.append(f"near-duplicate families across datasets: {len(groups.crossing)}")
+        shown = groups.crossing if all_families else groups.crossing[:SHOWN]
+        lines.extend("  " + ", ".join(str(record.image) for record in family) for family in shown)
+        if len(shown) < len(groups.crossing):
+            lines.append(f"  and {len(groups.crossing) - len(shown)} more; --families lists all")
+    if not all(audit.usable for audit in audits):
+        return "\n".join([*lines, "split: train.py would refuse what cannot be used"])
+    for side, counts in ((f"split with --held-out {held_out:g}: train", groups.train), ("held out", groups.held_out)):
+        lines.append(f"{side} {counts.total()} images ({format_classes(counts) or 'none'})")
+    return "\n".join(lines)
+
+
+def format_family(family: Sequence[Record]) -> str:
+    """Write the names of the images of a family."""
+    return ", ".join(record.image.name for record in family)
+
+
+def format_classes(counts: Counter[str]) -> str:
+    """Write the images of each class: '1 benign, 2 malignant'."""
+    return ", ".join(f"{n} {label}" for label, n in sorted(counts.items()))
+
+
+def format_sizes(sizes: Counter[tuple[int, int]]) -> str:
+    """Write the range of widths and heights and the most common size."""
+    if not sizes:
+        return "image sizes: none"
+    widths, heights = zip(*sizes, strict=True)
+    (width, height), n = min(sizes.items(), key=lambda item: (-item[1], item[0]))
+    return (
+        f"image sizes (width x height): {min(widths)}-{max(widths)} x {min(heights)}-{max(heights)}, "
+        f"most common {width}x{height} ({n} images)"
+    )
+
+
+def format_counts(counts: Counter[str]) -> str:
+    """Write counts, largest first: 'L 538, RGB 79'."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {n}" for name, n in ordered) or "none"
+
+
+def format_names(names: list[str]) -> str:
+    """Write a count and the first names: '9: a, b, ... and 1 more'."""
+    if not names:
+        return "0"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"

@@ -1,0 +1,1 @@
+"""Masks: new ones like those of a dataset, and variations of given ones."""

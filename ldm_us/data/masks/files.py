@@ -1,0 +1,56 @@
+"""A folder of masks -> a folder of new ones, named so that sample.py --mask reads their class from their names."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ldm_us.data.masks.augment import augment_mask
+from ldm_us.data.masks.sampler import Mask, draw_mask, fit_shapes
+from ldm_us.data.readers.busi import NAME
+from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.records import LESION_CLASSES, load_mask
+from ldm_us.files.pictures import save_png
+
+FIT_SIZE = 256  # pixels along a side, at which outlines are measured
+
+
+def write_masks(like: Path, n: int, out: Path, *, seed: int = 0, size: int = 128, augment: bool = False) -> None:
+    """Write n masks (size, size), the classes in turns: drawn from a fitted shape model, or varied from given masks.
+
+    Raise ValueError where `like` holds no lesion masks, `out` is not empty, or a number makes no sense.
+    """
+    if n < 1:
+        raise ValueError(f"--n {n}: use 1 or more.")
+    if not 16 <= size <= 2048:
+        raise ValueError(f"--size {size}: use 16 to 2048 pixels.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder.")
+    given = read_masks(like, size if augment else FIT_SIZE)
+    models = {} if augment else {label: fit_shapes(masks) for label, masks in given.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        label, nth = list(given)[i % len(given)], i // len(given)
+        rng = np.random.default_rng([seed, i])  # of its own: the first masks are the same for every n
+        masks = given[label]
+        mask = augment_mask(rng, masks[nth % len(masks)]) if augment else draw_mask(rng, models[label], size)
+        save_png(Image.fromarray(mask.astype(np.uint8) * 255), out / f"{label} ({nth + 1})_mask.png")
+
+
+def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
+    """Masks that are not empty by class, each resized to (size, size): of a dataset, or of files with BUSI's names."""
+    files: dict[str, dict[str, list[Path]]] = {label: {} for label in LESION_CLASSES}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = NAME.fullmatch(path.name)
+        if match is not None and match["mask"] and match["label"] in files:
+            files[match["label"]].setdefault(match["stem"], []).append(path)
+    if not any(files.values()):
+        for record in read_dataset(folder):
+            if record.masks and record.label in files:
+                files[record.label][str(record.image)] = list(record.masks)
+    loaded = {label: [load_mask(paths, size)[0].numpy() > 0 for paths in of.values()] for label, of in files.items()}
+    masks = {label: [mask for mask in of_class if mask.any()] for label, of_class in loaded.items()}
+    found = {label: of_class for label, of_class in masks.items() if of_class}
+    if not found:
+        raise ValueError(f"{folder}: no mask of a {' or '.join(LESION_CLASSES)} lesion in it.")
+    return found

@@ -1,0 +1,99 @@
+"""The table of a dataset (CSV, or the first sheet of an .xlsx): its rows, and the classes and files that they name."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from ldm_us.data.readers.spreadsheet import read_xlsx
+from ldm_us.data.records import CLASSES
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: the text of its cells by column name, and where it stands."""
+
+    cells: dict[str, str]
+    where: str  # "PATH line N", for sentences about it
+
+
+def find_table(folder: Path) -> Path:
+    """Find the one table of a folder: its only .csv, else its only .xlsx."""
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith((".", "~"))]  # ~: open in Excel
+    for suffix in (".csv", ".xlsx"):
+        tables = [path for path in files if path.suffix.lower() == suffix]
+        if len(tables) == 1:
+            return tables[0]
+        if tables:
+            names = ", ".join(path.name for path in tables)
+            raise ValueError(f"{folder} holds several tables ({names}). Keep the one with the classes.")
+    raise ValueError(f"{folder} holds no table with the classes. Put the dataset's spreadsheet there, saved as CSV.")
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
+    """Read a table whose first row names the columns, of which `needed` must be there; empty rows are left out."""
+    rows = read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_csv(path)
+    if not rows:
+        raise ValueError(f"{path} is empty. Its first row must name the columns {', '.join(needed)}.")
+    (_, header), *body = rows
+    columns = [name.strip() for name in header]
+    for column in needed:
+        if columns.count(column) != 1:
+            problem = "has no column" if column not in columns else "has more than one column"
+            raise ValueError(f"{path} {problem} {column}, only {', '.join(columns)}. Name it in the first row.")
+    table = []
+    for line, values in body:
+        if any(value.strip() for value in values[len(columns) :]):
+            raise ValueError(f"{path} line {line} has more cells than the first row has names. Quote commas in a text.")
+        cells = {name: value.strip() for name, value in zip(columns, values, strict=False)}
+        if any(cells.values()):
+            table.append(Row(dict.fromkeys(columns, "") | cells, f"{path} line {line}"))
+    if not table:
+        raise ValueError(f"{path} has no row below the names of its columns. Add one a line for each image.")
+    return table
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the rows of a CSV with their line numbers; separated by commas, or by semicolons as Excel does in Europe."""
+    text = read_text(path)
+    first = text.split("\n", 1)[0]
+    lines = csv.reader(text.splitlines(keepends=True), delimiter=";" if first.count(";") > first.count(",") else ",")
+    try:
+        return [(lines.line_num, values) for values in lines if values]
+    except csv.Error as error:
+        raise ValueError(f"{path} line {lines.line_num} is not CSV ({error}). Save the table as CSV again.") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}). Save it with the encoding UTF-8.") from error
+
+
+def class_of(text: str, where: str) -> str:
+    """Read the name of a class, in small or capital letters."""
+    label = text.strip().lower()
+    if label not in CLASSES:
+        raise ValueError(f"{where}: the class is {text!r}. Use normal, benign or malignant.")
+    return label
+
+
+def file_in(folder: Path, name: str, where: str) -> Path:
+    """Find the file that a cell names, which must lie in the folder or below it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or PureWindowsPath(name).is_absolute() or ".." in path.parts:
+        raise ValueError(f"{where}: {name!r} is outside {folder}. Put the file there, and name it from that folder.")
+    if not name or not (folder / path).is_file():
+        raise ValueError(f"{where}: {name!r} is not a file in {folder}. Add the file, or leave it out.")
+    return folder / path
+
+
+def check_once(names: Sequence[str], places: Sequence[str]) -> None:
+    """Refuse a file that two lines name; places[i] says where names[i] stands."""
+    first: dict[str, str] = {}
+    for name, where in zip(names, places, strict=True):
+        if name in first:
+            raise ValueError(f"{where}: {name!r} is named by {first[name]} already. Remove one of the two.")
+        first[name] = where

@@ -1,0 +1,1 @@
+"""Diffusion: the schedule, the samplers, guidance and control, and edits of images."""

@@ -1,0 +1,72 @@
+"""DDIM sampling: z_t -> z_{t_prev} in few steps, without retraining.   Paper: arXiv 2010.02502 (DDIM), Eq. 12 and 16.
+
+The paper writes alpha for what DDPM, and all code here, calls alpha_bar.
+"""
+
+import torch
+from torch import Tensor
+
+from ldm_us.diffusion.ddpm import predict_z_0
+from ldm_us.diffusion.schedule import Schedule, level
+
+
+def ddim_timesteps(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
+    """Exactly `steps` pairs (t, t_prev), from noise to image; the last t_prev is -1, "beyond the first".
+
+    The grid is spaced by floor(T / steps) and starts at schedule.config.first_timestep: 50 steps of 1000 sample at
+    981, 961, ..., 21, 1. Where that start would pass T - 1 (steps = T) the grid starts as late as it can.
+    """
+    check_steps(schedule, steps)
+    T = schedule.timesteps
+    spacing = T // steps
+    first = min(schedule.config.first_timestep, T - 1 - (steps - 1) * spacing)
+    grid = [first + i * spacing for i in reversed(range(steps))]
+    return list(zip(grid, [*grid[1:], -1], strict=True))
+
+
+def check_steps(schedule: Schedule, steps: int) -> None:
+    """Refuse a number of sampling steps that the schedule does not have."""
+    if not 1 <= steps <= schedule.timesteps:
+        T = schedule.timesteps
+        raise ValueError(f"{steps} sampling steps: the schedule has {T} timesteps. Use 1..{T} steps.")
+
+
+def ddim_step(
+    schedule: Schedule,
+    z_t: Tensor,
+    t: Tensor,
+    t_prev: Tensor,
+    eps_hat: Tensor,
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """One step z_t -> z_{t_prev}: (b, c, h, w), (b,), (b,), (b, c, h, w) -> (b, c, h, w).
+
+    eta 0 is deterministic, eta 1 has the variance of DDPM's posterior; noise is needed where eta is not 0.
+    t_prev = -1 lands on schedule.final_alpha_bar.
+    """
+    alpha_bar = level(schedule.alpha_bar, t, like=z_t)
+    alpha_bar_prev = _alpha_bar_or_final(schedule, t_prev, like=z_t)
+    ratio = (1 - alpha_bar_prev) / (1 - alpha_bar)
+    sigma = eta * (ratio * (1 - alpha_bar / alpha_bar_prev)).clamp(min=0).sqrt()  # DDIM Eq. 16
+
+    z_0_hat = predict_z_0(schedule, z_t, t, eps_hat)  # DDIM Eq. 9
+    direction = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt() * eps_hat
+    z_prev = alpha_bar_prev.sqrt() * z_0_hat + direction  # DDIM Eq. 12, its first two terms
+    if eta == 0.0:
+        return z_prev
+    assert noise is not None, "eta > 0 needs noise"
+    return z_prev + sigma * noise  # DDIM Eq. 12, its third term
+
+
+def ddim_invert_step(schedule: Schedule, z_prev: Tensor, t_prev: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
+    """One step the other way, z_{t_prev} -> z_t, at eta 0 with eps_hat taken at z_prev (DDIM Eq. 14, as an ODE)."""
+    alpha_bar = level(schedule.alpha_bar, t, like=z_prev)
+    alpha_bar_prev = _alpha_bar_or_final(schedule, t_prev, like=z_prev)
+    z_0_hat = (z_prev - (1 - alpha_bar_prev).sqrt() * eps_hat) / alpha_bar_prev.sqrt()
+    return alpha_bar.sqrt() * z_0_hat + (1 - alpha_bar).sqrt() * eps_hat
+
+
+def _alpha_bar_or_final(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
+    final = torch.full_like(like[:, :1, :1, :1], schedule.final_alpha_bar)
+    return torch.where(t.view(-1, 1, 1, 1) < 0, final, level(schedule.alpha_bar, t.clamp(min=0), like))

@@ -1,0 +1,74 @@
+"""DDPM: noise a latent, and walk one ancestral step back.   Paper: arXiv 2006.11239 (DDPM), Eq. 4, 6, 7, 15.
+
+A network may predict the noise or v; the samplers take the noise, so `eps_of` turns either into it.
+"""
+
+import torch
+from torch import Tensor
+
+from ldm_us.diffusion.schedule import Schedule, level
+
+
+def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """Noise clean latents to step t in one jump: (b, c, h, w), (b,), (b, c, h, w) -> z_t (b, c, h, w)."""
+    alpha_bar = level(schedule.alpha_bar, t, like=z_0)
+    return alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * eps  # DDPM Eq. 4
+
+
+def predict_z_0(schedule: Schedule, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
+    """Solve Eq. 4 for the clean latents, given the noise. Not clipped: latents go beyond +-1."""
+    alpha_bar = level(schedule.alpha_bar, t, like=z_t)
+    return (z_t - (1 - alpha_bar).sqrt() * eps_hat) / alpha_bar.sqrt()  # DDPM Eq. 15
+
+
+def velocity(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """v, the target of v-prediction (Progressive Distillation, arXiv 2202.00512, section 4)."""
+    alpha_bar = level(schedule.alpha_bar, t, like=z_0)
+    return alpha_bar.sqrt() * eps - (1 - alpha_bar).sqrt() * z_0  # Progressive Distillation section 4
+
+
+def predict_eps_from_v(schedule: Schedule, z_t: Tensor, t: Tensor, v_hat: Tensor) -> Tensor:
+    """The noise that v and z_t imply: (b, c, h, w), (b,), (b, c, h, w) -> eps_hat (b, c, h, w)."""
+    alpha_bar = level(schedule.alpha_bar, t, like=z_t)
+    return (1 - alpha_bar).sqrt() * z_t + alpha_bar.sqrt() * v_hat  # Progressive Distillation appendix D
+
+
+def target_of(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """What the network of this schedule should answer to z_t: eps or v, (b, c, h, w)."""
+    return eps if schedule.config.prediction == "eps" else velocity(schedule, z_0, t, eps)
+
+
+def eps_of(schedule: Schedule, z_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+    """What the network of this schedule answered to z_t, as eps_hat (b, c, h, w)."""
+    return prediction if schedule.config.prediction == "eps" else predict_eps_from_v(schedule, z_t, t, prediction)
+
+
+def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor, t_prev: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (b, c, h, w) and variance (b, 1, 1, 1) of q(z_{t_prev} | z_t, z_0).
+
+    The paper has t_prev = t - 1. On a coarser grid the same formulas hold with beta_t taken over the whole jump.
+    t_prev = -1 is the clean image, where alpha_bar is 1: the variance is 0 and the mean is z_0.
+    """
+    alpha_bar = level(schedule.alpha_bar, t, like=z_t)
+    one = torch.ones_like(alpha_bar)
+    alpha_bar_prev = torch.where(t_prev.view(-1, 1, 1, 1) < 0, one, level(schedule.alpha_bar, t_prev.clamp(min=0), z_t))
+    alpha = alpha_bar / alpha_bar_prev  # over the jump; alpha_t when t_prev = t - 1
+    beta = 1 - alpha
+    mean = (
+        alpha_bar_prev.sqrt() * beta / (1 - alpha_bar) * z_0
+        + alpha.sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar) * z_t
+    )  # DDPM Eq. 7
+    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta  # DDPM Eq. 7, beta tilde: "fixed small"
+    return mean, variance
+
+
+def ddpm_step(
+    schedule: Schedule, z_t: Tensor, t: Tensor, t_prev: Tensor, eps_hat: Tensor, noise: Tensor | None
+) -> Tensor:
+    """One ancestral step z_t -> z_{t_prev} (DDPM algorithm 2). noise may be None where t_prev is -1."""
+    z_0_hat = predict_z_0(schedule, z_t, t, eps_hat)
+    mean, variance = posterior(schedule, z_0_hat, z_t, t, t_prev)
+    if noise is None:
+        assert bool((t_prev < 0).all()), "only the last step has no noise"
+        return mean
+    return mean + variance.sqrt() * noise  # DDPM Eq. 6

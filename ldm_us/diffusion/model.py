@@ -1,0 +1,73 @@
+"""A latent diffusion model: autoencoder, text encoder, denoiser and, once added, a ControlNet.   Paper: 2112.10752."""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from ldm_us.config import ModelConfig
+from ldm_us.diffusion.schedule import Schedule, make_schedule
+from ldm_us.networks.clip import TextEncoder, check_prompt_tokens, common_embeddings, tokenize
+from ldm_us.networks.controlnet import ControlNet
+from ldm_us.networks.unet import UNet
+from ldm_us.networks.vae import VAE
+
+
+class LatentDiffusion(nn.Module):
+    """The parts and nothing else; training and sampling are functions of it."""
+
+    controlnet: ControlNet | None
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.schedule: Schedule = make_schedule(config.schedule)
+        self.vae = VAE(config.vae)
+        self.text = TextEncoder(config.text)
+        self.unet = UNet(config.unet)
+        self.controlnet = None
+
+    def add_controlnet(self) -> ControlNet:
+        """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
+        self.controlnet = ControlNet.from_unet(self.unet, self.config.control)
+        return self.controlnet
+
+    def add_prompt_tokens(self, count: int, generator: torch.Generator) -> nn.Parameter:
+        """Put `count` learned vectors before the words of every prompt, starting as the embeddings of common words.
+
+        -> the new parameter `text.prompt` (count, d). Outputs change at once: there is no prompt without effect.
+        Raise ValueError where there is a learned prompt already, or no room for this one.
+        """
+        if self.text.prompt is not None:
+            raise ValueError(
+                f"this model has {len(self.text.prompt)} prompt tokens already: go on training those, or start from a "
+                "model without."
+            )
+        if count < 1:
+            raise ValueError(f"{count} prompt tokens: use 1 or more.")
+        check_prompt_tokens(self.config.text, count)
+        self.text.prompt = nn.Parameter(common_embeddings(self.text, count, generator))
+        self.config = dataclasses.replace(self.config, text=dataclasses.replace(self.config.text, prompt_tokens=count))
+        self.text.config = self.config.text
+        return self.text.prompt
+
+    def set_latent_scale(self, scale: float) -> None:
+        """Set 1 / std of the latents, after the autoencoder was trained."""
+        self.vae.scale = scale
+        self.config = dataclasses.replace(self.config, vae=dataclasses.replace(self.config.vae, scale=scale))
+        self.vae.config = self.config.vae
+
+    def set_prediction(self, prediction: str) -> None:
+        """Say what the denoiser's output means: "eps" or "v". Only before it is trained."""
+        schedule = dataclasses.replace(self.config.schedule, prediction=prediction)
+        self.config = dataclasses.replace(self.config, schedule=schedule)
+        self.schedule = make_schedule(schedule)
+
+    def encode_prompts(self, prompts: str | list[str]) -> Tensor:
+        """Prompts -> text states (b, 77, d)."""
+        return self.text(tokenize(prompts, self.config.text.length).to(self.device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; parts on the meta device are not loaded and do not count."""
+        return next(parameter.device for parameter in self.parameters() if not parameter.is_meta)

@@ -1,0 +1,1 @@
+"""Display: charts and pages."""

@@ -1,0 +1,1 @@
+"""Distances between the distributions of real and generated images."""

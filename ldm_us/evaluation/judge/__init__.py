@@ -1,0 +1,1 @@
+"""The judge: a network that names classes and marks lesions, to measure samples with."""

@@ -1,0 +1,108 @@
+"""A judge as one safetensors file: its weights, its config, what it was trained on and how right it is."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+import ldm_us
+from ldm_us.config_limits import check_limits
+from ldm_us.data.readers.busi import CLASSES
+from ldm_us.data.records import Record
+from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
+from ldm_us.files.checkpoint import LazyTensor, write_safetensors
+from ldm_us.files.json_text import parse_json
+from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.stored_tensor import shown
+
+TRAIN_ONE = "Train one with `python -m ldm_us.evaluation train-judge`."
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a judge was made, and its figures on images that it was not trained on."""
+
+    steps: int
+    batch: int
+    seed: int
+    held_out: float  # share of the images
+    data: list[str]  # names of the folders
+    data_sha256: str  # of the training images and masks
+    images: list[str]  # digests of the training images, so that none of them is evaluated on
+    figures: dict[str, Any]  # as measure_judge gives them
+
+
+def image_digests(records: Sequence[Record]) -> list[str]:
+    """The digest of every image file, sorted."""
+    return sorted(image_digest(record) for record in records)
+
+
+def image_digest(record: Record) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of an image file."""
+    return hashlib.sha256(record.image.read_bytes()).hexdigest()[:16]
+
+
+def save_judge(network: Judge, path: Path | str, training: Training) -> None:
+    """Write weights, config and training to `path`, atomically."""
+    about = {"classes": CLASSES, "config": dataclasses.asdict(network.config)} | dataclasses.asdict(training)
+    tensors = [
+        LazyTensor(name, tuple(value.shape), value.dtype, lambda value=value: value)  # type: ignore[misc]
+        for name, value in network.state_dict().items()
+    ]
+    write_safetensors(path, tensors, {"ldm_us": ldm_us.__version__, "judge": json.dumps(about)})
+
+
+def load_judge(path: Path | str) -> tuple[Judge, Training]:
+    """Read a judge's file. Raise ValueError, in one sentence, for one that is missing, broken or not a judge's."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. {TRAIN_ONE}")
+    try:
+        with open_safetensors(path) as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}). {TRAIN_ONE}") from error
+    if "judge" not in metadata:
+        raise ValueError(f"{path}: a safetensors file, but not a judge's. {TRAIN_ONE}")
+    try:
+        network, training = build_judge(parse_json(metadata["judge"]))
+    except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError) as error:  # of a config that does not fit
+        raise ValueError(
+            f"{path}: what it says of its judge cannot be read ({shown(repr(error))}). {TRAIN_ONE}"
+        ) from error
+    check_weights(path, network, state)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval().requires_grad_(False), training
+
+
+def build_judge(about: dict[str, Any]) -> tuple[Judge, Training]:
+    """The network without its weights, and how it was trained, from what a file says."""
+    about = dict(about)
+    classes, config = about.pop("classes"), about.pop("config")
+    if tuple(classes) != CLASSES:
+        raise ValueError(f"its classes are {classes}, not {list(CLASSES)}")
+    judge_config = JudgeConfig(**(config | {"widths": tuple(config["widths"])}))
+    check_limits(judge_config)
+    check_judge_size(judge_config)
+    training = Training(**about)
+    with torch.device("meta"):
+        return Judge(judge_config), training
+
+
+def check_weights(path: Path, network: Judge, state: dict[str, Tensor]) -> None:
+    """Refuse weights of other names or shapes than the network's."""
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} tensors missing, unknown or of another shape ({', '.join(wrong[:3])}). {TRAIN_ONE}"
+        )

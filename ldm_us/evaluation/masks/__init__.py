@@ -1,0 +1,1 @@
+"""Mask fidelity: do samples obey their masks?"""

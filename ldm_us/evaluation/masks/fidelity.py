@@ -1,0 +1,83 @@
+"""Does a sample obey its mask? The asked mask is compared with the lesion that is found in the sample.
+
+Beside it stand a floor, the same samples against each other's masks, and a ceiling, real images against their own.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ldm_us.data.records import Record, load_pair
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Step
+from ldm_us.evaluation.masks.dark_lesion import dark_lesion
+from ldm_us.evaluation.masks.errors import MaskErrors, mask_errors
+from ldm_us.evaluation.samples import SampleSettings, draw_samples
+
+RULE, JUDGE = "dark-lesion rule", "judge"  # what finds lesions
+FindLesions = Callable[[Tensor], Tensor]  # (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}
+
+
+class Fidelity(NamedTuple):
+    """The errors of n samples and of the real images of their masks, and what they were measured on, (n, 1, H, W)."""
+
+    true: MaskErrors  # against the mask it was asked to follow
+    shuffled: MaskErrors  # against the mask of another sample
+    real: MaskErrors  # of the real image that the mask was drawn on, against that mask
+    samples: Tensor  # in [0, 1]
+    real_images: Tensor  # in [0, 1]
+    masks: Tensor  # in {0, 1}
+
+
+def dark_lesions(images: Tensor) -> Tensor:
+    """The dark lesion of every image, found by a rule: (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}."""
+    return torch.stack([dark_lesion(image) for image in images])
+
+
+def mask_fidelity(
+    model: LatentDiffusion,
+    records: Sequence[Record],
+    settings: SampleSettings,
+    find: FindLesions = dark_lesions,
+    on_step: Callable[[Step], None] | None = None,
+) -> Fidelity:
+    """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class."""
+    others = other_of_its_class([record.label for record in records])
+    pairs = [load_pair(record, model.config.image_size) for record in records]
+    real = torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs])
+    masks = torch.stack([mask for _, mask in pairs])
+    samples = draw_samples(model, [record.prompt for record in records], settings, masks, on_step)
+    found = find(samples)
+    true, shuffled = mask_errors(found, masks), mask_errors(found, masks[others])
+    return Fidelity(true, shuffled, mask_errors(find(real), masks), samples, real, masks)
+
+
+def other_of_its_class(labels: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:
+    """For each record another one of its class, half the class away: a permutation that leaves none in place.
+
+    Within each class, because the classes' lesions differ in size. With groups, such as samples of one mask, the other
+    one is of another group too.
+    """
+    groups = [str(i) for i in range(len(labels))] if groups is None else groups
+    others = list(range(len(labels)))
+    for label in sorted(set(labels)):
+        members = [i for i, other in enumerate(labels) if other == label]
+        if len(members) < 2:
+            raise ValueError(
+                f"1 {label} image with a lesion mask to measure: shuffling masks needs at least 2 a class."
+            )
+        first = {groups[i]: i for i in reversed(members)}
+        members.sort(key=lambda i: first[groups[i]])  # whole groups in a row
+        half = len(members) // 2
+        largest = Counter(groups[i] for i in members).most_common(1)[0][1]
+        if largest > half:
+            raise ValueError(
+                f"{largest} of the {len(members)} {label} images with a lesion mask have the same one: shuffling masks "
+                "needs other masks for at least as many. Give samples of more masks."
+            )
+        for i, other in zip(members, [*members[half:], *members[:half]], strict=True):
+            others[i] = other
+    return others

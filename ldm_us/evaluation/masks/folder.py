@@ -1,0 +1,115 @@
+"""Mask fidelity of samples that lie in folders beside their asked masks, and of real images beside their drawn ones.
+
+A batch of pixels is in memory at a time, so a folder may hold any number of samples.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ldm_us.data.records import LESION_CLASSES, Record, load_mask, load_pair, open_image
+from ldm_us.evaluation.masks.errors import MaskErrors, joined, mask_errors
+from ldm_us.evaluation.masks.fidelity import FindLesions
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images with masks."""
+
+    lesions: list[Record]  # whose mask asks for a lesion
+    empty: list[Record]  # whose mask is empty, or not there for a class without lesions
+
+
+def side_of(records: Sequence[Record]) -> int:
+    """Return the side in pixels that all generated images have; ValueError where they differ or are not square."""
+    if not records:
+        raise ValueError("--generated: no images in it. Give a folder with images.")
+    sizes = sorted({open_image(record.image).size for record in records})
+    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+        listed = ", ".join(f"{width}x{height}" for width, height in sizes[:3]) + ", ..." * (len(sizes) > 3)
+        raise ValueError(f"--generated: images of {listed} pixels. Measure square images of one size at a time.")
+    return sizes[0][0]
+
+
+def with_and_without_lesion(records: Sequence[Record], size: int, option: str) -> Pairs:
+    """Split records into those whose mask asks for a lesion and those without.
+
+    Raise ValueError, naming the option, where a mask is missing or contradicts the class.
+    """
+    lesions: list[Record] = []
+    empty: list[Record] = []
+    for record in records:
+        if record.label != "normal" and not record.masks:
+            raise ValueError(
+                f"{option}: {record.image} has no mask beside it. Give images with masks, such as those of "
+                "sample.py --mask ... --layout busi."
+            )
+        asked = bool(load_mask(record.masks, size).any())
+        if record.label in LESION_CLASSES and not asked:
+            raise ValueError(
+                f"{option}: the mask of {record.image} is empty at {size}x{size} pixels, but its class is "
+                f"{record.label}. Remove the image, or draw its lesion."
+            )
+        if record.label == "normal" and asked:
+            raise ValueError(f"{option}: {record.image} is normal, but its mask marks a lesion. Remove one of them.")
+        (lesions if asked else empty).append(record)
+    return Pairs(lesions, empty)
+
+
+def grouped_by_mask(records: Sequence[Record], size: int) -> list[Record]:
+    """The same records, those that follow one mask in one group, wherever they lie."""
+    return [
+        replace(record, group=hashlib.sha256(load_mask(record.masks, size).numpy().tobytes()).hexdigest())
+        for record in records
+    ]
+
+
+def load_batch(records: Sequence[Record], size: int) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and their masks in {0, 1}, (b, 1, size, size) each."""
+    pairs = [load_pair(record, size) for record in records]
+    return torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs]), torch.stack([mask for _, mask in pairs])
+
+
+def measure_lesions(
+    records: Sequence[Record],
+    others: Sequence[int],
+    size: int,
+    find: FindLesions,
+    batch: int,
+    on_image: Callable[[int], object],
+) -> tuple[MaskErrors, MaskErrors]:
+    """The errors of each image against its own mask, and against that of record others[i]."""
+    own, shuffled = [], []
+    for i in range(0, len(records), batch):
+        images, masks = load_batch(records[i : i + batch], size)
+        found = find(images)
+        own.append(mask_errors(found, masks))
+        other_masks = torch.stack([load_mask(records[j].masks, size) for j in others[i : i + batch]])
+        shuffled.append(mask_errors(found, other_masks))
+        on_image(len(images))
+    return joined(own), joined(shuffled)
+
+
+def found_nothing(
+    records: Sequence[Record], size: int, find: FindLesions, batch: int, on_image: Callable[[int], object]
+) -> list[bool]:
+    """Whether no lesion is found in each image that shows none."""
+    hits: list[bool] = []
+    for i in range(0, len(records), batch):
+        images, _ = load_batch(records[i : i + batch], size)
+        hits += (~find(images).flatten(1).bool().any(1)).tolist()
+        on_image(len(images))
+    return hits
+
+
+def check_same_classes(generated: Sequence[Record], real: Sequence[Record]) -> None:
+    """Raise ValueError where a class of the generated images has no real one to be its ceiling."""
+    missing = sorted({record.label for record in generated} - {record.label for record in real})
+    if missing:
+        raise ValueError(
+            f"--real: no {' and no '.join(missing)} image that the judge was not trained on, so nothing says how well "
+            "it judges them. Add some, or leave this class out of --generated."
+        )

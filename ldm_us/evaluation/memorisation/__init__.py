@@ -1,0 +1,1 @@
+"""Memorisation: which samples are copies of training images."""

@@ -1,0 +1,136 @@
+"""When a sample counts as a copy of a training image: thresholds with an expected rate of false alarms.
+
+A threshold must be one that images which are no copies seldom pass. Such pairs come from the training images: each is
+compared with the others, its whole near-duplicate family left out, as a held-out image is compared with all. There
+are some nine times as many as held-out images, and these stay out of the thresholds: the rate of false alarms on them
+is a measurement. One image of each family counts, because two of one family are not independent.
+
+With m such scores the threshold is the k-th smallest, k = floor(r (m + 1)), and a smaller score is flagged: a new image
+of the same kind is, with probability k / (m + 1) <= r at most (Vovk et al., "Algorithmic learning in a random world",
+2005, section 2.2). No distribution is assumed, but k must be 1 or more, so that m has a least value. Three scores may
+flag a sample; each has r = a third of the stated rate, so that all together keep it, however they depend on each other.
+That rate is the expected one, a mean over calibrations: the rate of one score after this calibration is a draw from
+Beta(k, m + 1 - k). With m = 400 and 3 % stated, k = 4, one calibration in 20 has 1.9 % and more for a score of 1 %.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm_us.data.records import Record
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.figures import share_of
+from ldm_us.evaluation.memorisation.nearest_training import (
+    NEIGHBOURS,
+    SCORES,
+    Described,
+    Encode,
+    Nearest,
+    nearest_of_stream,
+)
+
+FALSE_ALARMS = 0.03  # expected, of all scores together
+HELD_OUT_NEEDED = 20  # of 20 images without a false alarm the interval of the rate ends at 16 %, of 73 at 5 %
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Below which distance each of SCORES flags a sample, and what that rests on."""
+
+    values: dict[str, float]
+    pairs: int  # m, training images against all others, one of each family
+    rank: int  # k
+    false_alarms: float  # expected, of all scores together
+
+    def flags(self, found: Nearest) -> dict[str, list[bool]]:
+        """Whether each score flags each image, and whether any of them does."""
+        flagged = {name: found.scores[name] < self.values[name] for name in SCORES}
+        either = torch.stack(list(flagged.values())).any(dim=0)
+        return {"any": either.tolist()} | {name: values.tolist() for name, values in flagged.items()}
+
+    def suspicion(self, found: Nearest) -> Tensor:
+        """Divide every score by its threshold: (scores, b), below 1 where flagged."""
+        return torch.stack([found.scores[name] / self.values[name] for name in SCORES])
+
+
+def families_needed(false_alarms: float) -> int:
+    """How many families of training images a threshold needs: the least m with floor(r (m + 1)) >= 1."""
+    return math.ceil(len(SCORES) / false_alarms) - 1
+
+
+def check_enough_images(training: Sequence[Record], held_out: Sequence[Record], false_alarms: float) -> None:
+    """Raise ValueError, saying how many are needed, for too few images to calibrate on or to measure the rate on."""
+    families, needed = len({record.group for record in training}), families_needed(false_alarms)
+    largest = max([sum(record.group == other.group for other in training) for record in training], default=0)
+    if families < needed:
+        raise ValueError(
+            f"--data: {families} families of training images, but thresholds with {false_alarms:.0%} of false alarms "
+            f"need {needed}. Give the whole training data, or a larger --false-alarms."
+        )
+    if len(training) - largest < NEIGHBOURS:
+        raise ValueError(
+            f"--data: {len(training)} training images, but every image is compared with {NEIGHBOURS} neighbours "
+            f"outside its family of up to {largest}. Give at least {NEIGHBOURS + largest}."
+        )
+    if len(held_out) < HELD_OUT_NEEDED:
+        raise ValueError(
+            f"--data: {len(held_out)} held-out images, but measuring the false alarms needs {HELD_OUT_NEEDED}. "
+            "Train with a larger --held-out."
+        )
+
+
+def calibrate(
+    images: Iterable[Tensor], training: Described, encode: Encode, groups: Sequence[str], false_alarms: float
+) -> Thresholds:
+    """Compare the training images, in batches and in order, with those of other families, and take the thresholds."""
+    names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    number = torch.tensor([names[group] for group in groups])
+    found = nearest_of_stream(images, training, encode, excluded=number[:, None] == number)
+    first = torch.tensor(first_of_each(groups))
+    rank = math.floor(false_alarms / len(SCORES) * (len(first) + 1) + 1e-9)
+    assert rank >= 1, "check_enough_images"
+    values = {name: float(found.scores[name][first].kthvalue(rank).values) for name in SCORES}
+    return Thresholds(values, len(first), rank, false_alarms)
+
+
+def first_of_each(groups: Sequence[str]) -> list[int]:
+    """The index of the first image of each family."""
+    return sorted({group: i for i, group in reversed(list(enumerate(groups)))}.values())
+
+
+def shares(flags: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
+    """The share that each score flags, with its 95 % interval."""
+    return {name: share_of(values) for name, values in flags.items()}
+
+
+def latent_features(model: LatentDiffusion) -> Encode:
+    """Features of the model's own autoencoder: images (b, 1, H, W) in [0, 1] -> mean latents (b, c h w)."""
+
+    @torch.no_grad()
+    def encode(x: Tensor) -> Tensor:
+        signed = (2 * x - 1).expand(-1, 3, -1, -1).to(model.device)
+        return model.vae.encode(signed).mean.flatten(1).float().cpu()
+
+    return encode
+
+
+def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
+    """The thresholds in the JSON of `memorisation`, and what it was made with. Raise ValueError for any other file."""
+    try:
+        fields = json.loads(report.read_text(encoding="utf-8"))
+        kept = fields["calibration"]
+        values = {name: float(kept["thresholds"][name]) for name in SCORES}
+        return Thresholds(values, int(kept["pairs"]), int(kept["rank"]), float(kept["expected_false_alarms"])), dict(
+            fields["compared"]
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{report}: no thresholds in it ({error!r}). Give the memorisation.json that `python -m ldm_us.evaluation "
+            "memorisation --out FOLDER` wrote."
+        ) from error

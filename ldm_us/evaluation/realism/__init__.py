@@ -1,0 +1,1 @@
+"""Realism in figures that sonography knows."""

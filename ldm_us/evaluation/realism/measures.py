@@ -1,0 +1,138 @@
+"""How real do ultrasound images look in figures that sonography knows: speckle, texture, depth, lesions, artefacts."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm_us.data.records import Record, load_pair
+from ldm_us.data.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.realism.lesion_quality import gcnr
+from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures
+from ldm_us.evaluation.reconstruction import reconstruct
+from ldm_us.evaluation.sets.image_sets import grey_deviation
+
+CORNER = 16  # a corner is a sixteenth of the image high and wide
+BLACK = 10.0  # grey levels, mean of a black corner
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of an image."""
+
+    title: str
+    unit: str
+    of_lesions: bool = False  # compared class by class, among the images with a lesion
+    log_scale: bool = False  # in the picture
+
+
+FIGURES = {
+    "nakagami_m": Figure("Nakagami m", "1 for raw speckle", log_scale=True),
+    "envelope_snr": Figure("Envelope SNR", "1.91 for raw speckle"),
+    "detail": Figure("Fine detail", "grey levels, sd of the high-passed image"),
+    "axial_width": Figure("Axial grain", "pixels, width of the autocorrelation"),
+    "lateral_width": Figure("Lateral grain", "pixels, width of the autocorrelation"),
+    **{f"depth_{i}": Figure(f"Depth band {i} of {BANDS}", "grey levels") for i in range(1, BANDS + 1)},
+    "lesion_contrast": Figure("Lesion contrast", "grey levels, inside minus ring", of_lesions=True),
+    "gcnr": Figure("Lesion gCNR", "0 hidden, 1 apart", of_lesions=True),
+    "posterior": Figure("Behind the lesion", "grey levels, strip minus flanks", of_lesions=True),
+}
+
+
+@dataclass
+class Measured:
+    """The figures of a set, image by image."""
+
+    labels: list[str] = field(default_factory=list)
+    values: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in FIGURES})
+    black_corners: list[bool] = field(default_factory=list)
+    grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
+
+    def add(self, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
+        """Take in one image (h, h)."""
+        self.labels.append(label)
+        for name, value in figures.items():
+            self.values[name].append(value)
+        self.black_corners.append(has_black_corners(grey))
+        self.grey_deviation.append(deviation)
+
+    def of(self, name: str, label: str | None = None) -> np.ndarray:
+        """The values of a figure, NaN where an image has none; of a class or of all images."""
+        chosen = [label is None or own == label for own in self.labels]
+        return np.array(self.values[name])[chosen]
+
+
+def has_black_corners(grey: np.ndarray) -> bool:
+    """Whether both upper corners of an image (h, h) are black: in BUSI that gives malignant images away."""
+    side = max(1, len(grey) // CORNER)
+    return bool(grey[:side, :side].mean() < BLACK and grey[:side, -side:].mean() < BLACK)
+
+
+def figures_of(
+    grey: np.ndarray, lesion: np.ndarray | None, dynamic_range: float, blocks: list[Block]
+) -> dict[str, float]:
+    """Every figure of a grey image (h, h), uint8, and of its lesion (h, h), bool, if any; NaN for what it lacks."""
+    detail = high_passed(grey)
+    m, snr = speckle_figures(grey, blocks, dynamic_range)
+    contrast = gcnr_value = posterior = math.nan
+    if lesion is not None:
+        contrast, posterior = lesion_figures(grey.astype(np.float64), lesion)
+        gcnr_value = gcnr(*inside_and_ring(grey, lesion))
+    return {
+        "nakagami_m": m,
+        "envelope_snr": snr,
+        "detail": float(detail.std()),
+        "axial_width": correlation_width(detail),
+        "lateral_width": correlation_width(detail.T),
+        **{f"depth_{i}": mean for i, mean in enumerate(depth_profile(grey), start=1)},
+        "lesion_contrast": contrast,
+        "gcnr": gcnr_value,
+        "posterior": posterior,
+    }
+
+
+def measure_set(records: Sequence[Record], size: int, dynamic_range: float, on_image: Callable[[], object]) -> Measured:
+    """Measure every image of a set, resized whole to (size, size)."""
+    measured = Measured()
+    for record, x, lesion in load_images(records, size):
+        grey = to_grey(x)
+        figures = figures_of(grey, lesion, dynamic_range, homogeneous_blocks(grey, lesion))
+        measured.add(record.label, grey, figures, grey_deviation(record.image))
+        on_image()
+    return measured
+
+
+def measure_reconstructions(
+    records: Sequence[Record], model: LatentDiffusion, size: int, dynamic_range: float, on_image: Callable[[], object]
+) -> tuple[Measured, Measured]:
+    """Measure every image and its decode(encode(x).mean), in the same homogeneous blocks: those of the image."""
+    real, reconstructed = Measured(), Measured()
+    for record, x, lesion in load_images(records, size):
+        grey, x_hat = to_grey(x), reconstruct(model, x[None])[0]
+        grey_hat, blocks = to_grey(x_hat), homogeneous_blocks(grey, lesion)
+        real.add(record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), grey_deviation(record.image))
+        figures = figures_of(grey_hat, lesion, dynamic_range, blocks)
+        reconstructed.add(record.label, grey_hat, figures, channel_deviation(x_hat))
+        on_image()
+    return real, reconstructed
+
+
+def load_images(records: Sequence[Record], size: int) -> Iterator[tuple[Record, Tensor, np.ndarray | None]]:
+    """Each record with its image (3, size, size) in [-1, 1] and its lesion (size, size), bool, if it has one."""
+    for record in records:
+        x, hint = load_pair(record, size)
+        yield record, x, hint[0].numpy() > 0 if bool(hint.any()) else None
+
+
+def to_grey(x: Tensor) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> its mean over the channels, (H, W), uint8."""
+    return np.rint((x.mean(dim=0).numpy() + 1) * 127.5).astype(np.uint8)
+
+
+def channel_deviation(x: Tensor) -> int:
+    """(3, H, W) in [-1, 1] -> the largest difference of two channels in a pixel, in grey levels."""
+    return int(torch.round((x.amax(dim=0) - x.amin(dim=0)).max() * 127.5))

@@ -1,0 +1,1 @@
+"""Sets of images that may be compared: which, and whether they are independent and unseen."""

@@ -1,0 +1,1 @@
+"""Files: models, LoRAs and pictures, written whole or not at all and read with suspicion."""

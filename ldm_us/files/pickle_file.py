@@ -1,0 +1,156 @@
+"""The two files that torch.save has written: a ZIP archive since version 1.6, before it pickles one behind another.
+
+Both hold a pickle that describes the tensors (pickle_program.py) and, beside it, their numbers, which stay on the disk.
+"""
+
+import io
+import struct
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from ldm_us.files.pickle_program import PickledTensor, RefusedPickleError, Storage, run_pickle
+from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Extent, StoredTensor, shown
+
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file: torch/serialization.py
+LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a ZIP entry: signature, ..., length of the name and of what follows it
+DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, BadZipFile, EOFError, NotImplementedError, struct.error)
+
+
+class PickleFile(NamedTuple):
+    """What a file holds: dictionaries, lists and plain values, and PickledTensor for every tensor."""
+
+    path: Path
+    content: Any
+    extents: dict[str, Extent]  # where the numbers of each storage are
+
+    def stored(self, tensor: PickledTensor) -> StoredTensor:
+        """The tensor, ready to be read."""
+        extent = self.extents[tensor.storage.key]
+        return StoredTensor(self.path, extent, tensor.storage.dtype, tensor.shape, tensor.stride, tensor.offset)
+
+
+def read_pickle_file(path: Path) -> PickleFile:
+    """Read a file's pickle and check that every tensor lies within the file. Raise ValueError, in one sentence."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, or a device or a pipe. Check the path.")
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+            if head[257:262] == b"ustar":
+                raise ValueError("a tar archive, as PyTorch wrote before version 0.1.10, which is not read here")
+            read = _read_zip if head.startswith(b"PK") else _read_old
+            return PickleFile(path, *read(file, size))
+    except RefusedPickleError as error:
+        raise ValueError(
+            f"{path}: refused: {error}, which weights do not need and which could run code. Nothing in it was run. "
+            "Use a .safetensors version of the model."
+        ) from error
+    except DAMAGE as error:  # a damaged pickle can fail anywhere in its reader
+        unchecked = ", or saved with torch's checksums turned off" if "CRC-32" in str(error) else ""
+        reason = shown(str(error)) if isinstance(error, ValueError | BadZipFile) else "its pickle is damaged"
+        raise ValueError(
+            f"{path}: not a PyTorch checkpoint, or cut short ({reason}{unchecked}); nothing in it was run. "
+            "Download or copy it again."
+        ) from error
+
+
+def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, Extent]]:
+    with ZipFile(cast(BinaryIO, _Bounded(file))) as archive:
+        entries = _check_entries(archive.infolist(), archive.start_dir)
+        described = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(described) != 1:
+            raise ValueError("a ZIP archive without a data.pkl")
+        root = described[0].removesuffix("data.pkl")
+        if entries[described[0]].file_size > DESCRIPTION_LIMIT:
+            raise ValueError(f"its data.pkl has more than {DESCRIPTION_LIMIT} bytes")
+        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("its numbers have the bytes of a big-endian machine")
+        content, storages = run_pickle(io.BytesIO(archive.read(described[0])))
+    extents = {}
+    for storage in storages:
+        if storage.key not in extents:
+            extents[storage.key] = _extent(file, entries[f"{root}data/{storage.key}"])
+        _check_size(storage, extents[storage.key].size)
+    if any(extent.begin + extent.size > size for extent in extents.values()):
+        raise ValueError("its entries reach beyond the end of the file")
+    return content, extents
+
+
+class _Bounded:
+    """A file of which zipfile reads no more than a list of entries takes."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.tell, self.seekable = file, file.tell, file.seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == 0 and offset < 0:
+            raise ValueError("its list of entries points to before the file")
+        return self.file.seek(offset, whence)
+
+    def read(self, count: int = -1) -> bytes:
+        if count > DESCRIPTION_LIMIT:
+            raise ValueError(f"its list of entries has {count} bytes")
+        return self.file.read(DESCRIPTION_LIMIT if count < 0 else count)
+
+
+def _check_entries(entries: Iterable[ZipInfo], end: int) -> dict[str, ZipInfo]:
+    """Entries by name. Refuse compression, which torch.save never uses, and entries that overlap or do not end."""
+    ordered = sorted(entries, key=lambda entry: entry.header_offset)
+    if any(e.compress_type != ZIP_STORED or e.compress_size != e.file_size or e.flag_bits & 1 for e in ordered):
+        raise ValueError("its entries are compressed or encrypted, which those of a checkpoint never are")
+    if any(entry.header_offset < 0 for entry in ordered):
+        raise ValueError("an entry begins before the file does")
+    begins = [*(entry.header_offset for entry in ordered), end]
+    room = [after - begin - LOCAL_HEADER.size for begin, after in pairwise(begins)]
+    if any(entry.file_size > space for entry, space in zip(ordered, room, strict=True)):
+        raise ValueError("its entries overlap, or reach beyond the end of the file")
+    named = {entry.filename: entry for entry in ordered}
+    if len(named) != len(ordered):
+        raise ValueError("two of its entries have the same name")
+    return named
+
+
+def _extent(file: BinaryIO, entry: ZipInfo) -> Extent:
+    file.seek(entry.header_offset)
+    signature, name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
+    if signature != b"PK\x03\x04" or file.read(name) != entry.orig_filename.encode():
+        raise ValueError("an entry is not where the list of entries says")
+    return Extent(entry.header_offset + LOCAL_HEADER.size + name + extra, entry.file_size, entry.CRC)
+
+
+def _read_old(file: BinaryIO, size: int) -> tuple[Any, dict[str, Extent]]:
+    file.seek(0)
+    head = io.BytesIO(file.read(DESCRIPTION_LIMIT))
+    magic = run_pickle(head)[0]
+    if magic != MAGIC or run_pickle(head)[0] != PROTOCOL:
+        raise ValueError("a pickle that torch.save did not write")
+    system = run_pickle(head)[0]
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("its numbers have the bytes of a big-endian machine")
+    content, storages = run_pickle(head)
+    keys = run_pickle(head)[0]
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) != len(keys):
+        raise ValueError("its list of storages is damaged")
+
+    named = {storage.key: storage for storage in storages}
+    extents, at = {}, head.tell()
+    for key in keys:  # each: the number of elements in 8 bytes, then the elements
+        file.seek(at)
+        if int.from_bytes(file.read(8), "little") != named[key].elements:
+            raise ValueError("its storages are not as long as it says")
+        extents[key] = Extent(at + 8, named[key].elements * named[key].dtype.itemsize)
+        at += 8 + extents[key].size
+    if at > size:
+        raise ValueError(f"it describes {at} bytes, but the file has {size}")
+    for storage in storages:
+        _check_size(storage, extents[storage.key].size)
+    return content, extents
+
+
+def _check_size(storage: Storage, size: int) -> None:
+    if storage.elements * storage.dtype.itemsize != size:
+        raise ValueError(f"{storage.elements} numbers are described, but {size} bytes are there for them")

@@ -1,0 +1,166 @@
+"""Folders with metadata: what the lines say becomes records, and every line that cannot be used is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.records import UNKNOWN
+
+
+def image(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 90).save(root / name)
+    return root
+
+
+def jsonl(root: Path, *lines: object) -> Path:
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (root / "metadata.jsonl").write_text(text + "\n", encoding="utf-8")
+    return root
+
+
+def line(**changes: object) -> dict[str, object]:
+    return {"file_name": "a.png", "text": "a cyst"} | changes
+
+
+def test_jsonl_and_csv_of_the_same_facts_give_the_same_records(tmp_path):
+    one, two = (image(tmp_path / name, "a.png", "x/b.png", "x/m.png") for name in ("one", "two"))
+    facts = [("a.png", "a cyst, seen twice", "", "", "p1"), ("x/b.png", "a mass", "x/m.png", "malignant", "p1")]
+    keys = ("file_name", "text", "mask", "class", "group")
+    jsonl(one, *(dict(zip(keys, values, strict=True)) for values in facts))
+    rows = "\r\n".join(",".join(f'"{value}"' for value in values) for values in facts)
+    (two / "metadata.csv").write_text(f"\ufeff{','.join(keys)}\r\n{rows}\r\n", encoding="utf-8")  # as Excel saves it
+    first, second = read_dataset(one)
+    assert [(r.label, r.prompt) for r in (first, second)] == [(UNKNOWN, "a cyst, seen twice"), ("malignant", "a mass")]
+    assert first.group == second.group
+    assert second.masks == (one / "x" / "m.png",)
+    relative = [[(r.image.name, len(r.masks), r.label, r.prompt, r.group) for r in read_dataset(f)] for f in (one, two)]
+    assert relative[0] == relative[1]
+
+
+def test_the_text_is_taken_as_it_is(tmp_path):
+    text = "  B-mode, \u00e9pais: 50% \u2014 {label} "
+    assert read_dataset(jsonl(image(tmp_path, "a.png"), line(text=text)))[0].prompt == text
+
+
+def test_a_json_line_may_list_several_masks(tmp_path):
+    jsonl(image(tmp_path, "a.png", "m.png", "n.png"), line(mask=["m.png", "n.png"]))
+    assert [mask.name for mask in read_dataset(tmp_path)[0].masks] == ["m.png", "n.png"]
+
+
+def test_without_group_every_image_is_its_own_and_no_group_has_its_name(tmp_path):
+    jsonl(
+        image(tmp_path, "a.png", "b.png", "c.png"),
+        line(),
+        line(file_name="b.png"),
+        line(file_name="c.png", group="a.png"),
+    )
+    assert len({record.group for record in read_dataset(tmp_path)}) == 3
+
+
+def test_numbers_may_name_groups(tmp_path):
+    jsonl(image(tmp_path, "a.png", "b.png"), line(group=7), line(file_name="b.png", group="7"))
+    assert len({record.group for record in read_dataset(tmp_path)}) == 1
+
+
+def test_two_folders_with_the_same_names_do_not_share_groups(tmp_path):
+    one, two = (jsonl(image(tmp_path / name / "train", "a.png"), line(group=1)) for name in ("one", "two"))
+    Image.linear_gradient("L").save(two / "a.png")
+    assert read_dataset(one)[0].group != read_dataset(two)[0].group
+
+
+def test_another_caption_changes_no_group(tmp_path):
+    jsonl(image(tmp_path, "a.png"), line(group=1))
+    before = read_dataset(tmp_path)[0].group
+    assert read_dataset(jsonl(tmp_path, line(group=1, text="a mass")))[0].group == before
+
+
+def test_empty_lines_and_other_keys_are_left_out(tmp_path):
+    jsonl(image(tmp_path, "a.png"), "", line(age=50, width=[1, 2]), "   ")
+    assert len(read_dataset(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (["{"], r"metadata\.jsonl line 1 is not JSON \("),
+        ([line(), "", "text"], r"metadata\.jsonl line 3 is not JSON \("),
+        (["[1]"], "line 1 is not a JSON object"),
+        ([{"text": "a"}], "line 1 has no file_name that is a text"),
+        ([{"file_name": "a.png"}], "line 1 has no text that is a text"),
+        ([line(text=" ")], r"line 1: 'a\.png' has no text\. Write its prompt"),
+        ([line(file_name="gone.png")], r"line 1: 'gone\.png' is not a file in"),
+        ([line(file_name="")], "line 1: '' is not a file in"),
+        ([line(mask="gone.png")], r"line 1: 'gone\.png' is not a file in"),
+        ([line(mask="../a.png")], r"line 1: '\.\./a\.png' is outside"),
+        ([line(mask="x/../../a.png")], "is outside"),
+        ([line(file_name="/etc/passwd")], "'/etc/passwd' is outside"),
+        ([line(file_name="C:\\a.png")], "is outside"),
+        ([line(mask=3)], "line 1: mask must be the name of a file"),
+        ([line(mask=["a.png", 3])], "line 1: mask must be"),
+        ([line(), line()], r"line 2: 'a\.png' is named by .*line 1 already"),
+        ([line(), line(file_name="./a.png")], r"line 2: 'a\.png' is named by .*line 1 already"),
+        ([line(**{"class": "cyst"})], r"line 1: the class is 'cyst'\. Use normal, benign or malignant"),
+        ([line(**{"class": 1})], "line 1: the class is 1"),
+        ([line(group=[1])], r"line 1: the group is \[1\]"),
+        ([""], r"metadata\.jsonl is empty"),
+    ],
+)
+def test_a_line_that_cannot_be_used_is_named(tmp_path, lines, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        read_dataset(jsonl(image(tmp_path, "a.png"), *lines))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("file_name,caption\na.png,x\n", r"metadata\.csv has no column text, only file_name, caption"),
+        ("file_name,text,text\na.png,x,y\n", "has more than one column text"),
+        ("file_name,text\n", "has no row below the names"),
+        ("", "is empty. Its first row must name the columns file_name, text"),
+        ("file_name,text\na.png\n", r"line 2: 'a\.png' has no text"),
+        ("file_name,text\na.png,a cyst, seen twice\n", "line 2 has more cells than the first row has names"),
+        ("file_name,text\n,x\n", "line 2: '' is not a file"),
+        ("file_name,text\na.png,x\n\na.png,y\n", r"line 4: 'a\.png' is named by .*line 2 already"),
+        ("file_name,text\na.png,x\n" + "y" * 200_000 + ",z\n", "is not CSV"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_says_where(tmp_path, text, sentence):
+    (image(tmp_path, "a.png") / "metadata.csv").write_text(text)
+    with pytest.raises(ValueError, match=sentence) as error:
+        read_dataset(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_an_unknown_encoding_is_refused_with_its_place(tmp_path, name):
+    (image(tmp_path, "a.png") / name).write_bytes(b"file_name,text\na.png,\xe9pais\n")
+    with pytest.raises(ValueError, match=rf"{name} is not UTF-8 text \(byte 21\)\. Save it with the encoding UTF-8"):
+        read_dataset(tmp_path)
+
+
+def test_both_kinds_of_metadata_are_refused(tmp_path):
+    (jsonl(image(tmp_path, "a.png"), line()) / "metadata.csv").write_text("file_name,text\na.png,x\n")
+    with pytest.raises(ValueError, match=r"holds metadata\.jsonl and metadata\.csv\. Keep the one that counts"):
+        read_dataset(tmp_path)
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=2))
+LINES = st.dictionaries(st.sampled_from(["file_name", "text", "mask", "class", "group"]), JSON | st.just("a.png"))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINES, min_size=1, max_size=3))
+def test_any_json_gives_records_or_one_sentence_that_names_the_file(tmp_path, lines):
+    jsonl(image(tmp_path, "a.png"), *lines)
+    try:
+        assert len(read_dataset(tmp_path)) == len(lines)
+    except ValueError as error:
+        assert str(error).startswith(f"{tmp_path}/metadata.jsonl")

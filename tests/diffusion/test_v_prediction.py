@@ -1,0 +1,88 @@
+"""A network that predicts v samples as one that predicts the noise would; guidance and samplers never notice."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ldm_us.config import ScheduleConfig
+from ldm_us.diffusion.ddpm import velocity
+from ldm_us.diffusion.guidance import Guidance, guided_eps
+from ldm_us.diffusion.sampling import denoise
+from ldm_us.diffusion.schedule import make_schedule
+
+EPS = make_schedule(ScheduleConfig(final_alpha_bar_one=True))
+V = make_schedule(ScheduleConfig(final_alpha_bar_one=True, prediction="v"))
+CONTEXT, NEGATIVE = torch.full((2, 77, 8), 0.5), torch.full((2, 77, 8), -1.0)
+
+
+def noise(seed, dtype=torch.float32):
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def levels(t):
+    return EPS.alpha_bar.float()[t].view(-1, 1, 1, 1)
+
+
+def eps_theta(z_t, t, context, control):
+    """A network of the noise that depends on the text."""
+    return 0.6 * z_t + torch.tanh(z_t + t.view(-1, 1, 1, 1) / 1000 + context.mean(dim=(1, 2)).view(-1, 1, 1, 1))
+
+
+def v_theta(z_t, t, context, control):
+    """The same knowledge as v: Eq. 4 solved for z_0, then section 4."""
+    eps_hat, a = eps_theta(z_t, t, context, control), levels(t)
+    z_0_hat = (z_t - (1 - a).sqrt() * eps_hat) / a.sqrt()
+    return a.sqrt() * eps_hat - (1 - a).sqrt() * z_0_hat
+
+
+def model_of(schedule, unet):
+    return SimpleNamespace(schedule=schedule, unet=unet, controlnet=None)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
+def test_guidance_in_v_is_guidance_in_eps(guidance):
+    """Guidance Eq. 6 is linear, and so is Progressive Distillation appendix D."""
+    z_t, t = noise(1), torch.tensor([500, 20])
+    of_eps, of_v = (
+        guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, Guidance(guidance))(z_t, t)
+        for schedule, unet in ((EPS, eps_theta), (V, v_theta))
+    )
+    torch.testing.assert_close(of_v, of_eps, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0)])
+def test_a_perfect_v_network_samples_what_the_perfect_eps_network_samples(sampler, eta, guidance):
+    """Progressive Distillation section 4, in the loop of DDIM Eq. 12 and of DDPM Eq. 6."""
+    z_0 = noise(2)
+
+    def true_eps(z_t, t, context, control):
+        a, of_image = levels(t), z_0.repeat(len(z_t) // 2, 1, 1, 1)
+        return (z_t - a.sqrt() * of_image) / (1 - a).sqrt()
+
+    def true_v(z_t, t, context, control):
+        return velocity(V, z_0.repeat(len(z_t) // 2, 1, 1, 1), t, true_eps(z_t, t, context, control))
+
+    for schedule, unet in ((EPS, true_eps), (V, true_v)):
+        eps_model = guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, Guidance(guidance))
+        generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        *_, last = denoise(eps_model, schedule, noise(3), generators, sampler=sampler, steps=20, eta=eta)
+        torch.testing.assert_close(last.z, z_0, rtol=0, atol=1e-3)
+
+
+def test_a_v_network_taken_for_an_eps_network_is_noticed():
+    """Proof that the tests above test something."""
+    z_t, t = noise(1), torch.tensor([500, 20])
+    wrong, right = (guided_eps(model_of(s, v_theta), CONTEXT, NEGATIVE, Guidance(1.0))(z_t, t) for s in (EPS, V))
+    assert float((wrong - right).abs().max()) > 0.1
+
+
+def test_the_latents_that_turn_v_into_eps_are_not_rounded_to_the_dtype_of_the_weights():
+    """z_0_hat is then sqrt(alpha_bar) z_t - sqrt(1 - alpha_bar) v, not 15 times the rounding of z_t more."""
+    z_t, t = noise(1), torch.tensor([999, 999])
+    v = noise(4).bfloat16()
+    eps_model = guided_eps(model_of(V, lambda *_: v), CONTEXT.bfloat16(), NEGATIVE.bfloat16(), Guidance(1.0))
+    eps_hat, a = eps_model(z_t, t), levels(t)
+    z_0_hat = (z_t - (1 - a).sqrt() * eps_hat) / a.sqrt()
+    torch.testing.assert_close(z_0_hat, a.sqrt() * z_t - (1 - a).sqrt() * v.float(), rtol=0, atol=1e-4)

@@ -1,0 +1,110 @@
+"""--unseen: all images of a folder are measured on, unless a stage or the judge was certainly trained on them."""
+
+import json
+import shutil
+from functools import partial
+
+import pytest
+
+from ldm_us.data.readers.busi import read_busi
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.__main__ import main
+from ldm_us.evaluation.judge.file import Training, image_digests
+from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
+from ldm_us.files.checkpoint import save_model
+from ldm_us.files.lineage import Lineage
+from ldm_us.runtime.entry import run_command
+from ldm_us.training.dataset import data_hash, split_data
+from tests.evaluation.judge.test_judged import write_images
+
+SHARE = 0.25  # held out by the model of these tests
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Images that the model was trained on, and images of another seed."""
+    root = tmp_path_factory.mktemp("images")
+    return {name: write_images(root / name, seed) for seed, name in enumerate(("known", "new"))}
+
+
+@pytest.fixture
+def save(micro, tmp_path):
+    """A function of the stages: a model file with that lineage."""
+
+    def write(*stages):
+        path = tmp_path / "model.safetensors"
+        model = LatentDiffusion(micro)
+        model.add_controlnet()
+        save_model(model, path, Lineage(stages).metadata())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def weights(save, folders):
+    """A model whose second stage alone was trained on `known`."""
+    trained_on, _ = split_data([folders["known"]], SHARE)
+    elsewhere = {"stage": "vae", "held_out": 0.1, "data_sha256": "0" * 64}
+    return save(elsewhere, {"stage": "unet", "held_out": SHARE, "data_sha256": data_hash(trained_on)})
+
+
+def test_unseen_measures_on_all_images_of_the_folder(weights, folders, capsys):
+    assert main(["reconstruction", "--weights", str(weights), "--data", str(folders["new"]), "--unseen"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 18
+    assert unseen_records(weights, [folders["new"]]) == sorted(read_busi(folders["new"]))
+
+
+@pytest.mark.parametrize("command", ["reconstruction", "masks"])
+def test_unseen_refuses_the_folder_that_the_model_was_trained_on(weights, folders, capsys, command):
+    argv = [command, "--weights", str(weights), "--data", str(folders["known"]), "--unseen"]
+    assert run_command(partial(main, argv)) == 2
+    assert "so its images are not --unseen" in capsys.readouterr().err
+
+
+def test_unseen_refuses_a_training_folder_among_others_and_its_training_images_under_other_names(
+    weights, folders, tmp_path
+):
+    with pytest.raises(ValueError, match=r"was trained on .*known"):
+        unseen_records(weights, [folders["new"], folders["known"]])
+    for record in split_data([folders["known"]], SHARE)[0]:
+        folder = tmp_path / "copy" / record.label
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 100 + len(list(folder.iterdir()))
+        shutil.copy(record.image, folder / f"{record.label} ({number}).png")
+        shutil.copy(record.masks[0], folder / f"{record.label} ({number})_mask.png")
+    with pytest.raises(ValueError, match=r"was trained on .*copy"):
+        unseen_records(weights, [tmp_path / "copy"])
+
+
+def test_unseen_refuses_folders_that_were_trained_on_together(save, folders):
+    both = [folders["known"], folders["new"]]
+    weights = save({"held_out": 0, "data_sha256": data_hash(split_data(both, 0)[0])})
+    with pytest.raises(ValueError, match="so its images are not --unseen"):
+        unseen_records(weights, both[::-1])
+    assert len(unseen_records(weights, both[:1])) == 18, "a part of the training images: the lineage cannot tell"
+
+
+def test_a_model_that_was_not_trained_here_can_be_measured_on_any_images(save, folders):
+    assert len(unseen_records(save(), [folders["known"]])) == 18
+
+
+def test_a_model_of_several_datasets_is_measured_on_what_its_last_stage_held_out(save, folders):
+    """Successive fine-tuning: the stages before have their own data and shares."""
+    train, held_out = split_data([folders["known"]], SHARE)
+    elsewhere = {"stage": "vae", "held_out": 0.02, "data": ["phantoms"], "data_sha256": "0" * 64}
+    here = {"stage": "unet", "held_out": SHARE, "data": ["known"], "data_sha256": data_hash(train)}
+    assert held_out_records(save(elsewhere, here), [folders["known"]]) == held_out
+    with pytest.raises(ValueError, match="was trained on other images than --data gives now"):
+        held_out_records(save(here, elsewhere), [folders["known"]])
+    mixed = elsewhere | {"data": ["known", "phantoms"]}
+    with pytest.raises(ValueError, match="its stage vae was trained on another split of the same data"):
+        held_out_records(save(mixed, here), [folders["known"]])
+
+
+def test_images_that_the_judge_was_trained_on_are_refused_and_others_are_not(folders, tmp_path):
+    known, new = (read_busi(folders[name]) for name in ("known", "new"))
+    training = Training(1, 1, 0, 0.1, ["known"], data_hash(known), image_digests(known), {})
+    check_unseen_by_judge(tmp_path / "judge", training, new)
+    with pytest.raises(ValueError, match="was trained on 2 of the 20 images to measure on"):
+        check_unseen_by_judge(tmp_path / "judge", training, [*known[:2], *new])

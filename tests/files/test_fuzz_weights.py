@@ -1,0 +1,68 @@
+"""Some files of `python -m tests.files.fuzz_weights`, and that the fuzzer notices each kind of defect."""
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.files import fuzz_weights
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="watches processes through /proc")
+
+
+def test_no_damaged_or_lying_file_does_anything_but_open_or_end_in_one_line():
+    counts, defects = fuzz_weights.fuzz(80, seed=2, seconds=60)
+    assert defects == []
+    assert counts.total() == 80
+    assert {outcome for _, outcome in counts} == {"opened", "refused"}
+
+
+def crash(*_):
+    faulthandler.disable()  # no report of it
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
+def hang(*_):
+    time.sleep(60)
+
+
+def spin(*_):
+    while True:
+        pass
+
+
+def fill(*_):
+    torch.ones(1 << 28).numpy()  # 1 GB
+    time.sleep(60)
+
+
+def trip(*_):
+    raise KeyError("x")
+
+
+def say_two_lines(*_):
+    return "refused: a\nb"
+
+
+@pytest.mark.parametrize(
+    ("defect", "outcome"),
+    [
+        (crash, "signal"),
+        (hang, "timeout"),
+        (spin, "timeout"),
+        (fill, "memory"),
+        (trip, "traceback"),
+        (say_two_lines, "not one line"),
+    ],
+)
+def test_the_fuzzer_notices_each_kind_of_defect(defect, outcome, monkeypatch):
+    monkeypatch.setattr(fuzz_weights, "open_as", defect)
+    opener = fuzz_weights.Opener()
+    try:
+        assert opener.open("", "", "", 0.1 if defect in (hang, spin) else 30.0, 300)[0] == outcome
+    finally:
+        opener.close()
