@@ -5,12 +5,12 @@ import json
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record, class_prompt, load_mask
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy, confusion, summary
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.evaluation.judge.network import judge
@@ -18,7 +18,7 @@ from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fid
 from ldm_us.evaluation.masks.figures import Column, mask_figures
 from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
 from ldm_us.evaluation.reconstruction import reconstruction_psnr
-from ldm_us.evaluation.samples import SampleSettings, draw_samples
+from ldm_us.evaluation.samples import draw_samples
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
@@ -41,7 +41,7 @@ def run_masks(options: argparse.Namespace) -> int:
     if options.n is not None and options.n < 2:
         raise ValueError(f"--n {options.n}: shuffling masks needs at least 2.")
     check_picture_path(options.save_grid)
-    settings = sample_settings(options, options.control_scale)
+    sampling = checked_sampling(options, options.control_scale)
     network, training = (None, None) if options.judge is None else load_judge(options.judge)
     model = load_sampler(options)
     if model.controlnet is None:
@@ -53,8 +53,7 @@ def run_masks(options: argparse.Namespace) -> int:
     def find(images: Tensor) -> Tensor:
         return dark_lesions(images) if network is None else judge(network, images).masks
 
-    with tqdm(total=len(records) * options.steps, unit="step", desc="sampling", delay=0.1) as bar:
-        fidelity = mask_fidelity(model, records, settings, find, on_step=lambda step: bar.update(len(step.z)))
+    fidelity = mask_fidelity(model, records, sampling, find, options.seed, options.batch)
     labels = [record.label for record in records]
     errors = {"true": fidelity.true, "shuffled": fidelity.shuffled, "real": fidelity.real}
     columns = {name: Column(one, labels, [record.group for record in records]) for name, one in errors.items()}
@@ -83,14 +82,12 @@ def run_classes(options: argparse.Namespace) -> int:
     if options.n < 1:
         raise ValueError(f"--n {options.n}: use 1 or more.")
     check_picture_path(options.save_grid)
-    settings = sample_settings(options)
+    sampling = checked_sampling(options)
     network, training = load_judge(options.judge)
     model = load_sampler(options)
     asked = [label for label in CLASSES for _ in range(options.n)]
     check_seed(options.seed + len(asked))
-    with tqdm(total=len(asked) * options.steps, unit="step", desc="sampling", delay=0.1) as bar:
-        prompts = [class_prompt(label) for label in asked]
-        samples = draw_samples(model, prompts, settings, on_step=lambda step: bar.update(len(step.z)))
+    samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, options.batch)
     named = judge(network, samples).labels
     if options.save_grid is not None:
         save_grid(options, samples)
@@ -120,7 +117,7 @@ def chosen_lesions(options: argparse.Namespace, size: int) -> list[Record]:
     return [lesions[i * len(lesions) // n] for i in range(n)]
 
 
-def sample_settings(options: argparse.Namespace, control_scale: float | None = None) -> SampleSettings:
+def checked_sampling(options: argparse.Namespace, control_scale: float | None = None) -> Sampling:
     """From the command line, checked before anything is loaded."""
     if options.batch < 1:
         raise ValueError(f"--batch {options.batch}: use 1 or more.")
@@ -128,7 +125,8 @@ def sample_settings(options: argparse.Namespace, control_scale: float | None = N
     check_finite_options(
         options, [name for name in ("guidance", "control_scale") if vars(options).get(name) is not None]
     )
-    return SampleSettings(options.seed, options.steps, options.guidance, control_scale, options.batch)
+    guidance = options.guidance
+    return Sampling(steps=options.steps, guidance=guidance, control_scale=control_scale, threads=None, exact=False)
 
 
 def load_sampler(options: argparse.Namespace) -> LatentDiffusion:
