@@ -17,13 +17,13 @@ from ldm_us.evaluation.judge.network import judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
 from ldm_us.evaluation.masks.figures import Column, mask_figures
 from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
-from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.evaluation.samples import SampleSettings, draw_samples
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import labelled_grid, save_png, to_picture
 from ldm_us.runtime.checks import check_finite_options, check_seed
+from ldm_us.training.reconstruction import reconstruction_psnr
 
 COLUMNS = 10  # of the grid
 

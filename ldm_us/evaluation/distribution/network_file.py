@@ -107,10 +107,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for _ in WRAPPERS:  # one in another at times
         inside = [weights[key] for key in WRAPPERS if isinstance(weights, dict) and isinstance(weights.get(key), dict)]
         weights = inside[0] if inside else weights
-    named = weights if isinstance(weights, dict) else {None: None}
-    if not all(isinstance(name, str) and isinstance(value, PickledTensor) for name, value in named.items()):
+    if not isinstance(weights, dict) or not all(isinstance(value, PickledTensor) for value in weights.values()):
         raise ValueError(f"{path}: holds something else than named tensors. {HELP}")
-    return {name: file.stored(value).read() for name, value in named.items()}
+    return {str(name): file.stored(value).read() for name, value in weights.items()}
 
 
 def in_timm_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:

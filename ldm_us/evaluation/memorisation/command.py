@@ -46,7 +46,6 @@ from ldm_us.evaluation.memorisation.thresholds import (
     latent_features,
     shares,
 )
-from ldm_us.evaluation.reconstruction import reconstruct_grey
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
 from ldm_us.files.atomic import atomic_file, sha256_file
@@ -55,6 +54,7 @@ from ldm_us.files.pictures import save_png
 from ldm_us.runtime.checks import check_device, check_extra, check_finite_options, check_seed
 from ldm_us.training.cache import ENCODER, weights_hash
 from ldm_us.training.dataset import data_hash
+from ldm_us.training.reconstruction import reconstruct_grey
 
 BATCH = 64  # images in memory at a time
 REPORT, TABLE, PICTURE = "memorisation.json", "samples.csv", "closest.png"
