@@ -21,12 +21,12 @@ from ldm_us.diffusion.sampling import (
     generators_of,
     latent_shape,
 )
-from ldm_us.evaluation.reconstruction import psnr, reconstruct
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
 from ldm_us.synthesis.trajectory import decoded, moments
+from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
 ROWS = ("normal", "benign", "malignant")  # as in the paper's Figure 3

@@ -71,7 +71,7 @@ def draw_samples(
     together = 1 if recipe.sampling.exact else len(wanted)
     drawn = []
     for first in range(0, len(wanted), together):
-        steps, part = [], wanted[first : first + together]
+        part, steps = wanted[first : first + together], list[Step]()
         with computing(model, recipe.sampling), torch.no_grad():
             with record(model, 1) if "explain" in strips else nullcontext() as seen:
                 for step in walk(model, part, recipe, added):

@@ -143,6 +143,8 @@ def settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def edited_image(fields: Mapping[str, Any]) -> str | None:
     """SHA-256 of the image that a sample edits."""
+    if "settings" not in fields:
+        return fields.get("init_sha256")
     found = settings_of(fields)["begin"].get("init")
     return None if found is None else str(found["sha256"])
 

@@ -1,4 +1,4 @@
-"""The files of a Recipe: further ControlNets with their hints, and the images and masks of an edit, read and checked."""
+"""The files that a Recipe names: further ControlNets and their hints, images and masks of an edit."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
