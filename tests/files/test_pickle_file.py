@@ -182,7 +182,7 @@ def test_the_weights_of_a_file_are_one_flat_dictionary_wherever_a_trainer_put_th
 )
 def test_what_is_no_dictionary_of_named_tensors_is_refused_in_one_sentence(content, sentence, tmp_path):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="x.pth") as error:
+    with pytest.raises(ValueError, match=r"x\.pth") as error:
         read_weights(tmp_path / "x.pth")
     assert sentence in str(error.value)
     assert str(error.value).isprintable()
