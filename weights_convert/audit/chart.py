@@ -16,8 +16,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT, MARGINS = 920, 370, Margins(left=64, right=8, top=56, bottom=64)
-SHADE = "#8088902a"  # behind every second block; it shows on white and on black
+SHADE = "#80889020"  # behind every second block; it shows on white and on black
 ROW = 0.07  # of the axis: the height of the rows for what has no place on a logarithmic axis
+BELOW: dict[str, Any] = {  # of a text
+    "xycoords": ("data", "axes fraction"),
+    "textcoords": "offset points",
+    "ha": "center",
+    "va": "top",
+    "size": 11,
+}
 BAR = {"marker": "_", "markeredgewidth": 2.5, "color": INK, "gid": "blocks"}
 
 
@@ -39,9 +46,8 @@ def drift_chart(drifts: Sequence[Drift], name: str) -> str:
         for i, block in enumerate(blocks):
             if i % 2 == 0:
                 axes.axvspan(i, i + 1, color=SHADE, linewidth=0)
-            below = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "top"}
-            axes.annotate(block.name.replace(" ", "\n", 1), (i + 0.5, 0), (0, -8), size=11, color=MUTED, **below)
-            axes.annotate(ratio(block.relative), (i + 0.5, 0), (0, -42), size=11, weight="bold", **below)
+            axes.annotate(block.name.replace(" ", "\n", 1), (i + 0.5, 0), (0, -8), color=MUTED, **BELOW)
+            axes.annotate(ratio(block.relative), (i + 0.5, 0), (0, -42), weight="bold", **BELOW)
         for key, points in dots.items():
             draw(axes, points, height_of, **dot_style(*key))
         draw(axes, bars, height_of, **BAR, markersize=0.9 * (WIDTH - 72) / len(blocks))
@@ -85,4 +91,4 @@ def add_legend(axes: Axes, kinds: set[str]) -> None:
     looks = {kind: dot_style(kind, hollow=False) for kind in KIND_NAMES if kind in kinds}
     looks["bias, norm"] = dot_style("other", hollow=True) | {"color": INK}
     looks["matrices and kernels of the block"] = BAR | {"markersize": 18}
-    legend(axes, [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()], columns=4)
+    legend(axes, [Line2D([], [], linestyle="", label=name, **look) for name, look in looks.items()], columns=5)

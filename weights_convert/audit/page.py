@@ -40,8 +40,11 @@ def audit_page(audit: Audit) -> str:
 
 def charts(drifts: Sequence[Drift]) -> dict[str, str]:
     """A chart for each part that changed."""
-    own = {part: [drift for drift in drifts if part_of(drift) == part] for part in map(part_of, drifts)}
-    return {part: drift_chart(own[part], f"drift of {part}") for part in own}
+    charts = {}
+    for part in dict.fromkeys(map(part_of, drifts)):
+        own = [drift for drift in drifts if part_of(drift) == part]
+        charts[part] = drift_chart(own, f"drift of {part}")
+    return charts
 
 
 def uses_of(row: Row) -> str:

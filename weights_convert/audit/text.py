@@ -24,8 +24,8 @@ LISTED = 20  # rows of one kind; --html and --csv have all
 MOST_DRIFTED = 10
 BAR = 30  # letters of the longest bar
 
-COLUMNS = ("key", "our name", "shape", "dtype", "status", "transform or reason")
-COLUMNS += ("sha256", "lowest", "highest", "rms", "flag")
+PLACE_COLUMNS = ("key", "our name", "shape", "dtype", "status", "transform or reason")
+NUMBER_COLUMNS = ("sha256", "lowest", "highest", "rms", "flag")
 DRIFT_COLUMNS = ("drift", "relative change", "largest change", "cosine")
 
 
@@ -162,7 +162,7 @@ def csv_table(audit: Audit) -> str:
     """The table, key by key, in full precision; a tensor of the file has a line for each of our names."""
     drifts = {} if audit.comparison is None else {drift.target: drift for drift in audit.comparison.drifts}
     file = io.StringIO()
-    columns = COLUMNS if audit.comparison is None else COLUMNS + DRIFT_COLUMNS
+    columns = (*PLACE_COLUMNS, *NUMBER_COLUMNS, *(() if audit.comparison is None else DRIFT_COLUMNS))
     table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for row in audit.rows:
