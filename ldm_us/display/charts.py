@@ -160,7 +160,8 @@ def scale(
     else:
         axes.set(**{f"{name}scale": "log" if log_scale else "linear"})
         ticks = MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1).tick_values(low, high)
-    inside = [float(tick) for tick in ticks if low - 1e-9 * (high - low) <= tick <= high + 1e-9 * (high - low)]
+    room = 0.0 if log_scale else 1e-9 * (high - low)  # for ticks at the very ends
+    inside = [float(tick) for tick in ticks if low - room <= tick <= high + room]
     axis = axes.xaxis if name == "x" else axes.yaxis
     axis.set_ticks(inside, labels(inside))
     axis.set_ticks([], minor=True)
@@ -201,16 +202,17 @@ def to_svg(figure: Figure, name: str, tooltips: Mapping[str, Sequence[str]] | No
     for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
         patch.set_visible(False)  # the page shows through
     file = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):  # the same chart has the same bytes, and no id of another one
+    with rc_context({"svg.hashsalt": plain(name)}):  # the same chart has the same bytes, and no id of another one
         FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())
     for element in root.iter():
         tidy(element)
-    for gid, texts in (tooltips or {}).items():
-        for dot, text in zip(root.iterfind(f".//g[@id='{gid}']//use"), texts, strict=True):
-            ElementTree.SubElement(dot, "title").text = plain(text)
     for group in root.iter("g"):
-        group.attrib.pop("id", None)
+        gid = group.attrib.pop("id", "")
+        if tooltips and gid in tooltips:
+            group.set("class", gid)
+            for dot, text in zip([*group.iter("use")], tooltips[gid], strict=True):
+                ElementTree.SubElement(dot, "title").text = plain(text)
     for element in [*root.findall("metadata"), *root.findall("defs[style]")]:  # its rules are in style.css
         root.remove(element)
     root.attrib = {"viewBox": root.attrib["viewBox"], "class": "chart", "role": "img", "aria-label": plain(name)}
