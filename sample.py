@@ -24,7 +24,7 @@ from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies, load_training_images
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.info import describe_model
+from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.drawing import Wanted, draw_samples

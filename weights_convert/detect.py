@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from ldm_us.files.checkpoint import PARTS
+from ldm_us.files.checkpoint import PARTS, LazyTensor
 from weights_convert.rules import Layout
-from weights_convert.sources import Entry, Source
+from weights_convert.sources import Source
 
 SUPPORTED = (
     "Supported are Stable Diffusion 1.x models (CompVis file or diffusers folder), their ControlNets (lllyasviel or "
@@ -100,7 +100,7 @@ def foreign_family(source: Source) -> str | None:
     return _foreign_by_shape(source.entries)
 
 
-def _foreign_by_shape(entries: Mapping[str, Entry]) -> str | None:
+def _foreign_by_shape(entries: Mapping[str, LazyTensor]) -> str | None:
     for name, entry in entries.items():
         family = None
         if len(entry.shape) < 2:

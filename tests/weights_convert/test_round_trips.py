@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 
 from ldm_us.config import SD15
+from ldm_us.files.checkpoint import LazyTensor
 from tests.golden.original import LAYOUTS, PREFIXES, diffusers_name, shapes, tiny_compvis, to_diffusers, to_open_clip
-from weights_convert.convert import load_piece, plan_source
+from weights_convert.convert import lazy, plan_source
 from weights_convert.export_plan import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
-from weights_convert.import_command import lazy
-from weights_convert.sources import COMPONENTS, Entry, Source
+from weights_convert.sources import COMPONENTS, Source
 
 POSITION_IDS = f"{PREFIXES['text']}embeddings.position_ids"
 PARTS = {"unet": "unet", "vae": "vae", "text_encoder": "text", "controlnet": "controlnet"}
@@ -136,16 +136,16 @@ def full_size(layout, dtype, start=0):
     entries = {}
     for i, (name, shape) in enumerate(shapes(layout, "sd15").items()):
         load = partial(window, start + i, shape, dtype)
-        entries[name] = Entry(shape, dtype, load)
+        entries[name] = LazyTensor(name, shape, dtype, load)
         if name.endswith("position_ids"):
-            entries[name] = Entry(shape, torch.int64, lambda: torch.arange(77).view(1, 77))
+            entries[name] = LazyTensor(name, shape, torch.int64, lambda: torch.arange(77).view(1, 77))
     return entries
 
 
 def imported(entries):
     """What an import makes of these tensors, each still to be loaded."""
     plan = plan_source(Source(Path("full size"), (), entries), SD15)
-    found = {p.target: Entry(p.shape, p.entry.dtype, partial(load_piece, p)) for p in plan.pieces}
+    found = {piece.target: lazy(piece, None) for piece in plan.pieces}
     return Source(Path("ours"), (), found)
 
 
@@ -154,7 +154,7 @@ def exported(ours, *layouts):
     tensors = [lazy(piece, None) for layout in layouts for piece in plan_export(ours, SD15, layout)]
     tensors += [tensor for layout in layouts for tensor in position_ids(SD15, layout)]
     assert len({tensor.name for tensor in tensors}) == len(tensors)
-    return {tensor.name: Entry(tensor.shape, tensor.dtype, tensor.load) for tensor in tensors}
+    return {tensor.name: tensor for tensor in tensors}
 
 
 def assert_same(found, expected):
@@ -196,7 +196,7 @@ def test_at_full_size_compvis_to_diffusers_gives_the_names_that_the_test_suite_c
                 theirs = diffusers_name(part, name.removeprefix(start))
                 shape = tuple(LAYOUTS[f"diffusers/{component}"][theirs])
                 load = lambda entry=entry, shape=shape: entry.load().view(shape)  # noqa: E731
-                expected[theirs] = Entry(shape, entry.dtype, load)
+                expected[theirs] = LazyTensor(theirs, shape, entry.dtype, load)
         assert_same(found, expected)
     again = imported(folder)
     assert_same(exported(again, *COMPVIS, COMPVIS_CONTROLNET), there)

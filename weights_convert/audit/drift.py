@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ldm_us.files.checkpoint import PARTS
-from weights_convert.blocks import KIND_NAMES, block_of, kind_of, network_order
-from weights_convert.tensor_numbers import CHUNK
+from weights_convert.audit.blocks import KIND_NAMES, block_of, kind_of, network_order
+from weights_convert.audit.numbers import CHUNK
 
 STATES = {
     "identical": "identical to the bit",
@@ -126,6 +126,12 @@ def group_drift(part: str, name: str, drifts: Sequence[Drift]) -> GroupDrift:
         relative=relative(sum(d.squared_difference for d in matrices), sum(d.squared_norm for d in matrices)),
         largest=math.nan if any(math.isnan(d.largest) for d in drifts) else max(d.largest for d in drifts),
     )
+
+
+def shares(groups: Sequence[GroupDrift]) -> list[float]:
+    """How long the bar of each group is, the longest 1; none for a change that is infinite or no number."""
+    longest = max((group.relative for group in groups if math.isfinite(group.relative)), default=0.0) or 1.0
+    return [group.relative / longest if math.isfinite(group.relative) else 0.0 for group in groups]
 
 
 def part_of(drift: Drift) -> str:
