@@ -96,7 +96,11 @@ def config_of(name: str) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or a PyTorch file, the latter read without running what is pickled in it."""
+    """The tensors of a safetensors or a PyTorch file.
+
+    weights_only refuses to run what is pickled in the latter, but was got round twice (CVE-2025-32434, CVE-2026-24747):
+    a file of a stranger is better had as safetensors.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
