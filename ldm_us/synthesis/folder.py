@@ -63,7 +63,7 @@ def check_free(out: Path) -> None:
     """Raise ValueError where a process is writing into the folder: torchrun, killed, may leave its processes alive."""
     if not (out / COMMAND).is_file():
         return
-    with open(out / COMMAND, "rb") as file:
+    with open(out / COMMAND, "r+b") as file:
         if not try_exclusive(file):
             raise ValueError(
                 f"--out {out}: another call of sample.py is writing into it. Wait for it, or end all its processes."
@@ -73,7 +73,7 @@ def check_free(out: Path) -> None:
 @contextmanager
 def occupied(out: Path) -> Iterator[None]:
     """Inside, every other call is kept out of the folder; the lock ends with the process, whatever ends that."""
-    with open(out / COMMAND, "rb") as file:
+    with open(out / COMMAND, "r+b") as file:
         take_shared(file)
         yield
 

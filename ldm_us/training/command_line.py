@@ -6,7 +6,7 @@ from typing import Any
 
 from ldm_us.config import PREDICTIONS
 from ldm_us.networks.lora import TARGETS
-from ldm_us.runtime.torchrun import local_device, process_count
+from ldm_us.runtime.processes import local_device, process_count
 from ldm_us.training.optimizers import OPTIMIZERS
 from ldm_us.training.options import DIFFUSION_LR, STAGES, VAE_LR_PER_IMAGE, TrainOptions, check_options
 

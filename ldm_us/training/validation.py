@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm_us.data.records import Record
 from ldm_us.networks.controlnet import ControlNet
@@ -142,10 +142,5 @@ def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
 def zero_conv_norms(controlnet: ControlNet) -> dict[str, float]:
     """How far each zero convolution has left 0: those of the skips from the finest on, then the middle's."""
     convs = [*controlnet.zero_convs, controlnet.zero_conv_middle]
-    return {f"zero_conv_norm_{i:02d}": float(whole(norm_of(conv))) for i, conv in enumerate(convs)}
-
-
-def norm_of(conv: nn.Module) -> Tensor:
-    """Norm of a convolution's weight, a scalar; of the whole weight where processes share it out."""
-    weight = conv.get_parameter("weight")
-    return weight.detach().norm()
+    norms = [whole(conv.get_parameter("weight").detach().norm()) for conv in convs]
+    return {f"zero_conv_norm_{i:02d}": float(norm) for i, norm in enumerate(norms)}

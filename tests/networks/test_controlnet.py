@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ldm_us.config import SD15, TINY, US128
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
-from ldm_us.networks.controlnet import ControlNet
+from ldm_us.networks.controlnet import ControlNet, zero_conv
 from ldm_us.networks.unet import UNet
 
 
@@ -168,3 +168,19 @@ def test_the_hint_matters_from_the_second_gradient_step_on(unet, fresh, inputs):
     assert fresh.hint_network.conv_out.weight.any()
     with_hint, without = fresh(*z_t_and_text, hint), fresh(*z_t_and_text, torch.zeros_like(hint))
     assert not torch.equal(with_hint.skips[0], without.skips[0])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_zero_convolution_gives_zeros_yet_its_weight_has_a_gradient(kernel):
+    """ControlNet Eq. 2: training can leave zero because the input is not zero."""
+    conv, features = (
+        zero_conv(3, 5, kernel),
+        torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(),
+    )
+    output = conv(features)
+    assert output.shape == (2, 5, 4, 4)
+    assert not output.any()
+    (output - 1).square().sum().backward()
+    assert bool(conv.weight.grad.abs().amax(dim=(1, 2, 3)).all())
+    assert bool(conv.bias.grad.all())
+    assert not features.grad.any(), "what comes before it is not disturbed in the first step"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_us.training.distributed import ALONE
+from ldm_us.runtime.processes import ALONE
 from tests.conftest import read_run
 
 ROOT = Path(__file__).parents[2]

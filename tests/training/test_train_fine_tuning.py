@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 import sample
 import train
 from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.locks import locked
 from ldm_us.files.lora_file import apply_lora, load_lora
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.command_line import parse_options
-from ldm_us.training.run import locked
 from ldm_us.training.stages import Stage
 
 METHODS = {
@@ -255,7 +255,7 @@ def test_restart_does_not_rename_the_weights_that_it_starts_from(run, refused, t
 
 def test_a_folder_that_another_process_trains_in_is_refused(run, refused, tmp_path):
     run("vae", tmp_path / "run")
-    with locked(tmp_path / "run"):
+    with locked(tmp_path / "run", "held already"):
         assert "is being trained by another process" in refused("vae", tmp_path / "run", "--steps", 4)
     assert run("vae", tmp_path / "run", "--steps", 4).log[-1]["step"] == 4
 

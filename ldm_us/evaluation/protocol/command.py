@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +38,7 @@ from ldm_us.evaluation.protocol.stages import (
 from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
 from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
 from ldm_us.files.atomic import atomic_file
-from ldm_us.files.locks import try_exclusive
+from ldm_us.files.locks import locked
 from ldm_us.runtime.checks import check_extra
 
 CONFIG = "protocol.json"
@@ -108,10 +107,7 @@ def begun(out: Path, config: ProtocolConfig, split: Split) -> Iterator[None]:
     """Hold the folder, new or of this very protocol. Raise ValueError, naming what differs, for another one."""
     asked = as_json(config) | {"data_sha256": split.digests}
     out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        if not try_exclusive(descriptor):
-            raise ValueError(f"{out}: another process runs a protocol in it. Wait for it, or stop it.")
+    with locked(out, f"{out}: another process runs a protocol in it. Wait for it, or stop it."):
         finished = (out / CONFIG).is_file() and bool(read_done(out))  # else nothing was made that could differ
         changes = differing(read_begun(out), asked) if finished else []
         if changes:
@@ -122,8 +118,6 @@ def begun(out: Path, config: ProtocolConfig, split: Split) -> Iterator[None]:
         with atomic_file(out / CONFIG) as file:
             file.write((json.dumps(asked, indent=1) + "\n").encode())
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read_begun(out: Path) -> dict[str, Any]:
