@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import ldm_us
 from ldm_us.runtime.entry import run_command
-from ldm_us.runtime.recipes import recipe
+from ldm_us.runtime.scripts import script_path
 
 COMMANDS = {
     "ldm-us-train": "train a stage: vae, unet or controlnet; in a checkout also `python train.py`",
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for command, purpose in COMMANDS.items():
         print(f"  {command:{width}}  {purpose}")
     print("\nEach has --help. The recipes, to read and change; the bundled model; and what `import ldm_us` offers:\n")
-    for place in (recipe("train.py"), recipe("sample.py"), ldm_us.BUNDLED, ", ".join(ldm_us.__all__)):
+    for place in (script_path("train.py"), script_path("sample.py"), ldm_us.BUNDLED, ", ".join(ldm_us.__all__)):
         print(f"  {place}")
     return 0
 

@@ -20,7 +20,7 @@ from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to
 from ldm_us.files.atomic import atomic_file, sha256_file
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.recipes import recipe
+from ldm_us.runtime.scripts import script_path
 from ldm_us.synthesis.folder import MANIFEST
 from ldm_us.synthesis.options import build_parser as sample_parser
 from ldm_us.synthesis.options import check_options as check_sample_options
@@ -111,7 +111,7 @@ def wanted_samples(stage: Stage) -> tuple[int, ...]:
 
 def run_script(script: str, arguments: list[str]) -> None:
     """Run train.py or sample.py in a process of its own, which says what it does."""
-    code = subprocess.run([sys.executable, str(recipe(script)), *arguments], check=False).returncode
+    code = subprocess.run([sys.executable, str(script_path(script)), *arguments], check=False).returncode
     if code == 130:
         raise KeyboardInterrupt
     if code != 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_us.runtime import recipes
+from ldm_us.runtime import scripts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ def call(installed, tmp_path):
 def test_an_installed_command_is_the_script_of_the_checkout(installed, call, command, script):
     checkout = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
     assert call(installed / "bin" / command, "--help").stdout == checkout.stdout != ""
-    assert (installed / "ldm_us" / "recipes" / script).read_bytes() == (ROOT / script).read_bytes()
+    assert (installed / "ldm_us" / "scripts" / script).read_bytes() == (ROOT / script).read_bytes()
 
 
 def test_an_installed_command_refuses_in_one_sentence(installed, call):
@@ -60,19 +60,19 @@ def test_an_installed_command_refuses_in_one_sentence(installed, call):
 
 def test_an_installation_finds_its_own_recipes_and_takes_no_name_from_others(installed, call):
     for script in ("train.py", "sample.py"):
-        code = f"from ldm_us.runtime.recipes import recipe; print(recipe({script!r}))"
-        assert Path(call(sys.executable, "-c", code).stdout.strip()) == installed / "ldm_us" / "recipes" / script
+        code = f"from ldm_us.runtime.scripts import script_path; print(script_path({script!r}))"
+        assert Path(call(sys.executable, "-c", code).stdout.strip()) == installed / "ldm_us" / "scripts" / script
     tops = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
     assert tops == {"bin", "ldm_us", "weights_convert"}
     assert (installed / "ldm_us" / "py.typed").is_file()
 
 
 def test_in_a_checkout_the_recipes_are_those_at_the_top():
-    assert recipes.recipe("train.py") == ROOT / "train.py"
-    assert recipes.recipe("sample.py") == ROOT / "sample.py"
+    assert scripts.script_path("train.py") == ROOT / "train.py"
+    assert scripts.script_path("sample.py") == ROOT / "sample.py"
 
 
 def test_an_installation_without_its_recipes_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(recipes, "PACKAGE", tmp_path / "ldm_us")
-    with pytest.raises(ValueError, match=r"^train\.py is neither beside .* nor in its folder recipes\."):
-        recipes.recipe("train.py")
+    monkeypatch.setattr(scripts, "PACKAGE", tmp_path / "ldm_us")
+    with pytest.raises(ValueError, match=r"^train\.py is neither beside .* nor in its folder scripts\."):
+        scripts.script_path("train.py")
