@@ -24,7 +24,9 @@ CONFIG = ModelConfig(
     schedule=ScheduleConfig(guidance=1.0),  # there is no text to be guided by
     vae=VAEConfig(width=16, multipliers=(1, 2, 4), res_blocks=1, groups=8),  # each level but the last halves the sides
     text=TextConfig(width=32, heads=4, layers=1, mlp_width=64),
-    unet=UNetConfig(width=32, multipliers=(1, 2), attention=(False, True), heads=4, context_width=32, groups=8),
+    unet=UNetConfig(
+        width=32, multipliers=(1, 2), attention=(False, True), res_blocks=1, heads=4, context_width=32, groups=8
+    ),
 )
 
 

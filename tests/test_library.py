@@ -1,16 +1,27 @@
 """ldm_us as a library: its names are there without torch, lead to one object each, and make a picture in five lines."""
 
 import ast
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import ldm_us
 import ldm_us.__main__
 
 ROOT = Path(__file__).resolve().parents[1]
+IN_THE_README = """
+    import ldm_us
+
+    model = ldm_us.load_model(ldm_us.BUNDLED)
+    mask = ldm_us.load_mask(["docs/masks/benign (1)_mask.png"], model.config.image_size)  # (1, H, W)
+    x = ldm_us.generate(model, ["Ultrasound image of a benign breast"], seeds=[1], masks=mask[None])
+    ldm_us.to_picture(x[0]).save("benign.png")
+"""
 DESIGNED = {"load_model", "save_model", "tokenize", "generate", "LatentDiffusion", "ControlNet", "PRESETS", "Sampling"}
 
 
@@ -79,3 +90,16 @@ def test_the_overview_has_no_arguments(capsys):
         ldm_us.__main__.main(["train"])
     assert end.value.code == 2
     assert "unrecognized arguments: train" in capsys.readouterr().err
+
+
+def test_the_lines_of_the_readme_make_a_picture(tmp_path, monkeypatch):
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    code = next((block for block in blocks if "    import ldm_us\n" in block), IN_THE_README)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.chdir(tmp_path)
+    exec(textwrap.dedent(code), {})
+    (drawn,) = tmp_path.glob("*.png")
+    with Image.open(drawn) as picture:
+        assert (picture.mode, picture.size) == ("RGB", (128, 128))
+        low, high = picture.convert("L").getextrema()
+    assert high - low > 100, "not a grey square"
