@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ldm_us.config import SD15, TINY, US128
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import UNet
 
@@ -54,11 +54,12 @@ def test_a_fresh_controlnet_leaves_a_generated_image_unchanged():
     torch.manual_seed(0)
     model = LatentDiffusion(US128).eval()
     z_T = torch.randn(1, 4, 8, 8)
-    before = generate(model, ["a breast"], z_T=z_T, steps=2)
+    sampling = Sampling(steps=2, guidance=7.5)
+    before = generate(model, ["a breast"], z_T=z_T, sampling=sampling)
     model.add_controlnet()
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:20, 8:20] = 1
-    assert torch.equal(generate(model, ["a breast"], z_T=z_T, steps=2, masks=mask), before)
+    assert torch.equal(generate(model, ["a breast"], z_T=z_T, sampling=sampling, masks=mask), before)
 
 
 def test_there_is_one_residual_a_skip_and_one_for_the_middle_13_in_all(unet, fresh, inputs):

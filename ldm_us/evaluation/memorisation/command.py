@@ -46,15 +46,15 @@ from ldm_us.evaluation.memorisation.thresholds import (
     latent_features,
     shares,
 )
-from ldm_us.evaluation.reconstruction import reconstruct_grey
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
 from ldm_us.files.atomic import atomic_file, sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_device, check_extra, check_finite_options, check_seed
+from ldm_us.runtime.checks import check_device, check_extra, check_finite, check_seed
 from ldm_us.training.cache import ENCODER, weights_hash
 from ldm_us.training.dataset import data_hash
+from ldm_us.training.reconstruction import reconstruct_grey
 
 BATCH = 64  # images in memory at a time
 REPORT, TABLE, PICTURE = "memorisation.json", "samples.csv", "closest.png"
@@ -119,7 +119,7 @@ def check_memorisation_options(options: argparse.Namespace) -> None:
     check_extra("eval", "scipy")
     check_device(options.device)
     check_seed(options.seed)
-    check_finite_options(options, ["false_alarms"])
+    check_finite({"false_alarms": options.false_alarms})
     if not 0 < options.false_alarms < 1:
         raise ValueError(f"--false-alarms {options.false_alarms}: use a share above 0 and below 1, such as 0.03.")
     if options.planted < 1:

@@ -46,8 +46,9 @@ CONFIG = "protocol.json"
 Say = Callable[[str], None]
 
 
-def add_protocol_command(command: argparse.ArgumentParser) -> None:
-    """Describe the command."""
+def add_protocol_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe protocol."""
+    command = commands.add_parser("protocol", help="the paper's experiments, from one configuration file")
     command.set_defaults(run=run_protocol_command, device="cpu")
     command.add_argument("config", type=Path, metavar="CONFIG.json", help="such as docs/protocol_us128.json")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the same again goes on")
@@ -62,7 +63,7 @@ def run_protocol_command(options: argparse.Namespace) -> int:
 
 def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: str | None = None) -> None:
     """Split, train and sample the generators, train and test the classifiers, report."""
-    check_extra("eval", "sklearn", "matplotlib")  # now, not after hours
+    check_extra("eval", "sklearn", "scipy", "matplotlib")  # now, not after hours
     stages = plan_stages(config, out)
     check_stages(stages)
     if until is not None and until not in [stage.name for stage in stages]:

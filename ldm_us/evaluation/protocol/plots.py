@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ldm_us.display.axes import COLOURS
+from ldm_us.evaluation.auc import Floats
 from ldm_us.evaluation.protocol.arms import REAL, Arm
-from ldm_us.evaluation.protocol.intervals import Floats
 from ldm_us.evaluation.protocol.tables import SUSPECT, Results, Row, probabilities_of, read_tested
 from ldm_us.files.atomic import atomic_file
 from ldm_us.runtime.checks import check_extra

@@ -22,8 +22,7 @@ from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.scripts import script_path
 from ldm_us.synthesis.folder import MANIFEST
-from ldm_us.synthesis.options import build_parser as sample_parser
-from ldm_us.synthesis.options import check_options as check_sample_options
+from ldm_us.synthesis.options import parse_options as parse_sample_options
 from ldm_us.synthesis.plan import class_counts
 from ldm_us.training.command_line import parse_options
 
@@ -92,7 +91,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
                 if stage.script == "train.py":
                     parse_options(list(stage.arguments))
                 else:
-                    check_sample_options(sample_parser().parse_args(stage.arguments))
+                    parse_sample_options(stage.arguments)
                     wanted_samples(stage)
         except SystemExit as error:
             reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
@@ -103,7 +102,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
 
 def wanted_samples(stage: Stage) -> tuple[int, ...]:
     """How many samples of each of CLASSES a stage makes."""
-    options = sample_parser().parse_args(stage.arguments)
+    options = parse_sample_options(stage.arguments)
     if options.balance is None:
         raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
     return class_counts(options.balance, options.n)

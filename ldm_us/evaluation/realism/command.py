@@ -25,12 +25,18 @@ from ldm_us.evaluation.realism.measures import Measured, measure_reconstructions
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import as_markdown
-from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, read_set
-from ldm_us.evaluation.sets.independent_images import Independent, one_per_family, shared_classes
+from ldm_us.evaluation.sets.image_sets import (
+    Independent,
+    check_enough,
+    check_sets,
+    one_per_family,
+    read_set,
+    shared_classes,
+)
 from ldm_us.files.atomic import atomic_file, sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_finite_options
+from ldm_us.runtime.checks import check_finite
 
 FILES = ("realism.json", "realism.md", "realism.png")
 
@@ -69,7 +75,7 @@ def run_realism(options: argparse.Namespace) -> int:
 
 def check_realism_options(options: argparse.Namespace) -> None:
     """Raise ValueError for what can be refused before an image is opened."""
-    check_finite_options(options, ["dynamic_range"])
+    check_finite({"dynamic_range": options.dynamic_range})
     if options.dynamic_range <= 0:
         raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
     if options.size is not None:

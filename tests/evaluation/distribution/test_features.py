@@ -1,6 +1,7 @@
 """ldm_us/evaluation/distribution/features.py and network_file.py: named vectors, streamed pixels, and refused files."""
 
 import json
+import os
 import weakref
 from pathlib import Path
 
@@ -158,6 +159,34 @@ def test_a_classifier_that_names_its_network_and_its_grey_images_needs_no_option
     save_file(model.state_dict(), tmp_path / "c.safetensors", said | {"size": "large"})
     with pytest.raises(ValueError, match="is no number"):
         load_features(str(tmp_path / "c.safetensors"))
+
+
+class Shell:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_that_wants_to_run_a_command_is_refused_and_torchs_own_reader_is_never_asked(
+    resnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    path, marker = tmp_path / "weights.pt", tmp_path / "ran"
+    content = {"state_dict": resnet.state_dict(), "callback": Shell(marker)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(
+        ValueError, match=r"refused: this pickle asks for (posix|nt)\.system.*Nothing in it was run"
+    ) as said:
+        load_features(str(path), network="resnet18")
+    assert "\n" not in str(said.value)
+    assert not marker.exists()
+    torch.save({"model": {"state_dict": resnet.state_dict()}}, path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(load_network(path, "resnet18").model.conv1.weight, resnet.conv1.weight)
 
 
 def test_files_and_names_that_do_not_fit_are_refused(micro, resnet, tmp_path: Path) -> None:

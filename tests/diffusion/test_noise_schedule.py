@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldm_us.config import ScheduleConfig
-from ldm_us.diffusion.schedule import level, make_schedule
+from ldm_us.diffusion.ddpm import level, make_schedule
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "schedulers.npz")
 

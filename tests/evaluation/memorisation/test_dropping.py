@@ -1,7 +1,8 @@
-"""ldm_us/synthesis/copies.py and sample.py --drop-memorised: copies are drawn again, and nothing else changes."""
+"""sample.py --drop-memorised: copies are drawn again, and nothing else changes."""
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,29 +12,41 @@ from PIL import Image
 import sample
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.memorisation.command import compared_fields
+from ldm_us.evaluation.memorisation.dropping import ATTEMPTS, drop_copies, next_seed
 from ldm_us.evaluation.memorisation.nearest_training import describe, nearest_of_stream
 from ldm_us.evaluation.sets.image_sets import read_set, stream
 from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.files.lineage import Lineage
 from ldm_us.runtime.entry import run_command
-from ldm_us.synthesis.copies import ATTEMPTS, next_seed, without_copies
-from ldm_us.synthesis.drawing import Wanted
-from ldm_us.synthesis.edits import Drawn
+from ldm_us.synthesis.drawing import Drawn, Wanted
+from ldm_us.synthesis.recipe import Recipe
 from ldm_us.training.dataset import data_hash, split_data
 
 
-def draw(wanted, on_step):
+def draw(_model, wanted, *_):
     """An image that is its seed."""
     return [Drawn(torch.full((3, 2, 2), one.seed), {}) for one in wanted]
 
 
-def test_copies_alone_are_drawn_again_with_seeds_that_follow_from_their_own():
+@pytest.fixture
+def without_copies(monkeypatch):
+    """A function of samples and of the seeds that count as copies."""
+    monkeypatch.setattr("ldm_us.evaluation.memorisation.dropping.draw_samples", draw)
+
+    def drop(wanted, is_copy):
+        training = SimpleNamespace(hold=lambda x: is_copy(int(x[0, 0, 0])))
+        return drop_copies(draw(None, wanted), wanted, training, None, Recipe())
+
+    return drop
+
+
+def test_copies_alone_are_drawn_again_with_seeds_that_follow_from_their_own(without_copies):
     bad = {5, next_seed(5, 1)}
     wanted = [Wanted("a", seed, None) for seed in (4, 5, 6)]
-    drawn, tried = without_copies(draw, lambda x: int(x[0, 0, 0]) in bad, wanted, on_step=None)
+    drawn, tried = without_copies(wanted, bad.__contains__)
     assert tried == [[4], [5, next_seed(5, 1), next_seed(5, 2)], [6]]
     assert [int(x[0, 0, 0]) for x, _ in drawn] == [seeds[-1] for seeds in tried]
-    assert without_copies(draw, lambda x: int(x[0, 0, 0]) in bad, wanted[1:2], None)[1] == tried[1:2]
+    assert without_copies(wanted[1:2], bad.__contains__)[1] == tried[1:2]
 
 
 def test_further_seeds_are_valid_and_all_different():
@@ -42,9 +55,9 @@ def test_further_seeds_are_valid_and_all_different():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_model_that_makes_nothing_but_copies_is_refused():
+def test_a_model_that_makes_nothing_but_copies_is_refused(without_copies):
     with pytest.raises(ValueError, match=f"{ATTEMPTS} seeds in a row for 'a'.*memorised"):
-        without_copies(draw, lambda x: True, [Wanted("a", 0, None)], None)
+        without_copies([Wanted("a", 0, None)], lambda seed: True)
 
 
 @pytest.fixture(scope="module")
