@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from ldm_us.data.audit.families import Families, GroupAudit
-from ldm_us.data.audit.findings import Audit
+from ldm_us.data.audit.findings import Audit, Families, GroupAudit
 from ldm_us.data.records import Record
 
 SHOWN = 8  # names in one list before it is cut

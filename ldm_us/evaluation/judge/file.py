@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import ldm_us
-from ldm_us.config_limits import check_limits
+from ldm_us.config import check_limits
 from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ldm_us
 from ldm_us.config import config_from_dict
 from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to_arguments
 from ldm_us.files.atomic import atomic_file, sha256_file
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
+from ldm_us.runtime.scripts import script_path
 from ldm_us.synthesis.folder import MANIFEST
 from ldm_us.synthesis.options import parse_options as parse_sample_options
 from ldm_us.synthesis.plan import class_counts
@@ -109,11 +109,8 @@ def wanted_samples(stage: Stage) -> tuple[int, ...]:
 
 
 def run_script(script: str, arguments: list[str]) -> None:
-    """Run train.py or sample.py of this checkout in a process of its own, which says what it does."""
-    path = Path(ldm_us.__file__).resolve().parent.parent / script
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: the protocol runs from a checkout. Clone the repository.")
-    code = subprocess.run([sys.executable, str(path), *arguments], check=False).returncode
+    """Run train.py or sample.py in a process of its own, which says what it does."""
+    code = subprocess.run([sys.executable, str(script_path(script)), *arguments], check=False).returncode
     if code == 130:
         raise KeyboardInterrupt
     if code != 0:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.data.records import Record, load_pair
-from ldm_us.data.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.realism.lesion_quality import gcnr
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures

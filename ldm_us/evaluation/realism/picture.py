@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ldm_us.data.statistics import BANDS
+from ldm_us.data.audit.statistics import BANDS
 from ldm_us.display.axes import COLOURS, Axes, Box, Point, labels, log_ticks, nice_ticks, padded
 from ldm_us.display.canvas import Canvas, faded, length_of
 from ldm_us.evaluation.realism.comparison import QUARTILES, Row

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ldm_us.data.statistics import autocorrelation
+from ldm_us.data.audit.statistics import autocorrelation
 
 DYNAMIC_RANGE = 60.0  # dB from grey 0 to grey 255, assumed
 BLOCKS_A_SIDE = 8  # a block is an eighth of the image high and wide, and they overlap by half

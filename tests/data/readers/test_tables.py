@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import zipfile
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -9,19 +10,32 @@ from xml.sax.saxutils import escape
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openpyxl import Workbook
 
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.readers.spreadsheet import column_of, read_xlsx
+from ldm_us.data.readers.tables import read_xlsx
 from tests.data.readers.test_datasets import breast, dataset_b
 
 MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
 
 
-def write_parts(path: Path, sheet: str, texts: str | None = None) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("xl/worksheets/sheet1.xml", f"<worksheet {MAIN}><sheetData>{sheet}</sheetData></worksheet>")
-        if texts is not None:
-            archive.writestr("xl/sharedStrings.xml", f"<sst {MAIN}>{texts}</sst>")
+SHARED = (
+    '<Override PartName="/xl/sharedStrings.xml" '
+    'ContentType="application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"/></Types>'
+)
+
+
+def write_parts(path: Path, sheet: str, texts: str = "", prolog: str = "") -> Path:
+    """Write a spreadsheet whose rows and shared texts are this XML."""
+    whole = io.BytesIO()
+    Workbook().save(whole)  # what else belongs into one
+    with zipfile.ZipFile(whole) as given, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        parts = {name: given.read(name).decode() for name in given.namelist()}
+        parts["[Content_Types].xml"] = parts["[Content_Types].xml"].replace("</Types>", SHARED)
+        parts["xl/sharedStrings.xml"] = f"<sst {MAIN}>{texts}</sst>"
+        parts["xl/worksheets/sheet1.xml"] = f"{prolog}<worksheet {MAIN}><sheetData>{sheet}</sheetData></worksheet>"
+        for name, part in parts.items():
+            archive.writestr(name, part)
     return path
 
 
@@ -67,9 +81,10 @@ def test_runs_inline_texts_and_formulas_are_read_and_phonetic_readings_are_not(t
     ]
 
 
-@pytest.mark.parametrize(("reference", "column"), [("A1", 0), ("Z9", 25), ("AA10", 26), ("AB7", 27), ("BA1", 52)])
-def test_letters_name_columns_in_base_26(reference, column):
-    assert column_of(reference, 99) == column
+@pytest.mark.parametrize(("reference", "column"), [("A1", 0), ("Z1", 25), ("AA1", 26), ("AB1", 27), ("BA1", 52)])
+def test_letters_name_columns_in_base_26(tmp_path, reference, column):
+    sheet = f'<row r="1"><c r="{reference}"><v>1</v></c></row>'
+    assert read_xlsx(write_parts(tmp_path / "t.xlsx", sheet)) == [(1, [""] * column + ["1"])]
 
 
 @pytest.mark.parametrize("make", [breast, dataset_b])
@@ -108,15 +123,45 @@ def test_a_missing_sheet_and_a_text_that_is_not_there_are_refused(tmp_path):
 
 
 def test_a_part_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("ldm_us.data.readers.spreadsheet.LARGEST", 50)
+    monkeypatch.setattr("ldm_us.data.readers.tables.LARGEST", 50)
     with pytest.raises(ValueError, match="more than 50 bytes"):
         read_xlsx(write_xlsx(tmp_path / "t.xlsx", [["a"]]))
 
 
+def test_a_sheet_that_names_rows_beyond_all_sheets_is_refused_and_not_counted_through(tmp_path):
+    sheet = '<row r="1"><c r="A1"><v>1</v></c></row><row r="999999999999"><c r="A999999999999"><v>2</v></c></row>'
+    with pytest.raises(ValueError, match=r"more than 1,048,576 rows\)\. Save its first sheet as CSV\.$"):
+        read_xlsx(write_parts(tmp_path / "t.xlsx", sheet))
+
+
+def test_entities_that_grow_are_refused(tmp_path):
+    """XML's own bomb: every entity is ten of the one before."""
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">' + "".join(
+        f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in itertools.pairwise("abcdefghij")
+    )
+    sheet = '<row r="1"><c r="A1" t="inlineStr"><is><t>&j;</t></is></c></row>'
+    path = write_parts(tmp_path / "t.xlsx", sheet, prolog=f"{bomb}]>")
+    with pytest.raises(ValueError, match="cannot be read as a spreadsheet"):
+        read_xlsx(path)
+
+
+def test_without_openpyxl_the_sentence_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("ldm_us.runtime.checks.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"openpyxl is not installed\. Install the extra spreadsheets: "):
+        read_xlsx(write_xlsx(tmp_path / "t.xlsx", [["a"]]))
+
+
 def sheet_bytes() -> bytes:
+    """A spreadsheet of one cell in as few parts as openpyxl reads."""
+    whole = io.BytesIO()
+    book = Workbook()
+    book.active.cell(1, 1, 1)
+    book.save(whole)
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("xl/worksheets/sheet1.xml", f"<worksheet {MAIN}><row><c><v>1</v></c></row></worksheet>")
+    with zipfile.ZipFile(whole) as given, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in given.namelist():
+            if not name.startswith(("docProps", "xl/theme")):
+                archive.writestr(name, given.read(name))
     return buffer.getvalue()
 
 
