@@ -25,7 +25,7 @@ from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.evaluation.memorisation.dropping import load_is_copy
-from ldm_us.files.info import describe_model
+from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.checks import check_seed
 from ldm_us.runtime.entry import run_command

@@ -18,8 +18,7 @@ from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
 from ldm_us.files.checkpoint import LazyTensor, write_safetensors
-from ldm_us.files.json_text import parse_json
-from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 
 TRAIN_ONE = "Train one with `python -m ldm_us.evaluation train-judge`."

@@ -171,7 +171,7 @@ def test_start_weights_are_used_but_for_a_head_of_another_size(tmp_path):
         same = [key for key, value in start.state_dict().items() if torch.equal(value, state[key])]
         assert len(same) == len(state) - 2
     torch.save(["not", "weights"], tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="something else than named tensors"):
+    with pytest.raises(ValueError, match="holds a list, not a dictionary of tensors"):
         build_classifier(replace(SMALL, weights=str(tmp_path / "other.pth")), 3, seed=0)
     save_file({"conv": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="tensors missing, unknown"):
