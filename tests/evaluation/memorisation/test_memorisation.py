@@ -15,7 +15,6 @@ from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.records import Record, load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.memorisation.figures import count_copied, difference_of_shares, false_alarms_at_most
 from ldm_us.evaluation.memorisation.nearest_training import (
     SCORES,
     SIDE,
@@ -29,7 +28,14 @@ from ldm_us.evaluation.memorisation.nearest_training import (
     ratio_to_neighbours,
 )
 from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, blur, plant, rotate
-from ldm_us.evaluation.memorisation.thresholds import Thresholds, families_needed, first_of_each
+from ldm_us.evaluation.memorisation.thresholds import (
+    Thresholds,
+    count_copied,
+    difference_of_shares,
+    false_alarms_at_most,
+    families_needed,
+    first_of_each,
+)
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lineage import Lineage
 from ldm_us.files.pictures import save_png, to_picture
@@ -248,7 +254,7 @@ def test_bad_input_is_refused_in_one_sentence(phantoms, weights, audit, micro, t
     common = ["--weights", weights, "--data", phantoms, "--generated", samples]
     assert "need 299" in refused(capsys, *common, "--false-alarms", "0.01")
     assert "pixel for pixel, images of --data" in refused(capsys, *common[:4], "--generated", phantoms)
-    assert "holds an audit" in refused(capsys, *common, "--out", audit)
+    assert "has memorisation.json already" in refused(capsys, *common, "--out", audit)
     assert "--planted 0" in refused(capsys, *common, "--planted", "0")
     assert "--false-alarms 1.5" in refused(capsys, *common, "--false-alarms", "1.5")
     nameless = tmp_path / "nameless.safetensors"
