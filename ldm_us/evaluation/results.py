@@ -1,7 +1,9 @@
-"""The files that a command leaves in --out: looked for before the work, and each written whole after it."""
+"""The files that a command leaves in --out: looked for before the work, written whole after it, and read again."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm_us.files.atomic import atomic_file
 
@@ -21,3 +23,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, atomically."""
     with atomic_file(path) as file:
         file.write(text.encode())
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """What a JSON file holds; None where there is none. Raise ValueError, naming the remedy, for a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). {remedy}") from error

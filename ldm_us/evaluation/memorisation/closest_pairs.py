@@ -24,7 +24,7 @@ EXPLAINED = (
     "laid where they match best (even grey: no difference). Each score stands beside its threshold.",
 )
 CELL, HEAD, ACROSS, LINE = 176, 100, 2, 17  # pixels of an image, above all; pairs in a row; pixels of a line of text
-AROUND = Margins(left=8, right=0, top=6, bottom=48)  # of an image, pixels
+AROUND = Margins(left=10, right=6, top=6, bottom=48)  # of an image, pixels
 RED = "#b02020"
 LONGEST = 26  # letters of a name below an image
 DIFFERENCE_RANGE = 6.0  # standard deviations of the detail between black and white
@@ -51,7 +51,7 @@ def draw_pairs(pairs: Iterable[Pair], size: int) -> Image.Image:
     """Draw three images for each pair, the closest pair first; flagged ones say so in red."""
     pairs = list(pairs)
     with style():
-        shape = (CELL + AROUND.left, CELL + AROUND.top + AROUND.bottom)
+        shape = (CELL + AROUND.left + AROUND.right, CELL + AROUND.top + AROUND.bottom)
         figure, panels = new_figure(*shape, 3 * len(pairs), 3 * ACROSS, HEAD, AROUND)
         for i, pair in enumerate(pairs):
             draw_pair(panels[3 * i : 3 * i + 3], pair, size)

@@ -43,14 +43,15 @@ from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import data_hash, split_data
 
 PHANTOMS, SHARE = 210, 0.15  # some 160 families to calibrate on: with fewer the false alarms vary too much
+SIZE = 64  # pixels of a side
 COPIES = 20  # of the samples below; the others are held-out images
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
-    """Breasts of 128x128, every tenth scanned twice."""
+    """Breasts, every tenth scanned twice."""
     folder = tmp_path_factory.mktemp("phantoms") / "data"
-    write_phantoms(Plan(PHANTOMS, 128, seed=0), folder)
+    write_phantoms(Plan(PHANTOMS, SIZE, seed=0), folder)
     return folder
 
 
@@ -77,7 +78,7 @@ def write_samples(folder, images):
 
 
 def load(record):
-    return load_image(record.image, 128)[:1] / 2 + 0.5
+    return load_image(record.image, SIZE)[:1] / 2 + 0.5
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def audit(phantoms, weights, tmp_path_factory):
     root = tmp_path_factory.mktemp("audit")
     samples = write_samples(root / "samples", [*copies, *others])
     words = ["--weights", weights, "--data", phantoms, "--generated", samples, "--out", root / "out"]
-    assert main(["memorisation", *map(str, words), "--size", "128", "--planted", "20"]) == 0
+    assert main(["memorisation", *map(str, words), "--size", str(SIZE), "--planted", "20"]) == 0
     return root / "out"
 
 
