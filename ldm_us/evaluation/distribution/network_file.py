@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ldm_us.files.pickle_file import read_pickle_file
-from ldm_us.files.pickle_program import PickledTensor
+from ldm_us.files import pickle_file
 from ldm_us.files.safetensors_header import open_safetensors
 
 # A Sequential of the children of a ResNet: 2, 3 and 8 are ReLU and pooling, which have no weights.
 RESNET_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # what the weights are called inside a training checkpoint
 PREFIXES = ("module.", "backbone.")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # timm's, of pixels in [0, 1]
 HELP = "Give a safetensors or PyTorch file of weights, not a whole pickled model."
@@ -97,19 +95,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, or of a PyTorch file: its state dict, or the one in a training checkpoint."""
     try:
         if path.suffix == ".safetensors":
-            with open_safetensors(path) as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        file = read_pickle_file(path)
+            with open_safetensors(path) as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return pickle_file.read_weights(path)
     except (SafetensorError, OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ").rstrip(".")
         raise ValueError(f"{path}: cannot be read as weights ({reason}). {HELP}") from error
-    weights = file.content
-    for _ in WRAPPERS:  # one in another at times
-        inside = [weights[key] for key in WRAPPERS if isinstance(weights, dict) and isinstance(weights.get(key), dict)]
-        weights = inside[0] if inside else weights
-    if not isinstance(weights, dict) or not all(isinstance(value, PickledTensor) for value in weights.values()):
-        raise ValueError(f"{path}: holds something else than named tensors. {HELP}")
-    return {str(name): file.stored(value).read() for name, value in weights.items()}
 
 
 def in_timm_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:

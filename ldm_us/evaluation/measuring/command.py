@@ -13,7 +13,7 @@ from ldm_us.data.records import Record, class_prompt, load_mask
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
-from ldm_us.evaluation.figures import accuracy, confusion, summary
+from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.evaluation.judge.network import judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
@@ -64,7 +64,7 @@ def run_reconstruction(options: argparse.Namespace) -> int:
     """Print the PSNR over the images that no stage has seen."""
     records = chosen_records(options.weights, options.data, options.unseen)
     values = reconstruction_psnr(load_model(options.weights, device=options.device), records)
-    print(json.dumps({"images": len(values), "psnr_db": summary(values)}, indent=2))
+    print(json.dumps({"images": len(values), "psnr_db": mean_and_spread(values)}, indent=2))
     return 0
 
 

@@ -37,7 +37,7 @@ from ldm_us.evaluation.protocol.stages import (
 )
 from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
 from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
-from ldm_us.files.atomic import atomic_file
+from ldm_us.evaluation.results import read_json, write_text
 from ldm_us.files.locks import locked
 from ldm_us.runtime.checks import check_extra
 
@@ -108,25 +108,15 @@ def begun(out: Path, config: ProtocolConfig, split: Split) -> Iterator[None]:
     asked = as_json(config) | {"data_sha256": split.digests}
     out.mkdir(parents=True, exist_ok=True)
     with locked(out, f"{out}: another process runs a protocol in it. Wait for it, or stop it."):
-        finished = (out / CONFIG).is_file() and bool(read_done(out))  # else nothing was made that could differ
-        changes = differing(read_begun(out), asked) if finished else []
+        before = read_json(out / CONFIG, "Start in a new --out.") if read_done(out) else None
+        changes = [] if before is None else differing(before, asked)  # else nothing was made that could differ
         if changes:
             raise ValueError(
                 f"{out} was begun with another configuration or other data ({'; '.join(changes)}). Use those again, or "
                 "another --out."
             )
-        with atomic_file(out / CONFIG) as file:
-            file.write((json.dumps(asked, indent=1) + "\n").encode())
+        write_text(out / CONFIG, json.dumps(asked, indent=1) + "\n")
         yield
-
-
-def read_begun(out: Path) -> dict[str, Any]:
-    """What a folder was begun with."""
-    try:
-        before: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{out / CONFIG} is damaged ({error}). Start in a new --out.") from error
-    return before
 
 
 def classify(
@@ -179,5 +169,4 @@ def report(
     )
     texts = {"results.csv": to_csv(rows), "results.md": to_markdown(rows, said), "report.html": make_page(content)}
     for name, text in texts.items():
-        with atomic_file(out / name) as file:
-            file.write(text.encode())
+        write_text(out / name, text)

@@ -28,7 +28,8 @@ from ldm_us.evaluation.protocol.classifier_training import (
 )
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import counts_by_class
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.evaluation.results import read_json, write_text
+from ldm_us.files.atomic import sha256_file
 from ldm_us.training.dataset import to_uint8
 
 Result = dict[str, Any]
@@ -76,7 +77,7 @@ def finish_unit(
     """The result of a unit, trained where it is not there yet. reference_images: what the real arm trains on."""
     folder = unit_folder(out, arm, seed)
     asked = unit_fingerprint(arm, seed, data, tests, reference_images, config, pool)
-    done = read_result(folder / "result.json")
+    done: Result | None = read_json(folder / "result.json", "Delete it: the classifier is trained again.")
     if done is not None:
         if done.get("fingerprint") != asked:
             raise ValueError(
@@ -109,8 +110,7 @@ def finish_unit(
     path = folder / "model.safetensors"
     save_classifier(network.cpu(), path, config.classifier, config.classes, seen_images(data, pool), dict(result))
     result |= {"model_sha256": sha256_file(path), "predictions": predictions}
-    with atomic_file(folder / "result.json") as file:
-        file.write((json.dumps(result) + "\n").encode())
+    write_text(folder / "result.json", json.dumps(result) + "\n")
     return result
 
 
@@ -165,14 +165,3 @@ def unit_fingerprint(
         "tests": {name: listed(tests[name]) for name in arm.tests},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def read_result(path: Path) -> Result | None:
-    """A result.json; None where there is none."""
-    try:
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it: the classifier is trained again.") from error
-    return result

@@ -205,7 +205,7 @@ def test_files_and_names_that_do_not_fit_are_refused(micro, resnet, tmp_path: Pa
         (str(tmp_path / "text.pt"), {"network": "resnet18"}, "cannot be read as weights"),
         (str(tmp_path / "cut.safetensors"), {"network": "resnet18"}, "cannot be read as weights"),
         (str(tmp_path / "pickled.pt"), {"network": "resnet18"}, "cannot be read as weights.*not a whole pickled model"),
-        (str(tmp_path / "number.pt"), {"network": "resnet18"}, "something else than named tensors"),
+        (str(tmp_path / "number.pt"), {"network": "resnet18"}, "entry 'epoch' is a int, not a tensor"),
         (str(tmp_path / "model.safetensors"), {}, "a model file. Give --features vae --weights"),
         ("vae", {}, "vae: needs --weights"),
         ("vae", {"weights": tmp_path / "model.safetensors", "network": "resnet18"}, "--network: belongs to"),
