@@ -96,7 +96,7 @@ def run_memorisation(options: argparse.Namespace) -> int:
     """Compare the samples with the training images, print the figures, write the files."""
     check_extra("eval", "scipy")
     check_seed(options.seed)
-    check_finite_options(options, ["false_alarms"])
+    check_finite({"false_alarms": options.false_alarms})
     if not 0 < options.false_alarms < 1:
         raise ValueError(f"--false-alarms {options.false_alarms}: use a share above 0 and below 1, such as 0.03.")
     if options.planted < 1:
