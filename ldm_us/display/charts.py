@@ -92,7 +92,7 @@ def legend(axes: Axes, lines: Sequence[Line2D], columns: int, shift: float = 0) 
     """Names above the plot, in rows of `columns`, from so many pixels to the right of its left edge on."""
     from matplotlib.transforms import Affine2D
 
-    place = axes.transAxes + Affine2D().translate(shift, 6)
+    place = axes.transAxes + Affine2D().translate(shift, 10)
     axes.legend(handles=lines, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=place)
 
 

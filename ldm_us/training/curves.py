@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = 2
 WIDTH, HEIGHT = 560, 300  # of a panel, in pixels
 HEAD = 46  # above all panels
-MARGINS = charts.Margins(left=72, right=20, top=78, bottom=44)
+MARGINS = charts.Margins(left=72, right=20, top=82, bottom=44)
 NAMES = 5  # in a row of the legend
 FEW = 40  # points that are drawn as dots too
 NEAR_0 = 0.4  # an axis starts at 0 where the lowest value is less than this share of the highest
