@@ -166,7 +166,8 @@ def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
         of_folder.append(families_of(audit.records, inside))
         start = end
     crossing = [[records[i] for i in one] for one in families(records, pairs) if len({owner[i] for i in one}) > 1]
-    return GroupAudit(of_folder, crossing, *(Counter(record.label for record in side) for side in (train, test)))
+    counts = [Counter(record.label for record in side) for side in (train, test)]
+    return GroupAudit(of_folder, crossing, *counts)
 
 
 def families_of(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Families:
