@@ -5,7 +5,7 @@ Draw inside `with style():`, from new_figure to to_picture or to_svg. Matplotlib
 
 from __future__ import annotations
 
-import hashlib
+import io
 import math
 import re
 import warnings
@@ -20,6 +20,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # On white. The first four differ in lightness or hue for people who cannot tell red from green, too.
 COLOURS = ("#1c6cb3", "#c24d0a", "#2b7c4c", "#40206b", "#a52f52", "#66707a")
@@ -27,9 +28,9 @@ INK, MUTED, GRID = "#1d2125", "#59626b", "#dde1e5"
 # The names of these colours in the style sheet of a page, which has others of the same names for the dark.
 VARIABLES = {f"--c{i}": colour for i, colour in enumerate(COLOURS)} | {"--ink": INK, "--muted": MUTED, "--line": GRID}
 
-TITLE_SIZE, TEXT_SIZE = 16, 12  # pixels
+HEAD_SIZE, TITLE_SIZE, TEXT_SIZE = 20, 16, 12  # pixels
 DPI = 72  # a pixel of a picture is a point, the unit of matplotlib's letters and strokes
-LARGEST = 1e30  # beyond it a value is as good as infinite
+LARGEST = 1e30  # beyond it a value is as good as infinite, and below its inverse as good as 0 on a log scale
 STYLE = {
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "text.color": INK,
@@ -53,10 +54,16 @@ STYLE = {
     "ytick.major.size": 0,
     "ytick.major.pad": 8,
     "lines.linewidth": 2,
+    "lines.markersize": 5,
+    "lines.scale_dashes": False,  # dashes are pixels
     "lines.solid_joinstyle": "round",
     "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0,
+    "legend.labelspacing": 0.3,
+    "legend.columnspacing": 1.2,
+    "legend.handletextpad": 0.5,
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "ldm_us",  # the same chart, the same bytes
 }
 
 
@@ -80,15 +87,21 @@ def style() -> Iterator[None]:
 
 
 def new_figure(
-    width: float, height: float, count: int = 1, columns: int = 1, head: float = 0, margins: Margins | None = None
+    width: float,
+    height: float,
+    count: int = 1,
+    columns: int = 1,
+    head: float = 0,
+    margins: Margins = Margins(),  # noqa: B008
+    title: str = "",
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels of width x height pixels each, in rows of `columns`, below a head."""
+    """A figure of `count` panels of width x height pixels each, in rows of `columns`, below a head with the title."""
     from matplotlib.figure import Figure
 
-    margins = margins or Margins()
     rows = max(1, math.ceil(count / columns))
     whole = (columns * width, head + rows * height)
     figure = Figure(figsize=(whole[0] / DPI, whole[1] / DPI), dpi=DPI, facecolor="white")
+    figure.text(margins.right / whole[0], 1 - 30 / whole[1], plain(title), size=HEAD_SIZE)
     panels = []
     for i in range(count):
         left, bottom = i % columns * width + margins.left, (rows - 1 - i // columns) * height + margins.bottom
@@ -102,17 +115,25 @@ def write(axes: Axes, place: tuple[float, float], text: str, size: float = TEXT_
     axes.annotate(plain(text), (0, 1), place, "axes fraction", "offset points", size=size, color=colour, va="baseline")
 
 
+def legend(axes: Axes, lines: Sequence[Line2D], columns: int, shift: float = 0) -> None:
+    """Names above the plot, in rows of `columns`, from so many pixels to the right of its left edge on."""
+    from matplotlib.transforms import Affine2D
+
+    place = axes.transAxes + Affine2D().translate(shift, 6)
+    axes.legend(handles=lines, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=place)
+
+
 def plain(text: str) -> str:
     """A text without line breaks and whatever else has no letter, so that it can be drawn and written to XML."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def with_gaps(values: Sequence[float] | np.ndarray, log_scale: bool = False) -> np.ndarray:
-    """Values to draw: nan, where a line breaks, for all that has no place: nan, inf, and on a log scale 0 and below."""
+    """Values to draw; nan, which breaks a line, for what has no place: nan, inf, on a log scale 0 and below."""
     drawn = np.array(values, dtype=float)
     drawn[~(np.abs(drawn) < LARGEST)] = np.nan
     if log_scale:
-        drawn[drawn <= 0] = np.nan
+        drawn[drawn < 1 / LARGEST] = np.nan
     return drawn
 
 
@@ -139,7 +160,8 @@ def scale(
     else:
         axes.set(**{f"{name}scale": "log" if log_scale else "linear"})
         ticks = MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1).tick_values(low, high)
-    inside = [float(tick) for tick in ticks if low - 1e-9 * (high - low) <= tick <= high + 1e-9 * (high - low)]
+    room = 0.0 if log_scale else 1e-9 * (high - low)  # for ticks at the very ends
+    inside = [float(tick) for tick in ticks if low - room <= tick <= high + room]
     axis = axes.xaxis if name == "x" else axes.yaxis
     axis.set_ticks(inside, labels(inside))
     axis.set_ticks([], minor=True)
@@ -171,28 +193,30 @@ def to_picture(figure: Figure) -> Image.Image:
 def to_svg(figure: Figure, name: str, tooltips: Mapping[str, Sequence[str]] | None = None) -> str:
     """What was drawn as SVG for an HTML page, in the page's colours, width and letters; `name` is read out instead.
 
-    `tooltips`: for a line of dots whose gid this is, a text for each dot that has a place.
+    No two charts of a page should have the same name. `tooltips`: for a line of dots that was drawn with this gid, a
+    text for each dot that has a place.
     """
-    from io import StringIO
-
+    from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    figure.patch.set_visible(False)
-    for axes in figure.axes:
-        axes.patch.set_visible(False)
-    file = StringIO()
-    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+    for patch in (figure.patch, *(axes.patch for axes in figure.axes)):
+        patch.set_visible(False)  # the page shows through
+    file = io.StringIO()
+    with rc_context({"svg.hashsalt": plain(name)}):  # the same chart has the same bytes, and no id of another one
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())
     for element in root.iter():
         tidy(element)
-    for gid, texts in (tooltips or {}).items():
-        dots = root.iterfind(f".//g[@id='{gid}']//use")
-        for dot, text in zip(dots, texts, strict=True):
-            ElementTree.SubElement(dot, "title").text = plain(text)
+    for group in root.iter("g"):
+        gid = group.attrib.pop("id", "")
+        if tooltips and gid in tooltips:
+            group.set("class", gid)
+            for dot, text in zip([*group.iter("use")], tooltips[gid], strict=True):
+                ElementTree.SubElement(dot, "title").text = plain(text)
     for element in [*root.findall("metadata"), *root.findall("defs[style]")]:  # its rules are in style.css
         root.remove(element)
     root.attrib = {"viewBox": root.attrib["viewBox"], "class": "chart", "role": "img", "aria-label": plain(name)}
-    return with_own_ids(root)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def tidy(element: ElementTree.Element) -> None:
@@ -209,21 +233,6 @@ def tidy(element: ElementTree.Element) -> None:
     css = element.attrib.pop("style", "")
     for variable, colour in VARIABLES.items():
         css = css.replace(f": {colour}", f": var({variable})")
+    css = re.sub(r"font: [^;]*?([\d.]+px)[^;]*", r"font-size: \1", css)  # of older versions of matplotlib
     if css:
-        css = re.sub(r"font: [^;]*?([\d.]+px)[^;]*", r"font-size: \1", css)  # of older versions of matplotlib
         element.set("style", re.sub(r"font-family: [^;]*(; )?", "", css))
-
-
-def with_own_ids(root: ElementTree.Element) -> str:
-    """The text of an SVG that keeps only the ids it refers to, under names that no other chart of the page has."""
-    text = ElementTree.tostring(root, encoding="unicode")
-    wanted = set(re.findall(r'(?:href="|url\()#([\w-]+)', text))
-    own = "c" + hashlib.sha256(text.encode()).hexdigest()[:8]
-    for element in root.iter():
-        key = element.attrib.pop("id", "")
-        if key in wanted:
-            element.set("id", f"{own}{key}")
-        for attribute in ("href", "clip-path"):
-            if attribute in element.attrib:
-                element.set(attribute, element.attrib[attribute].replace("#", f"#{own}"))
-    return ElementTree.tostring(root, encoding="unicode")

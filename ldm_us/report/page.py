@@ -7,7 +7,6 @@ from html import escape
 
 from PIL import Image
 
-from ldm_us.report.curves import Curve
 from ldm_us.report.figures import Figure
 from ldm_us.report.style import STYLE
 
@@ -62,11 +61,6 @@ def picture_grid(figure: Figure) -> str:
         f'<table style="min-width:{76 * count}px"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         f"<figcaption>{escape(figure.meaning)} <small>{escape(figure.settings)}</small></figcaption></figure>"
     )
-
-
-def chart(curve: Curve) -> str:
-    """A curve with its title and its meaning."""
-    return f"<figure><h4>{escape(curve.title)}</h4>{curve.svg}<figcaption>{escape(curve.meaning)}</figcaption></figure>"
 
 
 def note(text: str) -> str:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ldm_us.data.records import CLASSES, LESION_CLASSES, Record
 from ldm_us.evaluation.figures import accuracy, by_class, confusion, mean_and_spread, share_of
+from ldm_us.evaluation.gaussian_blur import gaussian_blur
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
-from ldm_us.evaluation.masks.dark_lesion import gaussian_blur
-from ldm_us.evaluation.masks.errors import dice
+from ldm_us.evaluation.mask_errors import dice
 from ldm_us.training.batches import batch_indices, draw_mirrored, mirror, stream_generator
 from ldm_us.training.dataset import TrainingSet, load_training_set
 

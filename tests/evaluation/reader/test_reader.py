@@ -13,10 +13,8 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from ldm_us.data.records import Record
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.reader.deck import Card, Key, make_key, read_key, write_key
-from ldm_us.evaluation.reader.intervals import auc_interval
-from ldm_us.evaluation.reader.preparation import chain_of_sides, prepare
-from ldm_us.evaluation.reader.score import Answers, auc, mean_kappa, read_answers, score
+from ldm_us.evaluation.reader.deck import Card, Key, chain_of_sides, make_key, prepare, read_key, write_key
+from ldm_us.evaluation.reader.score import Answers, auc, auc_interval, mean_kappa, read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 from ldm_us.evaluation.sets.image_sets import read_set
 from ldm_us.runtime.entry import run_command
@@ -114,6 +112,7 @@ def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file
     key = make_key(*sets, n=20, sides=(SIZE,), seed=0)
     page = sheet(key)
     assert page.count("data:image/png") == 20
+    assert page.count("&#9744;") == 20 * 4, "ratings to tick on paper"
     outside = re.sub(r"data:image/png;base64,[^\"]+", "", page)
     cards = re.findall(r'<div class="card">.*</div>', outside)
     assert len(set(cards)) == 1  # what surrounds an image is the same for all
