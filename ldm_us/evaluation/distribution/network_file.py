@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
+from ldm_us.evaluation.judge.file import misfits
 from ldm_us.files import pickle_file
 from ldm_us.files.safetensors_header import open_safetensors
 
@@ -72,7 +73,11 @@ def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
     config = config_of(name)
     channels = channels_of(state, config)
     model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
-    load_strictly(path, name, model, without_classifier(state, config))
+    state = without_classifier(state, config)
+    wrong = misfits(model, state)
+    if wrong:
+        raise ValueError(f"--features {path}: not the weights of {name}: {wrong}. Give the --network that they are of.")
+    model.load_state_dict(state, strict=True)
     mean, std = (per_channel((0.5,) if radimagenet else values, channels) for values in (config.mean, config.std))
     usual = Input(config.input_size[-1], mean, std)
     model = model.eval().requires_grad_(False).to(device)
@@ -124,19 +129,6 @@ def without_classifier(state: dict[str, Tensor], config: Any) -> dict[str, Tenso
     """Leave away the layer, or layers, that name classes."""
     layers = config.classifier if isinstance(config.classifier, tuple | list) else [config.classifier]
     return {name: value for name, value in state.items() if name.rpartition(".")[0] not in layers}
-
-
-def load_strictly(path: Path, name: str, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load weights that are all there, all known and all of the right shape, or raise ValueError."""
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        raise ValueError(
-            f"--features {path}: not the weights of {name}: {len(wrong)} tensors missing, unknown or of another shape "
-            f"({', '.join(wrong[:3])}). Give the --network that they are of."
-        )
-    model.load_state_dict(state, strict=True)
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -36,7 +36,7 @@ from ldm_us.evaluation.protocol.stages import (
     write_training_masks,
 )
 from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
-from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
+from ldm_us.evaluation.protocol.units import ImagePool, Result, Unit, finish_unit
 from ldm_us.evaluation.results import read_json, write_text
 from ldm_us.files.locks import locked
 from ldm_us.runtime.checks import check_extra
@@ -139,8 +139,8 @@ def classify(
             def show(figures: Any, arm: Arm = arm, seed: int = seed) -> None:
                 bar.set_postfix_str(f"{arm.name}, seed {seed}, epoch {figures.epoch}, right {figures.accuracy:.2f}")
 
-            chosen = data[arm.name, seed]
-            results[arm.name, seed] = finish_unit(arm, seed, chosen, split.tests, reference, config, pool, out, show)
+            unit = Unit(arm, seed, data[arm.name, seed], split.tests, reference)
+            results[arm.name, seed] = finish_unit(unit, config, pool, out, show)
             bar.update()
     torch.set_num_threads(threads)
     say(f"classifiers: {len(units)}")

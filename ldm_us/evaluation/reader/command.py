@@ -5,8 +5,7 @@ import json
 import secrets
 from pathlib import Path
 
-from ldm_us.evaluation.reader.deck import make_key, read_key, write_key
-from ldm_us.evaluation.reader.preparation import NOT_HIDDEN, chain_of_sides
+from ldm_us.evaluation.reader.deck import NOT_HIDDEN, chain_of_sides, make_key, read_key, write_key
 from ldm_us.evaluation.reader.score import read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 from ldm_us.evaluation.sets.image_sets import LEAST_SIDE, check_sets, read_set
