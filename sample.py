@@ -14,6 +14,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.processes import World, joined
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
@@ -35,7 +37,6 @@ from ldm_us.synthesis.masks import check_masks, load_original, mask_of
 from ldm_us.synthesis.option_checks import check_seeds_matter, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, Sample, make_plan
-from ldm_us.synthesis.processes import Crew, joined
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.recipe_files import check_files, load_added, resizing_notes
 from ldm_us.synthesis.verify import Means, verify
@@ -57,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if verdict.equal else 1
 
     plan = plan_of(options)
-    with joined() as crew:
-        say = note if crew.main else lambda sentence: None
+    with joined(timeout=timedelta(days=30)) as world:  # some end long before others
+        say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say)
         recipe = resolved(options, model, plan)
         size = recipe.sampling.size
@@ -74,16 +75,16 @@ def main(argv: list[str] | None = None) -> int:
             say(sentence)
         command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": checked.sha256}
         out = options.out or first_free(Path("samples"))
-        crew.first(lambda: begin(out, command, options.overwrite))
+        world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
         with occupied(out):
-            made = make_samples(model, plan, recipe, added, training, options, fields, out, crew)
-            crew.barrier()
-            if crew.main:
+            made = make_samples(model, plan, recipe, added, training, options, fields, out, world)
+            world.barrier()
+            if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
-        if crew.main:
+        if world.main:
             print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
     return 0
 
@@ -97,14 +98,14 @@ def make_samples(
     options: SampleOptions,
     fields: Fields,
     out: Path,
-    crew: Crew,
+    world: World,
 ) -> int:
     """For each batch that is this process's and not there yet: draw, drop copies, mark, write; -> how many samples."""
     size, strips, done = fields["settings"]["sampling"]["size"], options.strips, done_numbers(out)
-    left = (sample for sample in plan if crew.takes(sample.number) and sample.number not in done)
-    total = sum(crew.takes(number) for number in range(plan.total)) - sum(map(crew.takes, done))
-    steps, quiet = total * recipe.walked_steps, not crew.main or total == 0
-    with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, crew.rank) as finished:
+    left = (sample for sample in plan if world.takes(sample.number) and sample.number not in done)
+    total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
+    steps, quiet = total * recipe.walked_steps, not world.main or total == 0
+    with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
         for samples in batches(left, options.batch):
             wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, size)) for s in samples]
             drawn = draw_samples(model, wanted, recipe, added, strips, bar)

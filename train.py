@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,15 @@ from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_data
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
 from ldm_us.training.ema import EMA
+from ldm_us.training.log import Log
 from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.preview import preview
 from ldm_us.training.result import save_result
-from ldm_us.training.run import Log, opened_run, resume, total_steps
+from ldm_us.training.run import opened_run, resume, total_steps
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, training_size
 from ldm_us.training.state import save_state
-from ldm_us.training.tensorboard import mirrored_log
 from ldm_us.training.text_warmup import warm_up_text
 from ldm_us.training.validation import held_out_stage, log_validation, spread_out
 
@@ -91,8 +91,8 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     if first_step > steps:
         raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
     stage.prepare(range(first_step, steps + 1))
-    with mirrored_log(options.out, options.tensorboard and world.main) as follow_log:
-        train(stage, loss_of, validation, optimizer, ema, range(first_step, steps), follow_log)
+    with closing(Log(options.out, first_step, world, options.tensorboard)) as log:
+        train(stage, loss_of, validation, optimizer, ema, log, range(first_step, steps))
     if world.main:
         write_curves(options.out)
     return ema
@@ -104,14 +104,14 @@ def train(
     validation: Stage | None,
     optimizer: torch.optim.Optimizer,
     ema: EMA,
+    log: Log,
     steps: range,
-    follow_log: Callable[[], None],
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
     options, world = stage.options, stage.world
-    log, peak = Log(options.out, steps.start, world), options.learning_rate
+    peak = options.learning_rate
     if steps.start == 0:
-        show(stage, validation, ema, step=0)  # what the run starts from
+        show(stage, validation, ema, log, step=0)  # what the run starts from
     with tqdm(total=steps.stop, initial=steps.start, unit="step", desc=options.stage, disable=not world.main) as bar:
         ended = time.perf_counter()
         for step, batches in enumerate(stream(stage, steps, options.workers), steps.start + 1):
@@ -140,17 +140,16 @@ def train(
             line = log.add(step, values | {"grad_norm": norm, "lr": learning_rate} | speed, every=options.log_every)
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
-            show(stage, validation, ema, step, last=step == steps.stop)
+            show(stage, validation, ema, log, step, last=step == steps.stop)
             save(stage, optimizer, ema, log, step, last=step == steps.stop)
-            follow_log()
             ended = time.perf_counter()
 
 
-def show(stage: Stage, validation: Stage | None, ema: EMA, step: int, last: bool = False) -> None:
+def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:
     """Every so many steps: validation figures and pictures of the averaged weights."""
     options = stage.options
     if validation is not None and (step % options.validate_every == 0 or last):
-        log_validation(options.out, validation, ema, step)
+        log_validation(log, validation, ema, step)
     if options.sample_every and (step % options.sample_every == 0 or last):
         save_preview(stage, ema, step)
 

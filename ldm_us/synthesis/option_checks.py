@@ -8,7 +8,7 @@ from typing import Any
 
 from ldm_us.data.records import CLASSES
 from ldm_us.runtime.checks import check_device, check_finite, check_seed
-from ldm_us.runtime.torchrun import process_count
+from ldm_us.runtime.processes import process_count
 from ldm_us.synthesis.plan import Plan
 from ldm_us.synthesis.recipe import Inversion, Recipe, Region
 

@@ -12,7 +12,7 @@ from ldm_us.data.records import CLASSES, class_prompt
 from ldm_us.diffusion.inversion import ITERATIONS
 from ldm_us.diffusion.sampling import SAMPLERS, Sampling
 from ldm_us.files.checkpoint import BUNDLED
-from ldm_us.runtime.torchrun import local_device
+from ldm_us.runtime.processes import local_device
 from ldm_us.synthesis.option_checks import check_options, check_verify_options
 from ldm_us.synthesis.plan import LAYOUTS
 from ldm_us.synthesis.recipe import AddedControl, Beginning, FromImage, FromNoise, Given, Inversion, Recipe, Region

@@ -17,9 +17,10 @@ from ldm_us.files.locks import locked
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.distributed import scatter_state
 from ldm_us.training.ema import EMA
+from ldm_us.training.log import trim_log
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.stages import Stage
-from ldm_us.training.state import append_log, delete_old_states, load_newest_state, trim_log
+from ldm_us.training.state import delete_old_states, load_newest_state
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -141,34 +142,3 @@ def set_aside(options: TrainOptions) -> None:
             raise ValueError(f"--restart would rename {run}, and {path} lies in it. Choose another --out.")
     places = (run.with_name(f"{run.name}-before-{i}") for i in count(1))
     run.rename(next(place for place in places if not place.exists()))
-
-
-class Log:
-    """log.jsonl: a line every few steps, each value the mean since the line before."""
-
-    def __init__(self, run: Path, step: int, world: World = ALONE):
-        self.path = run / "log.jsonl"
-        self.world = world
-        self.step = step
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, step: int, values: dict[str, float], every: int) -> dict[str, float]:
-        """Take a step's values in; write a line when `every` divides the step. Return the means so far."""
-        self.step = step
-        self.count += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        means = {name: total / self.count for name, total in self.sums.items()}
-        if step % every == 0:
-            self.flush()
-        return means
-
-    def flush(self) -> None:
-        """Write what has come since the last line, so that a state and the log up to it agree."""
-        if self.count == 0:
-            return
-        means = {name: total / self.count for name, total in self.sums.items()}
-        if self.world.main:
-            append_log(self.path, {"step": self.step} | means)
-        self.sums, self.count = {}, 0

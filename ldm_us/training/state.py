@@ -1,6 +1,5 @@
 """The resumable state of a run: everything that the next step depends on, in one file that is whole or not there."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -61,28 +60,3 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
 def list_states(run: Path) -> list[Path]:
     """State files, oldest first."""
     return sorted(path for path in (run / "state").glob("step_*.pt") if NAME.fullmatch(path.name))
-
-
-def append_log(path: Path, line: dict[str, float]) -> None:
-    """Add a line to a log; an error of the disk names the log."""
-    try:
-        with open(path, "ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def trim_log(path: Path, step: int) -> None:
-    """Drop the lines of a log that lie after `step`: a resumed run writes them again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
-            continue
-    with atomic_file(path) as file:
-        file.write("".join(kept).encode())

@@ -6,7 +6,6 @@ enters it, so that runs with and without them can be compared; a loss in eps and
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,9 +17,9 @@ from ldm_us.training.batches import LatentBatch, stream_generator
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import whole
 from ldm_us.training.ema import EMA
+from ldm_us.training.log import Log
 from ldm_us.training.reconstruction import psnr, reconstruct
 from ldm_us.training.stages import Stage
-from ldm_us.training.state import append_log
 
 IMAGES = 32  # at most, spread over the held-out list
 BANDS = 4  # equal parts of 0 .. T-1: the mean over all noise levels hides what each of them learns
@@ -41,12 +40,10 @@ def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
     return Stage(training.model, data, plain, training.cache, training.world)
 
 
-def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
+def log_validation(log: Log, held_out: Stage, ema: EMA, step: int) -> None:
     """Validate the averaged weights; the figures are a line of their own in log.jsonl."""
     with ema.swapped_in():
-        values = validate(held_out)
-    if held_out.world.main:
-        append_log(run / "log.jsonl", {"step": step} | values)
+        log.write({"step": step} | validate(held_out))
 
 
 @torch.no_grad()

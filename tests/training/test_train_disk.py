@@ -46,7 +46,7 @@ def refusing(match, error_number, monkeypatch):
         return open(path, mode)
 
     with monkeypatch.context() as patch:
-        for module in ("ldm_us.files.atomic", "ldm_us.training.state"):
+        for module in ("ldm_us.files.atomic", "ldm_us.training.log"):
             patch.setattr(f"{module}.open", refusing_open, raising=False)
         yield
 
@@ -66,7 +66,7 @@ def test_a_disk_that_is_full_at_a_line_of_the_log_is_named_and_the_run_goes_on_w
             return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ldm_us.training.state.open", FullFile, raising=False)
+        patch.setattr("ldm_us.training.log.open", FullFile, raising=False)
         sentence = refused("vae", out, *RHYTHM)
     assert sentence == f"{out / 'log.jsonl'}: No space left on device."
     assert list(states(out)) == ["step_00000002.pt"]
