@@ -34,7 +34,7 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
     refuse_ours_only(lora, names)
     check_pairs(lora)
     theirs = names_of((update.module for update in lora.updates), names)
-    source, number = open_source(path), DTYPES[dtype] if dtype else None
+    source, number = open_source(path), DTYPES.get(dtype or "")
     tensors: list[LazyTensor] = []
     for update in lora.updates:
         for matrix, end in zip(("lora_down", "lora_up"), ENDS[names][:2], strict=True):

@@ -7,10 +7,10 @@ rank and alpha of its own. Other kinds of adapters, and those of other families 
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -47,17 +47,8 @@ FOREIGN = (  # a pattern for fnmatch -> what has such names
 )
 PLAIN = "Only plain LoRAs of Stable Diffusion 1.x can be imported: matrices A and B of linear layers and convolutions"
 
-
 FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers writes into a folder and looks for there
 OF_OTHERS = (HEADER, "format", "sources", "ss_network_module", "ss_network_dim", "ss_network_alpha")  # not carried back
-
-
-class ForeignLoRA(NamedTuple):
-    """What a file of another program holds, in our words."""
-
-    config: LoRAConfig
-    updates: tuple[Update, ...]
-    pieces: tuple[Piece, ...]
 
 
 def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
@@ -69,12 +60,11 @@ def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, ove
     check_result_file(out, ".safetensors", overwrite, [path, base])
     config = config_of_base(base)
     source = open_source(path / FOLDER_FILE if path.is_dir() else path)
-    lora = read_lora(source, config)
-    number = DTYPES[dtype] if dtype else None
-    metadata = imported_metadata(source, lora.config)
+    updates, pieces = read_lora(source, config)
+    metadata = imported_metadata(source, plainest(updates, layers(config)))
     with full_disk_is_an_error_of_input(out):
-        write_safetensors(out, [lazy(piece, number) for piece in lora.pieces], metadata)
-    print(f"{path}: {updates_of(lora.updates)}")
+        write_safetensors(out, [lazy(piece, DTYPES.get(dtype or "")) for piece in pieces], metadata)
+    print(f"{path}: {updates_of(updates)}")
     print("\n".join(f"  read {file}  sha256 {digest}" for file, digest in source.hashes.items()))
     if metadata["base_sha256"] == UNKNOWN_BASE:
         print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")
@@ -100,7 +90,7 @@ def imported_metadata(source: Source, config: LoRAConfig) -> dict[str, str]:
     }
 
 
-def read_lora(source: Source, config: ModelConfig) -> ForeignLoRA:
+def read_lora(source: Source, config: ModelConfig) -> tuple[list[Update], list[Piece]]:
     """Give every tensor its place in a model of this config. Raise ValueError, in one sentence, where one has none."""
     if "lora" in source.metadata and "base_sha256" in source.metadata:
         raise ValueError(f"{source.path}: a LoRA of ours already. Give it to sample.py --lora as it is.")
@@ -117,11 +107,10 @@ def read_lora(source: Source, config: ModelConfig) -> ForeignLoRA:
         if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"{source.path}: {key['down']} has rank {rank} and alpha {alpha}. Both must be above 0.")
         updates.append(Update(module, rank, alpha))
-        for kind, (target, shape) in zip(
-            ("down", "up"), update_shapes(updates[-1], shapes[module]).items(), strict=True
-        ):
+        ours = update_shapes(updates[-1], shapes[module]).items()
+        for kind, (target, shape) in zip(("down", "up"), ours, strict=True):
             pieces.append(piece(source, key[kind], target, shape))
-    return ForeignLoRA(plainest(updates, shapes), tuple(updates), tuple(pieces))
+    return updates, pieces
 
 
 def refuse_foreign(source: Source, config: ModelConfig) -> None:
@@ -212,16 +201,15 @@ def stands_for(pattern: str, name: str) -> bool:
     return pattern == f"^{name}" or f".{name}".endswith(f".{pattern}")
 
 
-def plainest(updates: Iterable[Update], shapes: Iterable[str]) -> LoRAConfig:
+def plainest(updates: Sequence[Update], shapes: Iterable[str]) -> LoRAConfig:
     """One rank and alpha for whole kinds of projections, as train.py makes LoRAs, or else module by module."""
-    updates = tuple(updates)
     modules = {update.module for update in updates}
     parts = tuple(part for part in COMPONENTS if any(module.startswith(f"{part}.") for module in modules))
     kinds = {_kind(module) for module in modules}
     every = {_kind(name) for name in shapes if name.split(".")[0] in parts and _kind(name)}
     covered = {name for name in shapes if name.split(".")[0] in parts and _kind(name) in kinds}
     if len({update[1:] for update in updates}) > 1 or covered != modules or "" in kinds:
-        return LoRAConfig(parts=(), modules=updates)
+        return LoRAConfig(parts=(), modules=tuple(updates))
     targets: list[str] = []
     for projection in PROJECTIONS:
         own = {kind for kind in kinds if kind.endswith(f".{projection}")}

@@ -69,7 +69,9 @@ def with_folder_config(config: ModelConfig, folder: Path) -> ModelConfig:
     schedule = replace(
         config.schedule,
         prediction=ours[prediction] if scheduler else config.schedule.prediction,
-        timesteps=whole(scheduler, "num_train_timesteps", config.schedule.timesteps, folder / SCHEDULER),
+        timesteps=int(
+            number(scheduler, "num_train_timesteps", config.schedule.timesteps, folder / SCHEDULER, whole=True)
+        ),
         beta_start=number(scheduler, "beta_start", config.schedule.beta_start, folder / SCHEDULER),
         beta_end=number(scheduler, "beta_end", config.schedule.beta_end, folder / SCHEDULER),
     )
@@ -90,17 +92,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def number(values: dict[str, Any], name: str, otherwise: float, path: Path) -> float:
+def number(values: dict[str, Any], name: str, otherwise: float, path: Path, whole: bool = False) -> float:
     """A positive number of a table."""
     value = values.get(name, otherwise)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
         raise ValueError(f"{path}: {name} is {value!r}, not a positive number. Download or copy it again.")
-    return float(value)
-
-
-def whole(values: dict[str, Any], name: str, otherwise: int, path: Path) -> int:
-    """A whole number of a table."""
-    value = number(values, name, otherwise, path)
-    if value != int(value):
+    if whole and value != int(value):
         raise ValueError(f"{path}: {name} is {value!r}, not a whole number. Download or copy it again.")
-    return int(value)
+    return float(value)

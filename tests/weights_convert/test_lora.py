@@ -50,11 +50,11 @@ def every_module(config):
     return LoRAConfig(parts=(), modules=tuple(modules))
 
 
-@pytest.fixture
-def base(micro, tmp_path):
-    """A model of micro with random weights."""
+@pytest.fixture(scope="module")
+def base(micro, tmp_path_factory):
+    """A model of micro with random weights, to be read only."""
     torch.manual_seed(0)
-    path = tmp_path / "base.safetensors"
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
     save_model(LatentDiffusion(micro), path)
     return path
 

@@ -1,4 +1,4 @@
-"""weights_convert/folder_config.py: an import believes what a diffusers folder says of its schedule and its latents."""
+"""weights_convert/source_config.py: an import believes what a diffusers folder says of its schedule and its latents."""
 
 import json
 import shutil

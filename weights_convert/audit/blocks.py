@@ -4,38 +4,25 @@ import re
 
 from ldm_us.files.checkpoint import PARTS
 
-HALF = (  # what UNet and ControlNet share
-    (r"time\.", "time embedding"),
-    (r"encoder\.conv_in", "encoder in"),
-    (r"hint_network\.", "hint network"),
-    (r"encoder\.(?:levels|downs)\.(\d+)", "encoder level {}"),
-    (r"middle\.", "middle"),
+# What a name starts with -> the block, those of each part in the order of the forward pass; the first match counts.
+BLOCKS = (
+    (r"text\.(?:token|position)_embedding|text\.prompt", "embeddings"),
+    (r"text\.blocks\.(\d+)", "block {}"),
+    (r"text\.norm_out", "out"),
+    (r"\w+\.time\.", "time embedding"),
+    (r"\w+\.encoder\.conv_in", "encoder in"),
+    (r"controlnet\.hint_network\.", "hint network"),
+    (r"\w+\.encoder\.(?:levels|downs)\.(\d+)", "encoder level {}"),
+    (r"\w+\.middle\.", "middle"),
+    (r"vae\.encoder\.middle", "encoder middle"),
+    (r"vae\.(?:encoder\.(?:norm|conv)_out|quant_conv)", "encoder out"),
+    (r"vae\.(?:post_quant_conv|decoder\.conv_in)", "decoder in"),
+    (r"vae\.decoder\.middle", "decoder middle"),
+    (r"\w+\.decoder\.(?:levels|ups)\.(\d+)", "decoder level {}"),
+    (r"vae\.decoder\.(?:norm|conv)_out", "decoder out"),
+    (r"unet\.decoder\.(?:norm|conv)_out", "out"),
+    (r"controlnet\.zero_conv", "zero convolutions"),
 )
-
-# What a name starts with behind its part -> the block, in the order of the forward pass.
-BLOCKS = {
-    "vae": (
-        (r"encoder\.conv_in", "encoder in"),
-        (r"encoder\.(?:levels|downs)\.(\d+)", "encoder level {}"),
-        (r"encoder\.middle", "encoder middle"),
-        (r"encoder\.(?:norm|conv)_out|quant_conv", "encoder out"),
-        (r"post_quant_conv|decoder\.conv_in", "decoder in"),
-        (r"decoder\.middle", "decoder middle"),
-        (r"decoder\.(?:levels|ups)\.(\d+)", "decoder level {}"),
-        (r"decoder\.(?:norm|conv)_out", "decoder out"),
-    ),
-    "text": (
-        (r"(?:token|position)_embedding|prompt", "embeddings"),
-        (r"blocks\.(\d+)", "block {}"),
-        (r"norm_out", "out"),
-    ),
-    "unet": (
-        *HALF,
-        (r"decoder\.(?:levels|ups)\.(\d+)", "decoder level {}"),
-        (r"decoder\.(?:norm|conv)_out", "out"),
-    ),
-    "controlnet": (*HALF, (r"zero_conv", "zero convolutions")),
-}
 
 KINDS = (  # a pattern in the name -> the kind of layer; the first match counts
     (r"cross_attention", "cross-attention"),
@@ -53,9 +40,8 @@ LAST = 1000  # stands for the resampling behind all blocks of a level
 
 def block_of(target: str) -> tuple[str, str]:
     """The part and the block of a tensor: "unet.encoder.levels.0.res.1.conv_1.bias" -> "unet", "encoder level 0"."""
-    part = target.partition(".")[0]
-    _, _, label = _place(target)
-    return part, label
+    _, level, label = _place(target)
+    return target.partition(".")[0], label.format(level)
 
 
 def kind_of(target: str) -> str:
@@ -65,17 +51,14 @@ def kind_of(target: str) -> str:
 
 def network_order(target: str) -> tuple[int, int, int, int]:
     """A key that sorts tensors as the network meets them; those of one block keep their order."""
-    part = PARTS.index(target.partition(".")[0])
     rank, level, _ = _place(target)
     within = WITHIN.search(target)
-    return part, rank, level, int(within[1]) if within else LAST
+    return PARTS.index(target.partition(".")[0]), rank, level, int(within[1]) if within else LAST
 
 
 def _place(target: str) -> tuple[int, int, str]:
-    part, _, name = target.partition(".")
-    for rank, (pattern, label) in enumerate(BLOCKS[part]):
-        found = re.match(pattern, name)
+    for rank, (pattern, label) in enumerate(BLOCKS):
+        found = re.match(pattern, target)
         if found:
-            level = int(found[1]) if found.groups() else 0
-            return rank, level, label.format(level)
+            return rank, int(found[1]) if found.groups() else 0, label
     raise AssertionError(f"no block for {target}")

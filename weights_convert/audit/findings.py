@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ldm_us.config import ModelConfig
-from ldm_us.files.checkpoint import PARTS, LazyTensor
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.audit.blocks import network_order
 from weights_convert.audit.drift import Drift, measure_drift
 from weights_convert.audit.numbers import Numbers, numbers_of
@@ -150,18 +150,14 @@ def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
         note = transform(entries[key].shape, shapes[own[0]], len(own), own[0].partition(".")[0] in ema)
         rows.append(row(key, own, "used", note))
     for rule in plan.misshaped:
-        note = wanted(entries[rule.source], expected_shape(rule, shapes))
+        note = f"should be {list(expected_shape(rule, shapes))}"
+        note += "" if entries[rule.source].dtype.is_floating_point else " of floating point"
         rows.append(row(rule.source, rule.targets, "misshaped", note))
     for rule in plan.missing:
         rows.append(Row(rule.source, rule.targets, expected_shape(rule, shapes), "", "missing", "not in the file"))
     rows.sort(key=lambda row: network_order(row.targets[0]))
     rows += [row(key, (), "unexpected", "no place for it in the model") for key in plan.unexpected]
     return rows + [row(key, (), "ignored", reason) for key, reason in plan.ignored.items()]
-
-
-def wanted(entry: LazyTensor, shape: tuple[int, ...]) -> str:
-    """What a misshaped tensor should be."""
-    return f"should be {list(shape)}" + ("" if entry.dtype.is_floating_point else " of floating point")
 
 
 def transform(shape: tuple[int, ...], target: tuple[int, ...], count: int, ema: bool) -> str:

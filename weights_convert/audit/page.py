@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ldm_us.display.pages import render
 from weights_convert.audit.chart import drift_chart
-from weights_convert.audit.drift import Drift, by_block, by_kind, most_drifted, part_of, shares, unchanged_parts
+from weights_convert.audit.drift import Drift, by_block, by_kind, most_drifted, shares, unchanged_parts
 from weights_convert.audit.findings import Audit, Row
 from weights_convert.audit.text import counts, detail, flag_lines, number, printable, ratio, shape_of, verdict
 from weights_convert.summary import layouts_of
@@ -19,7 +19,7 @@ def audit_page(audit: Audit) -> str:
     comparison = audit.comparison
     drifts = () if comparison is None else comparison.drifts
     unchanged = unchanged_parts(drifts)
-    changed = [drift for drift in drifts if part_of(drift) not in unchanged]
+    changed = [drift for drift in drifts if drift.part not in unchanged]
     return render(
         "weights_convert/audit/page.html",
         title=f"Weights audit: {printable(audit.plan.source.path.name or str(audit.plan.source.path))}",
@@ -41,8 +41,8 @@ def audit_page(audit: Audit) -> str:
 def charts(drifts: Sequence[Drift]) -> dict[str, str]:
     """A chart for each part that changed."""
     charts = {}
-    for part in dict.fromkeys(map(part_of, drifts)):
-        own = [drift for drift in drifts if part_of(drift) == part]
+    for part in dict.fromkeys(drift.part for drift in drifts):
+        own = [drift for drift in drifts if drift.part == part]
         charts[part] = drift_chart(own, f"drift of {part}")
     return charts
 

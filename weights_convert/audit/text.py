@@ -12,7 +12,6 @@ from weights_convert.audit.drift import (
     by_block,
     by_kind,
     most_drifted,
-    part_of,
     shares,
     unchanged_parts,
 )
@@ -116,7 +115,7 @@ def drift_lines(comparison: Comparison) -> list[str]:
     lines = ["drift from", *file_lines(comparison.other), f"  {counts(comparison)}"]
     same = unchanged_parts(comparison.drifts)
     lines += [f"  {part}: nothing changed: {why}" for part, why in same.items()]
-    drifts = [drift for drift in comparison.drifts if part_of(drift) not in same]
+    drifts = [drift for drift in comparison.drifts if drift.part not in same]
     lines += group_lines("by block", by_block(drifts)) + group_lines("by kind of layer", by_kind(drifts))
     worst = most_drifted(drifts, MOST_DRIFTED)
     if worst:
