@@ -24,13 +24,14 @@ from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import check_size
-from ldm_us.files.info import describe_model
+from ldm_us.evaluation.memorisation.dropping import load_is_copy
+from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.checks import check_seed
 from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.torchrun import local_device
 from ldm_us.synthesis.added_controls import load_added, parse_added
-from ldm_us.synthesis.copies import IsCopy, check_copies_options, copies_fields, load_is_copy, without_copies
+from ldm_us.synthesis.copies import IsCopy, check_copies_options, copies_fields, without_copies
 from ldm_us.synthesis.drawing import Settings, Wanted
 from ldm_us.synthesis.edit_options import (
     check_edit_options,

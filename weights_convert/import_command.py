@@ -12,7 +12,7 @@ import torch
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from ldm_us.files.atomic import full_disk_is_an_error_of_input, sha256_file
 from ldm_us.files.checkpoint import PARTS, LazyTensor, model_metadata, read_metadata, write_safetensors
-from ldm_us.files.json_text import parse_json
+from ldm_us.files.safetensors_header import parse_json
 from ldm_us.files.stored_tensor import shown
 from weights_convert.convert import Piece, Plan, load_piece, plan_source, target_shapes
 from weights_convert.folder_config import with_folder_config

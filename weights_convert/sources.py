@@ -11,19 +11,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ldm_us.files.pickle_file import read_pickle_file
-from ldm_us.files.pickle_program import PickledTensor
+from ldm_us.files.pickle_file import stored_weights
 from ldm_us.files.safetensors_header import DTYPES, read_header
-from ldm_us.files.stored_tensor import Extent, StoredTensor, check_name, row_major, shown
+from ldm_us.files.stored_tensor import Extent, StoredTensor, row_major
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 # Per component of a diffusers folder: its weights, the best first; the .fp16 variants have lost precision.
 WEIGHTS = tuple(f"diffusion_pytorch_model{end}" for end in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin"))
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin")
-WRAPPERS = ("state_dict", "model", "module")  # names under which trainers keep the tensors, one in another at times
-NESTED = 3  # times
-PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
 
 COMPONENTS = {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS, "controlnet": WEIGHTS}
 
@@ -124,26 +120,4 @@ def _stored_entry(tensor: StoredTensor) -> Entry:
 
 
 def _open_pickle(path: Path) -> Source:
-    file = read_pickle_file(path)
-    content = file.content
-    for _ in range(NESTED):
-        inside = [
-            content[name] for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)
-        ]
-        content = inside[0] if inside else content
-    if isinstance(content, dict) and content and all(str(name).startswith(PARALLEL) for name in content):
-        content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, PickledTensor):
-            raise ValueError(
-                f"{path}: entry {shown(str(name))!r} is a {type(value).__name__}, not a tensor. Give a file with a "
-                "state dict, or with one under `state_dict`, `model` or `module`."
-            )
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}. Nothing was read.") from error
-    entries = {name: _stored_entry(file.stored(value)) for name, value in content.items()}
-    return Source(path, (path,), entries)
+    return Source(path, (path,), {name: _stored_entry(tensor) for name, tensor in stored_weights(path).items()})

@@ -16,8 +16,7 @@ import ldm_us
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import atomic_file
-from ldm_us.files.json_text import parse_json
-from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
 
@@ -25,13 +24,7 @@ BUNDLED = Path(__file__).parents[1] / "weights" / "us128.safetensors"  # trained
 
 PARTS = ("vae", "text", "unet", "controlnet")
 
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class LazyTensor(NamedTuple):

@@ -18,8 +18,7 @@ from torch import Tensor
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
-from ldm_us.files.json_text import parse_json
-from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 

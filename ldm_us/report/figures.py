@@ -13,11 +13,11 @@ from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Step, draw, generate, latent_shape
-from ldm_us.evaluation.reconstruction import psnr, reconstruct
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
+from ldm_us.training.reconstruction import psnr, reconstruct
 
 STRIP = 8  # moments of one denoising that are shown
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row

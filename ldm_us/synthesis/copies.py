@@ -1,9 +1,8 @@
 """Samples that look like training images are drawn again with another seed: sample.py --drop-memorised.
 
-The thresholds are those that `python -m ldm_us.evaluation memorisation` took from the same model and data. Each sample
-is compared by itself and its next seed follows from its own: neither depends on other samples, batches or processes,
-or on where a killed call stopped. The picture keeps its place and name. Its field `seed` is the one that made it, and
-`dropped_seeds` are those before.
+What a copy is says ldm_us/evaluation/memorisation/dropping.py. Each sample is compared by itself and its next seed
+follows from its own: neither depends on other samples, batches or processes, or on where a killed call stopped. The
+picture keeps its place and name. Its field `seed` is the one that made it, and `dropped_seeds` are those before.
 """
 
 import argparse
@@ -13,17 +12,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.evaluation.memorisation.nearest_training import describe, nearest
-from ldm_us.evaluation.memorisation.thresholds import latent_features, read_thresholds
-from ldm_us.evaluation.sets.evaluated_images import lineage_split
-from ldm_us.evaluation.sets.image_sets import stream
 from ldm_us.files.atomic import sha256_file
-from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads
+from ldm_us.synthesis.drawing import Wanted
 from ldm_us.synthesis.edits import Drawn
 from ldm_us.synthesis.fields import Fields
-from ldm_us.training.cache import ENCODER, weights_hash
-from ldm_us.training.dataset import data_hash
 
 ATTEMPTS = 20  # seeds that are tried for one sample before the model counts as memorised
 
@@ -48,38 +40,6 @@ def check_copies_options(options: argparse.Namespace) -> None:
 def copies_fields(options: argparse.Namespace) -> Fields:
     """The field that names the report; none without one."""
     return {} if options.drop_memorised is None else {"drop_memorised_sha256": sha256_file(options.drop_memorised)}
-
-
-def load_is_copy(options: argparse.Namespace, model: LatentDiffusion, settings: Settings) -> IsCopy | None:
-    """What tells copies of the training images; None where it is not asked for.
-
-    Raise ValueError for a report of another encoder, size or training data.
-    """
-    if options.drop_memorised is None:
-        return None
-    thresholds, compared = read_thresholds(options.drop_memorised)
-    training, _ = lineage_split(options.weights, options.data)
-    given = {
-        "size": settings.size,
-        "encoder_sha256": weights_hash(model, options.weights, ENCODER),
-        "training_sha256": data_hash(training),
-    }
-    differing = [name for name, value in given.items() if compared.get(name) != value]
-    if differing:
-        raise ValueError(
-            f"--drop-memorised {options.drop_memorised}: made with another {' and '.join(differing)}. Run "
-            "`python -m ldm_us.evaluation memorisation` with these --weights, --data and size."
-        )
-    encode = latent_features(model)
-    with cpu_threads(settings.threads):
-        known = describe(stream(training, settings.size), encode)
-
-    def is_copy(x: Tensor) -> bool:
-        seen = (x.mean(dim=0, keepdim=True)[None].clamp(0, 1) * 255).round() / 255  # as the file will be read
-        with cpu_threads(settings.threads):
-            return thresholds.flags(nearest(seen, known, encode))["any"][0]
-
-    return is_copy
 
 
 def without_copies(

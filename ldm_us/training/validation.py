@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ldm_us.data.records import Record
-from ldm_us.evaluation.reconstruction import psnr, reconstruct
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.batches import LatentBatch, stream_generator
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import whole
 from ldm_us.training.ema import EMA
+from ldm_us.training.reconstruction import psnr, reconstruct
 from ldm_us.training.stages import Stage
 from ldm_us.training.state import append_log
 

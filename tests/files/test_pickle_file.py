@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ldm_us.files.pickle_file import read_pickle_file
+from ldm_us.files.pickle_file import read_pickle_file, read_weights
 from ldm_us.files.pickle_program import MAX_WORK, PickledTensor
 
 DTYPES = [
@@ -149,6 +149,43 @@ def test_tensors_that_share_numbers_each_read_their_own(tmp_path):
         file = read_pickle_file(tmp_path / "x.pt")
         read = resolved(file, file.content)
         assert (read["end"].tolist(), read["matrix"].tolist()) == ([4.0, 5.0], [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_the_weights_of_a_file_are_one_flat_dictionary_wherever_a_trainer_put_them(new, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).bfloat16()
+    state = network.state_dict()  # an OrderedDict with _metadata, and a counter of whole numbers
+    parallel = {f"module.{name}": value for name, value in state.items()}
+    for content in (
+        state,
+        dict(network.named_parameters()) | dict(network.named_buffers()),
+        {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
+        {"model": {"model_state_dict": parallel}},
+    ):
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+        weights = read_weights(tmp_path / "x.pth")
+        assert weights.keys() == state.keys()
+        assert all(weights[name].dtype == state[name].dtype for name in state)
+        assert all(torch.equal(weights[name], state[name]) for name in state)
+        assert not any(isinstance(value, torch.nn.Parameter) for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (torch.nn.Linear(2, 3), "refused: this pickle asks for torch.nn.modules.linear.Linear"),
+        ([torch.ones(1)], "holds a list, not a dictionary of tensors"),
+        ({"a": torch.ones(1), "step": 3}, "entry 'step' is a int, not a tensor. Give a file with a state dict, or"),
+        ({3: torch.ones(1)}, "a tensor is named by a int, not by a text"),
+        ({"a\nb": torch.ones(1)}, "cannot be shown"),
+    ],
+)
+def test_what_is_no_dictionary_of_named_tensors_is_refused_in_one_sentence(content, sentence, tmp_path):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth") as error:
+        read_weights(tmp_path / "x.pth")
+    assert sentence in str(error.value)
+    assert str(error.value).isprintable()
 
 
 HOSTILE = {  # what a pickle asks for

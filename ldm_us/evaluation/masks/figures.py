@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_us.evaluation.figures import summary, wilson_interval
-from ldm_us.evaluation.group_bootstrap import grouped_interval
+from ldm_us.evaluation.figures import grouped_interval, mean_and_spread, wilson_interval
 from ldm_us.evaluation.mask_errors import MaskErrors
 
 SIZES = ("small", "medium", "large")  # thirds of the asked lesions by area
@@ -81,7 +80,7 @@ def count_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
 
 def dice_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
     """Mean, its interval, median and spread."""
-    return summary(values.tolist()) | interval_of(values, groups, "mean")
+    return mean_and_spread(values.tolist()) | interval_of(values, groups, "mean")
 
 
 def centre_figure(statistic: str, values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:

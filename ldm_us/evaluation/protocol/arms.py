@@ -14,7 +14,7 @@ from pathlib import Path
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
-from ldm_us.evaluation.protocol.configuration import ProtocolConfig, largest_ratio
+from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import HELD_OUT, OTHERS, OWN, Split
 from ldm_us.synthesis.folder import MANIFEST, read_list
 
@@ -68,7 +68,7 @@ def read_generated(folder: Path) -> list[Record]:
 
 def check_enough_generated(config: ProtocolConfig, split: Split, samples: int) -> None:
     """Refuse a ratio that needs more images than the sample stage makes."""
-    ratio = largest_ratio((*config.ratios, *config.alone))
+    ratio = max((*config.ratios, *config.alone), default=0.0)
     needed = round(ratio * len(split.train))
     if needed > samples:
         raise ValueError(

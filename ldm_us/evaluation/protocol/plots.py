@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_us.display.charts import COLOURS, DPI, GRID, MUTED, Margins, new_figure, padded, scale, style, to_picture
+from ldm_us.display.charts import (
+    COLOURS,
+    DPI,
+    GRID,
+    MUTED,
+    TITLE_SIZE,
+    Margins,
+    legend,
+    new_figure,
+    padded,
+    scale,
+    style,
+    to_picture,
+    write,
+)
+from ldm_us.evaluation.auc import Floats
 from ldm_us.evaluation.protocol.arms import REAL, Arm
-from ldm_us.evaluation.protocol.intervals import Floats
 from ldm_us.evaluation.protocol.tables import SUSPECT, Results, Row, probabilities_of, read_tested
 from ldm_us.files.pictures import save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 SIDE = 400  # pixels of a panel, which are drawn twice as large for print
-AROUND = Margins(left=64, right=16, top=44, bottom=52)
+AROUND = Margins(left=64, right=16, top=64, bottom=52)
 
 
 def draw_auc_by_ratio(arms: Sequence[Arm], rows: Sequence[Row], path: Path) -> None:
@@ -36,28 +51,26 @@ def draw_auc_by_ratio(arms: Sequence[Arm], rows: Sequence[Row], path: Path) -> N
             of_test = [row for row in rows if row.test == test]
             real = next(row for row in of_test if row.arm == REAL and row.seed is None)
             panel.axhline(real.auc.value, color=MUTED, lw=1, ls=":", zorder=0)
-            for i, (name, members) in enumerate(lines.items()):
-                if members:
-                    draw_arms(panel, members, of_test, i, name)
-            panel.set_title(f"{test}: {real.images} images")
+            drawn = [draw_arms(panel, arms, of_test, i, name) for i, (name, arms) in enumerate(lines.items()) if arms]
+            legend(panel, drawn, len(drawn))
+            write(panel, (0, 32), f"{test}: {real.images} images", TITLE_SIZE)
             panel.set(xlabel="generated images per real training image", ylabel="AUC")
             scale(panel, "x", *padded(0, max(arm.ratio or 0.0 for arm in main) or 1.0))
-            scale(panel, "y", *panel.get_ylim())
-        panels[0].legend(loc="best", fontsize=11)
+            scale(panel, "y", *panel.get_ylim(), most=6)
         save(figure, path)
 
 
-def draw_arms(panel: Axes, arms: Sequence[Arm], rows: Sequence[Row], i: int, name: str) -> None:
+def draw_arms(panel: Axes, arms: Sequence[Arm], rows: Sequence[Row], i: int, name: str) -> Line2D:
     """A line of arms, the mean of their seeds with its interval, and a small dot for each seed."""
     mean = {row.arm: row for row in rows if row.seed is None}
     span = max(arm.ratio or 0.0 for arm in arms) or 1.0
     ratios = np.array([arm.ratio or 0.0 for arm in arms]) + 0.03 * i * span  # beside, not on each other
     auc = np.array([mean[arm.name].auc for arm in arms])  # (arms, 3): value, low, high
-    around = np.abs(auc[:, 1:].T - auc[:, 0])
-    panel.errorbar(ratios, auc[:, 0], around, color=COLOURS[i], marker="os"[i], ms=6, capsize=3, label=name)
+    panel.vlines(ratios, auc[:, 1], auc[:, 2], color=COLOURS[i], lw=1.5)
     for place, arm in zip(ratios, arms, strict=True):
         single = [row.auc.value for row in rows if row.arm == arm.name and row.seed is not None]
         panel.plot([place + 0.015 * span] * len(single), single, ".", color=COLOURS[i], alpha=0.7, ms=5)
+    return panel.plot(ratios, auc[:, 0], color=COLOURS[i], marker="os"[i], ms=6, label=name)[0]
 
 
 def draw_roc(arms: Sequence[Arm], seeds: Sequence[int], results: Results, path: Path) -> None:
@@ -73,15 +86,17 @@ def draw_roc(arms: Sequence[Arm], seeds: Sequence[int], results: Results, path: 
         figure, panels = new_panels(len(tests))
         for panel, test in zip(panels, tests, strict=True):
             panel.plot([0, 1], [0, 1], color=GRID, lw=1, zorder=0)
-            for i, arm in enumerate(arm for arm in arms if test in arm.tests):
+            for i, arm in enumerate(arms):  # an arm has one colour in all panels
+                if test not in arm.tests:
+                    continue
                 false, true = mean_roc(test, [results[arm.name, seed] for seed in seeds])
                 dashes = ("-", "--", "-.")[i // len(COLOURS) % 3]
                 panel.plot(false, true, color=COLOURS[i % len(COLOURS)], ls=dashes, lw=1.8, label=arm.name)
-            panel.set_title(test)
+            write(panel, (0, 12), test, TITLE_SIZE)
             panel.set(xlabel="1 - specificity (malignant against the rest)", ylabel="sensitivity")
             for axis in ("x", "y"):
-                scale(panel, axis, -0.01, 1.01)
-            panel.legend(loc="lower right", fontsize=10)
+                scale(panel, axis, -0.01, 1.01, most=6)
+            panel.legend(loc="lower right", borderaxespad=1)
         save(figure, path)
 
 

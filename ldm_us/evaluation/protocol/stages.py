@@ -18,7 +18,8 @@ import ldm_us
 from ldm_us.config import config_from_dict
 from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to_arguments
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.evaluation.results import read_json, write_text
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
 from ldm_us.synthesis.folder import MANIFEST
@@ -137,20 +138,13 @@ def finish_stage(stage: Stage, out: Path, run: Run) -> bool:
         "file": str(stage.product.relative_to(out)),
         "sha256": sha256_file(stage.product),
     }
-    with atomic_file(out / DONE) as file:
-        file.write((json.dumps(done, indent=1) + "\n").encode())
+    write_text(out / DONE, json.dumps(done, indent=1) + "\n")
     return True
 
 
 def read_done(out: Path) -> dict[str, Any]:
     """What stages.json says; nothing where it is not there."""
-    try:
-        done: dict[str, Any] = json.loads((out / DONE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{out / DONE} is damaged ({error}). Delete it: finished stages are found again.") from error
-    return done
+    return read_json(out / DONE, "Delete it: finished stages are found again.") or {}
 
 
 def write_training_masks(records: Sequence[Record], weights: Path, folder: Path) -> int:

@@ -23,8 +23,7 @@ from torch import Tensor
 
 from ldm_us.data.near_duplicates import merge_groups, near_duplicates
 from ldm_us.data.records import CLASSES, Record, image_tensor, open_image
-from ldm_us.evaluation.sets.image_sets import check_enough
-from ldm_us.evaluation.sets.independent_images import one_per_group
+from ldm_us.evaluation.sets.image_sets import check_enough, one_per_group
 from ldm_us.files.atomic import atomic_file, sha256_file
 
 LEAST = 10  # images of each kind: at 10 and 10 a reader's accuracy is known to +- 0.2

@@ -16,8 +16,14 @@ from ldm_us.evaluation.realism.measures import BINS, Measured, measure_reconstru
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import artefact_test_as_json, as_markdown, describe_set, figure_test_as_json, how
-from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, read_set
-from ldm_us.evaluation.sets.independent_images import Independent, one_per_family, shared_classes
+from ldm_us.evaluation.sets.image_sets import (
+    Independent,
+    check_enough,
+    check_sets,
+    one_per_family,
+    read_set,
+    shared_classes,
+)
 from ldm_us.files.atomic import atomic_file, sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png

@@ -12,8 +12,8 @@ from ldm_us.data.records import Record, load_pair
 from ldm_us.data.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures
-from ldm_us.evaluation.reconstruction import reconstruct
 from ldm_us.evaluation.sets.image_sets import grey_deviation
+from ldm_us.training.reconstruction import reconstruct
 
 CORNER = 16  # a corner is a sixteenth of the image high and wide
 BLACK = 10.0  # grey levels, mean of a black corner

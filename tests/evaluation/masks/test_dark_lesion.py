@@ -9,7 +9,7 @@ import torch
 from ldm_us.evaluation.gaussian_blur import gaussian_blur
 from ldm_us.evaluation.mask_errors import dice
 from ldm_us.evaluation.masks.dark_lesion import connected_regions, dark_lesion, fill_holes
-from ldm_us.evaluation.reconstruction import psnr
+from ldm_us.training.reconstruction import psnr
 
 
 def ellipse(size, centre, radii):

@@ -1,4 +1,4 @@
-"""ldm_us/evaluation/masks/errors.py against closed forms."""
+"""ldm_us/evaluation/mask_errors.py against closed forms."""
 
 import math
 

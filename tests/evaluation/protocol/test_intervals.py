@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, norm, t
 
-from ldm_us.evaluation.protocol.auc import weighted_macro_auc
+from ldm_us.evaluation.auc import macro_auc
 from ldm_us.evaluation.protocol.intervals import (
     Families,
     Measured,
@@ -27,8 +27,8 @@ def measure(scores, labels, seed):
     weights = group_weights([str(i) for i in range(len(labels))], labels, RESAMPLES, seed)
     ones = np.ones((1, len(labels)))
     of_seed = [np.stack([-row, row], axis=1) for row in scores]
-    values = [weighted_macro_auc(labels, p, ones)[0] for p in of_seed]
-    return Measured(np.array(values), np.stack([weighted_macro_auc(labels, p, weights) for p in of_seed], axis=1))
+    values = [macro_auc(labels, p, ones)[0] for p in of_seed]
+    return Measured(np.array(values), np.stack([macro_auc(labels, p, weights) for p in of_seed], axis=1))
 
 
 def families_of(labels):

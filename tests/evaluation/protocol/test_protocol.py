@@ -20,9 +20,9 @@ import train
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.auc import macro_auc
 from ldm_us.evaluation.protocol import command
 from ldm_us.evaluation.protocol.arms import check_enough_generated
-from ldm_us.evaluation.protocol.auc import macro_auc
 from ldm_us.evaluation.protocol.command import run_protocol
 from ldm_us.evaluation.protocol.configuration import build_configuration, check_configuration, read_configuration
 from ldm_us.evaluation.protocol.splits import (

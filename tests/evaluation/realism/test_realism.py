@@ -19,8 +19,7 @@ from ldm_us.evaluation.realism import measures
 from ldm_us.evaluation.realism.comparison import compare
 from ldm_us.evaluation.realism.measures import FIGURES, Measured, measure_reconstructions, measure_set
 from ldm_us.evaluation.realism.picture import SETS, bin_edges, histogram
-from ldm_us.evaluation.sets.image_sets import read_set
-from ldm_us.evaluation.sets.independent_images import one_per_family, shared_classes
+from ldm_us.evaluation.sets.image_sets import one_per_family, read_set, shared_classes
 from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
 from tests.conftest import MICRO
