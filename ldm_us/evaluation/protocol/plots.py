@@ -96,7 +96,7 @@ def draw_roc(arms: Sequence[Arm], seeds: Sequence[int], results: Results, path: 
             panel.set(xlabel="1 - specificity (malignant against the rest)", ylabel="sensitivity")
             for axis in ("x", "y"):
                 scale(panel, axis, -0.01, 1.01, most=6)
-            panel.legend(loc="lower right", borderaxespad=1)
+            panel.legend(loc="lower right", borderaxespad=1, frameon=True, framealpha=0.85, edgecolor="none")
         save(figure, path)
 
 
