@@ -30,7 +30,17 @@ def add_judge_command(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_train_judge(options: argparse.Namespace) -> int:
     """Train, print the figures on held-out images, write the file."""
-    check_judge_options(options)
+    for name, value in (("steps", options.steps), ("batch", options.batch)):
+        if value < 1:
+            raise ValueError(f"--{name} {value}: use 1 or more.")
+    check_seed(options.seed)
+    check_judge_size(JudgeConfig(size=options.size))
+    if not 0 < options.held_out < 1:
+        raise ValueError(f"--held-out {options.held_out}: a judge must be measured. Use more than 0 and less than 1.")
+    if options.out.is_dir():
+        raise ValueError(f"--out {options.out}: is a folder. Give the name of a file.")
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
     records, held_out = split_data(options.data, options.held_out)
     if not held_out:
         raise ValueError(f"--data: {len(records)} images are too few to hold one of a class out. Give more.")
@@ -56,18 +66,3 @@ def run_train_judge(options: argparse.Namespace) -> int:
     save_judge(network, options.out, training)
     print(json.dumps({"judge": str(options.out), "trained_on": len(records), "held_out": training.figures}, indent=2))
     return 0
-
-
-def check_judge_options(options: argparse.Namespace) -> None:
-    """Refuse what makes no sense before anything is read or written."""
-    for name in ("steps", "batch"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")
-    check_seed(options.seed)
-    check_judge_size(JudgeConfig(size=options.size))
-    if not 0 < options.held_out < 1:
-        raise ValueError(f"--held-out {options.held_out}: a judge must be measured. Use more than 0 and less than 1.")
-    if options.out.is_dir():
-        raise ValueError(f"--out {options.out}: is a folder. Give the name of a file.")
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")

@@ -15,6 +15,7 @@ Beta(k, m + 1 - k). With m = 400 and 3 % stated, k = 4, one calibration in 20 ha
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,12 @@ def families_needed(false_alarms: float) -> int:
 
 def check_enough_images(training: Sequence[Record], held_out: Sequence[Record], false_alarms: float) -> None:
     """Raise ValueError, saying how many are needed, for too few images to calibrate on or to measure the rate on."""
-    families, needed = len({record.group for record in training}), families_needed(false_alarms)
-    largest = max([sum(record.group == other.group for other in training) for record in training], default=0)
-    if families < needed:
+    families, needed = Counter(record.group for record in training), families_needed(false_alarms)
+    largest = max(families.values(), default=0)
+    if len(families) < needed:
         raise ValueError(
-            f"--data: {families} families of training images, but thresholds with {false_alarms:.0%} of false alarms "
-            f"need {needed}. Give the whole training data, or a larger --false-alarms."
+            f"--data: {len(families)} families of training images, but thresholds with {false_alarms:.0%} of false "
+            f"alarms need {needed}. Give the whole training data, or a larger --false-alarms."
         )
     if len(training) - largest < NEIGHBOURS:
         raise ValueError(

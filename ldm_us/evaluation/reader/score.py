@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_us.data.records import CLASSES
+from ldm_us.evaluation.auc import auc
 from ldm_us.evaluation.figures import Z_95, share_of, wilson_interval
 from ldm_us.evaluation.reader.deck import RATINGS, Card, Key
 
@@ -125,17 +126,10 @@ def share_interval(right: NDArray[np.bool_]) -> dict[str, float]:
     return rounded(share, *wilson_interval(share * n, n))
 
 
-def auc(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Area under the ROC curve of ratings (..., n): the share of pairs in order, ties counted half; -> (...)."""
-    counts = [[((ratings == value) & kind).sum(axis=-1) for value in RATINGS] for kind in (real, ~real)]
-    of_real, of_generated = (np.stack(each, axis=-1).astype(float) for each in counts)  # (..., 4)
-    below = np.cumsum(of_generated, axis=-1) - of_generated / 2
-    return (of_real * below).sum(axis=-1) / (of_real.sum(axis=-1) * of_generated.sum(axis=-1))
-
-
 def mean_auc(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> dict[str, float]:
     """The mean AUC of readers (readers, n), with its interval."""
-    return auc_interval(float(auc(real, ratings).mean()), int(real.sum()), int((~real).sum()))
+    areas = [float(auc(row[real], row[~real])) for row in ratings]
+    return auc_interval(math.fsum(areas) / len(areas), int(real.sum()), int((~real).sum()))
 
 
 def auc_interval(area: float, n_real: int, n_generated: int) -> dict[str, float]:

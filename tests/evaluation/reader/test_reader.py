@@ -13,8 +13,9 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from ldm_us.data.records import Record
 from ldm_us.evaluation.__main__ import main
+from ldm_us.evaluation.auc import auc
 from ldm_us.evaluation.reader.deck import Card, Key, chain_of_sides, make_key, prepare, read_key, write_key
-from ldm_us.evaluation.reader.score import Answers, auc, auc_interval, mean_kappa, read_answers, score
+from ldm_us.evaluation.reader.score import Answers, auc_interval, mean_kappa, read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 from ldm_us.evaluation.sets.image_sets import read_set
 from ldm_us.runtime.entry import run_command
@@ -147,7 +148,8 @@ def test_the_auc_of_ratings_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     real, ratings = rng.random((5, 30)) < 0.5, rng.integers(1, 5, (5, 30))
     expected = [roc_auc_score(*row) for row in zip(real, ratings, strict=True)]
-    assert auc(real, ratings) == pytest.approx(expected)
+    found = [float(auc(row[own], row[~own])) for own, row in zip(real, ratings, strict=True)]
+    assert found == pytest.approx(expected)
 
 
 def test_the_interval_of_all_readers_holds_the_true_accuracy_about_95_times_in_100():
@@ -192,7 +194,7 @@ def test_the_interval_of_an_auc_holds_the_true_one_in_all_but_some_5_of_100_stud
     covered = 0
     for _ in range(trials):
         ratings = np.concatenate([rng.choice(4, n, p=one) + 1 for one in chances])
-        found = auc_interval(float(auc(real, ratings)), n, n)
+        found = auc_interval(float(auc(ratings[real], ratings[~real])), n, n)
         covered += found["low"] <= true <= found["high"]
     assert covered >= 0.93 * trials
 
