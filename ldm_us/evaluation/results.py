@@ -13,7 +13,7 @@ def check_out(out: Path | None, names: Sequence[str], overwrite: bool) -> None:
     if out is None or not out.exists():
         return
     if not out.is_dir():
-        raise ValueError(f"--out {out}: is not a folder. Choose another name.")
+        raise ValueError(f"--out {out}: exists and is not a folder. Choose another name.")
     found = [name for name in names if (out / name).exists()]
     if found and not overwrite:
         raise ValueError(f"--out {out}: has {found[0]} already. Choose another folder, or add --overwrite.")

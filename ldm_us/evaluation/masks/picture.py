@@ -26,7 +26,7 @@ CELL, HEAD = 232, 92  # pixels: the side of an image, and the room above all
 AROUND = Margins(left=10, right=10, top=26, bottom=40)  # of an image
 PLACES = ("worst", "median", "best")
 ASKED, FOUND = "#ffd23f", "#4cc9f0"  # light, on dark images
-DASHES: dict[str, tuple[float, Sequence[float]]] = {ASKED: (0, ()), FOUND: (0, (3.5, 2.5))}
+DASHES: dict[str, tuple[float, Sequence[float]]] = {ASKED: (0, ()), FOUND: (0, (7, 5))}
 SHADOW = "#101010"
 SYNTHETIC = {"synthetic": "the samples were made by a generative model, not for diagnosis"}
 

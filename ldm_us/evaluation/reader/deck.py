@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ldm_us.data.near_duplicates import merge_groups, near_duplicates
 from ldm_us.data.records import CLASSES, Record, image_tensor, open_image
+from ldm_us.evaluation.results import write_text
 from ldm_us.evaluation.sets.image_sets import check_enough, one_per_group
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.files.atomic import sha256_file
 
 LEAST = 10  # images of each kind: at 10 and 10 a reader's accuracy is known to +- 0.2
 RATINGS = {1: "surely generated", 2: "probably generated", 3: "probably real", 4: "surely real"}  # the answers
@@ -158,8 +159,7 @@ def prepare(path: Path, sides: Sequence[int]) -> Tensor:
 
 def write_key(key: Key, path: Path) -> None:
     """Write the key as JSON, atomically."""
-    with atomic_file(path) as file:
-        file.write((json.dumps(asdict(key), indent=1) + "\n").encode())
+    write_text(path, json.dumps(asdict(key), indent=1) + "\n")
 
 
 def read_key(path: Path) -> Key:

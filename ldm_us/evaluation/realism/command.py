@@ -16,6 +16,7 @@ from ldm_us.evaluation.realism.measures import BINS, Measured, measure_reconstru
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import artefact_test_as_json, as_markdown, describe_set, figure_test_as_json, how
+from ldm_us.evaluation.results import check_out, write_text
 from ldm_us.evaluation.sets.image_sets import (
     Independent,
     check_enough,
@@ -24,7 +25,7 @@ from ldm_us.evaluation.sets.image_sets import (
     read_set,
     shared_classes,
 )
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.checks import check_finite
@@ -98,12 +99,7 @@ def check_realism_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
     if options.size is not None:
         check_speckle_size(options.size)
-    if options.out is not None:
-        if options.out.exists() and not options.out.is_dir():
-            raise ValueError(f"--out {options.out}: exists and is not a folder. Choose another name.")
-        found = [name for name in FILES if (options.out / name).exists()]
-        if found and not options.overwrite:
-            raise ValueError(f"--out {options.out}: has {found[0]} already. Choose another folder, or add --overwrite.")
+    check_out(options.out, FILES, options.overwrite)
     scipy_stats()
 
 
@@ -164,5 +160,4 @@ def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTes
     picture = draw_realism(figures, f"Real and {compared} images, {result['size']}x{result['size']}", names, note)
     save_png(picture, out / FILES[2])
     for name, text in ((FILES[0], json.dumps(result, indent=2) + "\n"), (FILES[1], as_markdown(result, figures))):
-        with atomic_file(out / name) as file:
-            file.write(text.encode())
+        write_text(out / name, text)

@@ -1,6 +1,5 @@
 """Two measured sets against each other: a test for every figure, and for what should not be in an image."""
 
-import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,13 +112,11 @@ def artefact_tests(real: Measured, other: Measured, paired: bool, rng: np.random
 
 def wanted_figures(real: Measured, other: Measured) -> list[tuple[str, str | None]]:
     """Every figure of all images, and of each class with a lesion in either set, unless a set has no lesions."""
-    wanted: list[tuple[str, str | None]] = [(name, None) for name, figure in FIGURES.items() if not figure.of_lesions]
     classes = [classes_with_lesions(measured) for measured in (real, other)]
-    if not all(classes):
-        return wanted
-    of_lesions = [name for name, figure in FIGURES.items() if figure.of_lesions]
-    labels = sorted(classes[0] | classes[1])
-    return [*wanted, *((name, label) for label, name in itertools.product(labels, of_lesions))]
+    labels = sorted(classes[0] | classes[1]) if all(classes) else []
+    of_images = [(name, None) for name, figure in FIGURES.items() if not figure.of_lesions]
+    of_lesions = [(name, label) for label in labels for name, figure in FIGURES.items() if figure.of_lesions]
+    return [*of_images, *of_lesions]
 
 
 def classes_with_lesions(measured: Measured) -> set[str]:

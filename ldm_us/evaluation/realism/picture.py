@@ -36,7 +36,7 @@ WIDTH, HEIGHT, HEAD = 380, 268, 68  # of a panel, and above all panels, in pixel
 AROUND = Margins(left=20, right=20, top=74, bottom=30)  # of a plot
 NUMBERS = 28  # pixels for the numbers at the left of the depth profile
 SETS = (COLOURS[0], COLOURS[1])  # real, the other
-DASHES: tuple[tuple[float, Sequence[float]], ...] = ((0, ()), (0, (3, 1.5)))
+DASHES: tuple[tuple[float, Sequence[float]], ...] = ((0, ()), (0, (6, 3)))
 OPACITY = 0.22  # of the filled distribution
 INNER = (1.0, 99.0)  # percentiles between which the bins lie; the first and the last hold what is beyond
 MOST_BINS, FEWEST_BINS = 24, 8
@@ -50,8 +50,8 @@ def draw_realism(tests: Sequence[FigureTest], title: str, names: tuple[str, str]
     shown: list[FigureTest | None] = [test for test in single if test.label is None]  # None: the depth profile
     shown += [None] * (len(depth) == BANDS) + [test for test in single if test.label is not None]
     with style():
-        figure, panels = new_figure(WIDTH, HEIGHT, len(shown), COLUMNS, HEAD, AROUND)
-        draw_head(figure, title, names, note)
+        figure, panels = new_figure(WIDTH, HEIGHT, len(shown), COLUMNS, HEAD, AROUND, title)
+        draw_head(figure, names, note)
         for panel, test in zip(panels, shown, strict=True):
             if test is None:
                 draw_depth(panel, depth)
@@ -60,20 +60,18 @@ def draw_realism(tests: Sequence[FigureTest], title: str, names: tuple[str, str]
         return to_picture(figure)
 
 
-def draw_head(figure: Figure, title: str, names: tuple[str, str], note: str) -> None:
-    """The title, a stroke and a name for each set, and what the panels hold."""
+def draw_head(figure: Figure, names: tuple[str, str], note: str) -> None:
+    """A stroke and a name for each set, and what the panels hold."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches() * DPI
-    left = AROUND.left / width
-    figure.text(left, 1 - 28 / height, title, size=20)
     strokes = [Line2D([], [], color=c, linestyle=dashes, lw=3) for c, dashes in zip(SETS, DASHES, strict=True)]
-    corner = (left, 1 - 48 / height)
+    corner = (AROUND.left / width, 1 - 50 / height)
     legend = figure.legend(
         strokes, names, loc="center left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0, ncols=2, fontsize=13
     )
     beside = legend.get_window_extent().x1 + 20
-    figure.text(beside / width, 1 - 48 / height, note, color=MUTED, va="center_baseline")
+    figure.text(beside / width, 1 - 50 / height, note, color=MUTED, va="center_baseline")
 
 
 def draw_heading(panel: Axes, lines: tuple[str, str, str], left: float = 0) -> None:
@@ -125,7 +123,8 @@ def draw_depth(panel: Axes, tests: Sequence[FigureTest]) -> None:
     place = panel.get_position()
     place.x0 += NUMBERS / (COLUMNS * WIDTH)
     panel.set_position(place)
-    quartiles = [np.array([np.percentile(v, QUARTILES) for v in values]) for values in both(tests)]  # (bands, 3) each
+    both = [test.real for test in tests], [test.other for test in tests]
+    quartiles = [np.array([np.percentile(v, QUARTILES) for v in values]) for values in both]  # (bands, 3) each
     low, high = padded(min(float(q.min()) for q in quartiles), max(float(q.max()) for q in quartiles))
     bands = range(1, BANDS + 1)
     panel.fill_between(bands, quartiles[0][:, 0], quartiles[0][:, 2], color=SETS[0], alpha=OPACITY, lw=0)
@@ -133,11 +132,6 @@ def draw_depth(panel: Axes, tests: Sequence[FigureTest]) -> None:
         panel.plot(bands, one[:, 1], color=colour, linestyle=dashes)
     scale(panel, "x", 0.5, BANDS + 0.5, whole=True, most=BANDS)
     scale(panel, "y", max(0.0, low), high)
-
-
-def both(tests: Sequence[FigureTest]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The values of each set, test by test."""
-    return [test.real for test in tests], [test.other for test in tests]
 
 
 def tested(test: FigureTest) -> str:
