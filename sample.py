@@ -39,8 +39,7 @@ from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, Sample, make_plan
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.recipe_files import check_files, load_added, resizing_notes
-from ldm_us.synthesis.verify import Means, verify
-from ldm_us.synthesis.verify_folder import verify_folder
+from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
 from ldm_us.synthesis.weights import load_sampler
 

@@ -25,7 +25,7 @@ from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
-from ldm_us.synthesis.trajectory import decoded, moments
+from ldm_us.synthesis.explain import decoded, moments
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row

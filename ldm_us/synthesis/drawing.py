@@ -33,9 +33,8 @@ from ldm_us.diffusion.sampling import (
     generators_of,
     latent_shape,
 )
-from ldm_us.synthesis.explain import attention_picture, control_picture, record
+from ldm_us.synthesis.explain import attention_picture, control_picture, record, trajectory
 from ldm_us.synthesis.recipe import FromImage, FromNoise, Inversion, Recipe, Region
-from ldm_us.synthesis.trajectory import trajectory
 
 MODES = ("1", "L", "RGB")  # of an image to be edited
 

@@ -1,4 +1,4 @@
-"""Draw a sample again from the fields of its PNG, and say whether every pixel is the same or else what differs."""
+"""Draw a sample, or all that a manifest lists, again from the fields of the PNG: is every pixel the same?"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,16 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from ldm_us.data.records import open_image
+from ldm_us.data.records import load_mask, open_image
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.pictures import to_picture
 from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, recorded_loras, untrue_claims
 from ldm_us.synthesis.drawing import Wanted, draw_samples
-from ldm_us.synthesis.fields import DIGEST, SHOWS, origin_fields, unpack_mask
-from ldm_us.synthesis.recipe import AddedControl, FromNoise, Given, Inversion, Recipe, Region, read_recipe
+from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
+from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
+from ldm_us.synthesis.recipe import AddedControl, FromNoise, Given, Inversion, Recipe, Region, read_recipe, settings_of
 from ldm_us.synthesis.recipe_files import load_added
 from ldm_us.synthesis.watermark import add_watermark, can_read_watermarks, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
@@ -26,6 +28,8 @@ from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
 # on a CPU: at most 0.00006 in fp32 and 0.087 in bf16. A GPU convolves in TF32, whose rounding is nearer to bf16's.
 FINE, COARSE = 0.01, 0.25
+NAMED = 5  # pictures of a folder that differ and are named
+OF_FOLDER = ("number", "file_name", "mask_file", "strips", "pixels_sha256")  # in a line beside the fields
 
 
 class Verdict(NamedTuple):
@@ -89,6 +93,49 @@ def verify(path: Path, means: Means) -> Verdict:
     except (ValueError, KeyError) as error:
         return Verdict(False, f"{path}: settings: {error}, so it cannot be drawn again.")
     return compare(path, picture, again, text, recipe, means.device)
+
+
+def verify_folder(folder: Path, means: Means) -> Verdict:
+    """Compare every listed sample as `verify` does. The summary names the first that differ, one a line.
+
+    Raise ValueError where there is no manifest, or a damaged one.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"--verify {folder}: no {MANIFEST} in it. Give a picture, or a folder that sample.py finished."
+        )
+    entries = list(read_list(folder / MANIFEST))
+    differing = []
+    for entry in tqdm(entries, unit="image", desc="verifying", disable=not entries):
+        if problem := problem_of(folder, entry, means):
+            differing.append(problem)
+    known = {name for entry in entries for name in files_of(entry)}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} - {"grid.png"}
+    differing += [f"{folder / name}: {MANIFEST} does not list it." for name in sorted(found - known)]
+    if not differing:
+        return Verdict(bool(entries), f"{folder}: all {len(entries)} samples are what their fields say.")
+    more = [f"and {len(differing) - NAMED} more."] if len(differing) > NAMED else []
+    head = f"{folder}: {len(differing)} problem{'s' * (len(differing) > 1)} with {len(entries)} samples:"
+    return Verdict(False, "\n".join([head, *differing[:NAMED], *more]))
+
+
+def problem_of(folder: Path, entry: Fields, means: Means) -> str:
+    """One sentence about a line and its files; empty where all is as it should be."""
+    path = folder / entry["file_name"]
+    if lacking := [name for name in files_of(entry) if not ends_as_png(folder / name)]:
+        return f"{folder / lacking[0]}: missing or cut off."
+    verdict = verify(path, means)
+    if not verdict.equal:
+        return verdict.sentence
+    text = fields_of(open_image(path))
+    line = as_text({key: value for key, value in entry.items() if key not in OF_FOLDER})
+    if {key: value for key, value in text.items() if key not in (DIGEST, *OF_FOLDER)} | {DIGEST: line[DIGEST]} != line:
+        return f"{path}: its line of {MANIFEST} says something else than the picture."
+    if "mask_file" in entry:
+        mask = load_mask([folder / entry["mask_file"]], int(settings_of(text)["sampling"]["size"]))
+        if text.get("mask_sha256", mask_sha256(mask * 0)) != mask_sha256(mask):
+            return f"{folder / entry['mask_file']}: not the mask of {path.name}."
+    return ""
 
 
 def fields_of(picture: Image.Image) -> dict[str, str]:

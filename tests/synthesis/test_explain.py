@@ -17,8 +17,14 @@ from ldm_us.diffusion.sampling import (
 from ldm_us.networks.clip import token_words, tokenize
 from ldm_us.networks.layers import Attention
 from ldm_us.networks.unet import Control
-from ldm_us.synthesis.explain import attention_maps, attention_picture, control_levels, control_picture, record
-from ldm_us.synthesis.trajectory import trajectory
+from ldm_us.synthesis.explain import (
+    attention_maps,
+    attention_picture,
+    control_levels,
+    control_picture,
+    record,
+    trajectory,
+)
 
 PROMPTS = ["Ultrasound image of a benign breast", "Ultrasound image of a normal breast"]
 

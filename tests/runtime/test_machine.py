@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm_us.synthesis.machine import CHOOSERS, device_kind, libraries, processor
+from ldm_us.runtime.machine import CHOOSERS, device_kind, libraries, processor
 
 
 def test_the_kind_of_a_cpu_tells_its_instructions_its_name_and_what_limits_the_libraries(monkeypatch):
