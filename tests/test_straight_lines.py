@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import sample
 import train
+from ldm_us.diffusion.sampling import decode, denoise
 from ldm_us.training.stages import Stage
 
 ROOT = Path(__file__).parents[1]
 MOST = 11  # files of a training step
+MOST_OF_SAMPLING = 11
 
 
 class FilesEntered:
@@ -64,3 +67,27 @@ def test_a_training_step_enters_the_files_of_the_tour_from_asking_for_the_batch_
         expected.remove("ldm_us/networks/controlnet.py")
     assert watched.files == expected
     assert len(watched.files) <= MOST
+
+
+def test_a_masked_sampling_step_enters_the_files_of_the_tour_from_the_noise_to_the_image(tmp_path):
+    """The one step of `sample.py --mask --steps 1`: `denoise` begins with z_T, `decode` ends with the image."""
+    watched = FilesEntered(denoise, decode)
+    mask = ROOT / "docs" / "masks" / "benign (1)_mask.png"
+    argv = ["--mask", str(mask), "--n", "1", "--steps", "1", "--guidance", "2", "--out", str(tmp_path / "out")]
+    sys.setprofile(watched)
+    try:
+        assert sample.main(argv) == 0
+    finally:
+        sys.setprofile(None)
+    print(f"{len(watched.files)} files:", *watched.files)
+    assert watched.files == listed_in_the_tour("**One sampling step, file by file**")
+    assert len(watched.files) <= MOST_OF_SAMPLING
+
+
+def test_no_file_below_an_entry_point_knows_of_argparse_namespaces():
+    """Options become values or dataclasses where they are parsed: in train.py, sample.py, __main__.py, *command.py."""
+    entry_points = {"__main__.py", "command.py", "import_command.py", "export_command.py"}
+    files = [*(ROOT / "ldm_us").rglob("*.py"), *(ROOT / "weights_convert").rglob("*.py")]
+    found = [path.relative_to(ROOT).as_posix() for path in files if "Namespace" in path.read_text()]
+    assert [name for name in found if Path(name).name not in entry_points] == []
+    assert any("Namespace" in (ROOT / name).read_text() for name in found)

@@ -31,7 +31,7 @@ def image_to_image(
     """
     start = first_step(strength, sampling.steps)
     z = encode_images(model, x)
-    check_latents(model, conditions, z)
+    check_latents(conditions, z)
     check_generators(generators, z)
     if start < sampling.steps:
         t = torch.full((len(z),), ddim_timesteps(model.schedule, sampling.steps)[start][0], device=z.device)

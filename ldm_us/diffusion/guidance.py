@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm_us.diffusion.controls import ControlTerm, ReadyControl, add_controls, check_hint, prepare_controls
 from ldm_us.diffusion.ddpm import Schedule, eps_of
-from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
+from ldm_us.diffusion.model import LatentDiffusion
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,14 @@ def prepare_conditions(
     return Conditions(context, context_negative, guidance, prepare_controls(controls, model.schedule, steps))
 
 
-def check_latents(model: LatentDiffusion, conditions: Conditions, z: Tensor) -> None:
+def check_latents(conditions: Conditions, z: Tensor) -> None:
     """Raise ValueError unless latents (b, c, h, w) are as many as the prompts, and of the size of the hints."""
-    batch, size = len(conditions.context), pixels_of(model, z)
+    batch = len(conditions.context)
     if len(z) != batch:
         raise ValueError(f"{len(z)} images or latents for {batch} prompts: give one per prompt.")
-    for side in size:
-        check_size(model.config, side)
     for control in conditions.controls:
-        check_hint(control.hint_shape, batch, size)
+        f = control.hint_shape[2] // control.hint_features.shape[2]  # pixels per latent, along one side
+        check_hint(control.hint_shape, batch, (z.shape[2] * f, z.shape[3] * f))
 
 
 def guided_eps(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:

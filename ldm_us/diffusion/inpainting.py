@@ -38,7 +38,7 @@ def inpaint(
     if resample < 1:
         raise ValueError(f"resample {resample}: use 1 (each step once) or more.")
     z_0 = encode_images(model, x)
-    check_latents(model, conditions, z_0)
+    check_latents(conditions, z_0)
     check_generators(generators, z_0)
     inside = region_of_latents(region, model.config.vae.downsampling).to(z_0)
     timesteps = ddim_timesteps(model.schedule, sampling.steps)

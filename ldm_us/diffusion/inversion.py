@@ -34,7 +34,7 @@ def invert(
     With start > 0 the way ends at the timestep of step `start`, from where `denoise` takes the same `start`.
     iterations = 0 is plain DDIM inversion. Guidance 1 is the safest: more of it makes each step a worse contraction.
     """
-    check_latents(model, conditions, z_0)
+    check_latents(conditions, z_0)
     z = z_0.to(model.device, torch.float32)
     for t, t_prev in reversed(ddim_timesteps(model.schedule, steps)[start:]):
         z = invert_step(model, z, t_prev, t, conditions, iterations)

@@ -153,7 +153,7 @@ def denoise(
     Each sample draws its noise from its own CPU generator, so that it does not depend on its batch.
     start > 0 leaves out the first steps: z_T are then the latents at the timestep of step `start`.
     """
-    check_latents(model, conditions, z_T)
+    check_latents(conditions, z_T)
     timesteps = ddim_timesteps(model.schedule, sampling.steps)[start:]
     if not timesteps:
         yield Step(-1, z_T, z_T)
