@@ -21,7 +21,7 @@ from tqdm import tqdm
 import train
 from ldm_us.networks.unet import UNet
 from ldm_us.runtime.entry import run_command
-from ldm_us.runtime.processes import ALONE, joined
+from ldm_us.runtime.processes import joined
 from ldm_us.training import preview
 from ldm_us.training.distributed import distribute, gathered_state, gathered_weights, scatter_state
 from ldm_us.training.ema import EMA
@@ -286,13 +286,6 @@ def test_only_process_0_ever_holds_a_whole_copy_of_what_is_split(micro, tmp_path
 
     codes, outputs = in_two_processes(check, tmp_path)
     assert codes == [0, 0], outputs
-
-
-def test_alone_nothing_is_exchanged():
-    ALONE.barrier()
-    ALONE.check_same("anything", object())
-    assert ALONE.mean({"loss": 2.0}) == {"loss": 2.0}
-    assert ALONE.main
 
 
 @pytest.mark.parametrize(

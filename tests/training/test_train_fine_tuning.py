@@ -56,6 +56,19 @@ def tuned(run, chain, tmp_path_factory):
     return call
 
 
+@pytest.fixture(scope="module")
+def plain(run, chain, tmp_path_factory):
+    """A function of a stage: its run without any method."""
+    runs, folder = {}, tmp_path_factory.mktemp("plain")
+
+    def call(stage):
+        if stage not in runs:
+            runs[stage] = run(stage, folder / stage, weights=chain["controlnet"].path)
+        return runs[stage]
+
+    return call
+
+
 def changed(before, after):
     """Names of the tensors that differ, new ones included."""
     return {name for name in after if name not in before or not torch.equal(before[name], after[name])}
@@ -129,8 +142,8 @@ def test_latents_do_not_move_while_a_decoder_trains_alone(tuned, chain):
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_gradient_checkpointing_trains_the_same_weights(run, chain, tmp_path, monkeypatch, stage):
-    kept = run(stage, tmp_path / "kept", weights=chain["controlnet"].path)
+def test_gradient_checkpointing_trains_the_same_weights(run, plain, chain, tmp_path, monkeypatch, stage):
+    kept = plain(stage)
     recomputed = []
 
     def count(block, *inputs, **settings):
@@ -145,8 +158,8 @@ def test_gradient_checkpointing_trains_the_same_weights(run, chain, tmp_path, mo
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_channels_last_trains_the_same_weights_to_rounding(run, chain, tmp_path, monkeypatch, stage):
-    rows = run(stage, tmp_path / "rows", weights=chain["controlnet"].path)
+def test_channels_last_trains_the_same_weights_to_rounding(run, plain, chain, tmp_path, monkeypatch, stage):
+    rows = plain(stage)
     layouts = set()
     loss = Stage.loss
 
