@@ -23,11 +23,6 @@ class FigureTest:
     difference: Difference
     p_holm: float  # corrected for the number of all tests
 
-    @property
-    def title(self) -> str:
-        """What is measured, and of which class."""
-        return title_of(self.name, self.label)
-
 
 @dataclass(frozen=True)
 class ArtefactTest:

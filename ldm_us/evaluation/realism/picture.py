@@ -23,7 +23,7 @@ from ldm_us.display.charts import (
     to_picture,
     write,
 )
-from ldm_us.evaluation.realism.comparison import FigureTest
+from ldm_us.evaluation.realism.comparison import FigureTest, title_of
 from ldm_us.evaluation.realism.measures import FIGURES
 from ldm_us.evaluation.realism.table import QUARTILES, effect_text, p_text
 
@@ -83,7 +83,7 @@ def draw_heading(panel: Axes, lines: tuple[str, str, str], left: float = 0) -> N
 
 def draw_distributions(panel: Axes, test: FigureTest) -> None:
     """The histogram of each set, as high as its share of images, and its median."""
-    draw_heading(panel, (test.title, FIGURES[test.name].unit, tested(test)))
+    draw_heading(panel, (title_of(test.name, test.label), FIGURES[test.name].unit, tested(test)))
     log_scale = FIGURES[test.name].log_scale
     sets = [np.log10(values) if log_scale else values for values in (test.real, test.other)]
     edges = bin_edges(*sets)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ldm_us.evaluation.figures import share_of
-from ldm_us.evaluation.realism.comparison import ArtefactTest, FigureTest
+from ldm_us.evaluation.realism.comparison import ArtefactTest, FigureTest, title_of
 from ldm_us.evaluation.realism.measures import FIGURES, Measured
 
 QUARTILES = (25, 50, 75)
@@ -122,7 +122,7 @@ def figure_cells(test: FigureTest) -> list[str]:
     for values in (test.real, test.other):
         low, median, high = (short(value) for value in np.percentile(values, QUARTILES))
         spreads.append(f"{median} ({low} to {high})")
-    return [test.title, FIGURES[test.name].unit, *spreads, effect_text(test), p_text(test.p_holm)]
+    return [title_of(test.name, test.label), FIGURES[test.name].unit, *spreads, effect_text(test), p_text(test.p_holm)]
 
 
 def effect_text(test: FigureTest) -> str:

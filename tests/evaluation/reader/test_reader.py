@@ -35,11 +35,19 @@ def save_set(folder: Path, counts: dict[str, int], seed: int, size: int = SIZE) 
     return read_set([folder])
 
 
-@pytest.fixture
-def sets(tmp_path):
+COUNTS = {"benign": 9, "malignant": 6}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where the two sets lie."""
+    return tmp_path_factory.mktemp("sets")
+
+
+@pytest.fixture(scope="module")
+def sets(root):
     """Real and generated images of two classes."""
-    counts = {"benign": 9, "malignant": 6}
-    return save_set(tmp_path / "real", counts, 0), save_set(tmp_path / "generated", counts, 1)
+    return save_set(root / "real", COUNTS, 0), save_set(root / "generated", COUNTS, 1)
 
 
 def made_up_key(real: list[bool]) -> Key:
@@ -69,9 +77,9 @@ def test_of_a_group_one_image_is_shown(sets):
         assert sum(card.file in members for card in key.cards) <= 1
 
 
-def test_a_generated_image_of_a_family_with_a_real_one_is_left_out_and_counted(sets):
+def test_a_generated_image_of_a_family_with_a_real_one_is_left_out_and_counted(sets, tmp_path):
     """Near-duplicates by their pixels, not by their file: noise of a grey level is added."""
-    real, generated = sets
+    real, generated = sets[0], save_set(tmp_path / "generated", COUNTS, 1)
     rng = np.random.default_rng(2)
     for source, target in zip(real[:3], generated[:3], strict=True):
         pixels = np.array(Image.open(source.image)).astype(int) + rng.integers(-1, 2, (SIZE, SIZE))
@@ -88,7 +96,7 @@ def test_the_study_is_another_at_another_size_or_with_another_question(sets):
 
 
 def test_nothing_is_enlarged_and_both_kinds_go_through_one_chain_of_sizes(sets, tmp_path):
-    large = save_set(tmp_path / "large", {"benign": 9, "malignant": 6}, 0, size=40)
+    large = save_set(tmp_path / "large", COUNTS, 0, size=40)
     assert chain_of_sides(large, sets[1], None) == chain_of_sides(large, sets[1], 16) == (16,)
     assert chain_of_sides(large, sets[1], 8) == chain_of_sides(sets[1], large, 8) == (16, 8)
     with pytest.raises(ValueError, match=r"--size 20: --generated has an image of 16 pixels a side"):
@@ -109,7 +117,7 @@ def test_the_sheet_asks_for_the_name_first_and_keeps_the_answers_of_a_reader_und
     assert "link.click(); forget();" in page
 
 
-def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file(sets, tmp_path):
+def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file(sets, root):
     key = make_key(*sets, n=20, sides=(SIZE,), seed=0)
     page = sheet(key)
     assert page.count("data:image/png") == 20
@@ -117,7 +125,7 @@ def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file
     outside = re.sub(r"data:image/png;base64,[^\"]+", "", page)
     cards = re.findall(r'<div class="card">.*</div>', outside)
     assert len(set(cards)) == 1  # what surrounds an image is the same for all
-    assert not any(word in outside for word in (str(tmp_path), "benign", "malignant", "seed", "http"))
+    assert not any(word in outside for word in (str(root), "benign", "malignant", "seed", "http"))
     assert sheet(replace(key, ask_class=True)).count('data-question="label"') == 3
 
 
@@ -249,8 +257,8 @@ def call(*words: object) -> int:
     return run_command(lambda: main([str(word) for word in words]))
 
 
-def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, tmp_path, capsys):
-    folders = ("--real", tmp_path / "real", "--generated", tmp_path / "generated")
+def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, root, tmp_path, capsys):
+    folders = ("--real", root / "real", "--generated", root / "generated")
     assert call("reader", "make", *folders, "--n", 20, "--out", tmp_path / "study") == 0
     key = read_key(tmp_path / "study" / "key.json")
     said = capsys.readouterr().out

@@ -24,7 +24,7 @@ from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
 from tests.conftest import MICRO
 
-SIDE, IMAGES = 64, 14
+SIDE, IMAGES = 64, 12
 
 
 @pytest.fixture(autouse=True)
