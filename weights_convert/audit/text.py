@@ -6,15 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from weights_convert.audit.drift import (
-    STATES,
-    GroupDrift,
-    by_block,
-    by_kind,
-    most_drifted,
-    shares,
-    unchanged_parts,
-)
+from weights_convert.audit.drift import STATES, GroupDrift, by_block, by_kind, most_drifted, shares, unchanged_parts
 from weights_convert.audit.findings import Audit, Comparison, Row, Total
 from weights_convert.convert import Plan
 from weights_convert.summary import layouts_of
@@ -44,9 +36,9 @@ def file_lines(plan: Plan) -> list[str]:
     """What was read."""
     source = plan.source
     lines = [f"{source.path}: {len(source.entries):,} tensors; {layouts_of(plan)}"]
-    return lines + [
-        f"  read {file}  {file.stat().st_size:,} bytes  sha256 {hash}" for file, hash in source.hashes.items()
-    ]
+    for file, digest in source.hashes.items():
+        lines.append(f"  read {file}  {file.stat().st_size:,} bytes  sha256 {digest}")
+    return lines
 
 
 def total_line(total: Total) -> str:
