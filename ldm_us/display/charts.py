@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree
 
@@ -31,40 +32,12 @@ VARIABLES = {f"--c{i}": colour for i, colour in enumerate(COLOURS)} | {"--ink": 
 HEAD_SIZE, TITLE_SIZE, TEXT_SIZE = 20, 16, 12  # pixels
 DPI = 72  # a pixel of a picture is a point, the unit of matplotlib's letters and strokes
 LARGEST = 1e30  # beyond it a value is as good as infinite, and below its inverse as good as 0 on a log scale
-STYLE = {
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+STYLE = Path(__file__).with_name("charts.mplstyle")
+STYLE_COLOURS = {
     "text.color": INK,
-    "font.size": TEXT_SIZE,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
-    "axes.titlelocation": "left",
-    "axes.titlesize": TITLE_SIZE,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": f"cycler('color', {COLOURS})",
     "grid.color": GRID,
-    "grid.linewidth": 1,
-    "xtick.color": MUTED,
-    "xtick.major.size": 5,
-    "ytick.color": MUTED,
-    "ytick.major.size": 0,
-    "ytick.major.pad": 8,
-    "lines.linewidth": 2,
-    "lines.markersize": 5,
-    "lines.scale_dashes": False,  # dashes are pixels
-    "lines.solid_joinstyle": "round",
-    "legend.frameon": False,
-    "legend.borderpad": 0,
-    "legend.borderaxespad": 0,
-    "legend.labelspacing": 0.3,
-    "legend.columnspacing": 1.2,
-    "legend.handletextpad": 0.5,
-    "svg.fonttype": "none",  # text stays text
-}
+    "axes.prop_cycle": f"cycler('color', {COLOURS})",
+} | dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), MUTED)
 
 
 class Margins(NamedTuple):
@@ -81,7 +54,7 @@ def style() -> Iterator[None]:
     """The look of this project, whatever the matplotlibrc of the user says; what was set before is set again after."""
     from matplotlib.style import context
 
-    with context(["default", STYLE]), warnings.catch_warnings():
+    with context(["default", STYLE, STYLE_COLOURS]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # it is drawn as a box
         yield
 
@@ -119,7 +92,7 @@ def legend(axes: Axes, lines: Sequence[Line2D], columns: int, shift: float = 0) 
     """Names above the plot, in rows of `columns`, from so many pixels to the right of its left edge on."""
     from matplotlib.transforms import Affine2D
 
-    place = axes.transAxes + Affine2D().translate(shift, 6)
+    place = axes.transAxes + Affine2D().translate(shift, 10)
     axes.legend(handles=lines, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), bbox_transform=place)
 
 

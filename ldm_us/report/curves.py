@@ -7,8 +7,8 @@ from ldm_us.display import charts
 from ldm_us.training.curves import draw_panel
 from ldm_us.training.panels import Lines, Panel, panels
 
-WIDTH, HEIGHT = 440, 262  # pixels of a chart; the rows of its legend come on top
-LEFT, RIGHT, ABOVE, BOTTOM = 60, 16, 24, 42  # margins of the plot in it
+WIDTH, HEIGHT = 400, 250  # pixels of a chart; the rows of its legend come on top
+LEFT, RIGHT, ABOVE, BOTTOM = 60, 16, 28, 42  # margins of the plot in it
 NAMES, ROW = 3, 18  # names in a row of the legend, and its height
 
 

@@ -1,16 +1,16 @@
 """What a report says about a run, for the template page.html: origin, what was taught, lineage, curves and pictures."""
 
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from ldm_us.data.records import open_image
-from ldm_us.report.curves import Curve, curves
+from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure
-from ldm_us.report.key_figures import KeyFigure, key_figures
+from ldm_us.report.key_figures import key_figures
 from ldm_us.report.run_folder import Run
 
 BETWEEN = 4  # pictures shown between the first and the last
@@ -18,44 +18,27 @@ BETWEEN = 4  # pictures shown between the first and the last
 Moment = tuple[int, Image.Image]  # a step of the training, and its picture
 
 
-@dataclass(frozen=True)
-class Section:
-    """Everything about one run."""
-
-    run: Run
-    figures: Sequence[Figure]  # made with the result
-    notes: Sequence[str]  # what a reader should not overlook
-    origin: Sequence[str]  # what stood before the run, oldest first
-    taught: str
-    effort: str
-    key_figures: Sequence[KeyFigure]
-    lineage: Sequence[Sequence[str]]  # a row for each stage behind the result
-    configuration: Sequence[tuple[str, str]]
-    damaged: Sequence[str]  # pictures of the training that cannot be read
-    pictures: Sequence[Moment]  # the first and the last of the training
-    between: Sequence[Moment]
-    curves: Sequence[Curve]
-
-
-def section_of(run: Run, figures: Sequence[Figure], notes: Sequence[str]) -> Section:
-    """All that the page shows of a run."""
+def section_of(run: Run, figures: Sequence[Figure], notes: Sequence[str]) -> dict[str, object]:
+    """All that the page shows of a run, under the names that it has in the template."""
     pictures, damaged = read_pictures(run)
     between = pictures[1:-1]
-    return Section(
-        run,
-        figures,
-        [*run.notes, *notes],
-        origin(run),
-        taught(run),
-        effort(run),
-        key_figures(run.stage, run.lines),
-        [lineage_row(entry) for entry in (*run.ancestors, run.result) if entry is not None],
-        [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in run.config.items()],
-        damaged,
-        [*pictures[:1], *pictures[1:][-1:]],
-        between[:: max(1, -(-len(between) // BETWEEN))],
-        curves(run.name, run.lines),
-    )
+    return {
+        "run": run,
+        "figures": figures,  # made with the result
+        "notes": [*run.notes, *notes],
+        "origin": origin(run),
+        "taught": taught(run),
+        "effort": effort(run),
+        "key_figures": key_figures(run.stage, run.lines),
+        "lineage": [lineage_row(entry) for entry in (*run.ancestors, run.result) if entry is not None],
+        "configuration": [
+            (k, value if isinstance(value, str) else json.dumps(value)) for k, value in run.config.items()
+        ],
+        "damaged": damaged,
+        "pictures": [*pictures[:1], *pictures[1:][-1:]],  # the first and the last of the training
+        "between": between[:: math.ceil(len(between) / BETWEEN) or 1],
+        "curves": curves(run.name, run.lines),
+    }
 
 
 def origin(run: Run) -> list[str]:

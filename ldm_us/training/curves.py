@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = 2
 WIDTH, HEIGHT = 560, 300  # of a panel, in pixels
 HEAD = 46  # above all panels
-MARGINS = charts.Margins(left=72, right=20, top=78, bottom=44)
+MARGINS = charts.Margins(left=72, right=20, top=82, bottom=44)
 NAMES = 5  # in a row of the legend
 FEW = 40  # points that are drawn as dots too
 NEAR_0 = 0.4  # an axis starts at 0 where the lowest value is less than this share of the highest
@@ -47,14 +47,10 @@ def read_line(row: str) -> dict[str, float]:
         line = json.loads(row)
     except ValueError:
         return {}
-    if not isinstance(line, dict) or not is_finite(line.get("step")):
+    step = line.get("step") if isinstance(line, dict) else None
+    if not isinstance(step, int | float) or not math.isfinite(step):
         return {}
     return {name: value for name, value in line.items() if isinstance(value, int | float)}
-
-
-def is_finite(value: object) -> bool:
-    """A number that an axis can hold."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def draw_curves(lines: Lines, path: Path) -> None:
@@ -82,18 +78,9 @@ def draw_panel(axes: Axes, panel: Panel, names: int, left: float) -> dict[str, l
         steps, values = np.array(one.points, dtype=float).reshape(-1, 2).T
         placed = np.stack([charts.with_gaps(steps), charts.with_gaps(values, panel.log_scale)], axis=1)
         few = len(placed) == 1 or (one.dots and len(placed) <= FEW)
-        handles += axes.plot(
-            *placed.T,
-            color=COLOURS[one.colour],
-            alpha=one.opacity,
-            linewidth=one.width,
-            linestyle=(0, one.dashes) if one.dashes else "-",
-            marker="o" if few else "",
-            markeredgewidth=0,
-            clip_on=False,  # half a dot may stand over the axis
-            gid=f"series{i}",
-            label=one.name,
-        )
+        look = {"color": COLOURS[0], "marker": "o" if few else "", **one.look}
+        # Not clipped: half a dot may stand over the axis.
+        handles += axes.plot(*placed.T, clip_on=False, gid=f"series{i}", label=one.name, **look)
         points.append(placed[np.isfinite(placed).all(axis=1)])
         tooltips[f"series{i}"] = [f"{one.name}, step {x:g}: {y:.4g}" for x, y in points[-1] if few]
     if panel.named:

@@ -3,16 +3,20 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+from ldm_us.display.charts import COLOURS
 
 Lines = Sequence[Mapping[str, float]]  # of log.jsonl: a step and values by name
 Point = tuple[float, float]
 
 BAND = re.compile(r"val_loss_(\d+)_(\d+)")
 ZERO_CONV = re.compile(r"zero_conv_norm_(\d+)")
-DASHES = ((), (7, 3), (3, 3), (9, 3, 2, 3))
+DASHES: Sequence[Any] = ("-", (0, (7, 3)), (0, (3, 3)), (0, (9, 3, 2, 3)))  # pixels on and off
+LOOKS = [{"color": COLOURS[i], "linestyle": DASHES[i]} for i in range(len(DASHES))]
 MOST_POINTS = 400  # of a line; more would be less than a pixel apart
 SINGLE = (  # charts of one value: its name in the log, title, unit
     ("control_gap", "Control gap", "loss, shuffled minus true mask"),
@@ -30,10 +34,7 @@ class Series:
 
     name: str
     points: Sequence[Point]
-    colour: int = 0  # of charts.COLOURS
-    opacity: float = 1.0
-    width: float = 2.0  # pixels
-    dashes: Sequence[float] = ()  # pixels on and off
+    look: Mapping[str, Any] = field(default_factory=dict)  # in the words of matplotlib
     dots: bool = True  # where the points are few
     in_legend: bool = True
 
@@ -72,10 +73,10 @@ def values_of(lines: Lines, key: str) -> list[Point]:
     return [(line["step"], line[key]) for line in lines if key in line]
 
 
-def series_of(lines: Lines, key: str, name: str, colour: int = 0, dashes: Sequence[float] = ()) -> list[Series]:
+def series_of(lines: Lines, key: str, name: str, look: Mapping[str, Any] = LOOKS[0]) -> list[Series]:
     """One value over the steps; no series where the log does not have it."""
     points = thinned(values_of(lines, key))
-    return [Series(name, points, colour, dashes=dashes)] if points else []
+    return [Series(name, points, look)] if points else []
 
 
 def training_loss(points: list[Point]) -> list[Series]:
@@ -84,8 +85,8 @@ def training_loss(points: list[Point]) -> list[Series]:
     if window == 1:
         return [Series("every line of the log", points)] if points else []
     return [
-        Series("every line of the log", thinned(points), opacity=0.35, width=1.2, dots=False),
-        Series(f"mean of {window} lines", thinned(smoothed(points, window)), width=2.4, dots=False),
+        Series("every line of the log", thinned(points), {"alpha": 0.35, "linewidth": 1.2}, dots=False),
+        Series(f"mean of {window} lines", thinned(smoothed(points, window)), {"color": COLOURS[0]}, dots=False),
     ]
 
 
@@ -94,15 +95,16 @@ def bands(lines: Lines) -> list[Series]:
     matches = {match[0]: match for line in lines for match in map(BAND.fullmatch, line) if match is not None}
     series = []
     for i, match in enumerate(sorted(matches.values(), key=lambda match: int(match[1]))):
-        series += series_of(lines, match[0], f"t {match[1]}-{match[2]}", i % 4, DASHES[i % 4])
-    return [*series, *series_of(lines, "val_loss", "mean", 5, (2, 3))] if series else []
+        series += series_of(lines, match[0], f"t {match[1]}-{match[2]}", LOOKS[i % 4])
+    mean = {"color": COLOURS[5], "linewidth": 1.5, "linestyle": (0, (2, 3))}
+    return [*series, *series_of(lines, "val_loss", "mean", mean)] if series else []
 
 
 def masks(lines: Lines) -> list[Series]:
     """Validation loss on lesion images with three kinds of mask."""
     series = []
     for i, kind in enumerate(("true", "shuffled", "empty")):
-        series += series_of(lines, f"val_loss_{kind}_mask", f"{kind} mask", i, DASHES[i])
+        series += series_of(lines, f"val_loss_{kind}_mask", f"{kind} mask", LOOKS[i])
     return series
 
 
@@ -115,9 +117,7 @@ def zero_convs(lines: Lines) -> list[Series]:
         Series(
             names.get(i, f"skip {i}"),
             thinned(values_of(lines, key)),
-            colour=1 if i == last else 0,
-            opacity=0.3 + 0.7 * i / max(1, last),
-            width=1.6,
+            {"color": COLOURS[i == last], "alpha": 0.3 + 0.7 * i / max(1, last), "linewidth": 1.6},
             in_legend=i in names,
         )
         for i, key in enumerate(keys)

@@ -1,6 +1,7 @@
 """Pages from templates: escaped, in ASCII, complete in themselves, for light and dark."""
 
 import base64
+import configparser
 import io
 import re
 
@@ -66,3 +67,13 @@ def test_every_colour_of_a_chart_has_another_one_in_the_dark():
     assert own.keys() >= VARIABLES.keys()
     assert all(own[name] != colour for name, colour in VARIABLES.items())
     assert set(re.findall(r"var\((--\w+)\)", STYLE)) <= own.keys()
+
+
+@pytest.mark.parametrize("package", ["ldm_us", "weights_convert"])
+def test_templates_and_style_sheets_are_installed_with_the_package(package):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    patterns = setup["options.package_data"][package].split()
+    installed = {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
+    wanted = {path for path in (ROOT / package).rglob("*.*") if path.suffix in (".html", ".css", ".js", ".mplstyle")}
+    assert wanted <= installed

@@ -95,6 +95,14 @@ def test_no_log_breaks_the_drawing(tmp_path, lines):
     assert opened(tmp_path / "curves.png").size[0] >= WIDTH
 
 
+@pytest.mark.parametrize("name", ["$a_{$", "\\frac{", "\u4e2d\u6587", "\udcff\n"])
+def test_no_name_of_a_run_breaks_the_drawing(tmp_path, name, recwarn):
+    (tmp_path / name).mkdir()
+    draw_curves(log_of(TRAINING), tmp_path / name / "curves.png")
+    assert opened(tmp_path / name / "curves.png").size[0] == 2 * WIDTH
+    assert not recwarn.list
+
+
 def test_the_same_log_gives_the_same_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         draw_curves(log_of(TRAINING | CONTROL), tmp_path / name)
