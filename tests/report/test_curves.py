@@ -2,44 +2,45 @@
 
 import math
 import re
-from html.parser import HTMLParser
-from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 
-from ldm_us.display.axes import Series, log_ticks, nice_ticks, number, padded
-from ldm_us.report.charts import BOTTOM, LEFT, RIGHT, WIDTH, line_chart
-from ldm_us.report.curves import curves
-from ldm_us.training.panels import MOST_POINTS, smoothed, thinned
+from ldm_us.display.pages import environment
+from ldm_us.report.curves import ABOVE, BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, curves, draw
+from ldm_us.training.panels import MOST_POINTS, Panel, Series, smoothed, thinned
 
 NAN, INF = math.nan, math.inf
+MEANINGS = environment().get_template("ldm_us/report/meanings.html").module
 
 
-class Drawing(HTMLParser):
-    """The shapes of a chart."""
+class Drawing:
+    """The shapes of a chart, those of its series apart from those of its legend."""
 
     def __init__(self, svg):
-        super().__init__()
-        self.shapes = []
-        self.feed(svg)
-        (box,) = [attributes["viewbox"] for tag, attributes in self.shapes if tag == "svg"]
-        _, _, self.width, self.height = map(float, box.split())
-
-    def handle_starttag(self, tag, attrs):
-        self.shapes.append((tag, dict(attrs)))
+        self.root = ElementTree.fromstring(svg)
+        _, _, self.width, self.height = map(float, self.root.get("viewBox").split())
+        self.series = [group for group in self.root.iter("g") if group.get("class", "").startswith("series")]
 
     def of(self, tag):
-        return [attributes for name, attributes in self.shapes if name == tag]
+        return [element.attrib for element in self.root.iter(tag)]
 
     def lines(self):
-        return [[tuple(map(float, p.split(","))) for p in line["points"].split()] for line in self.of("polyline")]
+        """The points of every unbroken piece of every series."""
+        paths = [path for series in self.series for path in series.findall("path")]
+        pieces = [piece for path in paths for piece in path.get("d", "").split("M")[1:] if "L" in piece]
+        return [[tuple(map(float, point.split())) for point in piece.split("L")] for piece in pieces]
 
     def dots(self):
-        return [(float(dot["cx"]), float(dot["cy"])) for dot in self.of("circle")]
+        return [(float(dot.get("x")), float(dot.get("y"))) for series in self.series for dot in series.iter("use")]
 
 
 def points_of(values):
     return [(float(step), value) for step, value in enumerate(values)]
+
+
+def drawn(*series, name="name", unit="unit", log_scale=False):
+    return draw(Panel("title", unit, series, log_scale), name)
 
 
 @pytest.mark.parametrize("log_scale", [False, True])
@@ -62,9 +63,9 @@ def points_of(values):
     ],
     ids=str,
 )
-def test_every_point_lies_inside_the_view_box_and_what_is_no_number_is_left_out(values, log_scale):
-    drawing = Drawing(line_chart([Series("a", points_of(values))], "name", "unit", log_scale))
-    assert not re.search(r"\bnan\b|\binf\b", str(drawing.shapes))
+def test_every_point_lies_inside_the_axes_and_what_is_no_number_is_left_out(values, log_scale):
+    drawing = Drawing(drawn(Series("a", points_of(values)), log_scale=log_scale))
+    assert not re.search(r"\bnan\b|\binf\b", ElementTree.tostring(drawing.root, encoding="unicode"))
     placed = [point for line in drawing.lines() for point in line] + drawing.dots()
     for x, y in placed:
         assert LEFT - 0.1 <= x <= WIDTH - RIGHT + 0.1
@@ -74,17 +75,19 @@ def test_every_point_lies_inside_the_view_box_and_what_is_no_number_is_left_out(
 
 
 def test_a_line_breaks_where_a_value_is_missing():
-    drawing = Drawing(line_chart([Series("a", points_of([1, 2, NAN, 4, NAN, 6, 7, 8]))], "name", "unit"))
+    drawing = Drawing(drawn(Series("a", points_of([1, 2, NAN, 4, NAN, 6, 7, 8]))))
     assert [len(line) for line in drawing.lines()] == [2, 3]
     assert len(drawing.dots()) == 6, "the lonely 4 is a dot"
 
 
 def test_without_any_number_a_chart_says_so():
-    assert "no finite value" in line_chart([Series("a", [(0, NAN)])], "name", "unit")
+    svg = drawn(Series("a", [(0, NAN)]))
+    assert "no finite value" in svg
+    assert len(re.findall("<text", svg)) == 2, "no axes: the unit and the sentence"
 
 
 def test_steps_go_right_and_large_values_up_in_proportion():
-    ((a, b, c),) = Drawing(line_chart([Series("a", [(0, 0.0), (50, 1.0), (100, 2.0)])], "n", "u")).lines()
+    ((a, b, c),) = Drawing(drawn(Series("a", [(0, 0.0), (50, 1.0), (100, 2.0)]))).lines()
     assert a[0] == LEFT
     assert c[0] == WIDTH - RIGHT
     assert b == pytest.approx(((a[0] + c[0]) / 2, (a[1] + c[1]) / 2), abs=0.11)
@@ -92,57 +95,34 @@ def test_steps_go_right_and_large_values_up_in_proportion():
 
 
 def test_on_a_log_scale_equal_factors_are_equal_distances():
-    ((a, b, c),) = Drawing(line_chart([Series("a", points_of([0.01, 0.1, 1.0]))], "n", "u", log_scale=True)).lines()
+    ((a, b, c),) = Drawing(drawn(Series("a", points_of([0.01, 0.1, 1.0])), log_scale=True)).lines()
     assert b[1] == pytest.approx((a[1] + c[1]) / 2, abs=0.11)
 
 
+def test_a_constant_is_seen_in_the_middle():
+    (line,) = Drawing(drawn(Series("a", points_of([2.0, 2.0, 2.0])))).lines()
+    above, below = line[0][1] - ABOVE, HEIGHT - BOTTOM - line[0][1]
+    assert above == pytest.approx(below, abs=0.1)
+
+
 def test_several_series_have_a_legend_that_stays_inside_and_one_alone_has_none():
-    series = [Series(f"a series with a long name {i}", points_of([i, i + 1])) for i in range(5)]
-    svg = line_chart([*series, Series("hidden", [(0, 1)], in_legend=False)], "name", "unit")
+    series = [Series(f"a series with a name {i}", points_of([i, i + 1])) for i in range(5)]
+    svg = drawn(*series, Series("hidden", [(0, 1)], in_legend=False))
     drawing = Drawing(svg)
-    assert all(f"long name {i}</text>" in svg for i in range(5))
+    assert all(f"a name {i}</text>" in svg for i in range(5))
     assert "hidden</text>" not in svg
     assert all(
         0 <= float(text["x"]) <= WIDTH and 0 <= float(text["y"]) <= drawing.height for text in drawing.of("text")
     )
-    assert "long name 0</text>" not in line_chart(series[:1], "name", "unit")
+    assert "a name 0</text>" not in drawn(series[0])
 
 
 def test_names_and_units_are_escaped_and_dots_tell_their_value():
-    svg = line_chart([Series('<a> & "b"', [(3, 0.125)]), Series("c", [])], '"name"<', "<unit>")
+    svg = drawn(Series('<a> & "b"', [(3, 0.125)]), Series("c", []), name='"name"<', unit="<unit>")
     assert "<unit>" not in svg
     assert "&lt;unit&gt;" in svg
     assert 'aria-label="&quot;name&quot;&lt;"' in svg
-    assert "<title>&lt;a&gt; &amp; &quot;b&quot;, step 3: 0.125</title>" in svg
-
-
-@pytest.mark.parametrize("low", [-3.0, 0.0, 0.1, 977.0])
-@pytest.mark.parametrize("span", [1e-4, 0.3, 1.0, 7.0, 12345.0])
-def test_ticks_are_few_round_and_inside(low, span):
-    ticks = nice_ticks(low, low + span, 5)
-    assert 2 <= len(ticks) <= 6
-    distance = ticks[1] - ticks[0]
-    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-    assert [b - a for a, b in pairwise(ticks)] == pytest.approx([distance] * (len(ticks) - 1))
-    assert f"{distance:.0e}"[0] in "125"
-
-
-@pytest.mark.parametrize(("low", "high"), [(-4.0, 2.0), (-2.1, -0.3), (0.0, 0.9), (0.30, 0.34), (-12.5, 12.5)])
-def test_log_ticks_are_inside(low, high):
-    ticks = log_ticks(low, high)
-    assert len(ticks) >= 2
-    assert ticks == sorted(ticks)
-    assert all(low - 1e-6 <= math.log10(tick) <= high + 1e-6 for tick in ticks)
-
-
-def test_a_constant_gets_room_on_both_sides():
-    for value in (0.0, 5.0, -5.0, 1e-9):
-        low, high = padded(value, value)
-        assert low < value < high
-
-
-def test_numbers_are_short():
-    assert [number(v) for v in (0.1 + 0.2, 500.0, 15_000, 0.0, 1e-5)] == ["0.3", "500", "15k", "0", "1e-05"]
+    assert '<title>&lt;a&gt; &amp; "b", step 3: 0.125</title>' in svg
 
 
 CURVES = {
@@ -165,25 +145,31 @@ def test_a_curve_is_drawn_when_its_values_are_in_the_log_and_not_otherwise(title
     without = {name: value for name, value in everything.items() if name not in CURVES[title]}
     for stage in ("vae", "unet", "controlnet"):
         (curve,) = curves(stage, [{"step": 0} | CURVES[title], {"step": 5} | CURVES[title]])
-        assert curve.title == title
-        assert curve.meaning.endswith(".")
-        assert [line["points"] for line in Drawing(curve.svg).of("polyline")]
-        assert {curve.title for curve in curves(stage, [{"step": 0} | without])} == CURVES.keys() - {title}
-    assert {curve.title for curve in curves("unet", [{"step": 0} | everything])} == CURVES.keys()
+        assert curve.panel.title == title
+        assert MEANINGS.curve(stage, curve.panel).endswith(".")
+        assert all(len(line) == 2 for line in Drawing(curve.svg).lines())
+        assert {curve.panel.title for curve in curves(stage, [{"step": 0} | without])} == CURVES.keys() - {title}
+    assert {curve.panel.title for curve in curves("unet", [{"step": 0} | everything])} == CURVES.keys()
 
 
 def test_bands_are_in_the_order_of_t_whatever_the_number_of_timesteps():
-    line = {"step": 0, "val_loss_75_99": 0.1, "val_loss_0_24": 0.2, "val_loss_25_74": 0.3, "val_loss_true_mask": 9.0}
-    (svg,) = [curve.svg for curve in curves("unet", [line]) if curve.title.startswith("Validation")]
+    line = {
+        "val_loss_75_99": 0.1,
+        "val_loss_0_24": 0.2,
+        "val_loss_25_74": 0.3,
+        "val_loss": 0.2,
+        "val_loss_true_mask": 9,
+    }
+    (svg,) = [curve.svg for curve in curves("unet", [{"step": 0} | line]) if curve.panel.title.startswith("Validation")]
     assert svg.index("t 0-24<") < svg.index("t 25-74<") < svg.index("t 75-99<") < svg.index("mean<")
 
 
 def test_all_zero_convolutions_are_drawn_and_three_are_named():
     lines = [{"step": step} | CURVES["Zero convolutions"] for step in (0, 5)]
     (curve,) = curves("controlnet", lines)
-    assert len(Drawing(curve.svg).of("polyline")) == 13
+    assert len(Drawing(curve.svg).lines()) == 13
     assert [name for name in ("first skip", "halfway", "middle block") if f"{name}</text>" in curve.svg] != []
-    assert "13 convolutions" in curve.meaning
+    assert "13 convolutions" in MEANINGS.curve("controlnet", curve.panel)
 
 
 def test_a_running_mean_keeps_a_line_and_leaves_out_what_is_no_number():
