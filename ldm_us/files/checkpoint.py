@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class LazyTensor(NamedTuple):
-    """A tensor that is loaded only while it is written, so that a file larger than memory can be made."""
+    """A tensor that is loaded only while it is needed, so that a file larger than memory can be read and made."""
 
     name: str
     shape: tuple[int, ...]
@@ -78,7 +78,7 @@ def write_state_dict(
     write_safetensors(path, lazy_tensors(state), model_metadata(config) | (metadata or {}))
 
 
-def lazy_tensors(state: dict[str, Tensor]) -> list[LazyTensor]:
+def lazy_tensors(state: Mapping[str, Tensor]) -> list[LazyTensor]:
     """Tensors in memory, for write_safetensors."""
     return [
         LazyTensor(name, tuple(value.shape), value.dtype, lambda value=value: value)  # type: ignore[misc]

@@ -59,7 +59,7 @@ def describe_model(path: Path) -> str:
         network = getattr(model, part)
         if network is not None:
             lines.append(f"  {part:10} {sum(parameter.numel() for parameter in network.parameters()):13,} parameters")
-    lines += [f"  imported from {source['file']}  sha256 {source['sha256']}" for source in sources(metadata)]
+    lines += [f"  imported from {source['file']}  sha256 {source['sha256']}" for source in imported_files(metadata)]
     entries = read_lineage(metadata).entries
     if not entries:
         lines.append("not trained here: no lineage")
@@ -68,7 +68,7 @@ def describe_model(path: Path) -> str:
     return "\n".join(lines)
 
 
-def sources(metadata: dict[str, str]) -> list[dict[str, Any]]:
+def imported_files(metadata: dict[str, str]) -> list[dict[str, Any]]:
     """The original files that an import read; none where the metadata name none that can be read."""
     try:
         found = parse_json(metadata.get("sources", "[]"))

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from ldm_us.config import PRESETS, TINY
 from tests.golden.original import PREFIXES, tiny_compvis, to_diffusers, to_open_clip
 from weights_convert.__main__ import main
-from weights_convert.audit import audit
-from weights_convert.audit_chart import drift_chart
-from weights_convert.audit_text import drift_lines
-from weights_convert.blocks import KIND_NAMES, block_of, kind_of, network_order
+from weights_convert.audit.blocks import KIND_NAMES, block_of, kind_of, network_order
+from weights_convert.audit.chart import drift_chart
+from weights_convert.audit.drift import by_block, by_kind, measure_drift, most_drifted, unchanged_parts
+from weights_convert.audit.findings import audit
+from weights_convert.audit.text import drift_lines
 from weights_convert.convert import convert_state_dict, target_shapes
-from weights_convert.drift import by_block, by_kind, measure_drift, most_drifted, unchanged_parts
 from weights_convert.sources import source_from_state_dict
 
 UNET = PREFIXES["unet"]
@@ -90,7 +90,7 @@ def test_two_layouts_of_one_model_are_identical(layout):
         assert {drift.state for drift in found.drifts} == {"identical"}
         assert len(found.drifts) == len(set(drift.target for drift in found.drifts))
     assert unchanged_parts(found.drifts).keys() == {drift.target.split(".")[0] for drift in found.drifts}
-    assert len(found.only_in_other) == {"ours": 0, "open_clip": 248}.get(layout, 36)
+    assert found.only_in_other == {"ours": 0, "open_clip": 248}.get(layout, 36)
 
 
 def test_a_block_is_the_vector_of_its_matrices_and_a_group_of_norms_that_of_its_norms():
@@ -155,9 +155,10 @@ def test_a_file_that_was_only_rounded_is_summed_up_too():
 def test_the_chart_has_one_dot_per_tensor_and_places_what_has_no_ratio(comparison):
     drifts = [drift for drift in comparison.drifts if drift.target.startswith("unet.")]
     svg = ElementTree.fromstring(drift_chart(drifts, "drift"))
-    dots = [circle for circle in svg.iter("circle") if circle.find("title") is not None]
-    assert len(dots) == len(drifts)
-    height = {dot.find("title").text.split(":")[0]: float(dot.get("cy")) for dot in dots}
+    marked = {mark.find("title").text.split(":")[0]: float(mark.get("y")) for mark in svg.iter("use") if len(mark)}
+    height = {name: y for name, y in marked.items() if name.startswith("unet.")}
+    assert height.keys() == {drift.target for drift in drifts}
+    assert marked.keys() - height.keys() == {block.name for block in by_block(drifts)}
     from_0, scaled = height["unet.decoder.conv_out.bias"], height["unet.decoder.conv_out.weight"]
     assert from_0 < scaled < height["unet.time.linear_1.weight"]
     assert len({y for y in height.values()}) == 3

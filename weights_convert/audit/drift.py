@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ldm_us.files.checkpoint import PARTS
-from weights_convert.blocks import KIND_NAMES, block_of, kind_of, network_order
-from weights_convert.tensor_numbers import CHUNK
+from weights_convert.audit.blocks import KIND_NAMES, block_of, kind_of, network_order
+from weights_convert.audit.numbers import CHUNK
 
 STATES = {
     "identical": "identical to the bit",
@@ -29,6 +29,11 @@ class Drift:
     squared_norm: float  # ||b||^2
     largest: float  # max |a - b|
     cosine: float  # of the angle between a and b; nan where one of them is 0
+
+    @property
+    def part(self) -> str:
+        """The part of the model that the tensor belongs to."""
+        return self.target.partition(".")[0]
 
     @property
     def relative(self) -> float:
@@ -111,7 +116,7 @@ def by_kind(drifts: Sequence[Drift]) -> list[GroupDrift]:
     """One line per part and kind of layer."""
     kinds: dict[tuple[str, str], list[Drift]] = {(part, kind): [] for part in PARTS for kind in KIND_NAMES}
     for drift in drifts:
-        kinds[part_of(drift), kind_of(drift.target)].append(drift)
+        kinds[drift.part, kind_of(drift.target)].append(drift)
     return [group_drift(part, kind, own) for (part, kind), own in kinds.items() if own]
 
 
@@ -128,16 +133,17 @@ def group_drift(part: str, name: str, drifts: Sequence[Drift]) -> GroupDrift:
     )
 
 
-def part_of(drift: Drift) -> str:
-    """The part of the model that a tensor belongs to."""
-    return drift.target.partition(".")[0]
+def shares(groups: Sequence[GroupDrift]) -> list[float]:
+    """How long the bar of each group is, the longest 1; none for a change that is infinite or no number."""
+    longest = max((group.relative for group in groups if math.isfinite(group.relative)), default=0.0) or 1.0
+    return [group.relative / longest if math.isfinite(group.relative) else 0.0 for group in groups]
 
 
 def unchanged_parts(drifts: Sequence[Drift]) -> dict[str, str]:
     """The parts in which nothing changed, but for rounding -> how they are the same."""
     found = {}
     for part in PARTS:
-        states = [drift.state for drift in drifts if part_of(drift) == part]
+        states = [drift.state for drift in drifts if drift.part == part]
         if states and "changed" not in states:
             state = "rounded" if "rounded" in states else "identical"
             found[part] = f"all {len(states):,} tensors are {STATES[state]}"

@@ -6,25 +6,24 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from weights_convert.audit import Audit, AuditedFile, Comparison
-from weights_convert.audit_rows import Row, Total
-from weights_convert.drift import STATES, Drift, GroupDrift, by_block, by_kind, most_drifted, part_of, unchanged_parts
-from weights_convert.tensor_numbers import Numbers
+from weights_convert.audit.drift import STATES, GroupDrift, by_block, by_kind, most_drifted, shares, unchanged_parts
+from weights_convert.audit.findings import Audit, Comparison, Row, Total
+from weights_convert.convert import Plan
+from weights_convert.summary import layouts_of
 
 LISTED = 20  # rows of one kind; --html and --csv have all
 MOST_DRIFTED = 10
 BAR = 30  # letters of the longest bar
 
-TENSOR_COLUMNS = ("key", "our name", "shape", "dtype", "status", "transform or reason")
+PLACE_COLUMNS = ("key", "our name", "shape", "dtype", "status", "transform or reason")
 NUMBER_COLUMNS = ("sha256", "lowest", "highest", "rms", "flag")
 DRIFT_COLUMNS = ("drift", "relative change", "largest change", "cosine")
 
 
 def audit_text(audit: Audit) -> str:
     """Files, totals, what stands out, verdict, drift."""
-    lines = [*file_lines(audit.source)]
-    reasons = Counter(row.note for row in audit.rows if row.status == "ignored")
-    lines += [f"  ignored {count:4}: {reason}" for reason, count in reasons.items()]
+    lines = file_lines(audit.plan)
+    lines += [f"  ignored {count:4}: {reason}" for reason, count in Counter(audit.plan.ignored.values()).items()]
     lines += ["", f"{audit.config.name:12}  tensors  expected     parameters       expected  types"]
     lines += [total_line(total) for total in audit.totals]
     lines += ["", *flag_lines(audit.rows), *problem_lines(audit)]
@@ -33,11 +32,13 @@ def audit_text(audit: Audit) -> str:
     return "\n".join(lines)
 
 
-def file_lines(file: AuditedFile) -> list[str]:
+def file_lines(plan: Plan) -> list[str]:
     """What was read."""
-    found = ", ".join(f"{layout.part} ({layout.naming}{', ema' if layout.ema else ''})" for layout in file.layouts)
-    lines = [f"{file.path}: {file.tensors:,} tensors; {found}"]
-    return lines + [f"  read {path}  {size:,} bytes  sha256 {digest}" for path, size, digest in file.files]
+    source = plan.source
+    lines = [f"{source.path}: {len(source.entries):,} tensors; {layouts_of(plan)}"]
+    for file, digest in source.hashes.items():
+        lines.append(f"  read {file}  {file.stat().st_size:,} bytes  sha256 {digest}")
+    return lines
 
 
 def total_line(total: Total) -> str:
@@ -55,8 +56,8 @@ def flag_lines(rows: Sequence[Row]) -> list[str]:
     """How many tensors are all zero, of one number, or not finite."""
     kinds: dict[str, list[Row]] = {}
     for row in rows:
-        if row.numbers is not None and row.numbers.flag:
-            kinds.setdefault(row.numbers.flag if row.numbers.is_finite else "not finite", []).append(row)
+        if row.numbers is not None and row.flag:
+            kinds.setdefault(row.flag if row.numbers.is_finite else "not finite", []).append(row)
     return [f"{len(own):,} {kind}, such as {printable(own[0].key)}" for kind, own in kinds.items()]
 
 
@@ -88,10 +89,12 @@ def verdict(audit: Audit) -> str:
 
 def detail(row: Row) -> str:
     """What is wrong with a row, beyond the name of its problem."""
-    if row.status != "used":
-        return row.note
-    assert row.numbers is not None
-    return f"{row.numbers.flag}, for {', '.join(row.targets)}"
+    return row.note if row.status != "used" else f"{row.flag}, for {', '.join(row.targets)}"
+
+
+def shape_of(row: Row) -> str:
+    """320x4x3x3."""
+    return "x".join(map(str, row.shape))
 
 
 def printable(name: str) -> str:
@@ -104,7 +107,7 @@ def drift_lines(comparison: Comparison) -> list[str]:
     lines = ["drift from", *file_lines(comparison.other), f"  {counts(comparison)}"]
     same = unchanged_parts(comparison.drifts)
     lines += [f"  {part}: nothing changed: {why}" for part, why in same.items()]
-    drifts = [drift for drift in comparison.drifts if part_of(drift) not in same]
+    drifts = [drift for drift in comparison.drifts if drift.part not in same]
     lines += group_lines("by block", by_block(drifts)) + group_lines("by kind of layer", by_kind(drifts))
     worst = most_drifted(drifts, MOST_DRIFTED)
     if worst:
@@ -119,9 +122,9 @@ def counts(comparison: Comparison) -> str:
     states = Counter(drift.state for drift in comparison.drifts)
     text = f"{len(comparison.drifts):,} tensors in both: "
     text += ", ".join(f"{states[state]:,} {words}" for state, words in STATES.items())
-    for names, file in ((comparison.only_in_source, "SRC"), (comparison.only_in_other, "OTHER")):
-        if names:
-            text += f"; {len(names):,} fit in {file} alone"
+    for count, file in ((comparison.only_in_source, "SRC"), (comparison.only_in_other, "OTHER")):
+        if count:
+            text += f"; {count:,} fit in {file} alone"
     return text
 
 
@@ -129,10 +132,8 @@ def group_lines(title: str, groups: Sequence[GroupDrift]) -> list[str]:
     """A table with bars; none for no groups."""
     if not groups:
         return []
-    longest = max((group.relative for group in groups if math.isfinite(group.relative)), default=0.0) or 1.0
     lines = ["", f"{title:30} {'tensors':>7} {'differ':>7} {'relative':>9} {'largest':>9}"]
-    for group in groups:
-        share = group.relative / longest if math.isfinite(group.relative) else 0.0
+    for group, share in zip(groups, shares(groups), strict=True):
         line = f"{f'{group.part} {group.name}':30} {group.tensors:7,} {group.differing:7,} {ratio(group.relative):>9}"
         lines.append(f"{line} {number(group.largest):>9}  {'#' * math.ceil(BAR * share)}".rstrip())
     return lines
@@ -149,28 +150,20 @@ def number(value: float) -> str:
 
 
 def csv_table(audit: Audit) -> str:
-    """The table, key by key, with a drift for each of our names."""
-    drifts = {drift.target: drift for drift in audit.comparison.drifts} if audit.comparison is not None else None
+    """The table, key by key, in full precision; a tensor of the file has a line for each of our names."""
+    drifts = {} if audit.comparison is None else {drift.target: drift for drift in audit.comparison.drifts}
     file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow((*TENSOR_COLUMNS, *NUMBER_COLUMNS, *(() if drifts is None else DRIFT_COLUMNS)))
+    columns = (*PLACE_COLUMNS, *NUMBER_COLUMNS, *(() if audit.comparison is None else DRIFT_COLUMNS))
+    table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
     for row in audit.rows:
         for target in row.targets or ("",):
-            cells = [row.key, target, "x".join(map(str, row.shape)), row.dtype, row.status, row.note]
-            cells += number_cells(row.numbers)
-            table.writerow(cells if drifts is None else cells + drift_cells(drifts.get(target)))
+            cells = vars(row) | {"our name": target, "shape": shape_of(row), "transform or reason": row.note}
+            if row.numbers is not None:
+                cells |= vars(row.numbers) | {"flag": row.flag}
+            if target in drifts:
+                drift = drifts[target]
+                values = (drift.state, drift.relative, drift.largest, drift.cosine)
+                cells |= dict(zip(DRIFT_COLUMNS, values, strict=True))
+            table.writerow(cells)
     return file.getvalue()
-
-
-def number_cells(numbers: Numbers | None) -> list[str]:
-    """Hash and values, in full precision."""
-    if numbers is None:
-        return [""] * len(NUMBER_COLUMNS)
-    return [numbers.sha256, *(repr(value) for value in (numbers.lowest, numbers.highest, numbers.rms)), numbers.flag]
-
-
-def drift_cells(drift: Drift | None) -> list[str]:
-    """How one tensor changed, in full precision."""
-    if drift is None:
-        return [""] * len(DRIFT_COLUMNS)
-    return [drift.state, repr(drift.relative), repr(drift.largest), repr(drift.cosine)]

@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 from ldm_us.config import PRESETS
-from ldm_us.files.atomic import atomic_file
-from weights_convert.audit import audit
-from weights_convert.audit_text import audit_text, csv_table
-from weights_convert.import_command import choose_config
+from ldm_us.files.atomic import write_text
+from weights_convert.audit.findings import audit
+from weights_convert.audit.page import audit_page
+from weights_convert.audit.text import audit_text, csv_table
 from weights_convert.result_place import check_result_file
+from weights_convert.source_config import choose_config
 from weights_convert.sources import open_source
 
 EPILOG = """exit code:
@@ -51,19 +52,11 @@ def run_audit(args: argparse.Namespace) -> int:
     config = choose_config(source if "config" in source.metadata else fallback, args.preset)
     result = audit(source, config, args.ema, other)
     if args.csv is not None:
-        write(args.csv, csv_table(result))
+        write_text(args.csv, csv_table(result))
     if args.html is not None:
-        from weights_convert.audit_page import audit_page  # takes a second to import
-
-        write(args.html, audit_page(result))
+        write_text(args.html, audit_page(result))
     say(audit_text(result) + "".join(f"\nwrote {out}" for out in (args.csv, args.html) if out is not None))
     return 0 if result.is_clean else 1
-
-
-def write(out: Path, text: str) -> None:
-    """Write a file of text, whole or not at all."""
-    with atomic_file(out) as file:
-        file.write(text.encode())
 
 
 def say(text: str) -> None:

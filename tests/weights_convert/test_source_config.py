@@ -1,4 +1,4 @@
-"""weights_convert/folder_config.py: an import believes what a diffusers folder says of its schedule and its latents."""
+"""weights_convert/source_config.py: an import believes what a diffusers folder says of its schedule and its latents."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from ldm_us.config import SD15
 from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
-from weights_convert.folder_config import with_folder_config
+from weights_convert.source_config import with_folder_config
 
 BASE = BUNDLED.with_name("us128_base.safetensors")
 

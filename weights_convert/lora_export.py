@@ -1,33 +1,27 @@
-"""LoRA files of ours and of other programs: `export --format lora` and `import --lora`.
+"""`export --format lora`: a LoRA file of ours in the names of another program.
 
 diffusers' names are for `pipe.load_lora_weights(DIR)`, which expects the file DIR/pytorch_lora_weights.safetensors and
 reads an alpha that is not the rank since version 0.34; kohya's are for AUTOMATIC1111's web UI, Forge and ComfyUI.
 """
 
-import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-import ldm_us
-from ldm_us.config import ModelConfig
-from ldm_us.files.atomic import full_disk_is_an_error_of_input, sha256_file
+from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import LazyTensor, write_safetensors
-from ldm_us.files.lora_file import UNKNOWN_BASE, LoRA, load_lora
-from ldm_us.networks.lora import LoRAConfig, Update, is_update
-from weights_convert.convert import Piece
-from weights_convert.import_command import DTYPES, choose_config, lazy
-from weights_convert.lora_names import ENDS, names_of
-from weights_convert.lora_reading import COMPONENTS, HEADER, read_lora
+from ldm_us.files.lora_file import LoRA, load_lora
+from ldm_us.networks.lora import Update, is_update
+from weights_convert.convert import DTYPES, Piece, lazy
+from weights_convert.lora_names import COMPONENTS, ENDS, HEADER, names_of
 from weights_convert.result_place import check_result_file
-from weights_convert.sources import Source, open_source
+from weights_convert.sources import open_source
+from weights_convert.summary import updates_of, written
 
 NAMINGS = tuple(ENDS)
-FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers writes into a folder and looks for there
-OF_OTHERS = (HEADER, "format", "sources", "ss_network_module", "ss_network_dim", "ss_network_alpha")  # not carried back
 
 
 def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, overwrite: bool = False) -> None:
@@ -40,7 +34,7 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
     refuse_ours_only(lora, names)
     check_pairs(lora)
     theirs = names_of((update.module for update in lora.updates), names)
-    source, number = open_source(path), DTYPES[dtype] if dtype else None
+    source, number = open_source(path), DTYPES.get(dtype or "")
     tensors: list[LazyTensor] = []
     for update in lora.updates:
         for matrix, end in zip(("lora_down", "lora_up"), ENDS[names][:2], strict=True):
@@ -53,7 +47,7 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
     settings = diffusers_settings(lora.updates, theirs) if names == "diffusers" else kohya_settings(lora.updates)
     with full_disk_is_an_error_of_input(out):
         write_safetensors(out, tensors, carried | settings)
-    print(f"{path}: {summary(lora.updates)}\nwrote {out} in the names of {names}  {written(out)}")
+    print(f"{path}: {updates_of(lora.updates)}\nwrote {out} in the names of {names}  {written(out)}")
 
 
 def refuse_ours_only(lora: LoRA, names: str) -> None:
@@ -123,63 +117,3 @@ def kohya_settings(updates: Sequence[Update]) -> dict[str, str]:
     if len({update[1:] for update in updates}) == 1:
         settings |= {"ss_network_dim": str(updates[0].rank), "ss_network_alpha": str(updates[0].alpha)}
     return settings
-
-
-def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
-    """Write a LoRA of another program, a file or diffusers' folder, as one of ours, for models of the size of `base`.
-
-    Which model it was trained on is known only if we exported it. Raise ValueError, in one sentence, for other kinds of
-    adapters and for names or shapes without a place in `base`.
-    """
-    check_result_file(out, ".safetensors", overwrite, [path, base])
-    config = base_config(base)
-    source = open_source(path / FOLDER_FILE if path.is_dir() else path)
-    lora = read_lora(source, config)
-    number = DTYPES[dtype] if dtype else None
-    metadata = imported_metadata(source, lora.config)
-    with full_disk_is_an_error_of_input(out):
-        write_safetensors(out, [lazy(piece, number) for piece in lora.pieces], metadata)
-    print(f"{path}: {summary(lora.updates)}")
-    print("\n".join(f"  read {file}  sha256 {sha256_file(file)}" for file in source.files))
-    if metadata["base_sha256"] == UNKNOWN_BASE:
-        print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")
-    print(f"wrote {out}  {written(out)}")
-
-
-def base_config(base: Path) -> ModelConfig:
-    """The config of a model file of ours."""
-    source = open_source(base)
-    if "config" not in source.metadata:
-        raise ValueError(f"--base {base}: not a model file of ours. Give one that train.py or weights_convert wrote.")
-    return choose_config(source, preset=None)
-
-
-def imported_metadata(source: Source, config: LoRAConfig) -> dict[str, str]:
-    """Settings, base and provenance; the history of a LoRA that we exported is carried on."""
-    ours = {key: value for key, value in source.metadata.items() if key not in OF_OTHERS}
-    sources = [{"file": file.name, "sha256": sha256_file(file)} for file in source.files]
-    return (ours if "base_sha256" in ours else {"base_sha256": UNKNOWN_BASE}) | {
-        "ldm_us": ldm_us.__version__,
-        "lora": json.dumps(dataclasses.asdict(config)),
-        "sources": json.dumps(sources),
-    }
-
-
-def summary(updates: Iterable[Update]) -> str:
-    """How many modules of which part, of which rank and alpha."""
-    updates = list(updates)
-    counts = Counter(update.module.split(".")[0] for update in updates)
-    parts = ", ".join(f"{count} of {part}" for part, count in counts.items())
-    ranks = [update.rank for update in updates]
-    scales = [update.scale for update in updates]
-    return f"{len(updates)} updates ({parts}), rank {_range(ranks)}, alpha / rank {_range(scales)}"
-
-
-def _range(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
-
-
-def written(out: Path) -> str:
-    """Size and SHA-256 of a result."""
-    return f"{out.stat().st_size:,} bytes  sha256 {sha256_file(out)}"

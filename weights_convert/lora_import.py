@@ -1,26 +1,32 @@
-"""A LoRA of another program, read and checked against a model: its tensors under our names, rank and alpha of each.
+"""`import --lora`: a LoRA of another program, checked against a model and written as one of ours.
 
 What a LoRA of ours can express: an update B A of any linear layer or convolution of UNet and text encoder, each with a
 rank and alpha of its own. Other kinds of adapters, and those of other families of models, are refused by name.
 """
 
+import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 
+import ldm_us
 from ldm_us.config import ModelConfig
+from ldm_us.files.atomic import full_disk_is_an_error_of_input
+from ldm_us.files.checkpoint import write_safetensors
+from ldm_us.files.lora_file import UNKNOWN_BASE
 from ldm_us.networks.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
-from weights_convert.convert import Piece
+from weights_convert.convert import DTYPES, Piece, lazy
 from weights_convert.detect import FLUX, FOREIGN_CONTEXT_WIDTHS, V3, XL
-from weights_convert.lora_names import layers, spellings, split_name
-from weights_convert.sources import Source
-
-HEADER = "lora_adapter_metadata"  # diffusers >= 0.34 keeps rank and alpha in it
-COMPONENTS = {"unet": "unet.", "text": "text_encoder."}  # what stands before them there
+from weights_convert.lora_names import COMPONENTS, HEADER, layers, spellings, split_name
+from weights_convert.result_place import check_result_file
+from weights_convert.source_config import choose_config
+from weights_convert.sources import Source, open_source
+from weights_convert.summary import updates_of, written
 
 FOREIGN = (  # a pattern for fnmatch -> what has such names
     ("lora_te2_*", f"a LoRA of {XL}"),
@@ -41,16 +47,50 @@ FOREIGN = (  # a pattern for fnmatch -> what has such names
 )
 PLAIN = "Only plain LoRAs of Stable Diffusion 1.x can be imported: matrices A and B of linear layers and convolutions"
 
-
-class ForeignLoRA(NamedTuple):
-    """What a file of another program holds, in our words."""
-
-    config: LoRAConfig
-    updates: tuple[Update, ...]
-    pieces: tuple[Piece, ...]
+FOLDER_FILE = "pytorch_lora_weights.safetensors"  # what diffusers writes into a folder and looks for there
+OF_OTHERS = (HEADER, "format", "sources", "ss_network_module", "ss_network_dim", "ss_network_alpha")  # not carried back
 
 
-def read_lora(source: Source, config: ModelConfig) -> ForeignLoRA:
+def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, overwrite: bool = False) -> None:
+    """Write a LoRA of another program, a file or diffusers' folder, as one of ours, for models of the size of `base`.
+
+    Which model it was trained on is known only if we exported it. Raise ValueError, in one sentence, for other kinds of
+    adapters and for names or shapes without a place in `base`.
+    """
+    check_result_file(out, ".safetensors", overwrite, [path, base])
+    config = config_of_base(base)
+    source = open_source(path / FOLDER_FILE if path.is_dir() else path)
+    updates, pieces = read_lora(source, config)
+    metadata = imported_metadata(source, plainest(updates, layers(config)))
+    with full_disk_is_an_error_of_input(out):
+        write_safetensors(out, [lazy(piece, DTYPES.get(dtype or "")) for piece in pieces], metadata)
+    print(f"{path}: {updates_of(updates)}")
+    print("\n".join(f"  read {file}  sha256 {digest}" for file, digest in source.hashes.items()))
+    if metadata["base_sha256"] == UNKNOWN_BASE:
+        print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")
+    print(f"wrote {out}  {written(out)}")
+
+
+def config_of_base(base: Path) -> ModelConfig:
+    """The config of a model file of ours."""
+    source = open_source(base)
+    if "config" not in source.metadata:
+        raise ValueError(f"--base {base}: not a model file of ours. Give one that train.py or weights_convert wrote.")
+    return choose_config(source, preset=None)
+
+
+def imported_metadata(source: Source, config: LoRAConfig) -> dict[str, str]:
+    """Settings, base and provenance; the history of a LoRA that we exported is carried on."""
+    ours = {key: value for key, value in source.metadata.items() if key not in OF_OTHERS}
+    sources = [{"file": file.name, "sha256": digest} for file, digest in source.hashes.items()]
+    return (ours if "base_sha256" in ours else {"base_sha256": UNKNOWN_BASE}) | {
+        "ldm_us": ldm_us.__version__,
+        "lora": json.dumps(dataclasses.asdict(config)),
+        "sources": json.dumps(sources),
+    }
+
+
+def read_lora(source: Source, config: ModelConfig) -> tuple[list[Update], list[Piece]]:
     """Give every tensor its place in a model of this config. Raise ValueError, in one sentence, where one has none."""
     if "lora" in source.metadata and "base_sha256" in source.metadata:
         raise ValueError(f"{source.path}: a LoRA of ours already. Give it to sample.py --lora as it is.")
@@ -67,11 +107,10 @@ def read_lora(source: Source, config: ModelConfig) -> ForeignLoRA:
         if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"{source.path}: {key['down']} has rank {rank} and alpha {alpha}. Both must be above 0.")
         updates.append(Update(module, rank, alpha))
-        for kind, (target, shape) in zip(
-            ("down", "up"), update_shapes(updates[-1], shapes[module]).items(), strict=True
-        ):
+        ours = update_shapes(updates[-1], shapes[module]).items()
+        for kind, (target, shape) in zip(("down", "up"), ours, strict=True):
             pieces.append(piece(source, key[kind], target, shape))
-    return ForeignLoRA(plainest(updates, shapes), tuple(updates), tuple(pieces))
+    return updates, pieces
 
 
 def refuse_foreign(source: Source, config: ModelConfig) -> None:
@@ -162,16 +201,15 @@ def stands_for(pattern: str, name: str) -> bool:
     return pattern == f"^{name}" or f".{name}".endswith(f".{pattern}")
 
 
-def plainest(updates: Iterable[Update], shapes: Iterable[str]) -> LoRAConfig:
+def plainest(updates: Sequence[Update], shapes: Iterable[str]) -> LoRAConfig:
     """One rank and alpha for whole kinds of projections, as train.py makes LoRAs, or else module by module."""
-    updates = tuple(updates)
     modules = {update.module for update in updates}
     parts = tuple(part for part in COMPONENTS if any(module.startswith(f"{part}.") for module in modules))
     kinds = {_kind(module) for module in modules}
     every = {_kind(name) for name in shapes if name.split(".")[0] in parts and _kind(name)}
     covered = {name for name in shapes if name.split(".")[0] in parts and _kind(name) in kinds}
     if len({update[1:] for update in updates}) > 1 or covered != modules or "" in kinds:
-        return LoRAConfig(parts=(), modules=updates)
+        return LoRAConfig(parts=(), modules=tuple(updates))
     targets: list[str] = []
     for projection in PROJECTIONS:
         own = {kind for kind in kinds if kind.endswith(f".{projection}")}
