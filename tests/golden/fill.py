@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-
 BLOCK = 1 << 16  # numbers made at a time: they stay in the cache, and sd15 has a billion of them
 
 
