@@ -5,16 +5,16 @@
     torchrun --nproc-per-node 2 -- sample.py --mask masks --balance 2 1 1 --n 10000 --layout busi --out dataset
     python sample.py --verify samples/0000_benign_seed0.png     # or a folder with its manifest
 
-Follow one sample: Plan -> Wanted (prompt, seed, mask) -> draw_images (ldm_us/synthesis/drawing.py) -> PNG with fields
-and a line of the manifest. The same command again goes on where a killed one stopped.
+Follow one sample: Plan -> Wanted (prompt, seed, mask) -> draw_samples (ldm_us/synthesis/drawing.py) -> denoise
+(ldm_us/diffusion/sampling.py) -> PNG with fields and a line of the manifest. The same command again goes on where a
+killed one stopped.
 """
 
-import argparse
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -23,140 +23,149 @@ from tqdm import tqdm
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import check_size
-from ldm_us.files.info import describe_model
+from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies, load_training_images
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
-from ldm_us.runtime.checks import check_seed
 from ldm_us.runtime.entry import run_command
-from ldm_us.runtime.torchrun import local_device
-from ldm_us.synthesis.added_controls import load_added, parse_added
-from ldm_us.synthesis.copies import IsCopy, check_copies_options, copies_fields, load_is_copy, without_copies
-from ldm_us.synthesis.drawing import Settings, Wanted
-from ldm_us.synthesis.edit_options import (
-    check_edit_options,
-    draws_no_noise,
-    edit_fields,
-    resizing_notes,
-    walked_steps,
-    wants_edit,
-)
-from ldm_us.synthesis.edits import Drawn, draw_samples, source_conditions
+from ldm_us.runtime.processes import World, joined
+from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
 from ldm_us.synthesis.grid import draw_grid, shown_subjects
 from ldm_us.synthesis.masks import check_masks, load_original, mask_of
-from ldm_us.synthesis.options import build_parser, check_options, check_seeds_matter, first_free, ignored_notes
+from ldm_us.synthesis.option_checks import check_seeds_matter, first_free, ignored_notes
+from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, Sample, make_plan
-from ldm_us.synthesis.processes import Crew, joined
-from ldm_us.synthesis.verify import check_verify_options, verify
-from ldm_us.synthesis.verify_folder import verify_folder
+from ldm_us.synthesis.recipe import Recipe
+from ldm_us.synthesis.recipe_files import check_files, load_added, resizing_notes
+from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
-from ldm_us.synthesis.weights import Source, load_sampler
+from ldm_us.synthesis.weights import load_sampler
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, plan, load, sample, save."""
-    options = build_parser().parse_args(argv)
-    source = Source(options.weights, options.controlnet, options.lora)
+    options = parse_options(argv)
     if options.info:
-        print(describe_model(options.weights))
+        print(describe_model(options.source.weights))
         return 0
-    check_options(options)
-    check_copies_options(options)
-    options.device = local_device(options.device)
     if options.verify is not None:
-        check_verify_options(options, vars(build_parser().parse_args([])))
-        verify_any = verify_folder if options.verify.is_dir() else verify
-        verdict = verify_any(options.verify, source, options.device, options)
+        means = Means(options.source, options.device, options.given, options.mask)
+        verdict = (verify_folder if options.verify.is_dir() else verify)(options.verify, means)
         print(verdict.sentence)
         return 0 if verdict.equal else 1
 
     plan = plan_of(options)
-    with joined() as crew:
-        say = note if crew.main else lambda sentence: None
-        model, weights_fields = load_sampler(source, options.device, say)
-        settings = choose_settings(options, model, plan)
-        added = checked_edits(options, model, settings, plan)
-        fields = origin_fields(options.device) | weights_fields | asdict(settings)
-        fields |= edit_fields(options) | copies_fields(options)
-        is_copy = load_is_copy(options, model, settings)
-        if options.watermark:
-            check_watermark_size(settings.size)
-            fields["watermark"] = watermark_version()
-        checked = check_masks(plan, settings.size)
-        for sentence in (*ignored_notes(options, settings), *resizing_notes(options, settings.size), *checked.notes):
+    with joined(timeout=timedelta(days=30)) as world:  # some end long before others
+        say = note if world.main else lambda sentence: None
+        model, weights_fields = load_sampler(options.source, options.device, say)
+        recipe = resolved(options, model, plan)
+        size = recipe.sampling.size
+        assert size is not None
+        check_files(recipe, model, {subject.prompt for subject in plan.subjects})
+        added = load_added(recipe.controls, model, options.device, size)
+        training = known_images(options, model, recipe)
+        fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
+        fields |= more_fields(options, size)
+        checked = check_masks(plan, size)
+        ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
+        for sentence in (*ignored, *resizing_notes(recipe), *checked.notes):
             say(sentence)
-        command = fields | describe_plan(options, plan, settings.size) | {"masks_sha256": checked.sha256}
+        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": checked.sha256}
         out = options.out or first_free(Path("samples"))
-        crew.first(lambda: begin(out, command, options.overwrite))
+        world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
         with occupied(out):
-            draw = partial(draw_samples, options, model, settings=settings, added=added)
-            steps = walked_steps(options, settings.steps)
-            made = make_samples(draw, is_copy, plan, steps, fields, options.batch, out, crew)
-            crew.barrier()
-            if crew.main:
+            made = make_samples(model, plan, recipe, added, training, options, fields, out, world)
+            world.barrier()
+            if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
-                save_png(draw_grid(plan, out, settings.size), out / "grid.png", about)
-        if crew.main:
+                save_png(draw_grid(plan, out, size), out / "grid.png", about)
+        if world.main:
             print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
     return 0
 
 
-def plan_of(options: argparse.Namespace) -> Plan:
+def make_samples(
+    model: LatentDiffusion,
+    plan: Plan,
+    recipe: Recipe,
+    added: Sequence[ControlTerm],
+    training: TrainingImages | None,
+    options: SampleOptions,
+    fields: Fields,
+    out: Path,
+    world: World,
+) -> int:
+    """For each batch that is this process's and not there yet: draw, drop copies, mark, write; -> how many samples."""
+    size, strips, done = fields["settings"]["sampling"]["size"], options.strips, done_numbers(out)
+    left = (sample for sample in plan if world.takes(sample.number) and sample.number not in done)
+    total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
+    steps, quiet = total * recipe.walked_steps, not world.main or total == 0
+    with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
+        for samples in batches(left, options.batch):
+            wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, size)) for s in samples]
+            drawn = draw_samples(model, wanted, recipe, added, strips, bar)
+            drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
+            for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):
+                picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
+                picture = add_watermark(picture) if options.watermark else picture
+                own = subject_fields(sample.subject, seeds[-1], one.mask)
+                own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
+                write_sample(out, finished, sample, picture, one.mask, fields | own, pictures)
+    return total
+
+
+def plan_of(options: SampleOptions) -> Plan:
     """Which samples the options ask for."""
+    once = options.n is None and options.balance is None and options.recipe.draws_no_noise
     plan = make_plan(
-        options.labels,
+        list(options.labels),
         options.prompt,
         options.mask,
-        n=1 if options.n is None and options.balance is None and draws_no_noise(options) else options.n,
+        n=1 if once else options.n,
         seed=options.seed,
         balance=options.balance,
         layout=options.layout,
     )
-    check_seed(plan.last_seed)
-    check_seeds_matter(options, plan)
+    check_seeds_matter(options.recipe, plan)
     return plan
 
 
-def choose_settings(options: argparse.Namespace, model: LatentDiffusion, plan: Plan) -> Settings:
-    """The options, with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
-    config = model.config
+def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan) -> Recipe:
+    """The recipe with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
     if plan.masked and model.controlnet is None:
-        raise ValueError(f"{options.weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
-    settings = Settings(
-        size=config.image_size if options.size is None else options.size,
-        guidance=config.guidance(plan.masked) if options.guidance is None else options.guidance,
-        control_scale=config.control.scale if options.control_scale is None else options.control_scale,
-        negative_prompt=options.negative_prompt,
-        sampler=options.sampler,
-        steps=options.steps,
-        eta=options.eta,
-        precision=options.precision,
-        threads=options.threads,
-        exact=not options.fast or wants_edit(options),
-    )
-    check_size(config, settings.size)
-    check_steps(model.schedule, settings.steps)
-    return settings
+        weights = options.source.weights
+        raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
+    sampling = options.recipe.sampling.resolved(model.config, plan.masked)
+    check_steps(model.schedule, sampling.steps)
+    return replace(options.recipe, sampling=sampling)
 
 
-def checked_edits(
-    options: argparse.Namespace, model: LatentDiffusion, settings: Settings, plan: Plan
-) -> list[ControlTerm]:
-    """Check the options that edit, before anything is written; -> further ControlNets."""
-    check_edit_options(options, settings.size)
-    for prompt in sorted({subject.prompt for subject in plan.subjects}):
-        source_conditions(options, model, prompt, settings)
-    return load_added(parse_added(options.also_control), model, options.device, settings.size)
+def known_images(options: SampleOptions, model: LatentDiffusion, recipe: Recipe) -> TrainingImages | None:
+    """The training images that --drop-memorised compares with; None where it is not asked for."""
+    if options.drop_memorised is None or options.data is None:
+        return None
+    return load_training_images(options.drop_memorised, model, options.source.weights, options.data, recipe.sampling)
 
 
-def describe_plan(options: argparse.Namespace, plan: Plan, size: int) -> Fields:
+def more_fields(options: SampleOptions, size: int) -> Fields:
+    """What a picture says of --watermark and --drop-memorised, where they are asked for."""
+    fields: Fields = {}
+    if options.drop_memorised is not None:
+        fields["drop_memorised_sha256"] = sha256_file(options.drop_memorised)
+    if options.watermark:
+        check_watermark_size(size)
+        fields["watermark"] = watermark_version()
+    return fields
+
+
+def describe_plan(plan: Plan, size: int, strips: Sequence[str]) -> Fields:
     """What else decides which files there will be; every original that will be shown is read and checked."""
     for subject in shown_subjects(plan):
         load_original(subject, size)
-    strips = [name for name in ("trajectory", "explain") if getattr(options, name)]
     return {
         "n": plan.n,
         "counts": None if plan.counts is None else list(plan.counts),
@@ -164,37 +173,8 @@ def describe_plan(options: argparse.Namespace, plan: Plan, size: int) -> Fields:
         "layout": plan.layout,
         "prompts": sorted({subject.prompt for subject in plan.subjects}),
         "subjects_sha256": hashlib.sha256("\n".join(s.name for s in plan.subjects).encode()).hexdigest(),
-        "strips": strips or None,
+        "strips": list(strips) or None,
     }
-
-
-def make_samples(
-    draw: Callable[..., list[Drawn]],
-    is_copy: IsCopy | None,
-    plan: Plan,
-    steps: int,
-    fields: Fields,
-    batch: int,
-    out: Path,
-    crew: Crew,
-) -> int:
-    """Draw and write what is this process's share and not there yet, each in so many steps; -> how many that were."""
-    done = done_numbers(out)
-    left = (sample for sample in plan if crew.takes(sample.number) and sample.number not in done)
-    total = sum(crew.takes(number) for number in range(plan.total)) - sum(map(crew.takes, done))
-    progress = tqdm(total=total * steps, unit="step", desc="sampling", disable=not crew.main or total == 0)
-    with progress as bar, open_list(out, crew.rank) as finished:
-        for samples in batches(left, batch):
-            masks = [mask_of(plan, sample, fields["size"]) for sample in samples]
-            wanted = [Wanted(s.subject.prompt, s.seed, mask) for s, mask in zip(samples, masks, strict=True)]
-            drawn, tried = without_copies(draw, is_copy, wanted, on_step=lambda step: bar.update(len(step.z)))
-            for sample, mask, (x, strips), seeds in zip(samples, masks, drawn, tried, strict=True):
-                picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
-                picture = add_watermark(picture) if "watermark" in fields else picture
-                own = subject_fields(sample.subject, seeds[-1], mask)
-                own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
-                write_sample(out, finished, sample, picture, mask, fields | own, strips)
-    return total
 
 
 def batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:

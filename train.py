@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,21 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.processes import World, joined
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import (
-    check_hints,
-    data_hash,
-    load_training_set,
-    mix_folders,
-    records_hash,
-    split_data,
-)
-from ldm_us.training.distributed import World, distribute, joined, local_gradients, whole
+from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_data
+from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
 from ldm_us.training.ema import EMA
+from ldm_us.training.log import Log
 from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.preview import preview
 from ldm_us.training.result import save_result
-from ldm_us.training.run import Log, opened_run, resume, total_steps
+from ldm_us.training.run import opened_run, resume, total_steps
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, training_size
 from ldm_us.training.state import save_state
-from ldm_us.training.tensorboard import mirrored_log
 from ldm_us.training.text_warmup import warm_up_text
 from ldm_us.training.validation import held_out_stage, log_validation, spread_out
 
@@ -60,7 +54,7 @@ def run(options: TrainOptions, world: World) -> int:
     model, lineage = start_model(options)
     free_weights(model, options)
     records, held_out = split_data(options.data, options.held_out)
-    steps, digest = total_steps(options, len(records)), data_hash(records)
+    steps = total_steps(options, len(records))
     if world.main:
         print_summary(options, model, len(records), len(held_out), steps)
     if options.dry_run:
@@ -72,7 +66,8 @@ def run(options: TrainOptions, world: World) -> int:
     if options.stage == "controlnet":
         check_hints(data)
     held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
-    hashes = {"data_sha256": digest, "records_sha256": records_hash(records), "parent_sha256": lineage.parent}
+    digest, records_digest = data_hashes(records)
+    hashes = {"data_sha256": digest, "records_sha256": records_digest, "parent_sha256": lineage.parent}
     with opened_run(options, hashes, world):
         stage = Stage(model, data, options, options.cache, world)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
@@ -88,17 +83,16 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     if options.text_warmup:
         warm_up_text(model.text, stage.tokens, options.text_warmup, options.seed)
     speed_up(model, options)
-    networks = StageLoss(stage)
-    loss_of = distribute(networks, networks.parts, world, options.shard)
+    loss_of = distribute(StageLoss(stage), stage.networks, world, options.shard)
     parameters = trained_parameters(model)
     optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
     ema = EMA(parameters, options.ema)
-    first_step = resume(options.out, parameters, ema, optimizer, world)
+    first_step = resume(stage, optimizer, ema)
     if first_step > steps:
         raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
     stage.prepare(range(first_step, steps + 1))
-    with mirrored_log(options.out, options.tensorboard and world.main) as follow_log:
-        train(stage, loss_of, validation, optimizer, ema, range(first_step, steps), follow_log)
+    with closing(Log(options.out, first_step, world, options.tensorboard)) as log:
+        train(stage, loss_of, validation, optimizer, ema, log, range(first_step, steps))
     if world.main:
         write_curves(options.out)
     return ema
@@ -110,27 +104,28 @@ def train(
     validation: Stage | None,
     optimizer: torch.optim.Optimizer,
     ema: EMA,
+    log: Log,
     steps: range,
-    follow_log: Callable[[], None],
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
     options, world = stage.options, stage.world
-    log = Log(options.out, steps.start, world)
+    peak = options.learning_rate
     if steps.start == 0:
-        show_start(stage, validation, ema)
+        show(stage, validation, ema, log, step=0)  # what the run starts from
     with tqdm(total=steps.stop, initial=steps.start, unit="step", desc=options.stage, disable=not world.main) as bar:
         ended = time.perf_counter()
         for step, batches in enumerate(stream(stage, steps, options.workers), steps.start + 1):
             waited = time.perf_counter() - ended  # for data
-            learning_rate = options.learning_rate * min(1.0, step / max(1, options.warmup))
+            learning_rate = peak * min(1.0, step / max(1, options.warmup))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
             values = {"loss": 0.0}
             for i, batch in enumerate(batches):
-                with local_gradients(loss_of, last=i + 1 == options.accumulate):
-                    loss, extra = loss_of(batch)
-                    (loss / options.accumulate).backward()
+                if world.size > 1:
+                    average_gradients(loss_of, now=i + 1 == options.accumulate)
+                loss, extra = loss_of(batch)
+                (loss / options.accumulate).backward()
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + float(value.detach()) / options.accumulate
             norm = float(whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip)))
@@ -145,46 +140,37 @@ def train(
             line = log.add(step, values | {"grad_norm": norm, "lr": learning_rate} | speed, every=options.log_every)
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
-            after_step(stage, validation, optimizer, ema, log, step, last=step == steps.stop)
-            follow_log()
+            show(stage, validation, ema, log, step, last=step == steps.stop)
+            save(stage, optimizer, ema, log, step, last=step == steps.stop)
             ended = time.perf_counter()
 
 
-def after_step(
-    stage: Stage,
-    validation: Stage | None,
-    optimizer: torch.optim.Optimizer,
-    ema: EMA,
-    log: Log,
-    step: int,
-    last: bool,
-) -> None:
-    """Every so many steps: validation figures and pictures, then a state, so that none is without those before it."""
+def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:
+    """Every so many steps: validation figures and pictures of the averaged weights."""
     options = stage.options
     if validation is not None and (step % options.validate_every == 0 or last):
-        log_validation(options.out, validation, ema, step)
+        log_validation(log, validation, ema, step)
     if options.sample_every and (step % options.sample_every == 0 or last):
         save_preview(stage, ema, step)
+
+
+def save(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA, log: Log, step: int, last: bool) -> None:
+    """Every so many steps: a state, after the figures and pictures so far, so that none lacks them; and the curves."""
+    options = stage.options
     if step % options.save_every == 0 or last:
         check_next_loss(stage, step)
         log.flush()
-        save_state(options.out, step, resumable_state(optimizer, ema), stage.world)
+        save_state(options.out, step, resumable_state(stage, optimizer, ema), stage.world)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)
 
 
-def resumable_state(optimizer: torch.optim.Optimizer, ema: EMA) -> dict[str, Any]:
+def resumable_state(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> dict[str, Any]:
     """Everything that the next step depends on: weights, their average, the optimiser's moments."""
+    if stage.options.shard:
+        return gathered_state(stage.networks, optimizer, ema)
     trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
     return {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-
-
-def show_start(stage: Stage, validation: Stage | None, ema: EMA) -> None:
-    """Validation figures and pictures of the weights that a run starts from: its before."""
-    if validation is not None:
-        log_validation(stage.options.out, validation, ema, 0)
-    if stage.options.sample_every:
-        save_preview(stage, ema, 0)
 
 
 def save_preview(stage: Stage, ema: EMA, step: int) -> None:

@@ -13,7 +13,7 @@ from bench.parity_table import Row, compare, now
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, eps_of, q_sample, velocity
-from ldm_us.diffusion.sampling import generate, latent_shape
+from ldm_us.diffusion.sampling import Sampling, conditions_of, decode, denoise, latent_shape
 
 GRIDS = (1, 7, 10, 20, 30, 50, 999)  # steps; at 1000 diffusers' grid leaves the schedule, ours does not
 SMALL = 128  # pixels up to which every sampler walks a whole sample; they are the same code at every size
@@ -125,28 +125,18 @@ def compare_sample(pair: Pair, sample: Sample) -> Iterator[Row]:
 
 
 def our_trajectory(pair: Pair, sample: Sample) -> Trajectory:
-    """sampling.generate, observed."""
+    """sampling.denoise, observed."""
     model, seen = pair.ours, Trajectory(stamps=[now()])
 
-    def on_step(step: Any) -> None:
-        seen.z.append(step.z)
-        seen.stamps.append(now())
-
-    with recorded(model.unet) as seen.predictions:
-        seen.image = generate(
-            model,
-            [sample.prompt],
-            negative_prompts=sample.negative_prompt,
-            masks=ellipse(pair, sample.size) if sample.masked else None,
-            seeds=[SEED],
-            z_T=start(pair, sample),
-            sampler=sample.sampler,
-            steps=sample.steps,
-            eta=sample.eta,
-            guidance=GUIDANCE,
-            control_scale=model.config.control.scale,
-            on_step=on_step,
-        )
+    sampling = Sampling(sample.sampler, sample.steps, sample.eta, GUIDANCE, threads=None)
+    sampling = sampling.resolved(model.config, sample.masked)
+    masks = ellipse(pair, sample.size) if sample.masked else None
+    with recorded(model.unet) as seen.predictions, torch.no_grad():
+        conditions = conditions_of(model, [sample.prompt], sampling, sample.negative_prompt, masks)
+        for step in denoise(model, start(pair, sample), conditions, [seeded()], sampling):
+            seen.z.append(step.z)
+            seen.stamps.append(now())
+        seen.image = decode(model, step.z)
     seen.stamps.append(now())
     return seen
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.runtime.entry import run_command
+from ldm_us.training import preview
 from tests.golden.original import write_tiny_files
 from weights_convert.__main__ import main as weights_convert_main
 
@@ -132,6 +133,14 @@ def refused(arguments, tmp_path, capsys):
 def one_thread():
     """On a busy machine, threads that wait for each other cost more than they bring."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_previews():
+    """Pictures of a run in progress take most of the time of so small a model: two steps show as much as twenty."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preview, "STEPS", 2)
+        yield
 
 
 class FullDisk(io.FileIO):

@@ -9,8 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldm_us.config import PRESETS, ModelConfig, config_from_dict, config_to_dict
-from ldm_us.config_limits import check_limits
+from ldm_us.config import PRESETS, ModelConfig, check_limits, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, read_metadata, save_model
 from ldm_us.files.lora_file import apply_lora, save_lora

@@ -78,7 +78,7 @@ def test_every_png_carries_what_made_it(weights, mask, tmp_path):
     with Image.open(tmp_path / "out" / "0000_drawn_seed6.png") as picture:
         fields = picture.text
     assert fields["seed"] == "6"
-    assert fields["guidance"] == "2.5"
+    assert json.loads(fields["settings"])["sampling"]["guidance"] == 2.5
     assert fields["prompt"] == "Ultrasound image of a benign breast"
     assert fields["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert len(fields["mask_sha256"]) == 64
@@ -117,8 +117,9 @@ def test_a_mask_brings_the_models_own_guidance_and_scale(weights, mask, tmp_path
     run(weights, tmp_path / "plain", "--class", "benign", "--n", 1)
     run(weights, tmp_path / "mask", "--class", "benign", "--n", 1, "--mask", mask)
     rows = [json.loads((tmp_path / name / "manifest.jsonl").read_text()) for name in ("plain", "mask")]
-    assert [row["guidance"] for row in rows] == [3.0, 1.0]
-    assert rows[1]["control_scale"] == 2.0
+    settings = [row["settings"]["sampling"] for row in rows]
+    assert [each["guidance"] for each in settings] == [3.0, 1.0]
+    assert settings[1]["control_scale"] == 2.0
 
 
 def test_info_tells_parts_and_lineage_and_samples_nothing(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ldm_us.runtime.entry import run_command
-from weights_convert.audit_command import add_audit_parser
+from weights_convert.audit.command import add_audit_parser
 from weights_convert.export_command import add_export_parser
 from weights_convert.import_command import add_import_parser
 

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from ldm_us.config import ModelConfig
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import PARTS
+from ldm_us.files.checkpoint import PARTS, LazyTensor
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
-from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, Ignored, Layout, Rule
-from weights_convert.sources import Entry, Source, source_from_state_dict
+from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, IGNORED_WITHOUT_EMA, Layout, Rule
+from weights_convert.sources import Source, source_from_state_dict
 
 Shapes = dict[str, tuple[int, ...]]
 MENTIONED = 3  # tensors of a kind that an error names
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # that numbers can be written in
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Piece:
     shape: tuple[int, ...]
     file: Path
     key: str
-    entry: Entry
+    entry: LazyTensor
     index: int
     count: int
 
@@ -121,16 +122,15 @@ def ignored_names(
     source: Source, used: set[str], left_out: Mapping[str, str], layouts: Iterable[Layout], ema: bool
 ) -> dict[str, str]:
     """The unused names that may be left out -> why."""
-    patterns: tuple[Ignored, ...] = IGNORED_EMA if ema else ()
-    patterns += tuple(rule for rule in IGNORED if not (ema and rule.pattern == "model_ema.*"))
+    patterns = (IGNORED_EMA if ema else IGNORED_WITHOUT_EMA) | IGNORED
     if any(layout.naming == "open_clip" for layout in layouts):
-        patterns += IGNORED_OPEN_CLIP
+        patterns |= IGNORED_OPEN_CLIP
     ignored = {}
     for name in source.entries:
         if name in used:
             continue
-        by_pattern = next((rule.reason for rule in patterns if fnmatchcase(name, rule.pattern)), None)
-        reason = left_out.get(name, by_pattern)
+        by_pattern = (reason for pattern, reason in patterns.items() if fnmatchcase(name, pattern))
+        reason = left_out.get(name) or next(by_pattern, None)
         if reason is not None:
             ignored[name] = reason
     return ignored
@@ -142,7 +142,7 @@ def expected_shape(rule: Rule, shapes: Shapes) -> tuple[int, ...]:
     return (len(rule.targets) * first, *rest)
 
 
-def fills(entry: Entry, rule: Rule, shapes: Shapes) -> bool:
+def fills(entry: LazyTensor, rule: Rule, shapes: Shapes) -> bool:
     """Whether the tensor has the rule's shape and holds weights, not whole numbers."""
     return fits(entry.shape, expected_shape(rule, shapes)) and entry.dtype.is_floating_point
 
@@ -193,6 +193,11 @@ def load_piece(piece: Piece, dtype: torch.dtype | None = None) -> Tensor:
     if not converted.isfinite().all() and tensor.isfinite().all():
         raise ValueError(f"{piece.file}: {piece.key} has numbers too large for {dtype}. Choose another --dtype.")
     return converted.contiguous()
+
+
+def lazy(piece: Piece, dtype: torch.dtype | None) -> LazyTensor:
+    """One of our tensors, read while it is written."""
+    return LazyTensor(piece.target, piece.shape, dtype or piece.entry.dtype, lambda: load_piece(piece, dtype))
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], config: ModelConfig, ema: bool = False) -> dict[str, Tensor]:

@@ -4,28 +4,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from ldm_us.files.checkpoint import PARTS
+from ldm_us.files.checkpoint import PARTS, LazyTensor
 from weights_convert.rules import Layout
-from weights_convert.sources import Entry, Source
+from weights_convert.sources import Source
 
 SUPPORTED = (
     "Supported are Stable Diffusion 1.x models (CompVis file or diffusers folder), their ControlNets (lllyasviel or "
     "diffusers) and CLIP ViT-L/14 text encoders."
 )
 
+CLIP = "cond_stage_model.transformer."
 # A name that starts so -> the layout of that part; the first match of a part counts.
 SIGNATURES = (
     ("model.diffusion_model.", Layout("unet", "compvis", "model.diffusion_model.")),
-    (
-        "model_ema.diffusion_model",
-        Layout("unet", "compvis", "model_ema.diffusion_model", ema=True),
-    ),  # and no UNet itself
+    ("model_ema.diffusion_model", Layout("unet", "compvis", "model_ema.diffusion_model", ema=True)),  # and no UNet
     ("first_stage_model.", Layout("vae", "compvis", "first_stage_model.")),
-    (
-        "cond_stage_model.transformer.text_model.",
-        Layout("text", "transformers", "cond_stage_model.transformer.text_model."),
-    ),
-    ("cond_stage_model.transformer.", Layout("text", "transformers", "cond_stage_model.transformer.")),
+    (f"{CLIP}text_model.", Layout("text", "transformers", f"{CLIP}text_model.")),
+    (CLIP, Layout("text", "transformers", CLIP)),
     ("control_model.", Layout("controlnet", "compvis", "control_model.")),
     ("input_hint_block.", Layout("controlnet", "compvis", "")),
     ("controlnet_cond_embedding.", Layout("controlnet", "diffusers", "")),
@@ -38,14 +33,9 @@ SIGNATURES = (
     *((f"{part}.", Layout(part, "ours", f"{part}.")) for part in PARTS),
 )
 
-XL, V2, V3, FLUX = (
-    "a Stable Diffusion XL model",
-    "a Stable Diffusion 2.x model",
-    "a Stable Diffusion 3 model",
-    "a Flux model",
-)
-LORA, INPAINTING = "a LoRA, not a whole model (import --lora takes it)", "an inpainting model with 9 input channels"
-
+XL, V2, V3 = (f"a Stable Diffusion {version} model" for version in ("XL", "2.x", "3"))
+FLUX = "a Flux model"
+LORA = "a LoRA, not a whole model (import --lora takes it)"
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
     ("conditioner.embedders.*", XL),
     ("*label_emb.*", XL),
@@ -64,7 +54,10 @@ FOREIGN_FOLDERS = (
     ("transformer", "a Stable Diffusion 3 or Flux model"),
 )
 FOREIGN_CONTEXT_WIDTHS = {1024: V2, 2048: XL}  # columns of every *attn2.to_k.weight; 768 in 1.x
-FOREIGN_INPUT_CHANNELS = {9: INPAINTING, 8: "an instruct-pix2pix model with 8 input channels"}  # 4 in 1.x
+FOREIGN_INPUT_CHANNELS = {  # 4 in 1.x
+    9: "an inpainting model with 9 input channels",
+    8: "an instruct-pix2pix model with 8 input channels",
+}
 
 
 def detect(source: Source) -> list[Layout]:
@@ -100,7 +93,7 @@ def foreign_family(source: Source) -> str | None:
     return _foreign_by_shape(source.entries)
 
 
-def _foreign_by_shape(entries: Mapping[str, Entry]) -> str | None:
+def _foreign_by_shape(entries: Mapping[str, LazyTensor]) -> str | None:
     for name, entry in entries.items():
         family = None
         if len(entry.shape) < 2:

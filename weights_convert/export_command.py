@@ -13,24 +13,22 @@ Every file of weights carries the metadata of the model file, config included, s
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
-import torch
-
 from ldm_us.config import SD15, ModelConfig
-from ldm_us.files.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, sha256_file
+from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, write_text
 from ldm_us.files.checkpoint import PARTS, LazyTensor, write_safetensors
-from weights_convert.convert import Plan, plan_source
+from weights_convert.convert import DTYPES, Plan, plan_source
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
-from weights_convert.export_plan import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
-from weights_convert.import_command import DTYPES, choose_config, lazy, part_line
-from weights_convert.lora_command import NAMINGS, export_lora
+from weights_convert.export_plan import DIFFUSERS, layouts_by_file, tensors_of
+from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
-from weights_convert.rules import Layout
+from weights_convert.source_config import choose_config
 from weights_convert.sources import COMPONENTS, Source, open_source
+from weights_convert.summary import of_part, summary
 
 FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 FOLDER = (  # every file that an export can put into a diffusers folder
@@ -85,18 +83,18 @@ def run_export(args: argparse.Namespace) -> None:
     plan = plan_source(source, config)
     layouts = layouts_by_file(args.format, plan)
     dtype = DTYPES.get(args.dtype)
-    files = {name: tensors_of(source, config, inside, dtype) for name, inside in layouts.items()}
-
+    weights = {name: tensors_of(source, config, inside, dtype) for name, inside in layouts.items()}
+    taken = {layout.part for inside in layouts.values() for layout in inside}
     metadata = {key: value for key, value in source.metadata.items() if key != "format"}
     with full_disk_is_an_error_of_input(args.out):
         if args.format == "diffusers":
             with atomic_folder(args.out) as folder:
-                write_texts(folder, folder_texts(config, with_controlnet="controlnet" in parts_of(plan.layouts)))
-                write_weights(folder, files, metadata)
+                write_files(folder, folder_texts(config, "controlnet" in taken), weights, metadata)
         else:
-            write_weights(args.out, files, metadata)
-    taken = parts_of(layout for inside in layouts.values() for layout in inside)
-    print(summary(args.out, plan, taken, dtype, files), *notes(args.out, args.format, config, taken), sep="\n")
+            write_files(args.out, {}, weights, metadata)
+    pieces = [piece for part in taken for piece in of_part(part, plan.pieces)]
+    said = summary([plan], pieces, dtype, [args.out / name for name in weights], left_out(plan, taken), "text" in taken)
+    print(said, *notes(args.out, args.format, config, taken), sep="\n")
 
 
 def own_config(source: Source) -> ModelConfig:
@@ -109,69 +107,24 @@ def own_config(source: Source) -> ModelConfig:
     return choose_config(source, preset=None)
 
 
-def parts_of(layouts: Iterable[Layout]) -> set[str]:
-    """The parts of a model that have these layouts."""
-    return {layout.part for layout in layouts}
-
-
-def layouts_by_file(format: str, plan: Plan) -> dict[str, tuple[Layout, ...]]:
-    """The files of weights in --out, and the parts in each; "" is --out itself."""
-    parts = parts_of(plan.layouts)
-    missing = [part for part in PARTS if part not in parts and (format == "controlnet") == (part == "controlnet")]
-    if missing:
-        raise ValueError(
-            f"{plan.source.path}: holds {', '.join(sorted(parts))}, but no {missing[0]}, which --format {format} "
-            "writes. Give a model that has one."
-        )
-    if format == "compvis":
-        return {"": COMPVIS}
-    if format == "controlnet":
-        return {"": (COMPVIS_CONTROLNET,)}
-    own = {component: layout for component, layout in DIFFUSERS.items() if layout.part in parts}
-    return {f"{component}/{COMPONENTS[component][0]}": (layout,) for component, layout in own.items()}
-
-
-def tensors_of(
-    source: Source, config: ModelConfig, layouts: Iterable[Layout], dtype: torch.dtype | None
-) -> list[LazyTensor]:
-    """The tensors of one file of weights, each read while it is written."""
-    tensors = []
-    for layout in layouts:
-        tensors += [lazy(piece, dtype) for piece in plan_export(source, config, layout)]
-        tensors += position_ids(config, layout)
-    return tensors
-
-
-def write_texts(folder: Path, texts: dict[str, str]) -> None:
-    """Write files of text into a folder, and the folders in it that they need."""
+def write_files(
+    out: Path, texts: dict[str, str], weights: dict[str, list[LazyTensor]], metadata: dict[str, str]
+) -> None:
+    """Write files of text and of weights, tensor by tensor, by their names in `out`; "" is `out` itself."""
     for name, text in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        with atomic_file(folder / name) as file:
-            file.write(text.encode())
-
-
-def write_weights(out: Path, files: dict[str, list[LazyTensor]], metadata: dict[str, str]) -> None:
-    """Write every file of weights, tensor by tensor."""
-    for name, tensors in files.items():
+        (out / name).parent.mkdir(exist_ok=True)
+        write_text(out / name, text)
+    for name, tensors in weights.items():
         write_safetensors(out / name, tensors, metadata)
 
 
-def summary(out: Path, plan: Plan, taken: set[str], dtype: torch.dtype | None, files: Iterable[str]) -> str:
-    """What was found, taken, left out and written."""
-    found = ", ".join(f"{layout.part} ({layout.naming})" for layout in plan.layouts)
-    lines = [f"{plan.source.path}: {len(plan.source.entries)} tensors; {found}"]
-    lines += [f"  read {file}  sha256 {sha256_file(file)}" for file in plan.source.files]
-    pieces = {part: [p for p in plan.pieces if p.target.startswith(f"{part}.")] for part in PARTS}
-    for part in PARTS:
-        if pieces[part] and part not in taken:
-            why = "--format controlnet writes it" if part == "controlnet" else "a ControlNet's file holds it alone"
-            lines.append(f"  left out {len(pieces[part]):4}: {part}: {why}")
-    for part in PARTS:
-        if part in taken:
-            lines.append(part_line(part, pieces[part], dtype) + ", position_ids int64" * (part == "text"))
-    for path in (out / name for name in files):
-        lines.append(f"wrote {path}  {path.stat().st_size:,} bytes  sha256 {sha256_file(path)}")
-    return "\n".join(lines)
+def left_out(plan: Plan, taken: set[str]) -> list[str]:
+    """The parts of the model that are not in the files."""
+    lines = []
+    for part in sorted({layout.part for layout in plan.layouts} - taken, key=PARTS.index):
+        why = "--format controlnet writes it" if part == "controlnet" else "a ControlNet's file holds it alone"
+        lines.append(f"  left out {len(of_part(part, plan.pieces)):4}: {part}: {why}")
+    return lines
 
 
 def notes(out: Path, format: str, config: ModelConfig, taken: set[str]) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""From our tensors to those of an original file: the rules of an import, read the other way."""
+"""From our tensors to those of original files, and which file holds what: the rules of an import, the other way."""
+
+from collections.abc import Iterable
 
 import torch
 
 from ldm_us.config import ModelConfig
-from ldm_us.files.checkpoint import LazyTensor
-from weights_convert.convert import Piece, target_shapes
+from ldm_us.files.checkpoint import PARTS, LazyTensor
+from weights_convert.convert import Piece, Plan, lazy, target_shapes
 from weights_convert.expansion import rules_for
 from weights_convert.rules import CONVOLUTIONAL, Layout
-from weights_convert.sources import Source
+from weights_convert.sources import COMPONENTS, Source
 
 POSITION_IDS = "embeddings.position_ids"  # behind the prefix of the text encoder, in transformers' names
 
@@ -24,6 +26,34 @@ DIFFUSERS = {  # component, a folder -> its tensors
     "text_encoder": Layout("text", "transformers", "text_model."),
     "controlnet": Layout("controlnet", "diffusers", ""),
 }
+
+
+def layouts_by_file(format: str, plan: Plan) -> dict[str, tuple[Layout, ...]]:
+    """The files of weights in --out, and the parts in each; "" is --out itself."""
+    parts = {layout.part for layout in plan.layouts}
+    missing = [part for part in PARTS if part not in parts and (format == "controlnet") == (part == "controlnet")]
+    if missing:
+        raise ValueError(
+            f"{plan.source.path}: holds {', '.join(sorted(parts))}, but no {missing[0]}, which --format {format} "
+            "writes. Give a model that has one."
+        )
+    if format == "compvis":
+        return {"": COMPVIS}
+    if format == "controlnet":
+        return {"": (COMPVIS_CONTROLNET,)}
+    own = {component: layout for component, layout in DIFFUSERS.items() if layout.part in parts}
+    return {f"{component}/{COMPONENTS[component][0]}": (layout,) for component, layout in own.items()}
+
+
+def tensors_of(
+    source: Source, config: ModelConfig, layouts: Iterable[Layout], dtype: torch.dtype | None
+) -> list[LazyTensor]:
+    """The tensors of one file of weights, each read while it is written."""
+    tensors = []
+    for layout in layouts:
+        tensors += [lazy(piece, dtype) for piece in plan_export(source, config, layout)]
+        tensors += position_ids(config, layout)
+    return tensors
 
 
 def plan_export(source: Source, config: ModelConfig, layout: Layout) -> list[Piece]:

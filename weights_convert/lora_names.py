@@ -16,7 +16,8 @@ from weights_convert.convert import target_shapes
 from weights_convert.expansion import part_rows, rules_for
 from weights_convert.rules import Layout
 
-PARTS = ("unet", "text")  # what LoRAs of other programs update
+COMPONENTS = {"unet": "unet.", "text": "text_encoder."}  # what such LoRAs update -> what stands before it in diffusers
+HEADER = "lora_adapter_metadata"  # where diffusers >= 0.34 keeps rank and alpha: PEFT's LoraConfig of each component
 
 # How a naming writes each part: in what we write, and then in what others have written.
 LAYOUTS = {
@@ -97,7 +98,10 @@ def layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {
         name.removesuffix(".weight"): shape
         for name, shape in target_shapes(config).items()
-        if name.split(".")[0] in PARTS and name.endswith(".weight") and len(shape) > 1 and "_embedding." not in name
+        if name.split(".")[0] in COMPONENTS
+        and name.endswith(".weight")
+        and len(shape) > 1
+        and "_embedding." not in name
     }
 
 

@@ -34,45 +34,32 @@ class Rule:
     targets: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Ignored:
-    """Tensors that an import leaves out: a pattern for fnmatch, and why nothing is lost."""
-
-    pattern: str
-    reason: str
-
-
+# What an import leaves out: a pattern for fnmatch -> why nothing is lost. Nothing else of a file may be left out.
 SCHEDULE = "noise schedule: computed from the config"
-LOSS = "training loss of the autoencoder"
-
-# The only tensors of a Stable Diffusion file that may be left out.
-IGNORED = (
-    Ignored("model_ema.*", "moving average of the UNet: --ema takes it"),
-    Ignored("betas", SCHEDULE),
-    Ignored("alphas_cumprod*", SCHEDULE),
-    Ignored("sqrt_*", SCHEDULE),
-    Ignored("log_one_minus_*", SCHEDULE),
-    Ignored("posterior_*", SCHEDULE),
-    Ignored("logvar", SCHEDULE),
-    Ignored("lvlb_weights", SCHEDULE),
-    Ignored("*.position_ids", "the numbers 0 to 76"),
-    Ignored("first_stage_model.loss.*", LOSS),
-    Ignored("cond_stage_model.transformer.vision_model.*", "image tower of CLIP: Stable Diffusion uses the text tower"),
-)
-
-# With --ema, in place of model_ema.*
-IGNORED_EMA = (
-    Ignored("model_ema.decay", "setting of the moving average"),
-    Ignored("model_ema.num_updates", "counter of the moving average"),
-)
-
-# The same for a file of CLIP in open_clip's names.
-IGNORED_OPEN_CLIP = (
-    Ignored("text_projection", "projection of CLIP's text feature: Stable Diffusion takes the states before it"),
-    Ignored("logit_scale", "temperature of CLIP's training loss"),
-    Ignored("visual.*", "image tower of CLIP: Stable Diffusion uses the text tower"),
-    Ignored("attn_mask", "the causal mask: computed"),
-)
+IMAGE_TOWER = "image tower of CLIP: Stable Diffusion uses the text tower"
+IGNORED = {
+    "betas": SCHEDULE,
+    "alphas_cumprod*": SCHEDULE,
+    "sqrt_*": SCHEDULE,
+    "log_one_minus_*": SCHEDULE,
+    "posterior_*": SCHEDULE,
+    "logvar": SCHEDULE,
+    "lvlb_weights": SCHEDULE,
+    "*.position_ids": "the numbers 0 to 76",
+    "first_stage_model.loss.*": "training loss of the autoencoder",
+    "cond_stage_model.transformer.vision_model.*": IMAGE_TOWER,
+}
+IGNORED_WITHOUT_EMA = {"model_ema.*": "moving average of the UNet: --ema takes it"}
+IGNORED_EMA = {
+    "model_ema.decay": "setting of the moving average",
+    "model_ema.num_updates": "counter of the moving average",
+}
+IGNORED_OPEN_CLIP = {  # of a file of CLIP in open_clip's names
+    "text_projection": "projection of CLIP's text feature: Stable Diffusion takes the states before it",
+    "logit_scale": "temperature of CLIP's training loss",
+    "visual.*": IMAGE_TOWER,
+    "attn_mask": "the causal mask: computed",
+}
 
 # ours, compvis, diffusers
 TIME = (

@@ -3,58 +3,48 @@
 A pickle is a program. None of its calls is run, and none of its names imported: see ldm_us/files/pickle_program.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ldm_us.files.pickle_file import read_pickle_file
-from ldm_us.files.pickle_program import PickledTensor
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import LazyTensor, lazy_tensors
+from ldm_us.files.pickle_file import stored_weights
 from ldm_us.files.safetensors_header import DTYPES, read_header
-from ldm_us.files.stored_tensor import Extent, StoredTensor, check_name, row_major, shown
+from ldm_us.files.stored_tensor import Extent, StoredTensor, row_major
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
 # Per component of a diffusers folder: its weights, the best first; the .fp16 variants have lost precision.
 WEIGHTS = tuple(f"diffusion_pytorch_model{end}" for end in (".safetensors", ".bin", ".fp16.safetensors", ".fp16.bin"))
 TEXT_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin")
-WRAPPERS = ("state_dict", "model", "module")  # names under which trainers keep the tensors, one in another at times
-NESTED = 3  # times
-PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
 
 COMPONENTS = {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS, "controlnet": WEIGHTS}
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One tensor of a file, not yet read."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    load: Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
 class Source:
-    """Everything that one SRC holds; names in a folder are those of the file behind "component/"."""
+    """Everything that one SRC holds, not yet read; names in a folder are those of the file behind "component/"."""
 
     path: Path
     files: tuple[Path, ...]
-    entries: dict[str, Entry]
+    entries: dict[str, LazyTensor]
     metadata: dict[str, str] = field(default_factory=dict)  # of a .safetensors file
+
+    @cached_property
+    def hashes(self) -> dict[Path, str]:
+        """SHA-256 of every file; each is read once for it."""
+        return {file: sha256_file(file) for file in self.files}
 
 
 def source_from_state_dict(state_dict: Mapping[str, Tensor], path: Path | None = None) -> Source:
     """Look at tensors in memory as if they were a file."""
-    entries = {name: _memory_entry(value) for name, value in state_dict.items()}
+    entries = {tensor.name: tensor for tensor in lazy_tensors(state_dict)}
     return Source(path or Path("state dict"), () if path is None else (path,), entries)
-
-
-def _memory_entry(value: Tensor) -> Entry:
-    return Entry(tuple(value.shape), value.dtype, lambda: value)
 
 
 def open_source(path: Path) -> Source:
@@ -75,14 +65,14 @@ def open_source(path: Path) -> Source:
     if path.suffix == ".safetensors" or (head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size):
         return _open_safetensors(path)
     if path.suffix in PICKLE_SUFFIXES:
-        return _open_pickle(path)
+        return Source(path, (path,), _unread(stored_weights(path)))
     endings = ", ".join((".safetensors", *PICKLE_SUFFIXES))
     raise ValueError(f"{path}: not a checkpoint by its name. Give a file ending in {endings}, or a diffusers folder.")
 
 
 def _open_folder(folder: Path) -> Source:
     files: list[Path] = []
-    entries: dict[str, Entry] = {}
+    entries: dict[str, LazyTensor] = {}
     for component, names in COMPONENTS.items():
         file = _best(folder / component, names)
         if file is not None:
@@ -110,40 +100,13 @@ def _open_safetensors(path: Path) -> Source:
         raise ValueError(
             f"{path}: not a complete .safetensors file ({error}). It was probably cut short: download or copy it again."
         ) from error
-    entries = {}
+    tensors = {}
     for name, (dtype, shape, begin, end) in header.tensors.items():
         if dtype not in DTYPES:
             raise ValueError(f"{path}: {name} has type {dtype}. Give the model in fp32, fp16 or bf16.")
-        extent = Extent(begin, end - begin)
-        entries[name] = _stored_entry(StoredTensor(path, extent, DTYPES[dtype], shape, row_major(shape)))
-    return Source(path, (path,), entries, header.metadata)
+        tensors[name] = StoredTensor(path, Extent(begin, end - begin), DTYPES[dtype], shape, row_major(shape))
+    return Source(path, (path,), _unread(tensors), header.metadata)
 
 
-def _stored_entry(tensor: StoredTensor) -> Entry:
-    return Entry(tensor.shape, tensor.dtype, tensor.read)
-
-
-def _open_pickle(path: Path) -> Source:
-    file = read_pickle_file(path)
-    content = file.content
-    for _ in range(NESTED):
-        inside = [
-            content[name] for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)
-        ]
-        content = inside[0] if inside else content
-    if isinstance(content, dict) and content and all(str(name).startswith(PARALLEL) for name in content):
-        content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, PickledTensor):
-            raise ValueError(
-                f"{path}: entry {shown(str(name))!r} is a {type(value).__name__}, not a tensor. Give a file with a "
-                "state dict, or with one under `state_dict`, `model` or `module`."
-            )
-        try:
-            check_name(name)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}. Nothing was read.") from error
-    entries = {name: _stored_entry(file.stored(value)) for name, value in content.items()}
-    return Source(path, (path,), entries)
+def _unread(tensors: Mapping[str, StoredTensor]) -> dict[str, LazyTensor]:
+    return {name: LazyTensor(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in tensors.items()}

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm_us.data.audit.families import audit_groups
-from ldm_us.data.audit.findings import audit_folder
+from ldm_us.data.audit.findings import audit_folder, audit_groups
+from ldm_us.data.audit.statistics import record_statistics, summarize
 from ldm_us.data.audit.text import format_audit, format_groups
 from ldm_us.data.masks.files import write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.readers.datasets import KNOWN, read_dataset
-from ldm_us.data.statistics import record_statistics, summarize
 from ldm_us.runtime.checks import check_seed
 from ldm_us.runtime.entry import run_command
 

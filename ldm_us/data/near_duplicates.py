@@ -15,8 +15,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from ldm_us.data.readers.busi import BUSI_GROUP, PHANTOM_GROUP
-from ldm_us.data.records import Record, open_image
+from ldm_us.data.records import BUSI_GROUP, PHANTOM_GROUP, Record, open_image
 
 SIDE = 96  # pixels of the compared images
 BLUR = 3.0  # pixels, standard deviation of the Gaussian that is subtracted

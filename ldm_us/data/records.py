@@ -16,6 +16,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.err
 CLASSES = ("benign", "malignant", "normal")
 LESION_CLASSES = ("benign", "malignant")
 UNKNOWN = "unknown"  # the label of an image whose class nobody told
+BUSI_GROUP, PHANTOM_GROUP, SAMPLES_GROUP = "busi:", "phantom ", "samples "  # start the names of their families
 PAPER_PROMPT = "Ultrasound image of a {label} breast"  # arXiv 2502.08580, section 3.1.1
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.diffusion.ddim import ddim_timesteps
-from ldm_us.diffusion.schedule import Schedule
+from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import Control
 
@@ -43,6 +43,7 @@ class ReadyControl(NamedTuple):
     weights: tuple[float, ...]  # of the residuals, from fine to coarse, the middle last
     timesteps: frozenset[int] | None  # at which it acts; None: always
     guess: bool
+    hint_shape: tuple[int, ...]  # (b, 3, H, W)
 
 
 def check_span(start: float, end: float) -> None:
@@ -51,6 +52,12 @@ def check_span(start: float, end: float) -> None:
         raise ValueError(f"control from {start} to {end}: use shares of the steps, 0 to 1.")
     if start > end:
         raise ValueError(f"control starts at {start} of the steps, after its end at {end}: swap them.")
+
+
+def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> None:
+    """Refuse hints of another shape than (b, 3, H, W)."""
+    if shape != (batch, 3, *size):
+        raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, 3, *size)}.")
 
 
 def mask_hint(masks: Tensor) -> Tensor:
@@ -69,7 +76,8 @@ def prepare_controls(terms: Sequence[ControlTerm], schedule: Schedule, steps: in
         residuals = len(term.controlnet.zero_convs) + 1
         timesteps = acting_timesteps(schedule, steps, term.start, term.end)
         weights = residual_weights(residuals, term.scale, term.guess)
-        ready.append(ReadyControl(term.controlnet, features, weights, timesteps, term.guess))
+        shape = tuple(term.hint.shape)
+        ready.append(ReadyControl(term.controlnet, features, weights, timesteps, term.guess, shape))
     return ready
 
 

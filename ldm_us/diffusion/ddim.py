@@ -6,8 +6,7 @@ The paper writes alpha for what DDPM, and all code here, calls alpha_bar.
 import torch
 from torch import Tensor
 
-from ldm_us.diffusion.ddpm import predict_z_0
-from ldm_us.diffusion.schedule import Schedule, level
+from ldm_us.diffusion.ddpm import Schedule, level, predict_z_0
 
 
 def ddim_timesteps(schedule: Schedule, steps: int) -> list[tuple[int, int]]:

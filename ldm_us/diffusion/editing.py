@@ -3,16 +3,16 @@
 An edit by inversion takes the noise that leads to the image in place of a random one: see `inversion.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ldm_us.diffusion.conditions import Conditions, check_conditions, check_size
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import q_sample
-from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Step, Walk, decode, draw, sample_latents
+from ldm_us.diffusion.guidance import Conditions, check_latents
+from ldm_us.diffusion.model import LatentDiffusion, check_size
+from ldm_us.diffusion.sampling import Sampling, Step, denoise, draw
 
 
 @torch.no_grad()
@@ -20,27 +20,23 @@ def image_to_image(
     model: LatentDiffusion,
     x: Tensor,
     conditions: Conditions,
-    *,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
     strength: float,
-    seeds: list[int],
-    walk: Walk | None = None,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Images x (b, 3, H, W) in [-1, 1] -> images (b, 3, H, W) in [0, 1] that keep their coarse structure.
+) -> Iterator[Step]:
+    """Walk images x (b, 3, H, W) in [-1, 1] to others that keep their coarse structure: `decode` the last Step.
 
     strength is the share of the steps that are walked: 0 gives the autoencoder's reconstruction, 1 hardly sees x. The
-    noise is drawn from one seed per image. Raise ValueError for a strength outside 0..1 and for what does not fit.
+    noise is drawn from one generator an image. Raise ValueError for a strength outside 0..1 and for what does not fit.
     """
-    walk = walk or Walk()
-    start = first_step(strength, walk.steps)
+    start = first_step(strength, sampling.steps)
     z = encode_images(model, x)
-    check_conditions(model, conditions, z)
-    check_seeds(seeds, z)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    if start < walk.steps:
-        t = torch.full((len(z),), ddim_timesteps(model.schedule, walk.steps)[start][0], device=z.device)
+    check_latents(conditions, z)
+    check_generators(generators, z)
+    if start < sampling.steps:
+        t = torch.full((len(z),), ddim_timesteps(model.schedule, sampling.steps)[start][0], device=z.device)
         z = q_sample(model.schedule, z, t, draw(z.shape, generators).to(z))  # SDEdit section 3
-    return decode(model, sample_latents(model, z, conditions, generators, walk, start=start, on_step=on_step))
+    yield from denoise(model, z, conditions, generators, sampling, start)
 
 
 @torch.no_grad()
@@ -68,7 +64,7 @@ def check_images(model: LatentDiffusion, x: Tensor) -> None:
         raise ValueError(f"images from {float(x.min()):.3g} to {float(x.max()):.3g}: scale them to -1..1.")
 
 
-def check_seeds(seeds: list[int], z: Tensor) -> None:
-    """Raise ValueError unless there is one seed per image."""
-    if len(seeds) != len(z):
-        raise ValueError(f"{len(seeds)} seeds for {len(z)} images: give one per image.")
+def check_generators(generators: Sequence[torch.Generator], z: Tensor) -> None:
+    """Raise ValueError unless there is one generator, and so one seed, per image."""
+    if len(generators) != len(z):
+        raise ValueError(f"{len(generators)} seeds for {len(z)} images: give one per image.")

@@ -3,19 +3,15 @@
 The papers: Guidance, Rescale, and "Applying Guidance in a Limited Interval", whose w(sigma) is 1 outside the interval.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ldm_us.diffusion.controls import ReadyControl, add_controls
-from ldm_us.diffusion.ddpm import eps_of
+from ldm_us.diffusion.controls import ControlTerm, ReadyControl, add_controls, check_hint, prepare_controls
+from ldm_us.diffusion.ddpm import Schedule, eps_of
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.schedule import Schedule
-from ldm_us.networks.unet import Control
-
-EpsModel = Callable[[Tensor, Tensor], Tensor]  # (z_t, t) -> eps_hat
 
 
 @dataclass(frozen=True)
@@ -34,36 +30,67 @@ class Guidance:
             raise ValueError(f"guidance interval {low} to {high}: give the smaller noise level first, from 0 up.")
 
 
-def guided_eps(
+@dataclass(frozen=True)
+class Conditions:
+    """What samples are to show and how strongly, with all computed that no step changes."""
+
+    context: Tensor  # (b, n, d), text states of the prompts
+    context_negative: Tensor  # (b, n, d), of what to steer away from
+    guidance: Guidance
+    controls: Sequence[ReadyControl] = ()
+
+
+def prepare_conditions(
     model: LatentDiffusion,
-    context: Tensor,
-    context_negative: Tensor,
-    guidance: Guidance,
-    controls: Sequence[ReadyControl] = (),
-) -> EpsModel:
-    """eps_theta under guidance: one call of the UNet with both halves, or with the prompt's half alone.
+    prompts: Sequence[str],
+    negative_prompts: str | Sequence[str] = "",
+    guidance: Guidance | None = None,
+    controls: Sequence[ControlTerm] = (),
+    steps: int = 50,
+) -> Conditions:
+    """Encode one prompt a sample, negative prompts (one for all, or one a sample) and hints (b, 3, H, W), once.
+
+    Raise ValueError for another number of negative prompts.
+    """
+    guidance = guidance or Guidance()
+    negative = [negative_prompts] * len(prompts) if isinstance(negative_prompts, str) else list(negative_prompts)
+    if len(negative) != len(prompts):
+        raise ValueError(f"{len(negative)} negative prompts for {len(prompts)} prompts: give one per prompt.")
+    context = context_negative = model.encode_prompts(list(prompts))
+    if guidance.scale != 1.0:
+        context_negative = model.encode_prompts(negative)
+    return Conditions(context, context_negative, guidance, prepare_controls(controls, model.schedule, steps))
+
+
+def check_latents(conditions: Conditions, z: Tensor) -> None:
+    """Raise ValueError unless latents (b, c, h, w) are as many as the prompts, and of the size of the hints."""
+    batch = len(conditions.context)
+    if len(z) != batch:
+        raise ValueError(f"{len(z)} images or latents for {batch} prompts: give one per prompt.")
+    for control in conditions.controls:
+        f = control.hint_shape[2] // control.hint_features.shape[2]  # pixels per latent, along one side
+        check_hint(control.hint_shape, batch, (z.shape[2] * f, z.shape[3] * f))
+
+
+def guided_eps(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    """(b, c, h, w), (b,) -> eps_hat (b, c, h, w): one call of the UNet with both halves, or with the prompt's alone.
 
     Where the network predicts v: v and eps differ by a term of z_t alone, so guidance is the same in either.
     """
+    guidance, context = conditions.guidance, conditions.context
+    z = z_t.to(context.dtype)  # that of the weights; between model calls the latents stay in float32
+    if not guides_at(guidance, model.schedule, t):
+        control = add_controls(conditions.controls, z, t, context, guided=False)
+        return eps_of(model.schedule, z_t, t, model.unet(z, t, context, control).to(z_t.dtype))
 
-    def predict(z_t: Tensor, t: Tensor, context: Tensor, control: Control | None) -> Tensor:
-        return model.unet(z_t, t, context, control).float()
-
-    def guided(z_t: Tensor, t: Tensor) -> Tensor:
-        if not guides_at(guidance, model.schedule, t):
-            return predict(z_t, t, context, add_controls(controls, z_t, t, context, guided=False))
-        z_both, t_both = torch.cat([z_t, z_t]), torch.cat([t, t])
-        both = torch.cat([context_negative, context])  # (b, n, d) x 2 -> (2b, n, d)
-        control = add_controls(controls, z_both, t_both, both, guided=True)
-        eps_u, eps_c = predict(z_both, t_both, both, control).chunk(2)
-        eps_cfg = eps_u + guidance.scale * (eps_c - eps_u)  # Guidance Eq. 6, with s = 1 + w
-        return eps_cfg if guidance.rescale == 0.0 else rescaled(eps_cfg, eps_c, guidance.rescale)
-
-    def eps(z_t: Tensor, t: Tensor) -> Tensor:
-        rounded = z_t.to(context.dtype)  # that of the weights; between model calls the latents stay in float32
-        return eps_of(model.schedule, z_t, t, guided(rounded, t))
-
-    return eps
+    z_both, t_both = torch.cat([z, z]), torch.cat([t, t])
+    both = torch.cat([conditions.context_negative, context])  # (b, n, d) x 2 -> (2b, n, d)
+    control = add_controls(conditions.controls, z_both, t_both, both, guided=True)
+    eps_u, eps_c = model.unet(z_both, t_both, both, control).to(z_t.dtype).chunk(2)
+    eps_cfg = eps_u + guidance.scale * (eps_c - eps_u)  # Guidance Eq. 6, with s = 1 + w
+    if guidance.rescale != 0.0:
+        eps_cfg = rescaled(eps_cfg, eps_c, guidance.rescale)
+    return eps_of(model.schedule, z_t, t, eps_cfg)
 
 
 def rescaled(eps_cfg: Tensor, eps_c: Tensor, rescale: float) -> Tensor:

@@ -5,20 +5,18 @@ between them is sampled to fit (algorithm 1). Pixels outside are pasted back, so
 them either.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.diffusion.conditions import Conditions, check_conditions, conditioned_eps
 from ldm_us.diffusion.ddim import ddim_timesteps
-from ldm_us.diffusion.ddpm import q_sample
-from ldm_us.diffusion.editing import check_seeds, encode_images
+from ldm_us.diffusion.ddpm import Schedule, q_sample
+from ldm_us.diffusion.editing import check_generators, encode_images
+from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Step, Walk, check_sampler, decode, denoise_step, draw
-from ldm_us.diffusion.schedule import Schedule
+from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, draw
 
 
 @torch.no_grad()
@@ -27,50 +25,46 @@ def inpaint(
     x: Tensor,
     region: Tensor,
     conditions: Conditions,
-    *,
-    seeds: list[int],
-    walk: Walk | None = None,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
     resample: int = 1,
-    paste: bool = True,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Images x (b, 3, H, W) in [-1, 1], regions (b, 1, H, W) in {0, 1} -> images in [0, 1], new where the region is 1.
+) -> Iterator[Step]:
+    """Draw images x (b, 3, H, W) in [-1, 1] anew where regions (b, 1, H, W) are 1: `composed` makes them of the last z.
 
     Each step is taken `resample` times, noised again in between, which fits the region better to its surroundings.
-    Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
-    region: the decoder spreads a new latent beyond it. on_step sees the known latents too, at the end what is decoded.
+    A Step holds the known latents too, the last one what is decoded.
     """
-    walk = walk or Walk()
-    check_sampler(walk.sampler, walk.eta)
     check_region(x, region)
     if resample < 1:
         raise ValueError(f"resample {resample}: use 1 (each step once) or more.")
     z_0 = encode_images(model, x)
-    check_conditions(model, conditions, z_0)
-    check_seeds(seeds, z_0)
+    check_latents(conditions, z_0)
+    check_generators(generators, z_0)
     inside = region_of_latents(region, model.config.vae.downsampling).to(z_0)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    eps_model = conditioned_eps(model, conditions, walk.steps)
-    step_of = partial(
-        denoise_step, eps_model, model.schedule, generators=generators, sampler=walk.sampler, eta=walk.eta
-    )
-    timesteps = ddim_timesteps(model.schedule, walk.steps)
+    timesteps = ddim_timesteps(model.schedule, sampling.steps)
     noise = draw(z_0.shape, generators).to(z_0)
     z = replace_known(model.schedule, noise, z_0, inside, timesteps[0][0], noise)
 
     for t, t_prev in timesteps:
         for again in reversed(range(resample)):
-            step = step_of(z, t, t_prev)
-            if walk.sampler == "ddpm" or walk.eta > 0:  # at eta 0 one noise for all steps: see replace_known
+            step = denoise_step(model, z, t, t_prev, conditions, generators, sampling)
+            if sampling.sampler == "ddpm" or sampling.eta > 0:  # at eta 0 one noise for all steps: see replace_known
                 noise = draw(z.shape, generators).to(z)
             z = replace_known(model.schedule, step.z, z_0, inside, t_prev, noise)
             if again:
                 z = noise_again(model.schedule, z, t_prev, t, draw(z.shape, generators).to(z))
-        if on_step is not None:
-            on_step(step._replace(z=z))
+        yield step._replace(z=z)
 
-    x_hat = decode(model, z)
-    outside = (x / 2 + 0.5).to(x_hat) if paste else decode(model, z_0)
+
+@torch.no_grad()
+def composed(model: LatentDiffusion, z_0: Tensor, x: Tensor, region: Tensor, paste: bool = True) -> Tensor:
+    """Decode inpainted latents z_0, outside the region with the pixels of x: -> images (b, 3, H, W) in [0, 1].
+
+    Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
+    region: the decoder spreads a new latent beyond it.
+    """
+    x_hat = decode(model, z_0)
+    outside = (x / 2 + 0.5).to(x_hat) if paste else decode(model, encode_images(model, x))
     return torch.where(region.to(x_hat) > 0, x_hat, outside)
 
 

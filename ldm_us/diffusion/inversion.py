@@ -5,18 +5,17 @@ step. Iterating the step with eps_hat taken at its own result converges to the z
 z_{t_prev} exactly (AIDI, arXiv 2309.04907; ReNoise, arXiv 2403.14602).
 """
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from ldm_us.diffusion.conditions import Conditions, check_conditions, conditioned_eps
 from ldm_us.diffusion.ddim import ddim_invert_step, ddim_timesteps
 from ldm_us.diffusion.editing import encode_images, first_step
-from ldm_us.diffusion.guidance import EpsModel
+from ldm_us.diffusion.guidance import Conditions, check_latents, guided_eps
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Step, Walk, decode, sample_latents
-from ldm_us.diffusion.schedule import Schedule
+from ldm_us.diffusion.sampling import Sampling, Step, denoise
 
 ITERATIONS = 2  # model calls a step beyond the first; what more of them bring: docs/results.md
 
@@ -26,36 +25,31 @@ def invert(
     model: LatentDiffusion,
     z_0: Tensor,
     conditions: Conditions,
-    *,
     steps: int = 50,
     iterations: int = ITERATIONS,
     start: int = 0,
-    on_step: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Latents z_0 (b, c, h, w) -> z_T (b, c, h, w), from which `sample_latents` at eta 0 comes back to z_0.
+    """Latents z_0 (b, c, h, w) -> z_T (b, c, h, w), from which `denoise` at eta 0 comes back to z_0.
 
-    With start > 0 the way ends at the timestep of step `start`, from where sample_latents takes the same `start`.
+    With start > 0 the way ends at the timestep of step `start`, from where `denoise` takes the same `start`.
     iterations = 0 is plain DDIM inversion. Guidance 1 is the safest: more of it makes each step a worse contraction.
-    on_step sees the timestep after every step.
     """
-    check_conditions(model, conditions, z_0)
-    eps_model = conditioned_eps(model, conditions, steps)
+    check_latents(conditions, z_0)
     z = z_0.to(model.device, torch.float32)
     for t, t_prev in reversed(ddim_timesteps(model.schedule, steps)[start:]):
-        z = invert_step(eps_model, model.schedule, z, t_prev, t, iterations)
-        if on_step is not None:
-            on_step(t)
+        z = invert_step(model, z, t_prev, t, conditions, iterations)
     return z
 
 
 def invert_step(
-    eps_model: EpsModel, schedule: Schedule, z_prev: Tensor, t_prev: int, t: int, iterations: int
+    model: LatentDiffusion, z_prev: Tensor, t_prev: int, t: int, conditions: Conditions, iterations: int
 ) -> Tensor:
     """z_{t_prev} -> z_t (b, c, h, w), the fixed point of the step with eps_hat taken at z_t."""
     t_batch, t_prev_batch = (torch.full((len(z_prev),), value, device=z_prev.device) for value in (t, t_prev))
     z_t = z_prev
     for _ in range(iterations + 1):
-        z_t = ddim_invert_step(schedule, z_prev, t_prev_batch, t_batch, eps_model(z_t, t_batch))
+        eps_hat = guided_eps(model, z_t, t_batch, conditions)
+        z_t = ddim_invert_step(model.schedule, z_prev, t_prev_batch, t_batch, eps_hat)
     return z_t
 
 
@@ -65,13 +59,11 @@ def edit_by_inversion(
     x: Tensor,
     source: Conditions,
     target: Conditions,
-    *,
+    sampling: Sampling,
     strength: float = 1.0,
-    steps: int = 50,
     iterations: int = ITERATIONS,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Invert images x (b, 3, H, W) in [-1, 1] as `source` describes them, sample as `target` does: -> in [0, 1].
+) -> Iterator[Step]:
+    """Invert images x (b, 3, H, W) in [-1, 1] as `source` describes them, walk back as `target` does, at eta 0.
 
     Another prompt changes the class, another hint of a ControlNet moves or grows the lesion. strength < 1 inverts that
     share of the steps only, and keeps more of x.
@@ -79,7 +71,6 @@ def edit_by_inversion(
     A ControlNet that is to change x, and did not draw it, belongs into `target` alone. In both it would do nothing: the
     noise is the one from which `source` draws x, so that equal conditions give x back.
     """
-    start = first_step(strength, steps)
-    z_0 = encode_images(model, x)
-    z = invert(model, z_0, source, steps=steps, iterations=iterations, start=start)
-    return decode(model, sample_latents(model, z, target, [], Walk("ddim", steps, 0.0), start=start, on_step=on_step))
+    start = first_step(strength, sampling.steps)
+    z = invert(model, encode_images(model, x), source, sampling.steps, iterations, start)
+    yield from denoise(model, z, target, [], dataclasses.replace(sampling, sampler="ddim", eta=0.0), start)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_us.config import ModelConfig
-from ldm_us.diffusion.schedule import Schedule, make_schedule
+from ldm_us.diffusion.ddpm import Schedule, make_schedule
 from ldm_us.networks.clip import TextEncoder, check_prompt_tokens, common_embeddings, tokenize
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import UNet
@@ -71,3 +71,15 @@ class LatentDiffusion(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are; parts on the meta device are not loaded and do not count."""
         return next(parameter.device for parameter in self.parameters() if not parameter.is_meta)
+
+
+def pixels_of(model: LatentDiffusion, z: Tensor) -> tuple[int, int]:
+    """Height and width of the image of latents (b, c, h, w)."""
+    f = model.config.vae.downsampling
+    return z.shape[2] * f, z.shape[3] * f
+
+
+def check_size(config: ModelConfig, size: int) -> None:
+    """Refuse an image size that the networks cannot halve often enough."""
+    if size < 1 or size % config.size_multiple != 0:
+        raise ValueError(f"image size {size}: {config.name} needs a multiple of {config.size_multiple} pixels.")

@@ -1,45 +1,151 @@
 """Sampling: noise -> latents -> image, guided by text (arXiv 2207.12598) and by a mask (ControlNet).
 
-One step: control from the mask -> eps_u + s (eps_c - eps_u) -> ddim_step or ddpm_step -> z_{t_prev}. A network that
-predicts v is guided in v, and what comes out of that is turned into eps.
+One step: control from the mask -> eps_u + s (eps_c - eps_u) -> ddim_step or ddpm_step -> z_{t_prev}. `denoise` yields
+every step, so that its caller looks, counts, saves and stops; `generate` walks it to the end.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ldm_us.diffusion.conditions import Conditions, check_conditions, check_size, conditioned_eps, pixels_of
-from ldm_us.diffusion.controls import ControlTerm, mask_hint
+from ldm_us.config import ModelConfig
+from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
-from ldm_us.diffusion.guidance import EpsModel, Guidance
-from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.schedule import Schedule
+from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_eps, prepare_conditions
+from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 
 SAMPLERS = ("ddim", "ddpm")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn. With weights, prompt, mask and seed it fixes every bit. None: the model's own value."""
+
+    sampler: str = "ddim"  # of SAMPLERS
+    steps: int = 50  # model calls a sample
+    eta: float = 0.0  # of ddim: 0 deterministic, 1 the variance of DDPM
+    guidance: float | None = None  # s = 1 + w, weight of the text; 1 leaves it alone, at half the cost
+    guidance_rescale: float = 0.0  # phi, see Guidance
+    guidance_interval: tuple[float, float] | None = None  # noise levels that are guided; None: all
+    control_scale: float | None = None  # weight of the mask
+    control_start: float = 0.0  # share of the steps, counted from noise, before the mask acts
+    control_end: float = 1.0  # share of the steps until it does not
+    guess: bool = False  # guess mode, see controls.py
+    size: int | None = None  # pixels along one side
+    precision: str = "fp32"  # of PRECISIONS; bf16 by autocast
+    threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are
+    exact: bool = True  # one sample in a network call; False: a whole batch, and the last bits depend on it
+
+    def __post_init__(self) -> None:
+        for name, names in (("sampler", SAMPLERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name} {getattr(self, name)!r}: use one of {', '.join(names)}.")
+        if not self.eta >= 0:
+            raise ValueError(f"eta {self.eta}: use 0 (deterministic) to 1 (the variance of DDPM).")
+        check_span(self.control_start, self.control_end)
+        self.guided_by(1.0)
+
+    def resolved(self, config: ModelConfig, masked: bool) -> "Sampling":
+        """With the model's own values in place of None. Raise ValueError for a size that it cannot draw."""
+        own: dict[str, Any] = {
+            "guidance": config.guidance(masked),
+            "control_scale": config.control.scale,
+            "size": config.image_size,
+        }
+        check_size(config, config.image_size if self.size is None else self.size)
+        return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})
+
+    def guided_by(self, scale: float) -> Guidance:
+        """Its limits of guidance, with this scale."""
+        return Guidance(scale, self.guidance_rescale, self.guidance_interval)
+
+    def limited(self, term: ControlTerm) -> ControlTerm:
+        """A control with its limits."""
+        return dataclasses.replace(term, start=self.control_start, end=self.control_end, guess=self.guess)
 
 
 class Step(NamedTuple):
     """What one step of the loop yields."""
 
-    t: int  # the timestep that was just denoised
+    t: int  # the timestep that was just denoised; -1 where there was nothing to walk
     z: Tensor  # (b, c, h, w), the latents after the step
     z_0_hat: Tensor  # (b, c, h, w), the clean latents as predicted before it
 
 
+@torch.no_grad()
+def generate(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    negative_prompts: str | Sequence[str] = "",
+    seeds: Sequence[int] | None = None,
+    z_T: Tensor | None = None,
+    masks: Tensor | None = None,
+    sampling: Sampling | None = None,
+    controls: Sequence[ControlTerm] = (),
+) -> Tensor:
+    """Prompts -> images (b, 3, H, W) in [0, 1].
+
+    masks (b, 1, H, W) in {0, 1} need a model with a ControlNet; `controls` are ControlNets beside it. z_T (b, c, h, w)
+    sets the noise and the size, else one seed per sample (0, 1, ...) sets the noise. Raise ValueError for what does
+    not fit together.
+    """
+    batch = len(prompts)
+    if batch == 0:
+        raise ValueError("no prompts: give one per image.")
+    sampling = (sampling or Sampling()).resolved(model.config, masked=masks is not None)
+    generators = generators_of(range(batch) if seeds is None else seeds)
+    z_T = draw((len(generators), *latent_shape(model, sampling.size)), generators) if z_T is None else z_T
+    z_T = z_T.to(model.device, torch.float32)
+    check_batch(model, batch, len(generators), z_T, masks, controls)
+    negative = [negative_prompts] * batch if isinstance(negative_prompts, str) else list(negative_prompts)
+    if len(negative) != batch:
+        raise ValueError(f"{len(negative)} negative prompts for {batch} prompts: give one per prompt.")
+
+    images, together = [], 1 if sampling.exact else batch
+    with computing(model, sampling):
+        for part in (slice(first, first + together) for first in range(0, batch, together)):
+            of_part = None if masks is None else masks[part]
+            terms = [dataclasses.replace(term, hint=term.hint[part]) for term in controls]
+            conditions = conditions_of(model, prompts[part], sampling, negative[part], of_part, terms)
+            *_, last = denoise(model, z_T[part], conditions, generators[part], sampling)
+            images.append(decode(model, last.z))
+    return torch.cat(images)
+
+
+def conditions_of(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    negative_prompts: str | Sequence[str] = "",
+    masks: Tensor | None = None,
+    controls: Sequence[ControlTerm] = (),
+) -> Conditions:
+    """What samples are to show, under the limits of a resolved Sampling; masks (b, 1, H, W), `controls` as they are."""
+    assert sampling.guidance is not None, "resolve it first"
+    assert sampling.control_scale is not None, "resolve it first"
+    if masks is not None:
+        if model.controlnet is None:
+            raise ValueError("masks need a model with a ControlNet: train one with `train.py controlnet` first.")
+        mask_term = sampling.limited(ControlTerm(model.controlnet, mask_hint(masks), sampling.control_scale))
+        controls = [mask_term, *controls]
+    guidance = sampling.guided_by(sampling.guidance)
+    return prepare_conditions(model, prompts, negative_prompts, guidance, controls, sampling.steps)
+
+
+@torch.no_grad()
 def denoise(
-    eps_model: EpsModel,
-    schedule: Schedule,
+    model: LatentDiffusion,
     z_T: Tensor,
-    generators: list[torch.Generator],
-    *,
-    sampler: str = "ddim",
-    steps: int = 50,
-    eta: float = 0.0,
+    conditions: Conditions,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
     start: int = 0,
 ) -> Iterator[Step]:
     """Walk z_T (b, c, h, w) back to z_0, one model call a step; the last Step holds z_0.
@@ -47,121 +153,38 @@ def denoise(
     Each sample draws its noise from its own CPU generator, so that it does not depend on its batch.
     start > 0 leaves out the first steps: z_T are then the latents at the timestep of step `start`.
     """
-    check_sampler(sampler, eta)
-    step_of = partial(denoise_step, eps_model, schedule, generators=generators, sampler=sampler, eta=eta)
+    check_latents(conditions, z_T)
+    timesteps = ddim_timesteps(model.schedule, sampling.steps)[start:]
+    if not timesteps:
+        yield Step(-1, z_T, z_T)
     z = z_T
-    for t, t_prev in ddim_timesteps(schedule, steps)[start:]:
-        step = step_of(z, t, t_prev)
+    for t, t_prev in timesteps:
+        step = denoise_step(model, z, t, t_prev, conditions, generators, sampling)
         z = step.z
         yield step
 
 
 def denoise_step(
-    eps_model: EpsModel,
-    schedule: Schedule,
+    model: LatentDiffusion,
     z: Tensor,
     t: int,
     t_prev: int,
-    *,
-    generators: list[torch.Generator],
-    sampler: str = "ddim",
-    eta: float = 0.0,
+    conditions: Conditions,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
 ) -> Step:
     """One model call and one step of the sampler, from z_t (b, c, h, w) to z_{t_prev}."""
+    schedule = model.schedule
     t_batch, t_prev_batch = (torch.full((len(z),), value, device=z.device) for value in (t, t_prev))
-    eps_hat = eps_model(z, t_batch)
+    eps_hat = guided_eps(model, z, t_batch, conditions)
     z_0_hat = predict_z_0(schedule, z, t_batch, eps_hat)
 
-    noise = draw(z.shape, generators).to(z) if sampler == "ddpm" or eta > 0 else None
-    if sampler == "ddpm":
+    noise = draw(z.shape, generators).to(z) if sampling.sampler == "ddpm" or sampling.eta > 0 else None
+    if sampling.sampler == "ddpm":
         z = ddpm_step(schedule, z, t_batch, t_prev_batch, eps_hat, noise)
     else:
-        z = ddim_step(schedule, z, t_batch, t_prev_batch, eps_hat, eta, noise)
+        z = ddim_step(schedule, z, t_batch, t_prev_batch, eps_hat, sampling.eta, noise)
     return Step(t, z, z_0_hat)
-
-
-def check_sampler(sampler: str, eta: float) -> None:
-    """Refuse a sampler that there is not, and a negative eta."""
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler {sampler!r}: use one of {', '.join(SAMPLERS)}.")
-    if eta < 0:
-        raise ValueError(f"eta {eta}: use 0 (deterministic) to 1 (the variance of DDPM).")
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How to get from noise to latents."""
-
-    sampler: str = "ddim"  # of SAMPLERS
-    steps: int = 50  # model calls
-    eta: float = 0.0  # of ddim: 0 deterministic, 1 the variance of DDPM
-
-
-@torch.no_grad()
-def generate(
-    model: LatentDiffusion,
-    prompts: list[str],
-    *,
-    negative_prompts: str | list[str] = "",
-    masks: Tensor | None = None,
-    seeds: list[int] | None = None,
-    z_T: Tensor | None = None,
-    size: int | None = None,
-    sampler: str = "ddim",
-    steps: int = 50,
-    eta: float = 0.0,
-    guidance: float | Guidance = 7.5,
-    control_scale: float = 1.0,
-    controls: Sequence[ControlTerm] = (),
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Prompts -> images (b, 3, H, W) in [0, 1].
-
-    masks (b, 1, H, W) in {0, 1} need a model with a ControlNet; `controls` are ControlNets beside it. z_T (b, c, h, w)
-    sets the noise and the size, else one seed per sample sets the noise, and `size` the pixels of a side: by default
-    those the model was made for.
-    on_step sees every Step, for progress or strips.
-    """
-    batch = len(prompts)
-    if batch == 0:
-        raise ValueError("no prompts: give one per image.")
-    seeds = list(range(batch)) if seeds is None else seeds
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    if z_T is None:
-        z_T = draw((len(seeds), *latent_shape(model, size)), generators)
-    check_batch(model, prompts, masks, seeds, z_T)
-
-    if masks is not None:
-        assert model.controlnet is not None
-        controls = [ControlTerm(model.controlnet, mask_hint(masks), control_scale), *controls]
-    strength = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
-    conditions = Conditions(prompts, negative_prompts, strength, controls)
-    walk = Walk(sampler, steps, eta)
-    return decode(model, sample_latents(model, z_T, conditions, generators, walk, on_step=on_step))
-
-
-@torch.no_grad()
-def sample_latents(
-    model: LatentDiffusion,
-    z_T: Tensor,
-    conditions: Conditions,
-    generators: list[torch.Generator],
-    walk: Walk,
-    *,
-    start: int = 0,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """Walk z_T (b, c, h, w) back to z_0 under these conditions; `start` as in `denoise`."""
-    check_conditions(model, conditions, z_T)
-    eps_model = conditioned_eps(model, conditions, walk.steps)
-    z = z_T.to(model.device, torch.float32)
-    for step in denoise(
-        eps_model, model.schedule, z, generators, sampler=walk.sampler, steps=walk.steps, eta=walk.eta, start=start
-    ):
-        z = step.z
-        if on_step is not None:
-            on_step(step)
-    return z
 
 
 @torch.no_grad()
@@ -171,10 +194,15 @@ def decode(model: LatentDiffusion, z_0: Tensor) -> Tensor:
     return (model.vae.decode(z_0.to(weight)).float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
 
 
-def draw(shape: torch.Size | tuple[int, ...], generators: list[torch.Generator]) -> Tensor:
+def draw(shape: torch.Size | tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
     """Standard normal noise (b, ...) float32 on the CPU, sample i from generator i."""
     assert len(generators) == shape[0]
     return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
+
+
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A generator of its own for each sample."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, int]:
@@ -185,17 +213,29 @@ def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, in
     return model.config.vae.latent_channels, side, side
 
 
+@contextmanager
+def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[None]:
+    """Inside, networks compute in the precision and with the threads of a Sampling."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(sampling.threads or before)
+    try:
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def check_batch(
-    model: LatentDiffusion, prompts: list[str], masks: Tensor | None, seeds: list[int], z_T: Tensor
+    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
 ) -> None:
-    """Raise ValueError unless there is one of everything per sample and the masks fit the image."""
-    for name, values in (("seeds", seeds), ("z_T", z_T)):
-        if len(values) != len(prompts):
-            raise ValueError(f"{len(values)} {name} for {len(prompts)} prompts: give one per prompt.")
-    if masks is None:
-        return
-    if model.controlnet is None:
-        raise ValueError("masks need a model with a ControlNet: train one with `train.py controlnet` first.")
-    expected = (len(prompts), 1, *pixels_of(model, z_T))
-    if tuple(masks.shape) != expected:
-        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {expected}.")
+    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
+    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
+        if count != batch:
+            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
+    size = pixels_of(model, z_T)
+    for side in size:
+        check_size(model.config, side)
+    for term in controls:
+        check_hint(tuple(term.hint.shape), batch, size)
+    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
+        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")

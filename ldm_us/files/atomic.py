@@ -30,6 +30,12 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file of text in UTF-8, atomically."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Give an empty folder to fill that takes the place of `path` when the block ends, and leaves no trace if it fails.

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,7 @@ import ldm_us
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import atomic_file
-from ldm_us.files.json_text import parse_json
-from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
 
@@ -25,17 +24,11 @@ BUNDLED = Path(__file__).parents[1] / "weights" / "us128.safetensors"  # trained
 
 PARTS = ("vae", "text", "unet", "controlnet")
 
-DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class LazyTensor(NamedTuple):
-    """A tensor that is loaded only while it is written, so that a file larger than memory can be made."""
+    """A tensor that is loaded only while it is needed, so that a file larger than memory can be read and made."""
 
     name: str
     shape: tuple[int, ...]
@@ -85,7 +78,7 @@ def write_state_dict(
     write_safetensors(path, lazy_tensors(state), model_metadata(config) | (metadata or {}))
 
 
-def lazy_tensors(state: dict[str, Tensor]) -> list[LazyTensor]:
+def lazy_tensors(state: Mapping[str, Tensor]) -> list[LazyTensor]:
     """Tensors in memory, for write_safetensors."""
     return [
         LazyTensor(name, tuple(value.shape), value.dtype, lambda value=value: value)  # type: ignore[misc]

@@ -1,11 +1,19 @@
-"""Where a model came from: one entry a training stage, oldest first, kept in the metadata of its file."""
+"""Where a model came from: one entry a training stage, oldest first, kept in the metadata of its file.
+
+`sample.py --info` says it in words, with what the file holds.
+"""
 
 import dataclasses
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ldm_us.files.json_text import parse_json
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import PARTS, load_model, read_metadata
+from ldm_us.files.safetensors_header import parse_json
+
+SHOWN_FIRST = ("steps", "images_per_step", "learning_rate", "seed", "data", "data_sha256", "parent_sha256")
 
 
 @dataclass(frozen=True)
@@ -33,3 +41,45 @@ def read_lineage(metadata: dict[str, str]) -> Lineage:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError("the lineage in a model file is not a list of stages. Copy the file again.")
     return Lineage(tuple(entries))
+
+
+def describe_model(path: Path) -> str:
+    """Size, parts, what the denoiser predicts, and a paragraph for each stage of training, oldest first.
+
+    Raise ValueError, in one sentence, for a file that load_model refuses.
+    """
+    model, metadata = load_model(path, parts=()), read_metadata(path)
+    config = model.config
+    lines = [
+        f"{path}  sha256 {sha256_file(path)}",
+        f"{config.name}, {config.image_size} pixels, predicts {config.schedule.prediction}, made by ldm_us "
+        f"{metadata.get('ldm_us', 'of unknown version')}",
+    ]
+    for part in PARTS:
+        network = getattr(model, part)
+        if network is not None:
+            lines.append(f"  {part:10} {sum(parameter.numel() for parameter in network.parameters()):13,} parameters")
+    lines += [f"  imported from {source['file']}  sha256 {source['sha256']}" for source in imported_files(metadata)]
+    entries = read_lineage(metadata).entries
+    if not entries:
+        lines.append("not trained here: no lineage")
+    for number, entry in enumerate(entries, start=1):
+        lines += [f"stage {number}: {entry.get('stage')}", *settings(entry)]
+    return "\n".join(lines)
+
+
+def imported_files(metadata: dict[str, str]) -> list[dict[str, Any]]:
+    """The original files that an import read; none where the metadata name none that can be read."""
+    try:
+        found = parse_json(metadata.get("sources", "[]"))
+    except ValueError:
+        return []
+    found = found if isinstance(found, list) else []
+    return [source for source in found if isinstance(source, dict) and {"file", "sha256"} <= source.keys()]
+
+
+def settings(entry: dict[str, Any]) -> list[str]:
+    """The settings of a stage that differ from none, the most telling ones first."""
+    names = [name for name in SHOWN_FIRST if name in entry]
+    names += [name for name in entry if name not in (*SHOWN_FIRST, "stage") and entry[name] not in (None, False, 0)]
+    return [f"  {name:16} {', '.join(map(str, v)) if isinstance(v := entry[name], list) else v}" for name in names]

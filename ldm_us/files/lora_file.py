@@ -2,8 +2,8 @@
 
 The file holds the matrices of every update under the names of our modules (`unet....to_q.lora_down.weight`), what was
 trained whole under its own name (a ControlNet's hint network and zero convolutions, a learned prompt), and as metadata
-the LoRAConfig and the SHA-256 of the model file. weights_convert/lora_command.py brings it to other programs' names and
-back.
+the LoRAConfig and the SHA-256 of the model file. weights_convert/lora_export.py brings it to other programs' names,
+lora_import.py back.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ from torch import Tensor
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
-from ldm_us.files.json_text import parse_json
-from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 

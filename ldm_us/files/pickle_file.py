@@ -1,6 +1,7 @@
 """The two files that torch.save has written: a ZIP archive since version 1.6, before it pickles one behind another.
 
 Both hold a pickle that describes the tensors (pickle_program.py) and, beside it, their numbers, which stay on the disk.
+read_weights gives the tensors of a stranger's file, stored_weights the same unread; no code of the file runs.
 """
 
 import io
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
+from torch import Tensor
+
 from ldm_us.files.pickle_program import PickledTensor, RefusedPickleError, Storage, run_pickle
-from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Extent, StoredTensor, shown
+from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Extent, StoredTensor, check_name, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file: torch/serialization.py
 LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a ZIP entry: signature, ..., length of the name and of what follows it
 DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, BadZipFile, EOFError, NotImplementedError, struct.error)
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # where trainers keep weights, one in another at times
+NESTED = 3  # times
+PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
 
 
 class PickleFile(NamedTuple):
@@ -30,6 +36,43 @@ class PickleFile(NamedTuple):
         """The tensor, ready to be read."""
         extent = self.extents[tensor.storage.key]
         return StoredTensor(self.path, extent, tensor.storage.dtype, tensor.shape, tensor.stride, tensor.offset)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a .pt, .pth, .ckpt or .bin file from anywhere, read into memory in the type that it has there.
+
+    The file holds one flat dictionary of tensors, as `torch.save(model.state_dict(), path)` writes it (an OrderedDict
+    and Parameters are read as a dictionary and tensors), or has one under a name of WRAPPERS. A "module." before every
+    name is taken off. Raise ValueError, in one sentence that names the file, for anything else: a missing, cut or
+    damaged file, a whole pickled model, a pickle that asks for more than weights need.
+    """
+    return {name: tensor.read() for name, tensor in stored_weights(path).items()}
+
+
+def stored_weights(path: Path) -> dict[str, StoredTensor]:
+    """read_weights without reading the numbers: each tensor's `read` does so, and shape and type are known before."""
+    file = read_pickle_file(path)
+    content = file.content
+    for _ in range(NESTED):
+        inside = [
+            content[name] for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)
+        ]
+        content = inside[0] if inside else content
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
+    if content and all(str(name).startswith(PARALLEL) for name in content):
+        content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
+    for name, value in content.items():
+        if not isinstance(value, PickledTensor):
+            raise ValueError(
+                f"{path}: entry {shown(str(name))!r} is a {type(value).__name__}, not a tensor. Give a file with a "
+                f"state dict, or with one under {', '.join(f'`{wrapper}`' for wrapper in WRAPPERS)}."
+            )
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}. Nothing was read.") from error
+    return {name: file.stored(value) for name, value in content.items()}
 
 
 def read_pickle_file(path: Path) -> PickleFile:

@@ -4,8 +4,9 @@ The standard library's pickletools reads the instructions, without obeying any. 
 tuples, texts and numbers are followed. A name of Python is looked up in a table of the few that weights need, and never
 imported; a call makes a description, such as that of a tensor, by a line of this file. Everything else is refused.
 
-torch.load(weights_only=True) runs no foreign code either, but it obeys calls that fill the memory (bytearray, storages
-of any size) and hashes what a file makes it hash: a tuple of 60 nested pairs as a key takes for ever.
+torch.load(weights_only=True) is no substitute. Through it a file could run code up to torch 2.5.1 (CVE-2025-32434) and
+corrupt memory below 2.10 (CVE-2026-24747). It still obeys calls that fill the memory (bytearray, storages of any size)
+and hashes what a file makes it hash: a tuple of 60 nested pairs as a key takes for ever.
 """
 
 import pickletools

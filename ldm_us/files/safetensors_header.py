@@ -3,8 +3,10 @@
 The format: 8 bytes with the header's length, a JSON object {name: {"dtype", "shape", "data_offsets"}} with an optional
 "__metadata__", then the numbers, without holes and overlaps (safetensors README, "Format"). The library refuses most of
 what is wrong; here the size is bounded first, and names that occur twice or cannot be printed are refused too.
+The metadata hold JSON themselves, such as a config, a lineage or the settings of a LoRA: parse_json reads it.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ldm_us.files.json_text import parse_json
 from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, check_name, check_shape, shown
 
 DTYPES = {  # the library's names
@@ -70,6 +71,21 @@ def read_header(path: Path | str) -> Header:
         return _checked(parse_json(text), 8 + length, size)
     except ValueError as error:
         raise SafetensorError(f"its header is damaged: {shown(str(error))}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """json.loads, but a name that an object has twice and a nesting too deep for the parser are a ValueError too."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("JSON with a name that occurs twice")
+    return values
 
 
 def _checked(header: Any, begin: int, size: int) -> Header:

@@ -10,9 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_us.config import ControlConfig, UNetConfig
-from ldm_us.networks.layers import zero_conv
 from ldm_us.networks.lora import has_lora
 from ldm_us.networks.unet import Control, UNet, encoder_widths
+
+
+def zero_conv(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Conv2d:
+    """A convolution whose weight and bias start at zero, so that training starts from no effect (ControlNet Eq. 2)."""
+    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+    nn.init.zeros_(conv.weight)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 class HintNetwork(nn.Module):

@@ -1,8 +1,5 @@
-"""What the networks share: attention, group norm, upsampling, the timestep embedding, the zero convolution."""
+"""What the networks share: attention, group norm and upsampling."""
 
-import math
-
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -55,20 +52,3 @@ class Upsample(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, 2h, 2w)."""
         return self.conv(F.interpolate(features, scale_factor=2.0, mode="nearest"))
-
-
-def timestep_embedding(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
-    """(b,) -> (b, width) float32: cosines, then sines, of t at geometric frequencies (DDPM appendix B)."""
-    half = width // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half  # over half, not over half - 1
-    angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponents)[None]  # (b,) -> (b, width / 2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-def zero_conv(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Conv2d:
-    """A convolution whose weight and bias start at zero, so that training starts from no effect (ControlNet Eq. 2)."""
-    conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
-    nn.init.zeros_(conv.weight)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
-    return conv

@@ -5,19 +5,20 @@ the two passes a block holds its inputs alone. Training only; without gradients 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def run_block(block: Callable[..., Tensor], recompute: bool, *inputs: Tensor | None) -> Tensor:
-    """block(*inputs), without keeping its activations where `recompute` is set and gradients are on."""
-    if not (recompute and torch.is_grad_enabled()):
-        return block(*inputs)
+def recomputed(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same block, but where gradients are on it keeps its inputs alone."""
+    if not torch.is_grad_enabled():
+        return block
     # The variant that is not reentrant also reaches weights where no input needs a gradient, as with a LoRA. The blocks
     # draw no random numbers, so there is no state of a generator to restore.
-    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
 
 
 def set_recompute(module: nn.Module, on: bool) -> None:

@@ -1,6 +1,6 @@
 """The denoising UNet of latent diffusion: z_t, t, text -> eps_hat.   Paper: arXiv 2112.10752 (LDM), section 3.3."""
 
-from functools import partial
+import math
 from typing import NamedTuple
 
 import torch
@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_us.config import UNetConfig
-from ldm_us.networks.layers import GroupNorm, Upsample, timestep_embedding
-from ldm_us.networks.recompute import run_block
+from ldm_us.networks.layers import GroupNorm, Upsample
+from ldm_us.networks.recompute import recomputed
 from ldm_us.networks.transformer import SpatialTransformer
 
 
@@ -18,6 +18,14 @@ class Control(NamedTuple):
 
     skips: list[Tensor]
     middle: Tensor
+
+
+def timestep_embedding(t: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
+    """(b,) -> (b, width) float32: cosines, then sines, of t at geometric frequencies (DDPM appendix B)."""
+    half = width // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=t.device) / half  # over half, not over half - 1
+    angles = t.float()[:, None] * torch.exp(-math.log(max_period) * exponents)[None]  # (b,) -> (b, width / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -87,7 +95,8 @@ class Level(nn.Module):
         outputs = []
         for i in range(len(self.res)):
             skip = None if skips is None else skips[-1 - i]
-            features = run_block(partial(self.block, i), self.recompute, features, emb, context, skip)
+            block = recomputed(self.block) if self.recompute else self.block
+            features = block(i, features, emb, context, skip)
             outputs.append(features)
         return outputs
 
@@ -144,9 +153,11 @@ class Middle(nn.Module):
 
     def forward(self, features: Tensor, emb: Tensor, context: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
-        features = run_block(self.res_1, self.recompute, features, emb)
-        features = run_block(self.transformer, self.recompute, features, context)
-        return run_block(self.res_2, self.recompute, features, emb)
+        blocks = self.res_1, self.transformer, self.res_2
+        res_1, transformer, res_2 = map(recomputed, blocks) if self.recompute else blocks
+        features = res_1(features, emb)
+        features = transformer(features, context)
+        return res_2(features, emb)
 
 
 class Decoder(nn.Module):

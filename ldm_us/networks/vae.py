@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm_us.config import VAEConfig
 from ldm_us.networks.layers import Attention, GroupNorm, Upsample
-from ldm_us.networks.recompute import run_block
+from ldm_us.networks.recompute import recomputed
 
 # The modules of a VAE behind its latents: trained alone, they draw better pixels from the very latents that a denoiser
 # was trained on.
@@ -91,7 +91,7 @@ class Middle(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, h, w)."""
         for block in (self.res_1, self.attention, self.res_2):
-            features = run_block(block, self.recompute, features)
+            features = recomputed(block)(features) if self.recompute else block(features)
         return features
 
 
@@ -121,7 +121,7 @@ class Level(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         """(b, channels_in, h, w) -> (b, channels_out, h, w)."""
         for block in self:
-            features = run_block(block, self.recompute, features)
+            features = recomputed(block)(features) if self.recompute else block(features)
         return features
 
 

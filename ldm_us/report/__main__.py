@@ -4,11 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from ldm_us.display.pages import render
 from ldm_us.files.atomic import atomic_file
-from ldm_us.report.figures import Figure, Sampling, result_figures
-from ldm_us.report.page import document
+from ldm_us.report.figures import Figure, result_figures
 from ldm_us.report.run_folder import read_run
-from ldm_us.report.sections import footer, heading, run_section, summary
+from ldm_us.report.sections import section_of
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import read_data
@@ -40,18 +40,17 @@ def main(argv: list[str] | None = None) -> int:
     check_options(options)
     runs = [read_run(path) for path in options.runs]
     out = options.runs[-1] / "report.html" if options.out is None else options.out
-    sampling = Sampling(seed=options.seed, steps=options.steps, device=options.device)
     sections = []
-    for number, run in enumerate(runs, 1):
+    for run in runs:
         figures: list[Figure] = []
         notes: list[str] = []
         if run.result is not None and not options.no_samples:
             print(f"sampling with {run.path / 'model.safetensors'}")
             folders = options.data or [Path(folder) for folder in run.config["data"]]
-            figures, notes = result_figures(run, folders, sampling)
-        sections.append(run_section(number, run, figures, notes))
+            figures, notes = result_figures(run, folders, options.steps, options.seed, options.device)
+        sections.append(section_of(run, figures, notes))
     title = options.title or "Training report: " + ", ".join(run.name for run in runs)
-    page = document(title, "\n".join([heading(title), summary(runs), *sections, footer()]))
+    page = render("ldm_us/report/page.html", title=title, sections=sections)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as file:
         file.write(page.encode("ascii"))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -12,25 +11,25 @@ from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Step, draw, generate, latent_shape
-from ldm_us.evaluation.reconstruction import psnr, reconstruct
+from ldm_us.diffusion.sampling import (
+    Sampling,
+    computing,
+    conditions_of,
+    denoise,
+    draw,
+    generate,
+    generators_of,
+    latent_shape,
+)
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
+from ldm_us.synthesis.explain import decoded, moments
+from ldm_us.training.reconstruction import psnr, reconstruct
 
-STRIP = 8  # moments of one denoising that are shown
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
 ROWS = ("normal", "benign", "malignant")  # as in the paper's Figure 3
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the samples of a report are made: with the model's own guidance and control scale, as by sample.py."""
-
-    seed: int = 0
-    steps: int = 50
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -45,24 +44,27 @@ class Figure:
     synthetic: bool = True
 
 
-def result_figures(run: Run, folders: Sequence[Path], sampling: Sampling) -> tuple[list[Figure], list[str]]:
+def result_figures(
+    run: Run, folders: Sequence[Path], steps: int = 50, seed: int = 0, device: str = "cpu"
+) -> tuple[list[Figure], list[str]]:
     """The figures of a finished run, and what a reader should know about them."""
     assert run.result is not None
     try:
-        model = load_model(run.path / "model.safetensors", device=sampling.device)
+        model = load_model(run.path / "model.safetensors", device=device)
     except ValueError as error:
         return [], [f"No samples: {error}"]
-    check_steps(model.schedule, sampling.steps)
+    check_steps(model.schedule, steps)
     size = int(run.config.get("size") or model.config.image_size)
+    sampling = Sampling(steps=steps, size=size, threads=None, exact=False)
     examples, notes = read_examples(run.config, folders, size)
     if run.stage == "vae":
         return [reconstructions(model, examples)] if examples else [], notes
     if run.stage == "unet":
-        return [by_class(model, sampling, size), strip(model, sampling, size, None)], [] if examples else notes
+        return [by_class(model, sampling, seed), strip(model, sampling, seed, None)], [] if examples else notes
     if not examples:
         examples = drawn_examples(size)
         notes.append("The masks below were drawn for this report.")
-    return [by_mask(model, sampling, size, examples), strip(model, sampling, size, examples[0])], notes
+    return [by_mask(model, sampling, seed, examples), strip(model, sampling, seed, examples[0])], notes
 
 
 def reconstructions(model: LatentDiffusion, examples: Sequence[Example]) -> Figure:
@@ -87,99 +89,78 @@ def reconstructions(model: LatentDiffusion, examples: Sequence[Example]) -> Figu
     )
 
 
-def by_class(model: LatentDiffusion, sampling: Sampling, size: int) -> Figure:
+def by_class(model: LatentDiffusion, sampling: Sampling, seed: int) -> Figure:
     """Samples of every class, as in the paper's Figure 3."""
-    seeds = [sampling.seed + i for i in range(SAMPLES["unet"])]
+    seeds = [seed + i for i in range(SAMPLES["unet"])]
     assert set(ROWS) == set(CLASSES)
-    rows = [(label, sample(model, sampling, size, class_prompt(label), None, seeds)) for label in ROWS]
+    rows = [(label, sample(model, sampling, class_prompt(label), None, seeds)) for label in ROWS]
     return Figure(
         "Samples by class, like the paper's Figure 3",
         "Every row has its own prompt and every column its own noise: what differs down a column is what the model "
         "has learnt about the class.",
-        [f"seed {seed}" for seed in seeds],
+        [f"seed {own}" for own in seeds],
         rows,
         settings_of(model, sampling, False, f"Prompts '{class_prompt(ROWS[0])}' and so on."),
     )
 
 
-def by_mask(model: LatentDiffusion, sampling: Sampling, size: int, examples: Sequence[Example]) -> Figure:
+def by_mask(model: LatentDiffusion, sampling: Sampling, seed: int, examples: Sequence[Example]) -> Figure:
     """Mask, original and samples, as in the paper's Figure 4."""
-    seeds = [sampling.seed + i for i in range(SAMPLES["controlnet"])]
+    seeds = [seed + i for i in range(SAMPLES["controlnet"])]
     with_original = any(example.x is not None for example in examples)
     rows: list[tuple[str, Sequence[Image.Image | None]]] = []
     for example in examples:
         cells: list[Image.Image | None] = [to_picture(example.mask)]
         if with_original:
             cells.append(None if example.x is None else to_picture(example.x[:1] / 2 + 0.5))
-        samples = sample(model, sampling, size, class_prompt(example.label), example.mask, seeds)
+        samples = sample(model, sampling, class_prompt(example.label), example.mask, seeds)
         rows.append((example.name, [*cells, *samples]))
     return Figure(
         "Samples that follow a mask, like the paper's Figure 4",
         "The lesion of every sample should lie where its mask is white, and the tissue around it should differ from "
         "seed to seed.",
-        ["mask", *(["original"] if with_original else []), *(f"seed {seed}" for seed in seeds)],
+        ["mask", *(["original"] if with_original else []), *(f"seed {own}" for own in seeds)],
         rows,
         settings_of(model, sampling, True, "The prompt names the class of the mask."),
     )
 
 
-def strip(model: LatentDiffusion, sampling: Sampling, size: int, example: Example | None) -> Figure:
+def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Example | None) -> Figure:
     """One sample in the making: the latents and the predicted clean ones, decoded, at a few timesteps."""
     label = "malignant" if example is None else example.label
-    z_T = draw((1, *latent_shape(model, size)), [torch.Generator().manual_seed(sampling.seed)])
-    steps: list[Step] = []
-    generate(
-        model,
-        [class_prompt(label)],
-        masks=None if example is None else example.mask[None],
-        seeds=[sampling.seed],
-        z_T=z_T,
-        steps=sampling.steps,
-        guidance=model.config.guidance(example is not None),
-        control_scale=model.config.control.scale,
-        on_step=steps.append,
-    )
-    z = [z_T.to(model.device), *(step.z for step in steps)]  # before each step, and after the last
-    chosen = torch.linspace(0, len(steps) - 1, min(STRIP, len(steps))).round().long().tolist()
+    masks = None if example is None else example.mask[None]
+    with computing(model, sampling):
+        generators = generators_of([seed])
+        z_T = draw((1, *latent_shape(model, sampling.size)), generators).to(model.device)
+        own = sampling.resolved(model.config, masked=masks is not None)
+        conditions = conditions_of(model, [class_prompt(label)], own, masks=masks)
+        steps = list(denoise(model, z_T, conditions, generators, own))
+        z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
+        chosen = moments(steps)
+        before = decoded(model, [z[i][0] for i in chosen])
+        predicted = decoded(model, [steps[i].z_0_hat[0] for i in chosen])
     return Figure(
         "One sample in the making",
         "Above, the latents at timestep t, decoded: noise that becomes an image. Below, the clean image that the model "
         "predicts from them: a blur first, then a composition, then speckle.",
         [f"t = {steps[i].t}" for i in chosen],
-        [
-            ("z_t decoded", [decoded(model, z[i]) for i in chosen]),
-            ("predicted z_0 decoded", [decoded(model, steps[i].z_0_hat) for i in chosen]),
-        ],
+        [("z_t decoded", before), ("predicted z_0 decoded", predicted)],
         settings_of(
             model,
             sampling,
             example is not None,
-            f"Seed {sampling.seed}, class {label}" + (f", mask {example.name}." if example else "."),
+            f"Seed {seed}, class {label}" + (f", mask {example.name}." if example else "."),
         ),
     )
 
 
 def sample(
-    model: LatentDiffusion, sampling: Sampling, size: int, prompt: str, mask: Tensor | None, seeds: list[int]
+    model: LatentDiffusion, sampling: Sampling, prompt: str, mask: Tensor | None, seeds: Sequence[int]
 ) -> list[Image.Image]:
     """One sample per seed."""
-    images = generate(
-        model,
-        [prompt] * len(seeds),
-        masks=None if mask is None else mask.expand(len(seeds), -1, -1, -1),
-        seeds=seeds,
-        size=size,
-        steps=sampling.steps,
-        guidance=model.config.guidance(mask is not None),
-        control_scale=model.config.control.scale,
-    )
+    masks = None if mask is None else mask.expand(len(seeds), -1, -1, -1)
+    images = generate(model, [prompt] * len(seeds), seeds=seeds, masks=masks, sampling=sampling)
     return [to_picture(x.mean(dim=0, keepdim=True)) for x in images]
-
-
-@torch.no_grad()
-def decoded(model: LatentDiffusion, z: Tensor) -> Image.Image:
-    """Latents (1, c, h, w) as a grey picture."""
-    return to_picture(model.vae.decode(z)[0].float().mean(dim=0, keepdim=True) / 2 + 0.5)
 
 
 def settings_of(model: LatentDiffusion, sampling: Sampling, masked: bool, more: str) -> str:

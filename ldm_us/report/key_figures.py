@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ldm_us.training.panels import Lines, values_of
+from ldm_us.training.panels import Lines, Point, values_of
 
 KEYS = {
     "vae": (("val_psnr_db", "PSNR, dB", "higher is better"), ("val_l1", "L1, held-out images", "lower is better")),
@@ -17,37 +17,27 @@ KEYS = {
 TRAINING = (("loss", "training loss", "no validation in the log"),)
 
 
-@dataclass(frozen=True)
-class KeyFigure:
+class KeyFigure(NamedTuple):
     """One row of the summary."""
 
     name: str
     reading: str  # which way is good
-    before: str
-    before_step: str
-    after: str
-    after_step: str
+    values: Sequence[Point]  # the first and the last, or one, or none
+    change: str
 
 
 def key_figures(stage: str, lines: Lines) -> list[KeyFigure]:
     """First and last value of what the stage is judged by; of the training loss where nothing was validated."""
     found = [key for key in KEYS[stage] if values_of(lines, key[0])]
-    return [key_figure(lines, *key) for key in found or TRAINING]
+    figures = []
+    for key, name, reading in found or TRAINING:
+        values = values_of(lines, key)
+        values = [*values[:1], *values[1:][-1:]]
+        figures.append(KeyFigure(name, reading, values, change(key, *(value for _, value in values))))
+    return figures
 
 
-def key_figure(lines: Lines, key: str, name: str, reading: str) -> KeyFigure:
-    """The first value, the last one, and by how much it changed."""
-    values: Sequence[tuple[float, float]] = values_of(lines, key)
-    if not values:
-        return KeyFigure(name, reading, "none", "", "none", "")
-    (first_step, first), (last_step, last) = values[0], values[-1]
-    if len(values) == 1:
-        return KeyFigure(name, reading, f"{first:.4g}", f"step {first_step:,}", "not yet", "")
-    after_step = f"step {last_step:,}{change(key, first, last)}"
-    return KeyFigure(name, reading, f"{first:.4g}", f"step {first_step:,}", f"{last:.4g}", after_step)
-
-
-def change(key: str, first: float, last: float) -> str:
+def change(key: str, first: float = math.nan, last: float = math.nan) -> str:
     """The change in dB, or in percent for a loss; nothing for a gap, which starts at 0."""
     if not (math.isfinite(first) and math.isfinite(last)):
         return ""

@@ -1,8 +1,7 @@
 """Checks of command-line values that several commands share; each raises ValueError with one sentence."""
 
-import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 import torch
@@ -23,11 +22,11 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed {seed}: use 0 up to 2^63 - 1.")
 
 
-def check_finite_options(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Refuse nan and inf, which argparse reads as numbers."""
-    for name in names:
-        if not math.isfinite(getattr(options, name)):
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(options, name)}: use a finite number.")
+def check_finite(options: Mapping[str, float | None]) -> None:
+    """Refuse nan and inf, which argparse reads as numbers; None is no number at all."""
+    for name, value in options.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} {value}: use a finite number.")
 
 
 def check_extra(name: str, *packages: str) -> None:

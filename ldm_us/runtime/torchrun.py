@@ -1,13 +1,5 @@
-"""What torchrun tells each of the processes that it starts."""
+"""The old place of ldm_us/runtime/processes.py, for imports that have not moved yet."""
 
-import os
+from ldm_us.runtime.processes import local_device, process_count
 
-
-def process_count() -> int:
-    """How many processes torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def local_device(device: str) -> str:
-    """The device of this process: of several GPUs, the one that torchrun gave it."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
+__all__ = ["local_device", "process_count"]

@@ -19,12 +19,15 @@ from ldm_us.synthesis.weights import Source
 ORIGIN = ("software", "torch", "device")  # no picture of sample.py is without these
 
 
-def changed_since(picture: Image.Image, text: Mapping[str, str]) -> list[str]:
-    """What was changed after the picture was made, told by the digests alone: by accident, not by a forger."""
+def changed_since(picture: Image.Image, text: Mapping[str, str], size: int | None) -> list[str]:
+    """What was changed after the picture was made, told by the digests alone: by accident, not by a forger.
+
+    size: of its mask; None where the settings do not say it, so that a mask cannot be read.
+    """
     problems = []
-    if "mask_bits" in text or "mask_sha256" in text:
+    if size is not None and ("mask_bits" in text or "mask_sha256" in text):
         try:
-            mask = unpack_mask(text.get("mask_bits", ""), int(text.get("size", "0")))
+            mask = unpack_mask(text.get("mask_bits", ""), size)
             if mask_sha256(mask) != text.get("mask_sha256"):
                 problems.append("mask: its bits are not those of mask_sha256")
         except ValueError as error:

@@ -1,37 +1,42 @@
-"""Subjects become samples here: prompt, mask and seed -> image, with the same bits alone, in a batch or in any process.
+"""Prompts, masks and seeds become samples here, by the way that a Recipe begins with.
 
 Convolutions and matrix products round differently for another batch size, another place in a batch and another number
-of threads. So every network call holds one sample (with guidance: its unconditional and its conditional half), and the
-number of threads is a setting.
+of threads. So every network call holds one sample (with guidance: its unconditional and its conditional half), unless
+the Recipe is not exact, and the number of threads is a setting.
 """
 
-import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
+from ldm_us.data.records import image_tensor, load_mask, open_image
+from ldm_us.diffusion.controls import ControlTerm
+from ldm_us.diffusion.editing import image_to_image
+from ldm_us.diffusion.guidance import Conditions
+from ldm_us.diffusion.inpainting import composed, inpaint
+from ldm_us.diffusion.inversion import edit_by_inversion
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Step, generate
+from ldm_us.diffusion.sampling import (
+    Step,
+    computing,
+    conditions_of,
+    decode,
+    denoise,
+    draw,
+    generators_of,
+    latent_shape,
+)
+from ldm_us.synthesis.explain import attention_picture, control_picture, record, trajectory
+from ldm_us.synthesis.recipe import FromImage, FromNoise, Inversion, Recipe, Region
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What all samples of a call share. With weights, prompt, mask and seed it fixes every bit of a picture."""
-
-    size: int  # pixels along one side
-    guidance: float  # s, weight of the text
-    control_scale: float  # weight of the mask
-    negative_prompt: str = ""
-    sampler: str = "ddim"
-    steps: int = 50
-    eta: float = 0.0
-    precision: str = "fp32"  # or bf16
-    threads: int = 1  # of the CPU; sums are split among them
-    exact: bool = True  # one sample in a network call; False: a whole batch, and the last bits depend on it
+MODES = ("1", "L", "RGB")  # of an image to be edited
 
 
 class Wanted(NamedTuple):
@@ -42,72 +47,111 @@ class Wanted(NamedTuple):
     mask: Tensor | None  # (1, H, W) in {0, 1}
 
 
-def draw_images(
+class Drawn(NamedTuple):
+    """A sample, and pictures of how it came about."""
+
+    x: Tensor  # (3, H, W) in [0, 1], on the CPU
+    strips: dict[str, Image.Image]  # by their kind
+
+
+def draw_samples(
     model: LatentDiffusion,
     wanted: Sequence[Wanted],
-    settings: Settings,
-    on_step: Callable[[Step], None] | None = None,
-) -> Tensor:
-    """n samples -> images (n, 3, H, W) in [0, 1] on the CPU. Either all have a mask or none has."""
-    together = 1 if settings.exact else len(wanted)
-    images = []
-    with cpu_threads(settings.threads):
-        for start in range(0, len(wanted), together):
-            images.append(_draw_together(model, wanted[start : start + together], settings, on_step).cpu())
-    return torch.cat(images)
+    recipe: Recipe,
+    added: Sequence[ControlTerm] = (),
+    strips: Sequence[str] = (),
+    progress: tqdm | None = None,
+) -> list[Drawn]:
+    """Draw samples by a recipe with a resolved Sampling. Either all have a mask or none has.
+
+    added: the further ControlNets of the recipe, with hints (1, 3, H, W). strips: "trajectory" and "explain", pictures
+    of how a sample came about, which need one sample in a network call.
+    """
+    together = 1 if recipe.sampling.exact else len(wanted)
+    drawn = []
+    for first in range(0, len(wanted), together):
+        part, steps = wanted[first : first + together], list[Step]()
+        with computing(model, recipe.sampling), torch.no_grad():
+            with record(model, 1) if "explain" in strips else nullcontext() as seen:
+                for step in walk(model, part, recipe, added):
+                    steps = [*steps, step] if "trajectory" in strips else [step]
+                    if progress is not None:
+                        progress.update(len(step.z))
+            images = pictured(model, steps[-1], recipe)
+            pictures = {"trajectory": trajectory(model, steps)} if "trajectory" in strips else {}
+        if seen is not None:
+            pictures["attention"] = attention_picture(seen, images, [part[0].prompt])
+            pictures |= {"control": control_picture(seen)} if seen.control else {}
+        drawn += [Drawn(x, pictures) for x in images.float().cpu()]
+    return drawn
 
 
-def _draw_together(
-    model: LatentDiffusion, wanted: Sequence[Wanted], settings: Settings, on_step: Callable[[Step], None] | None
-) -> Tensor:
-    masks = [sample.mask for sample in wanted if sample.mask is not None]
-    with autocast(model, settings):
-        return generate(
-            model,
-            [sample.prompt for sample in wanted],
-            negative_prompts=settings.negative_prompt,
-            masks=torch.stack(masks) if masks else None,
-            seeds=[sample.seed for sample in wanted],
-            size=settings.size,
-            sampler=settings.sampler,
-            steps=settings.steps,
-            eta=settings.eta,
-            guidance=settings.guidance,
-            control_scale=settings.control_scale,
-            on_step=on_step,
+def walk(
+    model: LatentDiffusion, wanted: Sequence[Wanted], recipe: Recipe, added: Sequence[ControlTerm]
+) -> Iterator[Step]:
+    """Go the way of a recipe to the latents of these samples: from noise, from an image, by region or by inversion."""
+    sampling, begin = recipe.sampling, recipe.begin
+    prompts, drawn = [one.prompt for one in wanted], [one.mask for one in wanted if one.mask is not None]
+    masks = torch.stack(drawn) if drawn else None
+    terms = [sampling.limited(replace(term, hint=term.hint.expand(len(wanted), -1, -1, -1))) for term in added]
+    conditions = conditions_of(model, prompts, sampling, recipe.negative_prompt, masks, terms)
+    generators = generators_of([one.seed for one in wanted])
+    if isinstance(begin, FromNoise):
+        z_T = draw((len(wanted), *latent_shape(model, sampling.size)), generators).to(model.device)
+        yield from denoise(model, z_T, conditions, generators, sampling)
+        return
+
+    x = edited_images(recipe, len(wanted))
+    if isinstance(begin, Region):
+        region = load_region(begin, x)
+        yield from inpaint(model, x, region, conditions, generators, sampling, begin.resample)
+    elif isinstance(begin, Inversion):
+        source = source_conditions(model, recipe, prompts)
+        yield from edit_by_inversion(model, x, source, conditions, sampling, begin.strength, begin.iterations)
+    else:
+        yield from image_to_image(model, x, conditions, generators, sampling, begin.strength)
+
+
+def pictured(model: LatentDiffusion, last: Step, recipe: Recipe) -> Tensor:
+    """The images (b, 3, H, W) in [0, 1] that the last Step of a walk stands for."""
+    if not isinstance(recipe.begin, Region):
+        return decode(model, last.z)
+    x = edited_images(recipe, len(last.z))
+    return composed(model, last.z, x, load_region(recipe.begin, x), recipe.begin.paste)
+
+
+def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[str]) -> Conditions:
+    """What the image of an inversion shows, at guidance 1: by default what the samples are to show."""
+    begin, sampling = recipe.begin, replace(recipe.sampling, guidance=1.0, guidance_rescale=0.0, guidance_interval=None)
+    assert isinstance(begin, Inversion)
+    assert sampling.size is not None
+    shown = prompts if begin.source_prompt is None else [begin.source_prompt] * len(prompts)
+    masks = None
+    if begin.source_mask is not None:
+        masks = load_mask([begin.source_mask], sampling.size).expand(len(prompts), -1, -1, -1)
+    return conditions_of(model, shown, sampling, masks=masks)
+
+
+def edited_images(recipe: Recipe, batch: int) -> Tensor:
+    """The image to be edited, once for each sample: (b, 3, size, size) in [-1, 1]."""
+    assert isinstance(recipe.begin, FromImage | Region | Inversion)
+    assert recipe.sampling.size is not None
+    return load_init(recipe.begin.init, recipe.sampling.size).expand(batch, -1, -1, -1)
+
+
+def load_init(path: Path, size: int) -> Tensor:
+    """The image to be edited, (3, size, size) in [-1, 1]; it has to have that size, so that pixels stay pixels."""
+    picture = open_image(path)
+    if picture.mode not in MODES:
+        raise ValueError(f"--init {path} has mode {picture.mode}. Save it as 8-bit grey or RGB.")
+    if picture.size != (size, size):
+        raise ValueError(
+            f"--init {path} is {picture.width}x{picture.height}, but the samples are {size}x{size}. Resize it, or give "
+            "--size."
         )
+    return image_tensor(picture, size)
 
 
-def autocast(model: LatentDiffusion, settings: Settings) -> torch.autocast:
-    """Inside, the networks compute in the precision of the settings."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Inside, PyTorch computes with `count` threads on the CPU."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def settings_from_text(fields: dict[str, str]) -> Settings:
-    """Undo str() of each field. Raise ValueError, naming it, for one that is missing or no value."""
-    kinds: dict[str, Callable[[str], object]] = {"int": int, "float": float, "str": str, "bool": _truth}
-    values = {}
-    for field in dataclasses.fields(Settings):
-        kind = field.type if isinstance(field.type, str) else field.type.__name__
-        try:
-            values[field.name] = kinds[kind](fields[field.name])
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"the field {field.name} is missing or is no {kind}") from error
-    return Settings(**values)  # type: ignore[arg-type]
-
-
-def _truth(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise ValueError(text)
-    return text == "True"
+def load_region(begin: Region, x: Tensor) -> Tensor:
+    """The region to draw anew, once for each image of x (b, 3, H, W): (b, 1, H, W) in {0, 1}."""
+    return load_mask([begin.inpaint], x.shape[-1]).expand(len(x), -1, -1, -1)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import ldm_us
-from ldm_us.synthesis.machine import device_kind, libraries
+from ldm_us.runtime.machine import device_kind, libraries
 from ldm_us.synthesis.subjects import Subject
 
 Fields = dict[str, Any]  # values of JSON

@@ -4,6 +4,7 @@ A sample counts once its line is in a list of what is done, which is written aft
 lists into one; every process then adds to a list of its own; the end merges them into manifest.jsonl.
 """
 
+import dataclasses
 import hashlib
 import heapq
 import json
@@ -19,11 +20,13 @@ from torch import Tensor
 
 from ldm_us.data.readers.busi import SAMPLES_INFO
 from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import take_shared, try_exclusive
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
 from ldm_us.synthesis.plan import STRIPS, Plan, Sample
+from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, followed_hints, settings_of
 
 COMMAND = "command.json"  # what the folder was begun with
 MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
@@ -60,7 +63,7 @@ def check_free(out: Path) -> None:
     """Raise ValueError where a process is writing into the folder: torchrun, killed, may leave its processes alive."""
     if not (out / COMMAND).is_file():
         return
-    with open(out / COMMAND, "rb") as file:
+    with open(out / COMMAND, "r+b") as file:
         if not try_exclusive(file):
             raise ValueError(
                 f"--out {out}: another call of sample.py is writing into it. Wait for it, or end all its processes."
@@ -70,7 +73,7 @@ def check_free(out: Path) -> None:
 @contextmanager
 def occupied(out: Path) -> Iterator[None]:
     """Inside, every other call is kept out of the folder; the lock ends with the process, whatever ends that."""
-    with open(out / COMMAND, "rb") as file:
+    with open(out / COMMAND, "r+b") as file:
         take_shared(file)
         yield
 
@@ -93,16 +96,28 @@ def remove_samples(out: Path) -> None:
 def check_command(out: Path, command: Fields) -> None:
     """Raise ValueError, naming what differs, unless the folder was begun with this command."""
     try:
-        before = json.loads((out / COMMAND).read_text(encoding="utf-8"))
-        differing = [key for key in {**before, **command} if before.get(key) != command.get(key)]
-    except (ValueError, TypeError) as error:
+        before = one_by_one(json.loads((out / COMMAND).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{out / COMMAND}: damaged ({error}). Choose another folder, or add --overwrite.") from error
-    if differing:
-        listed = "; ".join(f"{key} {_short(before.get(key))}, not {_short(command.get(key))}" for key in differing[:4])
+    now = one_by_one(command)
+    if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        listed = "; ".join(f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in differing[:4])
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise ValueError(
             f"--out {out}: begun by another command ({listed}{more}). Choose another folder, or add --overwrite."
         )
+
+
+def one_by_one(command: Fields) -> Fields:
+    """Every setting under its own name, in commands of before there was a Recipe too."""
+    settings = json.loads(json.dumps(settings_of(command)))
+    kind, controls = BEGINNINGS[settings["begin"]["from"]], settings["controls"]
+    begin = {each.name: each.default for each in dataclasses.fields(kind)} | settings["begin"]
+    own = {"settings", *settings["sampling"], *begin, "negative_prompt", "also_control"}
+    own |= {f"{name}_sha256" for name in begin} | {"invert", "no_paste", "source_class"}
+    rest = {key: value for key, value in command.items() if key not in own}
+    sampling = dataclasses.asdict(Sampling()) | settings["sampling"]
+    return rest | sampling | {"negative_prompt": settings["negative_prompt"], "also_control": controls} | begin
 
 
 def _short(value: Any) -> str:
@@ -188,10 +203,10 @@ def finish(out: Path, plan: Plan) -> None:
 
 def shared_source(entry: Fields) -> str | None:
     """What makes samples one family: the image they edit, else hints they follow, else the mask of their lesion."""
-    if "init_sha256" in entry:
-        return str(entry["init_sha256"])
-    if "also_control" in entry:
-        return json.dumps([control["hint_sha256"] for control in entry["also_control"]])
+    if (edited := edited_image(entry)) is not None:
+        return edited
+    if hints := followed_hints(entry):
+        return json.dumps(hints)
     return entry.get("mask_sha256") if entry.get("class") in LESION_CLASSES else None
 
 

@@ -1,22 +1,136 @@
-"""The command line of sample.py: what can be asked for, and what makes no sense."""
+"""The command line of sample.py: what can be asked for. It is parsed once, into a SampleOptions."""
 
 import argparse
-from collections import Counter
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
+from typing import Any
 
-from ldm_us.data.records import CLASSES
-from ldm_us.diffusion.sampling import SAMPLERS
+from ldm_us.data.records import CLASSES, class_prompt
+from ldm_us.diffusion.inversion import ITERATIONS
+from ldm_us.diffusion.sampling import SAMPLERS, Sampling
 from ldm_us.files.checkpoint import BUNDLED
-from ldm_us.runtime.checks import check_device, check_finite_options, check_seed
-from ldm_us.runtime.torchrun import process_count
-from ldm_us.synthesis.copies import add_copies_options
-from ldm_us.synthesis.drawing import Settings
-from ldm_us.synthesis.edit_options import add_edit_options, draws_no_noise, edit_values, wants_edit
-from ldm_us.synthesis.plan import LAYOUTS, Plan
-from ldm_us.synthesis.weights import parse_lora
+from ldm_us.runtime.processes import local_device
+from ldm_us.synthesis.option_checks import check_options, check_verify_options
+from ldm_us.synthesis.plan import LAYOUTS
+from ldm_us.synthesis.recipe import AddedControl, Beginning, FromImage, FromNoise, Given, Inversion, Recipe, Region
+from ldm_us.synthesis.weights import Source, parse_lora
+
+# What --verify looks at; everything else it reads from the picture.
+OF_VERIFY = (
+    "verify",
+    "weights",
+    "controlnet",
+    "lora",
+    "device",
+    "mask",
+    "init",
+    "inpaint",
+    "source_mask",
+    "also_control",
+)
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """What a user asked of sample.py. None: not asked for."""
+
+    source: Source
+    recipe: Recipe
+    labels: tuple[str, ...]
+    prompt: str | None
+    mask: Path | None
+    n: int | None
+    balance: tuple[float, ...] | None
+    seed: int  # of the first sample
+    layout: str  # of LAYOUTS
+    batch: int  # images at a time
+    device: str
+    out: Path | None
+    overwrite: bool
+    watermark: bool
+    strips: tuple[str, ...]  # pictures of how a sample came about
+    fast: bool  # asked for; the recipe says whether it can be
+    drop_memorised: Path | None
+    data: tuple[Path, ...] | None
+    info: bool
+    verify: Path | None
+    given: Given  # the files of an edit, by option, for --verify
+
+
+def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
+    """Parse and check a command line. Raise ValueError, in one sentence, for options that do not fit together."""
+    parser = build_parser()
+    parsed, defaults = parser.parse_args(argv), vars(parser.parse_args([]))
+    values = vars(parsed)
+    if parsed.verify is not None:
+        check_verify_options(values, defaults, OF_VERIFY)
+    elif not parsed.info:
+        check_options(values, defaults)
+    kept = ("prompt", "mask", "n", "seed", "layout", "batch", "out", "overwrite", "watermark", "fast")
+    return SampleOptions(
+        source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
+        recipe=Recipe() if parsed.verify is not None else recipe_of(values),
+        labels=tuple(parsed.labels),
+        balance=None if parsed.balance is None else tuple(parsed.balance),
+        device=local_device(parsed.device),
+        strips=tuple(name for name in ("trajectory", "explain") if values[name]),
+        drop_memorised=parsed.drop_memorised,
+        data=None if parsed.data is None else tuple(parsed.data),
+        info=parsed.info,
+        verify=parsed.verify,
+        given=given_files(values),
+        **{name: values[name] for name in kept},
+    )
+
+
+def recipe_of(values: dict[str, Any]) -> Recipe:
+    """How the samples are drawn. Edits and strips are drawn one by one, whatever --fast says."""
+    begin, interval = beginning_of(values), values["guidance_interval"]
+    alone = not isinstance(begin, FromNoise) or values["trajectory"] or values["explain"]
+    same = ("sampler", "steps", "eta", "guidance", "guidance_rescale", "control_scale", "control_start", "control_end")
+    sampling = Sampling(
+        exact=bool(alone or not values["fast"]),
+        guidance_interval=None if interval is None else tuple(interval),
+        **{name: values[name] for name in (*same, "guess", "size", "precision", "threads")},
+    )
+    return Recipe(sampling, values["negative_prompt"], begin, tuple(map(parse_added, values["also_control"])))
+
+
+def beginning_of(values: dict[str, Any]) -> Beginning:
+    """What the samples begin with."""
+    init = values["init"]
+    strength = {} if values["strength"] is None else {"strength": values["strength"]}
+    if init is None:
+        return FromNoise()
+    if values["inpaint"] is not None:
+        return Region(init, values["inpaint"], values["resample"], not values["no_paste"])
+    if not values["invert"]:
+        return FromImage(init, **strength)
+    shown = class_prompt(values["source_class"]) if values["source_class"] else values["source_prompt"]
+    iterations, source_mask = values["iterations"], values["source_mask"]
+    return Inversion(init, iterations=iterations, source_prompt=shown, source_mask=source_mask, **strength)
+
+
+def parse_added(words: Sequence[str]) -> AddedControl:
+    """--also-control FILE HINT X. Raise ValueError for an X that is no finite number."""
+    path, hint, text = words
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not math.isfinite(scale):
+        raise ValueError(f"--also-control {path} {hint} {text}: the weight {text} is not a finite number.")
+    return AddedControl(Path(path), Path(hint), scale)
+
+
+def given_files(values: dict[str, Any]) -> Given:
+    """The files that edits may have been made with, by their options."""
+    named = {f"--{name.replace('_', '-')}": values[name] for name in ("init", "inpaint", "source_mask")}
+    added = [Path(word) for words in values["also_control"] for word in words[:2]]
+    return {option: [path] for option, path in named.items() if path is not None} | {"--also-control": added}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,8 +143,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_what(parser.add_argument_group("what").add_argument)
     add_how(parser.add_argument_group("how").add_argument)
-    add_edit_options(parser)
-    add_copies_options(parser)
+    add_edits(parser)
+    add = parser.add_argument_group("copies of training images").add_argument
+    add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what memorisation.json calls a copy")
+    add("--data", type=Path, nargs="+", metavar="DIR", help="--drop-memorised: the training data")
     add = parser.add_argument_group("where to").add_argument
     add("--out", type=Path, metavar="DIR", help="folder (samples, or else samples-2, ...)")
     add("--layout", choices=LAYOUTS, default="flat", help="busi: class folders with masks (%(default)s)")
@@ -78,68 +194,36 @@ def add_how(add: Callable[..., object]) -> None:
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and AMX (%(default)s)")
 
 
-def check_options(options: argparse.Namespace) -> None:
-    """Refuse numbers that make no sense before anything is loaded or written."""
-    for name in ("n", "batch", "threads"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")
-    check_device(options.device)
-    check_seed(options.seed)
-    given = [name for name in ("guidance", "control_scale") if getattr(options, name) is not None]
-    check_finite_options(options, ("eta", *given))
-    if not 0 <= options.eta <= 1:
-        raise ValueError(f"--eta {options.eta}: use 0 (no noise) to 1 (as much as ddpm).")
-    for lora in options.lora:
-        if not abs(lora.scale) < float("inf"):
-            raise ValueError(f"--lora {lora.path}:{lora.scale}: use a finite scale.")
-    check_controls(options)
-    if options.out is None and process_count() > 1:
-        raise ValueError("several processes need one folder: give --out.")
+def add_edits(parser: argparse.ArgumentParser) -> None:
+    """Edits of an image, limits of guidance and control, and strips; each default changes nothing."""
+    add = parser.add_argument_group("editing an image").add_argument
+    add("--init", type=Path, metavar="IMAGE", help="start from this image")
+    strengths = f"{FromImage.strength:g}; --invert {Inversion.strength:g}"
+    add("--strength", type=float, metavar="X", help=f"0 as it is, 1 all steps ({strengths})")
+    add("--inpaint", type=Path, metavar="REGION", help="change --init only where this mask is white")
+    add("--resample", type=int, default=1, metavar="N", help="--inpaint: times each step is taken (%(default)s)")
+    add("--no-paste", action="store_true", help="--inpaint: outside, show --init reconstructed")
+    add("--invert", action="store_true", help="start from the noise that leads to --init")
+    add("--source-class", choices=CLASSES, metavar="NAME", help="--invert: class of --init (that of the sample)")
+    add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, if no class")
+    add("--source-mask", type=Path, metavar="PATH", help="--invert: lesion of --init, moved to --mask")
+    add("--iterations", type=int, default=ITERATIONS, metavar="N", help="--invert: refinements a step (%(default)s)")
 
+    add = parser.add_argument_group("guidance and control").add_argument
+    add("--guidance-rescale", type=float, default=0.0, metavar="X", help="0 none to 1 (%(default)s)")
+    add("--guidance-interval", type=float, nargs=2, metavar=("LO", "HI"), help="noise levels that are guided (all)")
+    add("--control-start", type=float, default=0.0, metavar="X", help="share of the steps before the mask acts (0)")
+    add("--control-end", type=float, default=1.0, metavar="X", help="share of the steps until it does not (1)")
+    add("--guess", action="store_true", help="guess mode: the mask says what to draw")
+    add(
+        "--also-control",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("FILE", "HINT", "X"),
+        help="add FILE's ControlNet on HINT, weight X; repeats",
+    )
 
-def check_controls(options: argparse.Namespace) -> None:
-    """Refuse limits and weights of a control that there is not."""
-    masked = options.mask is not None or options.source_mask is not None
-    used = edit_values(options)
-    for name in ("guess", "control_start", "control_end"):
-        if used[name] is not None and not masked and not options.also_control:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} does nothing without --mask or --also-control: add one of them.")
-    if options.control_scale is not None and not masked:
-        raise ValueError("--control-scale does nothing without --mask, whose weight it is: add that.")
-
-
-def check_seeds_matter(options: argparse.Namespace, plan: Plan) -> None:
-    """Refuse several samples of one subject where they would be the same picture under different seeds."""
-    if not draws_no_noise(options):
-        return
-    subjects = Counter(subject.label for subject in plan.subjects)
-    most = plan.n if plan.counts is None else max(
-        count / subjects[label] for label, count in zip(CLASSES, plan.counts, strict=True) if count
-    )  # fmt: skip
-    if most > 1:
-        option = "--invert" if options.invert else "--strength 0"
-        raise ValueError(f"{option} draws no noise: all samples of one subject would be one picture. Use --n 1.")
-
-
-def ignored_notes(options: argparse.Namespace, settings: Settings) -> list[str]:
-    """A sentence for every option that acts otherwise than it looks beside the others."""
-    notes, edits = [], edit_values(options)
-    given = {"negative-prompt": bool(options.negative_prompt)}
-    given |= {name: edits[name.replace("-", "_")] is not None for name in ("guidance-rescale", "guidance-interval")}
-    if settings.guidance == 1:
-        why = "" if options.guidance == 1 else ", which the model has of its own here"
-        notes += [f"--{name} does nothing at guidance 1{why}." for name, used in given.items() if used]
-    if settings.sampler == "ddpm" and settings.eta != 0:
-        notes.append("--eta does nothing with --sampler ddpm.")
-    if options.fast and wants_edit(options):
-        notes.append("--fast does nothing here: samples with edits, limits or strips are drawn one by one.")
-    if options.watermark and options.inpaint is not None and not options.no_paste:
-        notes.append("--watermark changes pixels outside --inpaint too, by a few grey levels.")
-    return notes
-
-
-def first_free(out: Path) -> Path:
-    """`out`, or the first of out-2, out-3, ... that does not exist."""
-    candidates = (out if i == 1 else out.with_name(f"{out.name}-{i}") for i in count(1))
-    return next(path for path in candidates if not path.exists())
+    add = parser.add_argument_group("pictures of how a sample came about").add_argument
+    add("--trajectory", action="store_true", help="latents and predicted images through time")
+    add("--explain", action="store_true", help="attention to each word; the mask's effect")

@@ -1,6 +1,5 @@
-"""Draw a sample again from the fields of its PNG, and say whether every pixel is the same or else what differs."""
+"""Draw a sample, or all that a manifest lists, again from the fields of the PNG: is every pixel the same?"""
 
-import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -10,25 +9,27 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from ldm_us.data.records import open_image
+from ldm_us.data.records import load_mask, open_image
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.pictures import to_picture
-from ldm_us.synthesis.added_controls import load_added, parse_added
 from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, recorded_loras, untrue_claims
-from ldm_us.synthesis.drawing import Settings, Wanted, draw_images, settings_from_text
-from ldm_us.synthesis.edits import draw_samples
-from ldm_us.synthesis.fields import DIGEST, SHOWS, origin_fields, unpack_mask
-from ldm_us.synthesis.recorded_edits import FILES, recorded_edits
+from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
+from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
+from ldm_us.synthesis.recipe import AddedControl, FromNoise, Given, Inversion, Recipe, Region, read_recipe, settings_of
+from ldm_us.synthesis.recipe_files import load_added
 from ldm_us.synthesis.watermark import add_watermark, can_read_watermarks, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
 # on a CPU: at most 0.00006 in fp32 and 0.087 in bf16. A GPU convolves in TF32, whose rounding is nearer to bf16's.
 FINE, COARSE = 0.01, 0.25
-OWN = {"verify", "weights", "controlnet", "lora", "device", "mask", "also_control", *FILES}  # options it reads
+NAMED = 5  # pictures of a folder that differ and are named
+OF_FOLDER = ("number", "file_name", "mask_file", "strips", "pixels_sha256")  # in a line beside the fields
 
 
 class Verdict(NamedTuple):
@@ -39,11 +40,11 @@ class Verdict(NamedTuple):
 
 
 def load_all(
-    source: Source, device: str, added: tuple[tuple[str, ...], ...], size: int
+    source: Source, device: str, controls: tuple[AddedControl, ...], size: int
 ) -> tuple[LatentDiffusion, list[ControlTerm]]:
-    """The model, and the terms of these --also-control."""
+    """The model, and the terms of these further ControlNets."""
     model, _ = load_sampler(source, device, warn=lambda note: None)
-    return model, load_added(parse_added(added), model, device, size)
+    return model, load_added(controls, model, device, size)
 
 
 @dataclass(frozen=True)
@@ -52,52 +53,89 @@ class Means:
 
     source: Source  # the scales of its LoRAs are read from the fields
     device: str
-    given: argparse.Namespace  # the files of an edit: --init, --inpaint, ...
+    given: Given = field(default_factory=dict)  # the files of an edit
+    mask: Path | None = None  # to be compared with that of the picture
     digest: Callable[[Path], str] = field(default_factory=lambda: cache(sha256_file))
-    masks: Callable[[Path, int], set[str]] = field(default_factory=lambda: cache(mask_digests))
+    masks: Callable[..., set[str]] = field(default_factory=lambda: cache(mask_digests))
     load: Callable[..., tuple[LatentDiffusion, list[ControlTerm]]] = field(
         default_factory=lambda: lru_cache(maxsize=1)(load_all)
     )
 
 
-def verify(path: Path, source: Source, device: str, given: argparse.Namespace) -> Verdict:
+def verify(path: Path, means: Means) -> Verdict:
     """Compare a sample with what its fields give on this machine, pixel by pixel.
 
-    `source` names the files to draw with, `given` those of an edit and --mask; everything else is read from the fields.
-    Raise ValueError for a file that is no picture, and where the extra that a watermark needs is missing.
+    `means` names the files to draw with; everything else is read from the fields. Raise ValueError for a file that is
+    no picture, and where the extra that a watermark needs is missing.
     """
-    return verify_picture(path, Means(source, device, given))
-
-
-def verify_picture(path: Path, means: Means) -> Verdict:
-    """`verify` with means that may serve for more pictures."""
     picture = open_image(path)
     text = fields_of(picture)
     if DIGEST not in text:
         return Verdict(False, f"{path}: no fields of sample.py in it, so nothing can be compared{_seen_mark(picture)}.")
     if SHOWS in text:
         return Verdict(False, f"{path}: it is no sample and shows {text[SHOWS]}. Verify the samples themselves.")
-    problems = changed_since(picture, text) + untrue_claims(text) + other_files(text, means.source, means.digest)
-    edits = None
+    recipe, size, unreadable = Recipe(), None, list[str]()
     try:
-        edits = recorded_edits(text, means.given)
-        if not problems and means.given.mask is not None:
-            digests = means.masks(means.given.mask, int(text["size"]))
-            if text.get("mask_sha256") not in digests:
-                problems.append(f"mask: made with {text.get('mask', 'none')}, which is not --mask {means.given.mask}")
-    except (ValueError, KeyError) as error:
-        problems.append(f"settings: {error}")
+        recipe = read_recipe(text, means.given, means.digest)
+        size = size_of(recipe)
+    except ValueError as error:
+        unreadable.append(f"settings: {error}")
+    problems = changed_since(picture, text, size) + untrue_claims(text) + other_files(text, means.source, means.digest)
+    problems += unreadable
+    if not problems and means.mask is not None and text.get("mask_sha256") not in means.masks(means.mask, size):
+        problems.append(f"mask: made with {text.get('mask', 'none')}, which is not --mask {means.mask}")
     if problems:
         return Verdict(False, f"{path}: {'; '.join(problems)}.")
     if "watermark" in text:
         watermark_version()  # without the extra it cannot be drawn
     try:
-        settings = settings_from_text(text)
-        mask = unpack_mask(text["mask_bits"], settings.size) if "mask_bits" in text else None
-        again = draw_again(text, settings, mask, means, edits)
+        again = draw_again(text, recipe, means)
     except (ValueError, KeyError) as error:
         return Verdict(False, f"{path}: settings: {error}, so it cannot be drawn again.")
-    return compare(path, picture, again, text, means.device)
+    return compare(path, picture, again, text, recipe, means.device)
+
+
+def verify_folder(folder: Path, means: Means) -> Verdict:
+    """Compare every listed sample as `verify` does. The summary names the first that differ, one a line.
+
+    Raise ValueError where there is no manifest, or a damaged one.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"--verify {folder}: no {MANIFEST} in it. Give a picture, or a folder that sample.py finished."
+        )
+    entries = list(read_list(folder / MANIFEST))
+    differing = []
+    for entry in tqdm(entries, unit="image", desc="verifying", disable=not entries):
+        if problem := problem_of(folder, entry, means):
+            differing.append(problem)
+    known = {name for entry in entries for name in files_of(entry)}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} - {"grid.png"}
+    differing += [f"{folder / name}: {MANIFEST} does not list it." for name in sorted(found - known)]
+    if not differing:
+        return Verdict(bool(entries), f"{folder}: all {len(entries)} samples are what their fields say.")
+    more = [f"and {len(differing) - NAMED} more."] if len(differing) > NAMED else []
+    head = f"{folder}: {len(differing)} problem{'s' * (len(differing) > 1)} with {len(entries)} samples:"
+    return Verdict(False, "\n".join([head, *differing[:NAMED], *more]))
+
+
+def problem_of(folder: Path, entry: Fields, means: Means) -> str:
+    """One sentence about a line and its files; empty where all is as it should be."""
+    path = folder / entry["file_name"]
+    if lacking := [name for name in files_of(entry) if not ends_as_png(folder / name)]:
+        return f"{folder / lacking[0]}: missing or cut off."
+    verdict = verify(path, means)
+    if not verdict.equal:
+        return verdict.sentence
+    text = fields_of(open_image(path))
+    line = as_text({key: value for key, value in entry.items() if key not in OF_FOLDER})
+    if {key: value for key, value in text.items() if key not in (DIGEST, *OF_FOLDER)} | {DIGEST: line[DIGEST]} != line:
+        return f"{path}: its line of {MANIFEST} says something else than the picture."
+    if "mask_file" in entry:
+        mask = load_mask([folder / entry["mask_file"]], int(settings_of(text)["sampling"]["size"]))
+        if text.get("mask_sha256", mask_sha256(mask * 0)) != mask_sha256(mask):
+            return f"{folder / entry['mask_file']}: not the mask of {path.name}."
+    return ""
 
 
 def fields_of(picture: Image.Image) -> dict[str, str]:
@@ -105,43 +143,52 @@ def fields_of(picture: Image.Image) -> dict[str, str]:
     return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
 
 
-def draw_again(
-    text: Mapping[str, str], settings: Settings, mask: Tensor | None, means: Means, edits: argparse.Namespace | None
-) -> Image.Image:
+def size_of(recipe: Recipe) -> int:
+    """Pixels along one side. Raise ValueError for fields that hold none: sample.py writes its settings resolved."""
+    if recipe.sampling.size is None:
+        raise ValueError("the field size is missing")
+    return recipe.sampling.size
+
+
+def draw_again(text: Mapping[str, str], recipe: Recipe, means: Means) -> Image.Image:
     """The picture that the fields describe."""
     paths = {means.digest(lora.path): lora.path for lora in means.source.loras}
     loras = tuple(ScaledLoRA(paths[lora["sha256"]], float(lora["scale"])) for lora in recorded_loras(text))
-    added = () if edits is None else tuple(map(tuple, edits.also_control))
-    model, terms = means.load(means.source._replace(loras=loras), means.device, added, settings.size)
-    wanted = [Wanted(text["prompt"], int(text["seed"]), mask)]
-    if edits is None:
-        (x,) = draw_images(model, wanted, settings)
-    else:
-        edits.weights = means.source.weights
-        ((x, _),) = draw_samples(edits, model, wanted, settings, terms)
+    size = size_of(recipe)
+    model, terms = means.load(means.source._replace(loras=loras), means.device, recipe.controls, size)
+    mask: Tensor | None = unpack_mask(text["mask_bits"], size) if "mask_bits" in text else None
+    ((x, _),) = draw_samples(model, [Wanted(text["prompt"], int(text["seed"]), mask)], recipe, terms)
     again = to_picture(x.mean(dim=0, keepdim=True))
     return add_watermark(again) if "watermark" in text else again
 
 
-def compare(path: Path, picture: Image.Image, again: Image.Image, text: Mapping[str, str], device: str) -> Verdict:
+def compare(
+    path: Path, picture: Image.Image, again: Image.Image, text: Mapping[str, str], recipe: Recipe, device: str
+) -> Verdict:
     """Pixel by pixel; where they differ, with what may be the reason."""
     if picture.size != again.size or picture.mode != again.mode:
         return Verdict(False, f"{path}: pixels: {picture.mode} {picture.size}, not {again.mode} {again.size}.")
     apart = np.abs(np.asarray(picture, dtype=int) - np.asarray(again, dtype=int))
     if not apart.any():
-        return Verdict(True, f"{path}: all {apart.size} pixels are those of its {made_of(text)}.")
+        return Verdict(True, f"{path}: all {apart.size} pixels are those of its {made_of(text, recipe)}.")
     differ = f"{int((apart > 0).sum())} of {apart.size} pixels differ, by up to {apart.max()}"
-    fine = text["precision"] == "fp32" and text["device"].startswith("cpu")
+    fine = recipe.sampling.precision == "fp32" and text["device"].startswith("cpu")
     rounded = bool(apart.max() <= 1 and (apart > 0).mean() <= (FINE if fine else COARSE))
-    if text["exact"] == "False" and rounded:
+    if not recipe.sampling.exact and rounded:
         return Verdict(True, f"{path}: {differ}: the rounding of a batch, for it was made with --fast.")
     return Verdict(False, f"{path}: {differ}: {reason(text, rounded, device)}.")
 
 
-def made_of(text: Mapping[str, str]) -> str:
+def made_of(text: Mapping[str, str], recipe: Recipe) -> str:
     """Name all that the pixels were drawn from."""
-    files = "".join(f", --{name.replace('_', '-')} {text[name]}" for name in FILES if name in text)
-    pasted = "; outside --inpaint they are those of --init" if "inpaint" in text and "no_paste" not in text else ""
+    begin, files, pasted = recipe.begin, "", ""
+    if not isinstance(begin, FromNoise):
+        files = f", --init {begin.init.name}"
+    if isinstance(begin, Region):
+        files += f", --inpaint {begin.inpaint.name}"
+        pasted = "; outside --inpaint they are those of --init" if begin.paste else ""
+    if isinstance(begin, Inversion) and begin.source_mask is not None:
+        files += f", --source-mask {begin.source_mask.name}"
     return f"seed, settings and weights{files}{', with its watermark' if 'watermark' in text else ''}{pasted}"
 
 
@@ -162,16 +209,6 @@ def reason(text: Mapping[str, str], rounded: bool, device: str) -> str:
         "the fields name no other machine or software. Either they are not what made these pixels, or something that "
         "they do not hold, as a driver, chose other kernels"
     )
-
-
-def check_verify_options(options: argparse.Namespace, defaults: Mapping[str, object]) -> None:
-    """Raise ValueError for options beside --verify that it would not look at."""
-    for name, value in vars(options).items():
-        if name not in OWN and value != defaults[name]:
-            option = "class" if name == "labels" else name.replace("_", "-")
-            raise ValueError(
-                f"--{option} beside --verify does nothing: a picture is drawn again as its fields say. Leave it away."
-            )
 
 
 def _seen_mark(picture: Image.Image) -> str:

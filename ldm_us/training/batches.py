@@ -49,7 +49,7 @@ def batch_indices(n: int, seed: int, step: int, size: int) -> Tensor:
 def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
     """The images (size,) of a step: epoch after epoch, or with --data-weights drawn from the folders' shares."""
     if data.weights is None:
-        return batch_indices(len(data), seed, step, size)
+        return batch_indices(len(data.records), seed, step, size)
     assert data.folder_index is not None
     by_folder = data.folder_index.argsort(stable=True)
     sizes = data.folder_index.bincount(minlength=len(data.weights)).tolist()

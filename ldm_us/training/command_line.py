@@ -6,9 +6,11 @@ from typing import Any
 
 from ldm_us.config import PREDICTIONS
 from ldm_us.networks.lora import TARGETS
-from ldm_us.runtime.torchrun import local_device, process_count
+from ldm_us.runtime.processes import local_device, process_count
 from ldm_us.training.optimizers import OPTIMIZERS
 from ldm_us.training.options import DIFFUSION_LR, STAGES, VAE_LR_PER_IMAGE, TrainOptions, check_options
+
+YES_OR_NO = argparse.BooleanOptionalAction  # --flip and --no-flip
 
 
 def parse_options(argv: list[str] | None = None) -> TrainOptions:
@@ -58,13 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Steps, images and weights, of every stage."""
     add = parser.add_argument
-    add(
-        "--data-weights",
-        type=float,
-        nargs="+",
-        metavar="W",
-        help="shares of the datasets (all images alike)",
-    )
+    add("--data-weights", type=float, nargs="+", metavar="W", help="shares of the datasets (all images alike)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time (%(default)s)")
     add("--accumulate", type=int, default=1, metavar="N", help="batches per optimiser step (%(default)s)")
     add("--lr", type=float, help=f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})")
@@ -72,9 +68,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--weight-decay", type=float, default=1e-2, metavar="X", help="(%(default)s)")
     add("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm (%(default)s)")
     add("--ema", type=float, default=0.9999, metavar="X", help="decay of the averaged weights, 0: none (%(default)s)")
-    add(
-        "--flip", action=argparse.BooleanOptionalAction, default=True, help="mirror half of the images, masks with them"
-    )
+    add("--flip", action=YES_OR_NO, default=True, help="mirror half of the images, masks with them")
     add("--held-out", type=float, default=0.1, metavar="P", help="share kept for evaluation (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of weights, order and noise (%(default)s)")
     add("--size", type=int, metavar="PIXELS", help="side of the training images (the preset's)")
@@ -94,20 +88,9 @@ def add_diffusion(group: "argparse._ArgumentGroup") -> None:
 def add_fine_tuning(group: "argparse._ArgumentGroup") -> None:
     """What is trained, and what it costs."""
     add = group.add_argument
-    add(
-        "--lora",
-        type=int,
-        metavar="RANK",
-        help="train low-rank updates of the attention alone",
-    )
+    add("--lora", type=int, metavar="RANK", help="train low-rank updates of the attention alone")
     add("--lora-alpha", type=float, metavar="X", help="scale of the updates, times 1 / RANK (RANK)")
-    add(
-        "--lora-targets",
-        nargs="+",
-        choices=TARGETS,
-        metavar="P",
-        help="q k v out self.q ... (q k v out)",
-    )
+    add("--lora-targets", nargs="+", choices=TARGETS, metavar="P", help="q k v out self.q ... (q k v out)")
     add("--prompt-tokens", type=int, default=0, metavar="N", help="unet stage: learn N vectors before the words alone")
     add("--decoder-only", action="store_true", help="vae stage: train what decodes the latents, and leave those")
     add("--unlock-decoder", action="store_true", help="controlnet stage: train the UNet's decoder too, at a lower --lr")
@@ -122,7 +105,7 @@ def add_machine(group: "argparse._ArgumentGroup") -> None:
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast, for GPUs and CPUs with bf16")
     add("--cache", type=Path, metavar="DIR", help="of latents and text states (cache, beside RUN)")
     add("--workers", type=int, metavar="N", help="processes that prepare batches (2 with a GPU, else 0)")
-    add("--channels-last", action=argparse.BooleanOptionalAction, help="memory layout (yes with a GPU, else no)")
+    add("--channels-last", action=YES_OR_NO, help="memory layout (yes with a GPU, else no)")
     add("--compile", action="store_true", help="let torch.compile fuse the networks: slow first steps")
     add("--shard", action="store_true", help="split weights and optimiser over the processes (FSDP2)")
 

@@ -137,16 +137,20 @@ def to_signed(pixels: Tensor) -> Tensor:
     return (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
 
-def records_hash(records: Sequence[Record]) -> str:
-    """SHA-256 over what a run sees of its records, in order: pixels, which masks are whose, prompts and labels."""
+def data_hashes(records: Sequence[Record]) -> tuple[str, str]:
+    """Two SHA-256: of the bytes of every image and mask, whatever their names and order; and of all that a run sees.
+
+    The second is over the records in order: pixels, which masks are whose, prompts and labels.
+    """
     digest = hashlib.sha256()
+    hashes: list[str] = []
     for record in records:
         files = [sha256_file(path) for path in (record.image, *record.masks)]
         digest.update(json.dumps([files, record.prompt, record.label]).encode())
-    return digest.hexdigest()
+        hashes += files
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(), digest.hexdigest()
 
 
 def data_hash(records: Sequence[Record]) -> str:
-    """SHA-256 over the bytes of every image and mask, whatever their names and order."""
-    files = sorted(sha256_file(path) for record in records for path in (record.image, *record.masks))
-    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+    """The first of data_hashes: what a run and a model say of the images they were trained on."""
+    return data_hashes(records)[0]

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ldm_us.training.distributed import split_like
-
 
 class EMA:
     """average <- decay * average + (1 - decay) * weight after every step, the decay growing to `max_decay`."""
@@ -47,9 +45,8 @@ class EMA:
         """What a resumed run needs."""
         return {"updates": self.updates, "average": self.average}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
         """Undo state_dict."""
         self.updates = state["updates"]
         for name, average in self.average.items():
-            average.copy_(split_like(state["average"][name], average))
+            average.copy_(state["average"][name])

@@ -3,9 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.diffusion.ddpm import q_sample, target_of
+from ldm_us.diffusion.ddpm import Schedule, q_sample, target_of
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.schedule import Schedule
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
 from ldm_us.training.batches import ImageBatch, LatentBatch
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ldm_us.data.mixing import check_weights
 from ldm_us.networks.lora import PROJECTIONS, LoRAConfig
 from ldm_us.runtime.checks import check_device, check_seed
-from ldm_us.training.tensorboard import summary_writer
+from ldm_us.training.log import summary_writer
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step

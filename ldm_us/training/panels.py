@@ -3,24 +3,21 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
+from typing import Any
 
-from ldm_us.display.axes import Point, Series
+import numpy as np
+
+from ldm_us.display.charts import COLOURS
 
 Lines = Sequence[Mapping[str, float]]  # of log.jsonl: a step and values by name
+Point = tuple[float, float]
 
 BAND = re.compile(r"val_loss_(\d+)_(\d+)")
 ZERO_CONV = re.compile(r"zero_conv_norm_(\d+)")
-DASHES = ("", "7 3", "3 3", "9 3 2 3")
+DASHES: Sequence[Any] = ("-", (0, (7, 3)), (0, (3, 3)), (0, (9, 3, 2, 3)))  # pixels on and off
+LOOKS = [{"color": COLOURS[i], "linestyle": DASHES[i]} for i in range(len(DASHES))]
 MOST_POINTS = 400  # of a line; more would be less than a pixel apart
-
-LOSS, BANDS, MASKS, ZERO_CONVS = (
-    "Training loss",
-    "Validation loss by timestep",
-    "Does the mask help?",
-    "Zero convolutions",
-)
 SINGLE = (  # charts of one value: its name in the log, title, unit
     ("control_gap", "Control gap", "loss, shuffled minus true mask"),
     ("val_psnr_db", "PSNR of held-out images", "dB"),
@@ -32,6 +29,17 @@ SINGLE = (  # charts of one value: its name in the log, title, unit
 
 
 @dataclass(frozen=True)
+class Series:
+    """One line of a chart."""
+
+    name: str
+    points: Sequence[Point]
+    look: Mapping[str, Any] = field(default_factory=dict)  # in the words of matplotlib
+    dots: bool = True  # where the points are few
+    in_legend: bool = True
+
+
+@dataclass(frozen=True)
 class Panel:
     """One chart over the steps."""
 
@@ -40,11 +48,23 @@ class Panel:
     series: Sequence[Series]
     log_scale: bool = False
 
+    @property
+    def named(self) -> list[Series]:
+        """The series of the legend; one alone needs none."""
+        return [one for one in self.series if one.in_legend] if len(self.series) > 1 else []
+
 
 def panels(lines: Lines) -> list[Panel]:
     """Every chart whose values are in the log."""
-    gap, *others = (single(lines, *value) for value in SINGLE)
-    drawn = [training_loss(lines), bands(lines), masks(lines), gap, zero_convs(lines), *others]
+    gap, *others = (Panel(title, unit, series_of(lines, key, title)) for key, title, unit in SINGLE)
+    drawn = [
+        Panel("Training loss", "loss", training_loss(values_of(lines, "loss"))),
+        Panel("Validation loss by timestep", "loss, log scale", bands(lines), log_scale=True),
+        Panel("Does the mask help?", "validation loss", masks(lines)),
+        gap,
+        Panel("Zero convolutions", "norm of the weight", zero_convs(lines)),
+        *others,
+    ]
     return [panel for panel in drawn if panel.series]
 
 
@@ -53,76 +73,67 @@ def values_of(lines: Lines, key: str) -> list[Point]:
     return [(line["step"], line[key]) for line in lines if key in line]
 
 
-def single(lines: Lines, key: str, title: str, unit: str) -> Panel:
-    """One value over the steps."""
+def series_of(lines: Lines, key: str, name: str, look: Mapping[str, Any] = LOOKS[0]) -> list[Series]:
+    """One value over the steps; no series where the log does not have it."""
     points = thinned(values_of(lines, key))
-    return Panel(title, unit, [Series(title, points)] if points else [])
+    return [Series(name, points, look)] if points else []
 
 
-def training_loss(lines: Lines) -> Panel:
-    """The loss as logged, and a running mean of it."""
-    points = values_of(lines, "loss")
-    window = len(points) // 20 * 2 + 1  # a tenth of the run
-    if window > 1:
-        series = [
-            Series("every line of the log", thinned(points), opacity=0.35, width=1.2, dots=False),
-            Series(f"mean of {window} lines", thinned(smoothed(points, window)), width=2.4, dots=False),
-        ]
-    else:
-        series = [Series("every line of the log", points)] if points else []
-    return Panel(LOSS, "loss", series)
-
-
-def bands(lines: Lines) -> Panel:
-    """Validation loss in each part of the noise schedule, and their mean."""
-    found = {key: match for line in lines for key in line if (match := BAND.fullmatch(key))}
-    series = [
-        Series(f"t {found[key][1]}-{found[key][2]}", values_of(lines, key), i % 4, dashes=DASHES[i % 4])
-        for i, key in enumerate(sorted(found, key=lambda key: int(found[key][1])))
+def training_loss(points: list[Point]) -> list[Series]:
+    """The loss as logged, and a running mean of it over a tenth of the run."""
+    window = len(points) // 20 * 2 + 1
+    if window == 1:
+        return [Series("every line of the log", points)] if points else []
+    return [
+        Series("every line of the log", thinned(points), {"alpha": 0.35, "linewidth": 1.2}, dots=False),
+        Series(f"mean of {window} lines", thinned(smoothed(points, window)), {"color": COLOURS[0]}, dots=False),
     ]
-    if series:
-        series.append(Series("mean", values_of(lines, "val_loss"), 5, width=1.5, dashes="2 3"))
-    return Panel(BANDS, "loss, log scale", series, log_scale=True)
 
 
-def masks(lines: Lines) -> Panel:
+def bands(lines: Lines) -> list[Series]:
+    """Validation loss in each part of the noise schedule, and their mean."""
+    matches = {match[0]: match for line in lines for match in map(BAND.fullmatch, line) if match is not None}
+    series = []
+    for i, match in enumerate(sorted(matches.values(), key=lambda match: int(match[1]))):
+        series += series_of(lines, match[0], f"t {match[1]}-{match[2]}", LOOKS[i % 4])
+    mean = {"color": COLOURS[5], "linewidth": 1.5, "linestyle": (0, (2, 3))}
+    return [*series, *series_of(lines, "val_loss", "mean", mean)] if series else []
+
+
+def masks(lines: Lines) -> list[Series]:
     """Validation loss on lesion images with three kinds of mask."""
-    kinds = ("true", "shuffled", "empty")
-    found = [(i, kind, values_of(lines, f"val_loss_{kind}_mask")) for i, kind in enumerate(kinds)]
-    series = [Series(f"{kind} mask", points, i, dashes=DASHES[i]) for i, kind, points in found if points]
-    return Panel(MASKS, "validation loss", series)
+    series = []
+    for i, kind in enumerate(("true", "shuffled", "empty")):
+        series += series_of(lines, f"val_loss_{kind}_mask", f"{kind} mask", LOOKS[i])
+    return series
 
 
-def zero_convs(lines: Lines) -> Panel:
+def zero_convs(lines: Lines) -> list[Series]:
     """The norm of every zero convolution: fine ones pale, deep ones dark."""
     keys = sorted({key for line in lines for key in line if ZERO_CONV.fullmatch(key)})
     last = len(keys) - 1
     names = {0: "first skip", last // 2: "halfway", last: "middle block"}
-    series = [
+    return [
         Series(
             names.get(i, f"skip {i}"),
-            values_of(lines, key),
-            1 if i == last else 0,
-            opacity=0.3 + 0.7 * i / max(1, last),
-            width=1.6,
+            thinned(values_of(lines, key)),
+            {"color": COLOURS[i == last], "alpha": 0.3 + 0.7 * i / max(1, last), "linewidth": 1.6},
             in_legend=i in names,
         )
         for i, key in enumerate(keys)
     ]
-    return Panel(ZERO_CONVS, "norm of the weight", series)
 
 
 def smoothed(points: Sequence[Point], window: int) -> list[Point]:
     """The mean over a window of lines around each, narrower at the ends; values that are not finite are left out."""
-    finite = [math.isfinite(value) for _, value in points]
-    sums = [0.0, *accumulate(value if kept else 0.0 for (_, value), kept in zip(points, finite, strict=True))]
-    counts = [0, *accumulate(map(int, finite))]
-    means = []
-    for i, (step, _) in enumerate(points):
-        first, end = max(0, i - window // 2), min(len(points), i + window // 2 + 1)
-        near = counts[end] - counts[first]
-        means.append((step, (sums[end] - sums[first]) / near if near else math.nan))
-    return means
+    values = np.array([value for _, value in points], dtype=float)
+    kept = np.isfinite(values)
+    place = np.arange(len(points))
+    first, end = np.maximum(place - window // 2, 0), np.minimum(place + window // 2 + 1, len(points))
+    with np.errstate(all="ignore"):  # a window without a value has no mean
+        sums, counts = (np.cumsum([0.0, *terms]) for terms in (np.where(kept, values, 0.0), kept))
+        means = (sums[end] - sums[first]) / (counts[end] - counts[first])
+    return [(step, float(mean)) for (step, _), mean in zip(points, means, strict=True)]
 
 
 def thinned(points: list[Point]) -> list[Point]:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.pictures import labelled_grid, to_picture
 from ldm_us.training.dataset import TrainingSet, to_signed
 
@@ -42,18 +42,9 @@ def spread(prompts: list[str]) -> list[str]:
 
 def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Tensor | None) -> Tensor:
     """Four samples of a prompt, with a mask or without, at the training size; every row has the same seeds."""
-    seeds = list(range(COLUMNS))
     masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
-    return generate(
-        model,
-        [prompt] * COLUMNS,
-        masks=masks,
-        seeds=seeds,
-        size=data.size,
-        steps=STEPS,
-        guidance=model.config.guidance(masks is not None),
-        control_scale=model.config.control.scale,
-    )
+    sampling = Sampling(steps=STEPS, size=data.size, threads=None, exact=False)
+    return generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
 
 
 def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:

@@ -14,7 +14,7 @@ from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import merge_lora
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
-from ldm_us.training.distributed import whole
+from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
 
@@ -44,19 +44,20 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     state = model.state_dict()
     if options.weights is not None and any(value.is_meta for value in state.values()):
         check_unchanged(options.weights, lineage.parent)
-    tensors = [lazy_tensor(name, value, options.weights) for name, value in state.items()]
+    if options.shard:
+        state |= gathered_weights(stage.networks)
     if stage.world.main:
         path = options.out / "model.safetensors"
+        tensors = [lazy_tensor(name, value, options.weights) for name, value in state.items()]
         write_safetensors(path, tensors, model_metadata(model.config) | metadata)
         print(f"wrote {path}")
     stage.world.barrier()
 
 
 def lazy_tensor(name: str, value: Tensor, weights: Path | None) -> LazyTensor:
-    """A tensor of the result, gathered from all processes or, where this run has not loaded it, read from its file."""
+    """A tensor of the result; where this run has not loaded it, read from the file that the run started from."""
     if not value.is_meta:
-        gathered = whole(value)
-        return LazyTensor(name, tuple(value.shape), value.dtype, lambda: gathered)
+        return LazyTensor(name, tuple(value.shape), value.dtype, lambda: value)
     assert weights is not None
     file = open_model_file(weights)
     return LazyTensor(name, tuple(value.shape), torch.float32, lambda: file.get_tensor(name).float())

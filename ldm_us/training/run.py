@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -13,11 +12,15 @@ import torch
 from torch import nn
 
 from ldm_us.files.atomic import atomic_file
-from ldm_us.files.locks import try_exclusive
-from ldm_us.training.distributed import ALONE, World, split_like
+from ldm_us.files.locks import NAME as LOCK
+from ldm_us.files.locks import locked
+from ldm_us.runtime.processes import ALONE, World
+from ldm_us.training.distributed import scatter_state
 from ldm_us.training.ema import EMA
+from ldm_us.training.log import trim_log
 from ldm_us.training.options import FREE, TrainOptions
-from ldm_us.training.state import append_log, delete_old_states, load_newest_state, trim_log
+from ldm_us.training.stages import Stage
+from ldm_us.training.state import delete_old_states, load_newest_state
 
 
 def total_steps(options: TrainOptions, images: int) -> int:
@@ -32,69 +35,53 @@ def total_steps(options: TrainOptions, images: int) -> int:
 def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALONE) -> Iterator[None]:
     """Hold the folder of the run, new or of this very run, until the end. hashes: of data and parent.
 
-    With --restart, another run that is there is renamed first. Raise ValueError, in every process, where the folder
-    cannot be this run's: it holds another, another process is training it, or the processes are not of one mind.
+    With --restart, another run that is there is renamed first. Raise ValueError where the folder cannot be this run's:
+    it holds another, another process is training it, or the processes are not of one mind.
     """
     config = fixed_options(options) | hashes
     world.check_same("configuration", config)
     with ExitStack() as stack:
-        problem = None
-        if world.main:
-            try:
-                if options.restart:
-                    set_aside(options)
-                create_or_check(options.out, config)
-                stack.enter_context(locked(options.out))
-                make_folders(options.out)
-            except (ValueError, OSError) as error:
-                problem = error
-        world.check_all_well(problem)
+        world.first(lambda: hold_folder(options, config, stack))
         yield
 
 
-def create_or_check(out: Path, config: dict[str, Any]) -> None:
-    """Create the folder with its config.json, or check that the run in it is this one."""
-    path = out / "config.json"
-    before = read_config(path)
-    if before is not None:
-        differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
-        if differing:
-            changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
-            raise ValueError(
-                f"{out} holds another run ({changes}). Use its settings or another --out, or add --restart to set that "
-                "run aside."
-            )
-    elif out.exists() and not holds_only_leftovers(out):
-        raise ValueError(f"{out} is not empty and holds no run. Choose another --out.")
+def hold_folder(options: TrainOptions, config: dict[str, Any], stack: ExitStack) -> None:
+    """Create the folder or check that the run in it is this one, lock it, and make it ready to be written into."""
+    if options.restart:
+        set_aside(options)
+    out = options.out
+    check_folder(out, config)
     out.mkdir(parents=True, exist_ok=True)
-    if before is None:
-        with atomic_file(path) as file:  # before the folders: a run killed here has left nothing but a leftover
+    stack.enter_context(locked(out, f"{out} is being trained by another process. Wait for it, or stop it."))
+    if not check_folder(out, config):  # whoever held it until now may have begun a run
+        with atomic_file(out / "config.json") as file:  # first: a run killed here has left nothing but leftovers
             file.write(json.dumps(config, indent=2).encode())
-
-
-def make_folders(out: Path) -> None:
-    """Make what a run writes into, and remove the leftovers of killed writes."""
     for folder in (out, out / "samples", out / "state"):
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
 
 
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go of it when the process ends, however it ends."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        if not try_exclusive(descriptor):
-            raise ValueError(f"{out} is being trained by another process. Wait for it, or stop it.")
-        yield
-    finally:
-        os.close(descriptor)
+def check_folder(out: Path, config: dict[str, Any]) -> bool:
+    """Say whether the folder holds this very run. Raise ValueError where it holds another, or anything else."""
+    before = read_config(out / "config.json")
+    if before is None:
+        if out.exists() and not holds_only_leftovers(out):
+            raise ValueError(f"{out} is not empty and holds no run. Choose another --out.")
+        return False
+    differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
+    if differing:
+        changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
+        raise ValueError(
+            f"{out} holds another run ({changes}). Use its settings or another --out, or add --restart to set that "
+            "run aside."
+        )
+    return True
 
 
 def holds_only_leftovers(out: Path) -> bool:
     """Whether a folder is empty, or was left by a run that was killed while it wrote its config.json."""
-    return all(path.match(".config.json.*.tmp") for path in out.iterdir())
+    return all(path.name == LOCK or path.match(".config.json.*.tmp") for path in out.iterdir())
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -115,10 +102,9 @@ def fixed_options(options: TrainOptions) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def resume(
-    run: Path, parameters: dict[str, nn.Parameter], ema: EMA, optimizer: torch.optim.Optimizer, world: World = ALONE
-) -> int:
+def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
     """Put the newest state of the run in place; return its step, 0 for a fresh run."""
+    run, world = stage.options.out, stage.world
     state = load_newest_state(run)
     step = 0 if state is None else int(state["step"])
     world.check_same("state", step)
@@ -127,13 +113,15 @@ def resume(
         trim_log(run / "log.jsonl", step or -1)  # a fresh run logs its step 0 again
     if state is None:
         return 0
-    for name, parameter in parameters.items():
-        parameter.copy_(split_like(state["trained"][name], parameter))
-    ema.load_state_dict(state["ema"])
+    if stage.options.shard:
+        scatter_state(stage.networks, optimizer, ema, state, world)
+        return step
     moments = state["optimizer"]["state"]
-    for index, parameter in enumerate(parameters.values()):  # the optimiser numbers them in this order
-        moments[index] = {name: laid_out_like(value, parameter) for name, value in moments[index].items()}
+    for i, (name, parameter) in enumerate(ema.parameters.items()):  # the optimiser numbers them in this order
+        parameter.copy_(state["trained"][name])
+        moments[i] = {key: laid_out_like(value, parameter) for key, value in moments[i].items()}
     optimizer.load_state_dict(state["optimizer"])
+    ema.load_state_dict(state["ema"])
     return step
 
 
@@ -141,7 +129,7 @@ def laid_out_like(value: Any, parameter: nn.Parameter) -> Any:
     """A moment in its parameter's memory layout: fused AdamW walks memory, and would take another weight's."""
     if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
         return value
-    return torch.empty_like(parameter).copy_(split_like(value, parameter))
+    return torch.empty_like(parameter).copy_(value)
 
 
 def set_aside(options: TrainOptions) -> None:
@@ -154,34 +142,3 @@ def set_aside(options: TrainOptions) -> None:
             raise ValueError(f"--restart would rename {run}, and {path} lies in it. Choose another --out.")
     places = (run.with_name(f"{run.name}-before-{i}") for i in count(1))
     run.rename(next(place for place in places if not place.exists()))
-
-
-class Log:
-    """log.jsonl: a line every few steps, each value the mean since the line before."""
-
-    def __init__(self, run: Path, step: int, world: World = ALONE):
-        self.path = run / "log.jsonl"
-        self.world = world
-        self.step = step
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, step: int, values: dict[str, float], every: int) -> dict[str, float]:
-        """Take a step's values in; write a line when `every` divides the step. Return the means so far."""
-        self.step = step
-        self.count += 1
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        means = {name: total / self.count for name, total in self.sums.items()}
-        if step % every == 0:
-            self.flush()
-        return means
-
-    def flush(self) -> None:
-        """Write what has come since the last line, so that a state and the log up to it agree."""
-        if self.count == 0:
-            return
-        means = {name: total / self.count for name, total in self.sums.items()}
-        if self.world.main:
-            append_log(self.path, {"step": self.step} | means)
-        self.sums, self.count = {}, 0

@@ -1,6 +1,7 @@
 """One stage of training: the batch of any step, and its loss."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,10 +12,10 @@ from tqdm import tqdm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
+from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch, step_indices
 from ldm_us.training.cache import moments_cache, states_cache
 from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
-from ldm_us.training.distributed import ALONE, World
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.start import needed_parts
@@ -36,11 +37,17 @@ class Stage:
         self.options = options
         self.cache = cache  # the folder of all caches; None: nothing is kept on disk
         self.world = world
+        self.device = model.device
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
         if options.stage != "vae":
-            self.tokens = tokenize(data.prompts, model.config.text.length).to(model.device)  # (prompts, n)
+            self.tokens = tokenize(data.prompts, model.config.text.length).to(self.device)  # (prompts, n)
             if not options.trains_text:
-                self.context = prompt_states(model, data.prompts, self.tokens, options.weights, cache).to(model.device)
+                self.context = prompt_states(model, data.prompts, self.tokens, options.weights, cache).to(self.device)
+
+    @cached_property
+    def networks(self) -> nn.ModuleDict:
+        """The parts of the model that a step computes with, by their names."""
+        return nn.ModuleDict({part: self.model.get_submodule(part) for part in needed_parts(self.options)})
 
     def prepare(self, steps: Iterable[int]) -> None:
         """Have the latents of all images that these steps see; each process encodes its share of those missing."""
@@ -58,7 +65,7 @@ class Stage:
         cache = None if self.cache is None else moments_cache(self.cache, self.model, self.options.weights)
         missing = missing_moments(self.data, index, cache)
         sharing = self.world if cache is not None else ALONE
-        share = [i for i in missing if i % sharing.size == sharing.rank]  # by number: others may have written some
+        share = [i for i in missing if sharing.takes(i)]  # by number: others may have written some
         if share:
             with loaded(self.model, self.options.weights, "vae"):
                 shown = tqdm(share, desc="latents", unit="image", delay=1, disable=not self.world.main)
@@ -76,18 +83,19 @@ class Stage:
 
         The global batch is a function of (seed, step), whatever the number of processes.
         """
-        options, config = self.options, self.model.config
-        size = options.images_per_step
+        options = self.options
         parts, mine = options.accumulate * self.world.size, slice(self.world.rank, None, self.world.size)
+        size = options.batch * parts
         if options.stage == "vae":
-            side = self.data.size // config.vae.downsampling
-            shape = (config.vae.latent_channels, side, side)
+            config = self.model.config.vae
+            side = self.data.size // config.downsampling
+            shape = (config.latent_channels, side, side)
             images = image_batch(self.data, shape, options.seed, step, size, options.flip)
             return [ImageBatch(*part) for part in split(images, parts)[mine]]
         latents = latent_batch(
             self.data,
             self.model.vae.scale,
-            self.model.schedule.timesteps,
+            self.model.config.schedule.timesteps,
             options.seed,
             step,
             size,
@@ -99,11 +107,10 @@ class Stage:
 
     def loss(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
-        device = self.model.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
             if isinstance(batch, ImageBatch):
-                return vae_loss(self.model, ImageBatch(*(value.to(device, non_blocking=True) for value in batch)))
-            batch = LatentBatch(*(value.to(device, non_blocking=True) for value in batch))
+                return vae_loss(self.model, ImageBatch(*(value.to(self.device, non_blocking=True) for value in batch)))
+            batch = LatentBatch(*(value.to(self.device, non_blocking=True) for value in batch))
             if self.context is None:
                 context = self.model.text(self.tokens[batch.prompt_index])
             else:
@@ -118,7 +125,7 @@ class StageLoss(nn.Module):
     def __init__(self, stage: Stage):
         super().__init__()
         self.stage = stage
-        self.parts = nn.ModuleList(stage.model.get_submodule(part) for part in needed_parts(stage.options))
+        self.networks = stage.networks
 
     def forward(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch -> the loss, a scalar, and what else the log should hold."""
@@ -136,13 +143,14 @@ class StepBatches(Dataset):
 
 
 def stream(stage: Stage, steps: range, workers: int) -> Iterator[list[ImageBatch] | list[LatentBatch]]:
-    """The batches of the steps, prepared by worker processes where there are some, in pinned memory for a GPU."""
-    pinned = stage.model.device.type == "cuda"
+    """The batches of the steps, where there are worker processes prepared by those, in pinned memory for a GPU."""
+    if workers == 0:
+        return map(stage.batches, steps)
+    pinned = stage.device.type == "cuda"
     unused = torch.Generator()  # else the loader would draw from the global one
-    loader = DataLoader(
-        StepBatches(stage), None, sampler=steps, num_workers=workers, pin_memory=pinned, generator=unused
+    return iter(
+        DataLoader(StepBatches(stage), None, sampler=steps, num_workers=workers, pin_memory=pinned, generator=unused)
     )
-    return iter(loader)
 
 
 @torch.no_grad()

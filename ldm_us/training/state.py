@@ -1,6 +1,5 @@
 """The resumable state of a run: everything that the next step depends on, in one file that is whole or not there."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,14 @@ import torch
 
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.pickle_file import read_pickle_file
-from ldm_us.training.distributed import ALONE, World, whole
+from ldm_us.runtime.processes import ALONE, World
 
 KEPT = 2  # states on disk: the newest, and the one before it
 NAME = re.compile(r"step_(\d{8})\.pt")
 
 
 def save_state(run: Path, step: int, state: dict[str, Any], world: World = ALONE) -> None:
-    """Write RUN/state/step_N.pt atomically, then delete all but the newest two. Every process must call this."""
-    state = whole(state)
+    """Write RUN/state/step_N.pt atomically, then delete all but the newest two; only process 0 does."""
     if not world.main:
         return
     folder = run / "state"
@@ -41,12 +39,16 @@ def delete_old_states(run: Path) -> None:
 
 
 def load_newest_state(run: Path) -> dict[str, Any] | None:
-    """The newest state that can be read, or None where there is none. Nothing but tensors and numbers is unpickled."""
+    """The newest state that can be read, or None where there is none.
+
+    weights_only alone does not make a stranger's file safe (CVE-2025-32434, CVE-2026-24747): read_pickle_file comes
+    first, runs nothing, and refuses whatever is not tensors, numbers and names.
+    """
     paths = list_states(run)
     failures = []
     for path in reversed(paths):
         try:
-            read_pickle_file(path)  # it is ours by its name alone: check it as one checks a stranger's
+            read_pickle_file(path)  # it is ours by its name alone
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # whatever a damaged file makes torch raise
             failures.append(f"{path}: {type(error).__name__}")
@@ -58,28 +60,3 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
 def list_states(run: Path) -> list[Path]:
     """State files, oldest first."""
     return sorted(path for path in (run / "state").glob("step_*.pt") if NAME.fullmatch(path.name))
-
-
-def append_log(path: Path, line: dict[str, float]) -> None:
-    """Add a line to a log; an error of the disk names the log."""
-    try:
-        with open(path, "ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-def trim_log(path: Path, step: int) -> None:
-    """Drop the lines of a log that lie after `step`: a resumed run writes them again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
-            continue
-    with atomic_file(path) as file:
-        file.write("".join(kept).encode())

@@ -6,21 +6,20 @@ enters it, so that runs with and without them can be compared; a loss in eps and
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm_us.data.records import Record
-from ldm_us.evaluation.reconstruction import psnr, reconstruct
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.batches import LatentBatch, stream_generator
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import whole
 from ldm_us.training.ema import EMA
+from ldm_us.training.log import Log
+from ldm_us.training.reconstruction import psnr, reconstruct
 from ldm_us.training.stages import Stage
-from ldm_us.training.state import append_log
 
 IMAGES = 32  # at most, spread over the held-out list
 BANDS = 4  # equal parts of 0 .. T-1: the mean over all noise levels hides what each of them learns
@@ -41,12 +40,10 @@ def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
     return Stage(training.model, data, plain, training.cache, training.world)
 
 
-def log_validation(run: Path, held_out: Stage, ema: EMA, step: int) -> None:
+def log_validation(log: Log, held_out: Stage, ema: EMA, step: int) -> None:
     """Validate the averaged weights; the figures are a line of their own in log.jsonl."""
     with ema.swapped_in():
-        values = validate(held_out)
-    if held_out.world.main:
-        append_log(run / "log.jsonl", {"step": step} | values)
+        log.write({"step": step} | validate(held_out))
 
 
 @torch.no_grad()
@@ -142,10 +139,5 @@ def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
 def zero_conv_norms(controlnet: ControlNet) -> dict[str, float]:
     """How far each zero convolution has left 0: those of the skips from the finest on, then the middle's."""
     convs = [*controlnet.zero_convs, controlnet.zero_conv_middle]
-    return {f"zero_conv_norm_{i:02d}": float(whole(norm_of(conv))) for i, conv in enumerate(convs)}
-
-
-def norm_of(conv: nn.Module) -> Tensor:
-    """Norm of a convolution's weight, a scalar; of the whole weight where processes share it out."""
-    weight = conv.get_parameter("weight")
-    return weight.detach().norm()
+    norms = [whole(conv.get_parameter("weight").detach().norm()) for conv in convs]
+    return {f"zero_conv_norm_{i:02d}": float(norm) for i, norm in enumerate(norms)}

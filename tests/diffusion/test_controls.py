@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from ldm_us.config import ScheduleConfig
-from ldm_us.diffusion.conditions import Conditions, conditioned_eps
 from ldm_us.diffusion.controls import (
     ControlTerm,
     acting_timesteps,
@@ -14,10 +13,10 @@ from ldm_us.diffusion.controls import (
     residual_weights,
 )
 from ldm_us.diffusion.ddim import ddim_timesteps
-from ldm_us.diffusion.guidance import Guidance
+from ldm_us.diffusion.ddpm import make_schedule
+from ldm_us.diffusion.guidance import Guidance, guided_eps, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
-from ldm_us.diffusion.schedule import make_schedule
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import Control
 
@@ -86,7 +85,7 @@ def test_text_and_hint_features_are_computed_once_per_sample_whatever_the_steps(
         model.controlnet.register_forward_hook(count("controlnet")),
     ]
     try:
-        generate(model, ["a", "b"], masks=hints()[:, :1], steps=6, guidance=guidance)
+        generate(model, ["a", "b"], masks=hints()[:, :1], sampling=Sampling(steps=6, guidance=guidance, exact=False))
     finally:
         for handle in handles:
             handle.remove()
@@ -103,7 +102,8 @@ def test_13_residuals_have_the_guess_weights_of_the_original_and_equal_ones_with
 def test_guess_mode_controls_the_half_with_the_prompt_only(model, inputs):
     z_t, t, negative, context = inputs
     term = ControlTerm(model.controlnet, hints(), 1.5, guess=True)
-    guided = conditioned_eps(model, Conditions(["a cyst", "no cyst"], "", Guidance(3.0), [term]), 50)(z_t, t)
+    conditions = prepare_conditions(model, ["a cyst", "no cyst"], "", Guidance(3.0), [term])
+    guided = guided_eps(model, z_t, t, conditions)
 
     skips, middle = model.controlnet(z_t, t, context, hints())
     n = len(skips) + 1
@@ -129,9 +129,12 @@ def test_two_controlnets_add_their_residuals_each_with_its_weight(model, other, 
 
 def test_a_second_controlnet_changes_the_sample_and_one_of_scale_0_does_not(model, other):
     masks = hints()[:, :1]
-    alone = generate(model, ["a", "b"], masks=masks, steps=3)
+    sampling = Sampling(steps=3)
+    alone = generate(model, ["a", "b"], masks=masks, sampling=sampling)
     for scale, same in ((0.0, True), (1.0, False)):
-        both = generate(model, ["a", "b"], masks=masks, controls=[ControlTerm(other, hints(), scale)], steps=3)
+        both = generate(
+            model, ["a", "b"], masks=masks, controls=[ControlTerm(other, hints(), scale)], sampling=sampling
+        )
         assert torch.equal(both, alone) == same
 
 
@@ -150,7 +153,7 @@ def test_shares_0_to_a_half_and_a_half_to_1_call_the_controlnet_in_the_two_halve
     try:
         for start, end in ((0.0, 0.5), (0.5, 1.0)):
             term = ControlTerm(model.controlnet, hints(1), start=start, end=end)
-            generate(model, ["a"], controls=[term], steps=4)
+            generate(model, ["a"], controls=[term], sampling=Sampling(steps=4))
     finally:
         handle.remove()
     assert timesteps == [751, 501, 251, 1]
@@ -158,13 +161,14 @@ def test_shares_0_to_a_half_and_a_half_to_1_call_the_controlnet_in_the_two_halve
 
 def test_control_that_ends_at_0_is_no_control(model):
     term = ControlTerm(model.controlnet, hints(1), end=0.0)
-    assert torch.equal(generate(model, ["a"], controls=[term], steps=2), generate(model, ["a"], steps=2))
+    controlled, plain = (generate(model, ["a"], controls=c, sampling=Sampling(steps=2)) for c in ([term], []))
+    assert torch.equal(controlled, plain)
 
 
 def test_a_mask_of_two_lesions_steers_unlike_either_of_them(model):
     one, two = hints(1, at=1)[:, :1], hints(1, at=9)[:, :1]
     both = torch.maximum(one, two)
-    images = [generate(model, ["a"], masks=mask, steps=2) for mask in (both, one, two)]
+    images = [generate(model, ["a"], masks=mask, sampling=Sampling(steps=2)) for mask in (both, one, two)]
     assert float((images[0] - images[1]).abs().max()) > 1e-4
     assert float((images[0] - images[2]).abs().max()) > 1e-4
 
@@ -189,4 +193,4 @@ def test_a_start_after_the_end_and_shares_outside_0_to_1_are_refused(model, star
 
 def test_a_hint_of_another_size_is_refused(model):
     with pytest.raises(ValueError, match=r"a hint of shape \(1, 3, 16, 16\): this batch needs \(2, 3, 16, 16\)"):
-        generate(model, ["a", "b"], controls=[ControlTerm(model.controlnet, hints(1))], steps=2)
+        generate(model, ["a", "b"], controls=[ControlTerm(model.controlnet, hints(1))])

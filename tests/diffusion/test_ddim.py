@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm_us.config import ScheduleConfig
+from ldm_us.config import TINY, ScheduleConfig
 from ldm_us.diffusion.ddim import ddim_invert_step, ddim_step, ddim_timesteps
-from ldm_us.diffusion.ddpm import posterior, predict_z_0, q_sample
-from ldm_us.diffusion.sampling import denoise
-from ldm_us.diffusion.schedule import make_schedule
+from ldm_us.diffusion.ddpm import make_schedule, posterior, predict_z_0, q_sample
+from ldm_us.diffusion.guidance import Conditions, Guidance
+from ldm_us.diffusion.sampling import Sampling, denoise
 from tests.golden.fill import uniform
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "schedulers.npz")
@@ -170,12 +171,14 @@ def test_every_number_of_steps_has_a_strictly_descending_grid_of_its_length_and_
 def test_every_number_of_steps_makes_exactly_as_many_model_calls(steps):
     seen = []
 
-    def eps_model(z, t):
+    def unet(z, t, context, control):
         seen.append(int(t))
         return torch.zeros_like(z)
 
-    generators = [torch.Generator().manual_seed(0)]
-    walked = [step.t for step in denoise(eps_model, SCHEDULE, torch.ones(1, 1, 1, 1), generators, steps=steps)]
+    model = SimpleNamespace(config=TINY, schedule=SCHEDULE, unet=unet)
+    context = torch.zeros(1, 1, 1)
+    conditions = Conditions(context, context, Guidance(1.0))
+    walked = [step.t for step in denoise(model, torch.ones(1, 1, 8, 8), conditions, [], Sampling(steps=steps))]
     assert walked == seen == [t for t, _ in ddim_timesteps(SCHEDULE, steps)]
 
 

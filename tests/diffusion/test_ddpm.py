@@ -11,6 +11,7 @@ from ldm_us.config import PREDICTIONS, ScheduleConfig
 from ldm_us.diffusion.ddpm import (
     ddpm_step,
     eps_of,
+    make_schedule,
     posterior,
     predict_eps_from_v,
     predict_z_0,
@@ -18,7 +19,6 @@ from ldm_us.diffusion.ddpm import (
     target_of,
     velocity,
 )
-from ldm_us.diffusion.schedule import make_schedule
 from tests.golden.fill import uniform
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "schedulers.npz")

@@ -5,10 +5,10 @@ import torch
 
 from ldm_us.config import ScheduleConfig
 from ldm_us.diffusion.ddim import ddim_timesteps
-from ldm_us.diffusion.guidance import Guidance, guided_eps, guides_at, noise_level, rescaled
+from ldm_us.diffusion.ddpm import make_schedule
+from ldm_us.diffusion.guidance import Conditions, Guidance, guided_eps, guides_at, noise_level, rescaled
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
-from ldm_us.diffusion.schedule import make_schedule
+from ldm_us.diffusion.sampling import Sampling, generate
 
 SCHEDULE = make_schedule(ScheduleConfig())
 
@@ -60,7 +60,7 @@ def test_guidance_with_rescale_is_the_formula_of_two_separate_calls(model):
     eps_c, eps_u = model.unet(z_t, t, context), model.unet(z_t, t, negative)
     eps_cfg = eps_u + 5.0 * (eps_c - eps_u)
     factor = torch.stack([c.std() / cfg.std() for c, cfg in zip(eps_c, eps_cfg, strict=True)]).view(2, 1, 1, 1)
-    guided = guided_eps(model, context, negative, Guidance(5.0, rescale=0.7))(z_t, t)
+    guided = guided_eps(model, z_t, t, Conditions(context, negative, Guidance(5.0, rescale=0.7)))
     torch.testing.assert_close(guided, (0.7 * factor + 0.3) * eps_cfg, rtol=1e-4, atol=1e-5)
 
 
@@ -73,22 +73,26 @@ def test_the_noise_level_is_that_of_z_t_scaled_to_the_signal():
 
 def test_an_interval_guides_the_noise_levels_in_it_and_calls_the_others_at_batch_b(model, batches):
     interval = (0.5, 4.0)
-    generate(model, ["a", "b"], steps=10, guidance=Guidance(5.0, interval=interval))
+    sampling = Sampling(steps=10, guidance=5.0, guidance_interval=interval, exact=False)
+    generate(model, ["a", "b"], sampling=sampling)
     levels = [noise_level(SCHEDULE, t) for t, _ in ddim_timesteps(SCHEDULE, 10)]
     assert batches == [4 if 0.5 < sigma <= 4.0 else 2 for sigma in levels]
     assert set(batches) == {2, 4}
 
 
 def test_an_interval_over_all_noise_levels_changes_nothing_and_one_without_any_is_guidance_1(model):
-    options = {"prompts": ["a"], "steps": 3}
-    plain, alone = generate(model, **options, guidance=5.0), generate(model, **options, guidance=1.0)
-    assert torch.equal(generate(model, **options, guidance=Guidance(5.0, interval=(0.0, 100.0))), plain)
-    assert torch.equal(generate(model, **options, guidance=Guidance(5.0, interval=(90.0, 100.0))), alone)
+    plain, alone, everywhere, nowhere = (
+        generate(model, ["a"], sampling=Sampling(steps=3, guidance=scale, guidance_interval=interval))
+        for scale, interval in ((5.0, None), (1.0, None), (5.0, (0.0, 100.0)), (5.0, (90.0, 100.0)))
+    )
+    assert torch.equal(everywhere, plain)
+    assert torch.equal(nowhere, alone)
     assert not torch.equal(plain, alone)
 
 
 def test_guidance_1_is_one_call_at_batch_b_with_an_interval_and_a_rescale_too(model, batches):
-    generate(model, ["a", "b"], steps=3, guidance=Guidance(1.0, rescale=0.7, interval=(0.1, 5.0)))
+    limits = {"guidance_rescale": 0.7, "guidance_interval": (0.1, 5.0)}
+    generate(model, ["a", "b"], sampling=Sampling(steps=3, guidance=1.0, exact=False, **limits))
     assert batches == [2] * 3
     assert not guides_at(Guidance(1.0), SCHEDULE, torch.tensor([500]))
 

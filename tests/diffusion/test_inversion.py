@@ -1,19 +1,20 @@
 """DDIM inversion: exact in the limit, at least 30 dB on the bundled model, and edits that follow prompt and mask."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from ldm_us.config import ScheduleConfig
 from ldm_us.data.phantom.simulate import simulate
 from ldm_us.data.records import class_prompt
-from ldm_us.diffusion.conditions import Conditions
 from ldm_us.diffusion.controls import ControlTerm, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
+from ldm_us.diffusion.ddpm import make_schedule
 from ldm_us.diffusion.editing import encode_images
-from ldm_us.diffusion.guidance import Guidance
+from ldm_us.diffusion.guidance import Conditions, Guidance, prepare_conditions
 from ldm_us.diffusion.inversion import edit_by_inversion, invert, invert_step
-from ldm_us.diffusion.sampling import Walk, decode, sample_latents
-from ldm_us.diffusion.schedule import make_schedule
+from ldm_us.diffusion.sampling import Sampling, decode, denoise
 from ldm_us.files.checkpoint import BUNDLED, load_model
 
 SCHEDULE = make_schedule(ScheduleConfig())
@@ -28,6 +29,12 @@ def curved(z, t):
 @pytest.fixture(scope="module")
 def model():
     return load_model(BUNDLED)
+
+
+def edited(model, x, source, target, *, steps, strength=1.0):
+    """The images that an edit ends with."""
+    *_, last = edit_by_inversion(model, x, source, target, Sampling(steps=steps), strength)
+    return decode(model, last.z)
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +59,13 @@ def ellipse(down, across):
 def test_iterated_inversion_is_the_exact_inverse_of_a_ddim_step(steps):
     """DDIM Eq. 14 with eps_hat at its own result is Eq. 12 solved for z_t; each iteration comes closer."""
     z_prev = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model = SimpleNamespace(schedule=SCHEDULE, unet=lambda z_t, t, context, control: curved(z_t, t))
+    context = torch.zeros(1, 1, 1, dtype=torch.float64)
+    conditions = Conditions(context, context, Guidance(1.0))
     for t, t_prev in ddim_timesteps(SCHEDULE, steps):
         errors = []
         for iterations in (0, 3, 60):
-            z_t = invert_step(curved, SCHEDULE, z_prev, t_prev, t, iterations)
+            z_t = invert_step(model, z_prev, t_prev, t, conditions, iterations)
             pair = torch.tensor([t]), torch.tensor([t_prev])
             back = ddim_step(SCHEDULE, z_t, *pair, curved(z_t, pair[0]))
             errors.append(float((back - z_prev).abs().max()))
@@ -66,42 +76,44 @@ def test_iterated_inversion_is_the_exact_inverse_of_a_ddim_step(steps):
 @pytest.mark.parametrize(("iterations", "bar"), [(0, 38.0), (2, 55.0)])
 def test_an_image_inverted_in_50_steps_and_sampled_again_has_30_db_of_latent_psnr(model, phantom, iterations, bar):
     z_0 = encode_images(model, phantom[0])
-    conditions = Conditions([BENIGN], "", Guidance(1.0))
+    conditions = prepare_conditions(model, [BENIGN], "", Guidance(1.0))
     z_T = invert(model, z_0, conditions, steps=50, iterations=iterations)
-    again = sample_latents(model, z_T, conditions, [], Walk("ddim", 50, 0.0))
-    decibel = latent_psnr(again, z_0)
+    *_, last = denoise(model, z_T, conditions, [], Sampling(steps=50))
+    decibel = latent_psnr(last.z, z_0)
     assert decibel >= 30.0
     assert decibel >= bar  # measured: 42 to 44 dB and 62 to 64 dB on six phantoms
 
 
 def test_a_part_of_the_way_is_inverted_and_walked_back_too(model, phantom):
     z_0 = encode_images(model, phantom[0])
-    conditions = Conditions([BENIGN], "", Guidance(1.0))
+    conditions = prepare_conditions(model, [BENIGN], "", Guidance(1.0))
     seen = []
-    z_t = invert(model, z_0, conditions, steps=10, iterations=6, start=6, on_step=seen.append)
-    assert seen == [1, 101, 201, 301]
-    again = sample_latents(model, z_t, conditions, [], Walk("ddim", 10, 0.0), start=6)
-    assert latent_psnr(again, z_0) > 45
+    hook = model.unet.register_forward_pre_hook(lambda _, args: seen.append(int(args[1][0])))
+    z_t = invert(model, z_0, conditions, steps=10, iterations=6, start=6)
+    hook.remove()
+    assert seen == [t for t in (1, 101, 201, 301) for _ in range(7)]
+    *_, last = denoise(model, z_t, conditions, [], Sampling(steps=10), start=6)
+    assert latent_psnr(last.z, z_0) > 45
 
 
 def test_the_same_prompt_and_mask_give_the_image_back_and_strength_0_its_reconstruction(model, phantom):
     x, mask = phantom
     term = ControlTerm(model.controlnet, mask_hint(mask), 2.0)
-    conditions = Conditions([BENIGN], "", Guidance(1.0), [term])
+    conditions = prepare_conditions(model, [BENIGN], "", Guidance(1.0), [term])
     reconstruction = decode(model, encode_images(model, x))
-    again = edit_by_inversion(model, x, conditions, conditions, steps=20)
+    again = edited(model, x, conditions, conditions, steps=20)
     assert float((again - reconstruction).abs().mean()) < 0.005
-    assert torch.equal(edit_by_inversion(model, x, conditions, conditions, strength=0.0, steps=20), reconstruction)
+    assert torch.equal(edited(model, x, conditions, conditions, strength=0.0, steps=20), reconstruction)
 
 
 def test_another_mask_moves_the_lesion_and_keeps_the_tissue_far_from_both(model, phantom):
     x, mask = phantom
     target = ellipse(50, 95) if float(mask[..., :64].sum()) > float(mask[..., 64:].sum()) else ellipse(50, 30)
     source, moved = (
-        Conditions([BENIGN], "", Guidance(1.0), [ControlTerm(model.controlnet, mask_hint(each), 2.0)])
+        prepare_conditions(model, [BENIGN], "", Guidance(1.0), [ControlTerm(model.controlnet, mask_hint(each), 2.0)])
         for each in (mask, target)
     )
-    before, after = x[0, 0] / 2 + 0.5, edit_by_inversion(model, x, source, moved, steps=20)[0, 0]
+    before, after = x[0, 0] / 2 + 0.5, edited(model, x, source, moved, steps=20)[0, 0]
     new, old = target[0, 0] * (1 - mask[0, 0]) > 0, mask[0, 0] * (1 - target[0, 0]) > 0
     assert float(after[new].mean()) < float(before[new].mean()) - 0.08
     assert float(after[old].mean()) > float(before[old].mean()) + 0.02
@@ -113,11 +125,12 @@ def test_another_mask_moves_the_lesion_and_keeps_the_tissue_far_from_both(model,
 
 def test_another_prompt_changes_the_image(model, phantom):
     x, _ = phantom
-    source, target = Conditions([BENIGN], "", Guidance(1.0)), Conditions([class_prompt("normal")], "", Guidance(3.0))
-    same, other = (edit_by_inversion(model, x, source, to, steps=10) for to in (source, target))
+    source = prepare_conditions(model, [BENIGN], "", Guidance(1.0))
+    target = prepare_conditions(model, [class_prompt("normal")], "", Guidance(3.0))
+    same, other = (edited(model, x, source, to, steps=10) for to in (source, target))
     assert float((same - other).abs().mean()) > 0.01
 
 
 def test_latents_that_do_not_fit_the_prompts_are_refused(model):
     with pytest.raises(ValueError, match="2 images or latents for 1 prompts"):
-        invert(model, torch.zeros(2, 4, 32, 32), Conditions([BENIGN]), steps=2)
+        invert(model, torch.zeros(2, 4, 32, 32), prepare_conditions(model, [BENIGN]), steps=2)

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ldm_us.config import ScheduleConfig
-from ldm_us.diffusion.ddpm import velocity
-from ldm_us.diffusion.guidance import Guidance, guided_eps
-from ldm_us.diffusion.sampling import denoise
-from ldm_us.diffusion.schedule import make_schedule
+from ldm_us.config import SD15, ScheduleConfig
+from ldm_us.diffusion.ddpm import make_schedule, velocity
+from ldm_us.diffusion.guidance import Conditions, Guidance, guided_eps
+from ldm_us.diffusion.sampling import Sampling, denoise
 
 EPS = make_schedule(ScheduleConfig(final_alpha_bar_one=True))
 V = make_schedule(ScheduleConfig(final_alpha_bar_one=True, prediction="v"))
@@ -37,7 +36,7 @@ def v_theta(z_t, t, context, control):
 
 
 def model_of(schedule, unet):
-    return SimpleNamespace(schedule=schedule, unet=unet, controlnet=None)
+    return SimpleNamespace(config=SD15, schedule=schedule, unet=unet, controlnet=None)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 7.5])
@@ -45,7 +44,7 @@ def test_guidance_in_v_is_guidance_in_eps(guidance):
     """Guidance Eq. 6 is linear, and so is Progressive Distillation appendix D."""
     z_t, t = noise(1), torch.tensor([500, 20])
     of_eps, of_v = (
-        guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, Guidance(guidance))(z_t, t)
+        guided_eps(model_of(schedule, unet), z_t, t, Conditions(CONTEXT, NEGATIVE, Guidance(guidance)))
         for schedule, unet in ((EPS, eps_theta), (V, v_theta))
     )
     torch.testing.assert_close(of_v, of_eps, rtol=1e-4, atol=1e-4)
@@ -65,16 +64,17 @@ def test_a_perfect_v_network_samples_what_the_perfect_eps_network_samples(sample
         return velocity(V, z_0.repeat(len(z_t) // 2, 1, 1, 1), t, true_eps(z_t, t, context, control))
 
     for schedule, unet in ((EPS, true_eps), (V, true_v)):
-        eps_model = guided_eps(model_of(schedule, unet), CONTEXT, NEGATIVE, Guidance(guidance))
+        conditions = Conditions(CONTEXT, NEGATIVE, Guidance(guidance))
         generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-        *_, last = denoise(eps_model, schedule, noise(3), generators, sampler=sampler, steps=20, eta=eta)
+        *_, last = denoise(model_of(schedule, unet), noise(3), conditions, generators, Sampling(sampler, 20, eta))
         torch.testing.assert_close(last.z, z_0, rtol=0, atol=1e-3)
 
 
 def test_a_v_network_taken_for_an_eps_network_is_noticed():
     """Proof that the tests above test something."""
     z_t, t = noise(1), torch.tensor([500, 20])
-    wrong, right = (guided_eps(model_of(s, v_theta), CONTEXT, NEGATIVE, Guidance(1.0))(z_t, t) for s in (EPS, V))
+    conditions = Conditions(CONTEXT, NEGATIVE, Guidance(1.0))
+    wrong, right = (guided_eps(model_of(schedule, v_theta), z_t, t, conditions) for schedule in (EPS, V))
     assert float((wrong - right).abs().max()) > 0.1
 
 
@@ -82,7 +82,7 @@ def test_the_latents_that_turn_v_into_eps_are_not_rounded_to_the_dtype_of_the_we
     """z_0_hat is then sqrt(alpha_bar) z_t - sqrt(1 - alpha_bar) v, not 15 times the rounding of z_t more."""
     z_t, t = noise(1), torch.tensor([999, 999])
     v = noise(4).bfloat16()
-    eps_model = guided_eps(model_of(V, lambda *_: v), CONTEXT.bfloat16(), NEGATIVE.bfloat16(), Guidance(1.0))
-    eps_hat, a = eps_model(z_t, t), levels(t)
+    conditions = Conditions(CONTEXT.bfloat16(), NEGATIVE.bfloat16(), Guidance(1.0))
+    eps_hat, a = guided_eps(model_of(V, lambda *_: v), z_t, t, conditions), levels(t)
     z_0_hat = (z_t - (1 - a).sqrt() * eps_hat) / a.sqrt()
     torch.testing.assert_close(z_0_hat, a.sqrt() * z_t - (1 - a).sqrt() * v.float(), rtol=0, atol=1e-4)

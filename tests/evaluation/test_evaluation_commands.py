@@ -9,19 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.config import US128, ModelConfig
 from ldm_us.data.records import load_pair
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.masks.fidelity import mask_fidelity, other_of_its_class
-from ldm_us.evaluation.samples import SampleSettings
 from ldm_us.evaluation.sets.evaluated_images import held_out_records
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lineage import Lineage
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import data_hash, split_data
-
-SMALL = ModelConfig(**(vars(US128) | {"name": "small", "image_size": 32}))
+from tests.conftest import MICRO
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def busi(tmp_path_factory):
 
 def save(path, data, held_out, controlnet=True):
     torch.manual_seed(0)
-    model = LatentDiffusion(SMALL)
+    model = LatentDiffusion(MICRO)
     if controlnet:
         model.add_controlnet()
     entries = tuple(
@@ -81,10 +79,11 @@ def test_shuffled_masks_are_those_of_other_images_and_true_masks_their_own(busi,
         return (0.6 - 0.4 * masks).expand(-1, 3, -1, -1)
 
     monkeypatch.setattr("ldm_us.evaluation.samples.generate", draw_the_mask)
-    settings = SampleSettings(steps=2, guidance=1.0, batch=3)
-    fidelity = mask_fidelity(LatentDiffusion(SMALL), records, settings, find=lambda images: (images < 0.4).float())
+    sampling = Sampling(steps=2, guidance=1.0)
+    find = lambda images: (images < 0.4).float()  # noqa: E731
+    fidelity = mask_fidelity(LatentDiffusion(MICRO), records, sampling, find, batch=3)
     assert fidelity.true.dice.tolist() == [1.0] * len(records)
-    masks = torch.stack([load_pair(record, 32)[1] for record in records])
+    masks = torch.stack([load_pair(record, MICRO.image_size)[1] for record in records])
     assert torch.equal((fidelity.samples < 0.4).float(), masks)
     assert (fidelity.shuffled.dice < 1).all()
 

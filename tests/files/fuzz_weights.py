@@ -29,7 +29,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import Training, load_judge, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, fresh_judge
 from ldm_us.files.checkpoint import load_model, save_model
-from ldm_us.files.info import describe_model
+from ldm_us.files.lineage import describe_model
 from ldm_us.files.lora_file import apply_lora, save_lora
 from ldm_us.networks.lora import LoRAConfig, add_lora
 from ldm_us.runtime.entry import run_command

@@ -14,7 +14,7 @@ import torch
 import ldm_us
 from ldm_us.config import ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.checkpoint import (
     LazyTensor,
     load_model,
@@ -79,7 +79,7 @@ def test_a_loaded_model_makes_the_same_image(model, path):
     loaded = load_model(path)
     assert not loaded.training
     assert not any(p.requires_grad for p in loaded.parameters())
-    images = [generate(m, ["a breast"], steps=2, sampler="ddpm") for m in (model, loaded)]
+    images = [generate(m, ["a breast"], sampling=Sampling("ddpm", 2)) for m in (model, loaded)]
     assert torch.equal(*images)
 
 

@@ -11,7 +11,7 @@ import torch
 import ldm_us
 from ldm_us.config import config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.checkpoint import lazy_tensors, load_model, save_model, write_safetensors
 from ldm_us.files.lora_file import apply_lora, load_lora, save_lora
 from ldm_us.networks.lora import LoRAConfig, Update, add_lora, lora_shapes, lora_state, merge_lora
@@ -51,7 +51,7 @@ def image(model):
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:9, 4:9] = 1
     masks = None if model.controlnet is None else mask
-    return generate(model, ["a benign breast"], masks=masks, steps=2, guidance=2.0)
+    return generate(model, ["a benign breast"], masks=masks, sampling=Sampling(steps=2, guidance=2.0))
 
 
 def same(state, other):

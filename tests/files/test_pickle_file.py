@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ldm_us.files.pickle_file import read_pickle_file
+from ldm_us.files.pickle_file import read_pickle_file, read_weights
 from ldm_us.files.pickle_program import MAX_WORK, PickledTensor
 
 DTYPES = [
@@ -151,6 +151,43 @@ def test_tensors_that_share_numbers_each_read_their_own(tmp_path):
         assert (read["end"].tolist(), read["matrix"].tolist()) == ([4.0, 5.0], [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_the_weights_of_a_file_are_one_flat_dictionary_wherever_a_trainer_put_them(new, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).bfloat16()
+    state = network.state_dict()  # an OrderedDict with _metadata, and a counter of whole numbers
+    parallel = {f"module.{name}": value for name, value in state.items()}
+    for content in (
+        state,
+        dict(network.named_parameters()) | dict(network.named_buffers()),
+        {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
+        {"model": {"model_state_dict": parallel}},
+    ):
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=new)
+        weights = read_weights(tmp_path / "x.pth")
+        assert weights.keys() == state.keys()
+        assert all(weights[name].dtype == state[name].dtype for name in state)
+        assert all(torch.equal(weights[name], state[name]) for name in state)
+        assert not any(isinstance(value, torch.nn.Parameter) for value in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (torch.nn.Linear(2, 3), "refused: this pickle asks for torch.nn.modules.linear.Linear"),
+        ([torch.ones(1)], "holds a list, not a dictionary of tensors"),
+        ({"a": torch.ones(1), "step": 3}, "entry 'step' is a int, not a tensor. Give a file with a state dict, or"),
+        ({3: torch.ones(1)}, "a tensor is named by a int, not by a text"),
+        ({"a\nb": torch.ones(1)}, "cannot be shown"),
+    ],
+)
+def test_what_is_no_dictionary_of_named_tensors_is_refused_in_one_sentence(content, sentence, tmp_path):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth") as error:
+        read_weights(tmp_path / "x.pth")
+    assert sentence in str(error.value)
+    assert str(error.value).isprintable()
+
+
 HOSTILE = {  # what a pickle asks for
     ("os", "system"): "os.system",
     ("posix", "system"): "posix.system",
@@ -232,7 +269,6 @@ PAIRS = b")" + b"q\x00h\x00\x86" * 100  # () * 2^100 to whoever walks it
         (pickled(b"X\xff\xff\xff\xffabc"), "expected 4294967295 bytes"),
         (pickled(b"]r\xff\xff\xff\xff"), None),  # a memo of 2^32 - 1 places, if it were a list
         (pickled(b"]" + b"\x85" * 200_000), None),  # 200,000 tuples in each other
-        (b"\x80\x02" + b"]" * (MAX_WORK + 1), "more than 1000000 instructions"),
         (
             pickled(b"(](" + b"N" * 10_000 + b"eq\x01" + (name("builtins", "set") + b"h\x01\x85R") * 1000 + b"t"),
             "more than 1000000 instructions",
@@ -252,6 +288,11 @@ def test_a_program_made_to_fill_time_or_memory_ends_soon(write, program, sentenc
     content = read_pickle_file(path).content if write is write_zip else None
     assert time.process_time() - began < 5
     assert content is None or list(content) == ["a"]
+
+
+def test_a_program_that_does_not_end_is_stopped(tmp_path):
+    path = write_zip(tmp_path / "x.ckpt", b"\x80\x02" + b"]" * (MAX_WORK + 1), b"")
+    assert "more than 1000000 instructions" in refusal(path)
 
 
 def patched(content, mark, at, value, which=0):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from ldm_us.config import SD15, TINY, US128
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
-from ldm_us.networks.controlnet import ControlNet
+from ldm_us.diffusion.sampling import Sampling, generate
+from ldm_us.networks.controlnet import ControlNet, zero_conv
 from ldm_us.networks.unet import UNet
 
 
@@ -54,11 +54,12 @@ def test_a_fresh_controlnet_leaves_a_generated_image_unchanged():
     torch.manual_seed(0)
     model = LatentDiffusion(US128).eval()
     z_T = torch.randn(1, 4, 8, 8)
-    before = generate(model, ["a breast"], z_T=z_T, steps=2)
+    sampling = Sampling(steps=2, guidance=7.5)
+    before = generate(model, ["a breast"], z_T=z_T, sampling=sampling)
     model.add_controlnet()
     mask = torch.zeros(1, 1, 32, 32)
     mask[..., 8:20, 8:20] = 1
-    assert torch.equal(generate(model, ["a breast"], z_T=z_T, steps=2, masks=mask), before)
+    assert torch.equal(generate(model, ["a breast"], z_T=z_T, sampling=sampling, masks=mask), before)
 
 
 def test_there_is_one_residual_a_skip_and_one_for_the_middle_13_in_all(unet, fresh, inputs):
@@ -167,3 +168,19 @@ def test_the_hint_matters_from_the_second_gradient_step_on(unet, fresh, inputs):
     assert fresh.hint_network.conv_out.weight.any()
     with_hint, without = fresh(*z_t_and_text, hint), fresh(*z_t_and_text, torch.zeros_like(hint))
     assert not torch.equal(with_hint.skips[0], without.skips[0])
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_zero_convolution_gives_zeros_yet_its_weight_has_a_gradient(kernel):
+    """ControlNet Eq. 2: training can leave zero because the input is not zero."""
+    conv, features = (
+        zero_conv(3, 5, kernel),
+        torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(),
+    )
+    output = conv(features)
+    assert output.shape == (2, 5, 4, 4)
+    assert not output.any()
+    (output - 1).square().sum().backward()
+    assert bool(conv.weight.grad.abs().amax(dim=(1, 2, 3)).all())
+    assert bool(conv.bias.grad.all())
+    assert not features.grad.any(), "what comes before it is not disturbed in the first step"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm_us.networks.layers import Attention, GroupNorm, Upsample, timestep_embedding, zero_conv
+from ldm_us.networks.layers import Attention, GroupNorm, Upsample
 
 
 def draw(*shape, seed=0):
@@ -95,20 +95,6 @@ def test_group_norm_adds_its_own_eps_to_the_variance(eps):
     assert float((normed - other).abs().max()) > 0.1
 
 
-def test_the_timestep_embedding_is_cosines_then_sines_with_exponents_over_half():
-    """DDPM appendix B (Attention section 3.5), in the order and with the exponents of Stable Diffusion."""
-    t = [0, 1, 37, 500, 999]
-    for width in (8, 320):
-        embedding = timestep_embedding(torch.tensor(t), width)
-        assert embedding.shape == (5, width)
-        assert embedding.dtype == torch.float32
-        for row, step in zip(embedding.tolist(), t, strict=True):
-            angles = [step * 10000 ** (-i / (width // 2)) for i in range(width // 2)]
-            expected = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
-            assert row == pytest.approx(expected, abs=2e-4)
-    assert timestep_embedding(torch.tensor([0]), 6).tolist() == [[1, 1, 1, 0, 0, 0]]
-
-
 def test_upsampling_repeats_each_pixel_and_then_convolves():
     layer, features = Upsample(2).double(), draw(1, 2, 3, 4)
     repeated = torch.zeros(1, 2, 6, 8, dtype=torch.float64)
@@ -117,16 +103,3 @@ def test_upsampling_repeats_each_pixel_and_then_convolves():
             repeated[..., i, j] = features[..., i // 2, j // 2]
     expected = F.conv2d(repeated, layer.conv.weight, layer.conv.bias, padding=1)
     torch.testing.assert_close(layer(features), expected)
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_a_zero_convolution_gives_zeros_yet_its_weight_has_a_gradient(kernel):
-    """ControlNet Eq. 2: training can leave zero because the input is not zero."""
-    conv, features = zero_conv(3, 5, kernel), draw(2, 3, 4, 4).float().requires_grad_()
-    output = conv(features)
-    assert output.shape == (2, 5, 4, 4)
-    assert not output.any()
-    (output - 1).square().sum().backward()
-    assert bool(conv.weight.grad.abs().amax(dim=(1, 2, 3)).all())
-    assert bool(conv.bias.grad.all())
-    assert not features.grad.any(), "what comes before it is not disturbed in the first step"

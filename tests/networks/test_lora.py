@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.checkpoint import save_model
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.lora import (
@@ -229,7 +229,7 @@ def test_under_bfloat16_the_gradients_of_the_updates_are_finite_float32(model):
 def test_a_model_in_bfloat16_gets_updates_in_bfloat16(model):
     model.to(torch.bfloat16)
     assert {p.dtype for p in add_lora(model, ALL_PARTS, generator()).values()} == {torch.bfloat16}
-    assert generate(model, ["a breast"], steps=2).isfinite().all()
+    assert generate(model, ["a breast"], sampling=Sampling(steps=2)).isfinite().all()
 
 
 def test_a_copy_of_a_model_with_a_lora_is_independent_and_equal(model):

@@ -1,12 +1,14 @@
 """The UNet: sizes, shapes, and what its output depends on."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ldm_us.config import SD15, TINY, US128
 from ldm_us.networks.transformer import FeedForward
-from ldm_us.networks.unet import Control, Downsample, UNet, encoder_widths
+from ldm_us.networks.unet import Control, Downsample, UNet, encoder_widths, timestep_embedding
 
 
 def make(config):
@@ -104,3 +106,17 @@ def test_downsampling_pads_on_all_four_sides():
     layer, features = Downsample(2), torch.randn(1, 2, 6, 6)
     expected = F.conv2d(F.pad(features, (1, 1, 1, 1)), layer.conv.weight, layer.conv.bias, stride=2)
     torch.testing.assert_close(layer(features), expected)
+
+
+def test_the_timestep_embedding_is_cosines_then_sines_with_exponents_over_half():
+    """DDPM appendix B (Attention section 3.5), in the order and with the exponents of Stable Diffusion."""
+    t = [0, 1, 37, 500, 999]
+    for width in (8, 320):
+        embedding = timestep_embedding(torch.tensor(t), width)
+        assert embedding.shape == (5, width)
+        assert embedding.dtype == torch.float32
+        for row, step in zip(embedding.tolist(), t, strict=True):
+            angles = [step * 10000 ** (-i / (width // 2)) for i in range(width // 2)]
+            expected = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+            assert row == pytest.approx(expected, abs=2e-4)
+    assert timestep_embedding(torch.tensor([0]), 6).tolist() == [[1, 1, 1, 0, 0, 0]]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ldm_us.data.records import class_prompt
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
@@ -117,23 +117,24 @@ def test_without_samples_nothing_is_loaded_or_sampled(report, runs, monkeypatch)
 
 
 def test_the_samples_are_those_of_sampling_with_the_same_settings(runs, busi):
-    sampling = figures.Sampling(seed=3, steps=2)
-    (by_class, strip), notes = figures.result_figures(read_run(runs["unet"]), [busi], sampling)
+    (by_class, strip), notes = figures.result_figures(read_run(runs["unet"]), [busi], steps=2, seed=3)
     assert notes == []
     model = load_model(runs["unet"] / "model.safetensors")
     seeds = [3, 4, 5, 6, 7]
-    expected = generate(model, [class_prompt("benign")] * 5, seeds=seeds, steps=2, guidance=7.5)
+    expected = generate(
+        model, [class_prompt("benign")] * 5, seeds=seeds, sampling=Sampling(steps=2, guidance=7.5, exact=False)
+    )
     label, cells = by_class.rows[1]
     assert label == "benign"
     assert [cell.tobytes() for cell in cells] == [to_picture(x.mean(dim=0, keepdim=True)).tobytes() for x in expected]
     assert by_class.columns == [f"seed {seed}" for seed in seeds]
     assert strip.columns == ["t = 501", "t = 1"]
     noise = torch.randn(1, 4, *[16 // model.config.vae.downsampling] * 2, generator=torch.Generator().manual_seed(3))
-    assert strip.rows[0][1][0].tobytes() == figures.decoded(model, noise).tobytes()
+    assert strip.rows[0][1][0].tobytes() == figures.decoded(model, noise)[0].tobytes()
 
 
 def test_the_originals_are_held_out_images(runs, busi):
-    (figure, _), _ = figures.result_figures(read_run(runs["controlnet"]), [busi], figures.Sampling(steps=1))
+    (figure, _), _ = figures.result_figures(read_run(runs["controlnet"]), [busi], steps=1)
     held_out = json.loads((runs["controlnet"] / "config.json").read_text())["held_out"]
     from_split = figures.read_examples({"held_out": held_out, "data_sha256": ""}, [busi], 16)[0]
     assert [name for name, _ in figure.rows] == [example.name for example in from_split]

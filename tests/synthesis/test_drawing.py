@@ -5,8 +5,10 @@ import random
 import pytest
 import torch
 
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.checkpoint import BUNDLED, load_model
-from ldm_us.synthesis.drawing import Settings, Wanted, cpu_threads, draw_images, settings_from_text
+from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.recipe import Recipe
 
 MODELS = ["us128", "micro"]
 
@@ -14,6 +16,13 @@ MODELS = ["us128", "micro"]
 @pytest.fixture(scope="module")
 def models(weights):
     return {"us128": load_model(BUNDLED), "micro": load_model(weights)}
+
+
+def draw_images(model, wanted, **sampling):
+    """Samples (n, 3, H, W)."""
+    settings = {"guidance": 2.0, "control_scale": 1.0, "steps": 2} | sampling
+    recipe = Recipe(Sampling(**settings).resolved(model.config, masked=False))
+    return torch.stack([drawn.x for drawn in draw_samples(model, wanted, recipe)])
 
 
 def wanted_of(model, masked):
@@ -30,12 +39,11 @@ def wanted_of(model, masked):
 @pytest.mark.parametrize("noise", [{}, {"sampler": "ddpm"}, {"precision": "bf16"}])
 def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, masked, noise):
     model, moments = models[name], random.Random(0)
-    settings = Settings(model.config.image_size, guidance=2.0, control_scale=1.0, steps=2, **noise)
     wanted = wanted_of(model, masked)
-    alone = [draw_images(model, [one], settings)[0] for one in wanted]
+    alone = [draw_images(model, [one], **noise)[0] for one in wanted]
     for size in (2, 3, 4):
         order = moments.sample(range(4), size)
-        together = draw_images(model, [wanted[i] for i in order], settings)
+        together = draw_images(model, [wanted[i] for i in order], **noise)
         assert all(torch.equal(image, alone[i]) for image, i in zip(together, order, strict=True)), (size, order)
 
 
@@ -43,39 +51,22 @@ def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, maske
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_a_gpu_neither_batch_nor_place_change_a_bit(precision):
     model = load_model(BUNDLED, device="cuda")
-    settings = Settings(128, guidance=2.0, control_scale=1.0, steps=2, precision=precision)
     wanted = wanted_of(model, masked=True)
-    together = draw_images(model, wanted, settings)
-    assert all(torch.equal(draw_images(model, wanted[i:], settings)[0], together[i]) for i in range(4))
+    together = draw_images(model, wanted, precision=precision)
+    assert all(torch.equal(draw_images(model, wanted[i:], precision=precision)[0], together[i]) for i in range(4))
 
 
 def test_a_whole_batch_in_one_call_differs_by_rounding_at_most(models):
     model = models["us128"]
-    exact, fast = (Settings(128, 2.0, 1.0, steps=2, exact=exact) for exact in (True, False))
     wanted = wanted_of(model, masked=True)
-    torch.testing.assert_close(draw_images(model, wanted, fast), draw_images(model, wanted, exact), rtol=0, atol=1e-4)
+    exact, fast = (draw_images(model, wanted, exact=exact) for exact in (True, False))
+    torch.testing.assert_close(fast, exact, rtol=0, atol=1e-4)
 
 
 def test_one_sample_makes_one_network_call_a_step_whatever_the_batch(models):
     model, sizes = models["micro"], []
     handle = model.unet.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     for exact, guidance in ((True, 2.0), (True, 1.0), (False, 2.0)):
-        draw_images(model, wanted_of(model, False), Settings(16, guidance, 1.0, steps=1, exact=exact))
+        draw_images(model, wanted_of(model, False), guidance=guidance, steps=1, exact=exact)
     handle.remove()
     assert sizes == [2, 2, 2, 2, 1, 1, 1, 1, 8]
-
-
-def test_the_number_of_threads_is_a_setting_and_is_put_back():
-    before = torch.get_num_threads()
-    with cpu_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-
-
-def test_settings_survive_text_bit_for_bit_and_a_wrong_one_is_named():
-    settings = Settings(128, 1 / 3, 2.0, "calipers", "ddpm", 7, 0.1, "bf16", 3, False)
-    text = {name: str(value) for name, value in vars(settings).items()}
-    assert settings_from_text(text) == settings
-    for wrong in ({"steps": "many"}, {"exact": "1"}):
-        with pytest.raises(ValueError, match=f"the field {next(iter(wrong))} is missing or is no"):
-            settings_from_text(text | wrong)

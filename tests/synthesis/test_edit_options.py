@@ -1,29 +1,34 @@
 """The editing options of sample.py: each reaches its function, and what does not fit is one clear sentence."""
 
-import argparse
+import io
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from ldm_us.data.records import class_prompt, load_image, load_mask
-from ldm_us.diffusion.conditions import Conditions
 from ldm_us.diffusion.controls import ControlTerm, mask_hint
 from ldm_us.diffusion.editing import image_to_image
-from ldm_us.diffusion.guidance import Guidance
-from ldm_us.diffusion.inpainting import inpaint
+from ldm_us.diffusion.guidance import Guidance, prepare_conditions
+from ldm_us.diffusion.inpainting import composed, inpaint
 from ldm_us.diffusion.inversion import edit_by_inversion
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Walk, generate
-from ldm_us.synthesis.drawing import Settings, Wanted
-from ldm_us.synthesis.edit_options import add_edit_options, check_edit_options, edit_fields, walked_steps
-from ldm_us.synthesis.edits import draw_edit, source_conditions
+from ldm_us.diffusion.sampling import Sampling, decode, generate, generators_of
+from ldm_us.files.atomic import sha256_file
+from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.options import parse_options
+from ldm_us.synthesis.recipe import FromNoise, Recipe, read_recipe
+from ldm_us.synthesis.recipe_files import check_files
 
 SIZE = 16
 PROMPTS = [class_prompt("benign")]
-SETTINGS = Settings(SIZE, guidance=2.0, control_scale=1.5, steps=4)
+SETTINGS = ("--steps", "4", "--guidance", "2", "--size", f"{SIZE}")
+STEPS = Sampling(steps=4, guidance=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -53,28 +58,27 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def options(files, monkeypatch):
-    """A function of flags: the options of sample.py that a sample needs."""
+def recipe_of(files, monkeypatch):
+    """A function of flags: the recipe that they are parsed to, its control scale 1.5."""
     monkeypatch.chdir(files)
 
-    def parse(*flags: str) -> argparse.Namespace:
-        parser = argparse.ArgumentParser()
-        add_edit_options(parser)
-        parser.set_defaults(weights=Path("w"), sampler="ddim", steps=4, eta=0.0)
-        parsed = parser.parse_args(flags)
-        check_edit_options(parsed, SIZE)
-        return parsed
+    def parse(*flags: str) -> Recipe:
+        options = parse_options([*SETTINGS, *flags])
+        return replace(options.recipe, sampling=replace(options.recipe.sampling, control_scale=1.5))
 
     return parse
 
 
 @pytest.fixture
-def drawn(model, options):
+def drawn(model, recipe_of):
     """A function of flags, and perhaps a mask: an image (1, 3, H, W) and its strips."""
 
     def sample(*flags: str, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, dict[str, Image.Image]]:
-        x, strips = draw_edit(options(*flags), model, Wanted(PROMPTS[0], 3, mask), SETTINGS)
-        return x[None], strips
+        strips = [name for name in ("trajectory", "explain") if f"--{name}" in flags]
+        masked = () if mask is None else ("--mask", "left.png")  # which no flag of a control may be without
+        recipe = recipe_of(*flags, *masked)
+        ((x, pictures),) = draw_samples(model, [Wanted(PROMPTS[0], 3, mask)], recipe, strips=strips)
+        return x[None], pictures
 
     return sample
 
@@ -87,17 +91,28 @@ def image():
     return load_image(Path("image.png"), SIZE)[None]
 
 
-def test_without_options_a_batch_is_that_of_generate_and_has_no_further_field(model, drawn, options):
+def shown(model, prompts=PROMPTS, scale=2.0, mask=None):
+    """Conditions of one sample."""
+    controls = [] if mask is None else [ControlTerm(model.controlnet, mask_hint(one(mask)[None]), 1.5)]
+    return prepare_conditions(model, prompts, "", Guidance(scale), controls, steps=4)
+
+
+def last_of(steps):
+    *_, last = steps
+    return last.z
+
+
+def test_without_options_a_sample_is_that_of_generate_and_begins_from_noise(model, drawn, recipe_of):
     images, pictures = drawn(mask=None)
-    assert torch.equal(images, generate(model, PROMPTS, seeds=[3], size=SIZE, steps=4, guidance=2.0))
+    assert torch.equal(images, generate(model, PROMPTS, seeds=[3], sampling=STEPS))
     assert pictures == {}
-    assert edit_fields(options()) == {}
+    assert recipe_of().begin == FromNoise()
 
 
 def test_a_mask_is_followed_as_generate_does_it(model, drawn):
     images, _ = drawn(mask=one("left.png"))
-    plain = {"seeds": [3], "steps": 4, "guidance": 2.0}
-    assert torch.equal(images, generate(model, PROMPTS, masks=one("left.png")[None], control_scale=1.5, **plain))
+    sampling = replace(STEPS, control_scale=1.5)
+    assert torch.equal(images, generate(model, PROMPTS, seeds=[3], masks=one("left.png")[None], sampling=sampling))
 
 
 def test_guidance_and_control_options_reach_the_sampler(model, drawn):
@@ -105,33 +120,30 @@ def test_guidance_and_control_options_reach_the_sampler(model, drawn):
     flags += ["--control-start", "0.25", "--control-end", "0.75", "--guess"]
     images, _ = drawn(*flags, mask=one("left.png"))
     controls = [ControlTerm(model.controlnet, mask_hint(one("left.png")[None]), 1.5, 0.25, 0.75, guess=True)]
-    guidance = Guidance(2.0, 0.7, (0.5, 4.0))
-    assert torch.equal(images, generate(model, PROMPTS, seeds=[3], steps=4, guidance=guidance, controls=controls))
+    sampling = replace(STEPS, guidance_rescale=0.7, guidance_interval=(0.5, 4.0))
+    assert torch.equal(images, generate(model, PROMPTS, seeds=[3], controls=controls, sampling=sampling))
 
 
 def test_init_is_image_to_image_with_its_strength(model, drawn):
     images, _ = drawn("--init", "image.png", "--strength", "0.5")
-    conditions = Conditions(PROMPTS, "", Guidance(2.0))
-    walk = Walk(steps=4)
-    assert torch.equal(images, image_to_image(model, image(), conditions, strength=0.5, seeds=[3], walk=walk))
+    steps = image_to_image(model, image(), shown(model), generators_of([3]), STEPS, 0.5)
+    assert torch.equal(images, decode(model, last_of(steps)))
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-paste", "--resample", "2"]])
 def test_inpaint_draws_a_region_of_init_anew(model, drawn, flags):
     images, _ = drawn("--init", "image.png", "--inpaint", "left.png", *flags)
-    conditions, extra = Conditions(PROMPTS, "", Guidance(2.0)), {"resample": 2, "paste": False} if flags else {}
-    expected = inpaint(model, image(), one("left.png")[None], conditions, seeds=[3], walk=Walk(steps=4), **extra)
-    assert torch.equal(images, expected)
+    region, resample = one("left.png")[None], 2 if flags else 1
+    steps = inpaint(model, image(), region, shown(model), generators_of([3]), STEPS, resample)
+    assert torch.equal(images, composed(model, last_of(steps), image(), region, paste=not flags))
 
 
 def test_invert_goes_from_the_source_to_what_the_sample_is_to_show(model, drawn):
     source = ["--source-class", "malignant", "--source-mask", "left.png"]
     images, _ = drawn("--init", "image.png", "--invert", *source, mask=one("right.png"))
-    before, after = (
-        Conditions(prompts, "", Guidance(s), [ControlTerm(model.controlnet, mask_hint(one(mask)[None]), 1.5)])
-        for prompts, s, mask in (([class_prompt("malignant")], 1.0, "left.png"), (PROMPTS, 2.0, "right.png"))
-    )
-    assert torch.equal(images, edit_by_inversion(model, image(), before, after, steps=4))
+    before = shown(model, [class_prompt("malignant")], 1.0, "left.png")
+    steps = edit_by_inversion(model, image(), before, shown(model, mask="right.png"), STEPS)
+    assert torch.equal(images, decode(model, last_of(steps)))
 
 
 def test_a_strip_and_an_explanation_come_with_the_same_images(drawn):
@@ -141,10 +153,36 @@ def test_a_strip_and_an_explanation_come_with_the_same_images(drawn):
     assert set(pictures) == {"attention", "trajectory", "control"}
 
 
-def test_the_fields_hold_every_option_that_was_used_and_the_hash_of_every_file(options):
-    fields = edit_fields(options("--init", "image.png", "--strength", "0.5", "--guidance-interval", "0.5", "4"))
-    assert fields.pop("init_sha256").isalnum()
-    assert fields == {"init": "image.png", "strength": 0.5, "guidance_interval": "0.5 4.0"}
+RECIPES = {
+    "plain": [],
+    "noise": ["--sampler", "ddpm", "--negative-prompt", "5", "--precision", "bf16", "--fast", "--threads", "3"],
+    "limits": ["--guidance-rescale", "0.7", "--guidance-interval", "0.5", "4", "--eta", "0.3"],
+    "image": ["--init", "image.png", "--strength", "0.25"],
+    "region": ["--init", "image.png", "--inpaint", "left.png", "--resample", "3", "--no-paste"],
+    "inversion": ["--init", "image.png", "--invert", "--iterations", "0", "--source-prompt", "a"],
+    "lesion": ["--init", "image.png", "--invert", "--source-class", "benign", "--source-mask", "left.png"],
+    "controls": ["--also-control", "model.pt", "right.png", "0.5", "--also-control", "model.pt", "left.png", "1"],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json_and_finds_its_files_wherever_they_lie(recipe_of, files, tmp_path, name):
+    """What a PNG holds, read back by the constructors themselves."""
+    (files / "model.pt").write_bytes(b"weights")
+    recipe = recipe_of(*RECIPES[name])
+    text = json.dumps(recipe.to_dict())
+    given = parse_options([*SETTINGS, *RECIPES[name]]).given
+    assert read_recipe({"settings": text}, given) == recipe
+    assert str(files) not in text
+    if recipe.begin != FromNoise() or recipe.controls:
+        with pytest.raises(ValueError, match=r"made with --.* give that file with --"):
+            read_recipe({"settings": text}, {})
+
+
+def test_the_json_of_a_recipe_names_and_hashes_every_file(recipe_of, files):
+    begin = recipe_of("--init", "image.png", "--strength", "0.5").to_dict()["begin"]
+    sha256 = sha256_file(files / "image.png")
+    assert begin == {"from": "image", "init": {"file": "image.png", "sha256": sha256}, "strength": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -166,25 +204,31 @@ def test_the_fields_hold_every_option_that_was_used_and_the_hash_of_every_file(o
         (["--init", "image.png", "--invert", "--iterations", "-1"], "--iterations -1: use 0 or more"),
         (["--guidance-interval", "4", "0.5"], r"guidance interval 4\.0 to 0\.5: give the smaller noise level first"),
         (["--guidance-rescale", "2"], r"guidance rescale 2\.0"),
-        (["--control-start", "0.8", "--control-end", "0.2"], r"control starts at 0\.8 of the steps, after its end"),
+        (
+            ["--control-start", "0.8", "--control-end", "0.2", "--mask", "left.png"],
+            r"control starts at 0\.8 of the steps, after its end",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_a_model_is_loaded(options, flags, message):
+def test_what_does_not_fit_is_refused(model, recipe_of, flags, message):
     with pytest.raises(ValueError, match=message):
-        options(*flags)
+        check_files(recipe_of(*flags), model, PROMPTS)
 
 
-def test_a_source_mask_for_the_class_normal_is_refused(model, options):
-    parsed = options("--init", "image.png", "--invert", "--source-class", "normal", "--source-mask", "left.png")
+def test_a_source_mask_for_the_class_normal_is_refused(model, recipe_of):
+    recipe = recipe_of("--init", "image.png", "--invert", "--source-class", "normal", "--source-mask", "left.png")
     with pytest.raises(ValueError, match=r"--source-mask left\.png: a lesion mask for the class normal"):
-        source_conditions(parsed, model, PROMPTS[0], SETTINGS)
+        check_files(recipe, model, PROMPTS)
 
 
-def test_a_mask_without_a_controlnet_is_refused(micro, options):
+def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
     torch.manual_seed(0)
     plain = LatentDiffusion(micro).eval().requires_grad_(False)
-    with pytest.raises(ValueError, match="no ControlNet in it to follow a mask"):
-        draw_edit(options(), plain, Wanted(PROMPTS[0], 3, one("left.png")), SETTINGS)
+    with pytest.raises(ValueError, match="masks need a model with a ControlNet"):
+        draw_samples(plain, [Wanted(PROMPTS[0], 3, one("left.png"))], recipe_of())
+    source = recipe_of("--init", "image.png", "--invert", "--source-mask", "left.png")
+    with pytest.raises(ValueError, match="--source-mask: no ControlNet in the weights"):
+        check_files(source, plain, PROMPTS)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +243,8 @@ def test_a_mask_without_a_controlnet_is_refused(micro, options):
         ["--init", "image.png", "--invert", "--strength", "0.5"],
     ],
 )
-def test_the_progress_bar_knows_how_many_steps_a_sample_reports(model, options, flags):
-    seen = []
-    draw_edit(options(*flags), model, Wanted(PROMPTS[0], 3, None), SETTINGS, on_step=seen.append)
-    assert len(seen) == walked_steps(options(*flags), SETTINGS.steps)
+def test_the_progress_bar_knows_how_many_steps_a_sample_reports(model, recipe_of, flags):
+    recipe = recipe_of(*flags)
+    with tqdm(disable=False, file=io.StringIO()) as bar:
+        draw_samples(model, [Wanted(PROMPTS[0], 3, None)], recipe, progress=bar)
+    assert bar.n == recipe.walked_steps

@@ -1,10 +1,13 @@
 """sample.py with --init and the options of the way: edits, what they write, and that they are not taken for samples."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import sample
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import BUNDLED
 from ldm_us.runtime.entry import run_command
 
@@ -53,8 +56,10 @@ def test_an_edit_says_so_in_its_fields(image, tmp_path):
     assert call("--init", image, "--invert", "--source-class", "benign", *FEW, "--trajectory", "--out", out) == 0
     with Image.open(out / "0000_normal_seed0.png") as picture:
         fields = picture.info
-    assert fields["init"] == "image.png"
-    assert fields["source_class"] == "benign"
+    begin = json.loads(fields["settings"])["begin"]
+    assert begin["from"] == "inversion"
+    assert begin["init"] == {"file": "image.png", "sha256": sha256_file(image)}
+    assert begin["source_prompt"] == "Ultrasound image of a benign breast"
     assert (out / "0000_normal_seed0_trajectory.png").is_file()
 
 

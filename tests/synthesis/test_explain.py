@@ -5,12 +5,26 @@ import torch
 from PIL import Image
 
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import generate
+from ldm_us.diffusion.sampling import (
+    Sampling,
+    conditions_of,
+    denoise,
+    draw,
+    generate,
+    generators_of,
+    latent_shape,
+)
 from ldm_us.networks.clip import token_words, tokenize
 from ldm_us.networks.layers import Attention
 from ldm_us.networks.unet import Control
-from ldm_us.synthesis.explain import attention_maps, attention_picture, control_levels, control_picture, record
-from ldm_us.synthesis.trajectory import trajectory
+from ldm_us.synthesis.explain import (
+    attention_maps,
+    attention_picture,
+    control_levels,
+    control_picture,
+    record,
+    trajectory,
+)
 
 PROMPTS = ["Ultrasound image of a benign breast", "Ultrasound image of a normal breast"]
 
@@ -38,10 +52,10 @@ def hooks_of(model):
 
 def test_recording_changes_no_bit_of_the_sample_and_leaves_no_hook_behind(model, masks):
     before = hooks_of(model)
-    plain = generate(model, PROMPTS, masks=masks, steps=3, guidance=3.0)
+    plain = generate(model, PROMPTS, masks=masks, sampling=Sampling(steps=3, guidance=3.0, exact=False))
     with record(model, samples=2):
         assert hooks_of(model) > before
-        recorded = generate(model, PROMPTS, masks=masks, steps=3, guidance=3.0)
+        recorded = generate(model, PROMPTS, masks=masks, sampling=Sampling(steps=3, guidance=3.0, exact=False))
     assert torch.equal(plain, recorded)
     assert hooks_of(model) == before
 
@@ -79,7 +93,7 @@ def test_maps_of_a_coarser_level_are_brought_to_the_size_of_the_latents():
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_tokens_share_the_attention_of_every_place_and_guidance_counts_the_prompts_half(model, guidance):
     with record(model, samples=2) as seen:
-        generate(model, PROMPTS, steps=2, guidance=guidance)
+        generate(model, PROMPTS, sampling=Sampling(steps=2, guidance=guidance, exact=False))
     maps = seen.maps()
     assert maps.shape == (2, 77, 4, 4)
     torch.testing.assert_close(maps.sum(dim=1), torch.ones(2, 4, 4), rtol=0, atol=1e-5)
@@ -107,7 +121,9 @@ def test_the_recorded_control_is_that_which_the_unet_takes_scale_included(model,
     recorded = []
     for scale in (1.0, 2.0):
         with record(model, samples=2) as seen:
-            generate(model, PROMPTS, masks=masks, steps=1, guidance=1.0, control_scale=scale)
+            generate(
+                model, PROMPTS, masks=masks, sampling=Sampling(steps=1, guidance=1.0, control_scale=scale, exact=False)
+            )
         recorded.append(seen.control)
     ((t, once),), ((_, twice),) = recorded
     assert t == 1
@@ -124,7 +140,7 @@ def test_words_are_those_of_the_tokens_between_start_and_end():
 
 def test_pictures_have_a_cell_a_word_and_a_row_a_sample_or_a_level(model, masks):
     with record(model, samples=2) as seen:
-        images = generate(model, PROMPTS, masks=masks, steps=3, guidance=3.0)
+        images = generate(model, PROMPTS, masks=masks, sampling=Sampling(steps=3, guidance=3.0, exact=False))
     picture = attention_picture(seen, images, PROMPTS)
     same = attention_picture(seen, images, PROMPTS[:1] * 2)
     assert isinstance(picture, Image.Image)
@@ -137,7 +153,7 @@ def test_learned_prompt_vectors_move_the_words(micro):
     model = LatentDiffusion(micro).eval().requires_grad_(False)
     model.add_prompt_tokens(3, torch.Generator().manual_seed(0))
     with record(model, samples=1) as seen:
-        generate(model, PROMPTS[:1], steps=1, guidance=1.0)
+        generate(model, PROMPTS[:1], sampling=Sampling(steps=1, guidance=1.0, exact=False))
     assert seen.learned == 3
 
 
@@ -150,9 +166,16 @@ def test_no_record_and_no_control_are_refused(model):
         control_picture(seen)
 
 
+def walked(model, prompts, steps):
+    """Every Step of samples, as `generate` walks them."""
+    sampling = Sampling(steps=steps).resolved(model.config, masked=False)
+    generators = generators_of(range(len(prompts)))
+    z_T = draw((len(prompts), *latent_shape(model, None)), generators)
+    return list(denoise(model, z_T, conditions_of(model, prompts, sampling), generators, sampling))
+
+
 def test_a_trajectory_shows_first_and_last_step_in_two_rows(model):
-    steps = []
-    generate(model, PROMPTS, steps=5, on_step=steps.append)
+    steps = walked(model, PROMPTS, 5)
     whole, part = trajectory(model, steps, sample=1), trajectory(model, steps, sample=1, columns=2)
     assert whole.height == part.height > 2 * 16
     assert whole.width - part.width == 3 * (16 + 4)
@@ -161,8 +184,8 @@ def test_a_trajectory_shows_first_and_last_step_in_two_rows(model):
 
 
 def test_the_last_cells_of_a_trajectory_are_the_sample_itself(model):
-    steps = []
-    image = generate(model, PROMPTS[:1], steps=3, on_step=steps.append)[0].mean(dim=0)
+    steps = walked(model, PROMPTS[:1], 3)
+    image = generate(model, PROMPTS[:1], sampling=Sampling(steps=3))[0].mean(dim=0)
     picture = trajectory(model, steps)
     corner = picture.crop((picture.width - 20, picture.height - 40, picture.width - 4, picture.height - 24))
     expected = (image * 255).round().to(torch.uint8).flatten().tolist()

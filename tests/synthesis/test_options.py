@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.readers.busi import read_busi
-from ldm_us.synthesis.drawing import Settings
 from ldm_us.synthesis.folder import shared_source
-from ldm_us.synthesis.options import build_parser, ignored_notes
+from ldm_us.synthesis.option_checks import ignored_notes
+from ldm_us.synthesis.options import build_parser, parse_options
+from ldm_us.synthesis.recipe import settings_of
 
 
 @pytest.fixture
@@ -61,15 +62,15 @@ def test_what_does_nothing_is_told(run, tmp_path, capsys, options, sentence):
 @pytest.mark.parametrize(("more", "told"), [([], True), (["--no-paste"], False)])
 def test_a_watermark_is_told_to_change_pixels_that_inpainting_keeps(image, region, more, told):
     words = ["--init", image, "--inpaint", region, "--watermark", *more]
-    options = build_parser().parse_args([str(word) for word in words])
-    notes = ignored_notes(options, Settings(16, guidance=2.0, control_scale=1.0))
+    recipe = parse_options([str(word) for word in words]).recipe
+    notes = ignored_notes(recipe, None, fast=False, watermark=True)
     assert notes == ["--watermark changes pixels outside --inpaint too, by a few grey levels."] * told
 
 
 def test_edits_are_exact_whatever_fast_says(run, tmp_path):
     run(tmp_path / "out", "--class", "normal", "--fast", "--trajectory")
     with Image.open(tmp_path / "out" / "0000_normal_seed0.png") as picture:
-        assert picture.text["exact"] == "True"
+        assert settings_of(picture.text)["sampling"]["exact"] is True
 
 
 def test_a_source_mask_that_does_not_fit_is_refused_before_the_folder_is_begun(refused, image, region, tmp_path):
@@ -84,7 +85,7 @@ def test_all_samples_of_one_edited_image_are_one_family(run, image, masks, tmp_p
 
 
 def test_samples_that_follow_one_hint_share_it_whatever_their_masks():
-    hint = {"also_control": [{"hint_sha256": "ab"}]}
+    hint = {"also_control": [{"file": "f", "sha256": "f", "hint": "h", "hint_sha256": "ab", "scale": 1}]}
     lesion, normal = {"class": "benign", "mask_sha256": "cd"}, {"class": "normal", "mask_sha256": "ef"}
     assert shared_source(lesion) == "cd"
     assert shared_source(normal) is None

@@ -1,5 +1,6 @@
 """sample.py --verify: yes for every picture as it was made, else which of weights, mask, settings or pixels differs."""
 
+import json
 from functools import partial
 
 import numpy as np
@@ -35,10 +36,13 @@ def made(run, masks, tmp_path):
     return tmp_path / "out" / "0001_benign_(2)_seed0.png"
 
 
-def rewrite(path, pixels=None, signed=False, **changed):
-    """Save a sample with other pixels or fields; signed: with digests to match, as a forger would."""
+def rewrite(path, pixels=None, signed=False, sampling=None, **changed):
+    """Save a sample with other pixels, fields or settings; signed: with digests to match, as a forger would."""
     with Image.open(path) as picture:
         text = picture.text | changed
+        if sampling is not None:
+            settings = json.loads(text["settings"])
+            text["settings"] = json.dumps(settings | {"sampling": settings["sampling"] | sampling})
         picture = picture.copy() if pixels is None else Image.fromarray(pixels(np.array(picture)))
     if signed:
         text["pixels_sha256"] = pixels_sha256(picture)
@@ -88,13 +92,19 @@ def test_a_masked_sample_verifies_without_its_mask_file(made, verify):
         ({"weights_sha256": "ab" * 32, "signed": True}, "weights: made with abababababab, but"),
         ({"controlnet_sha256": "cd" * 32, "signed": True}, "weights: made with the ControlNet cdcdcdcdcdcd"),
         ({"loras": '[{"sha256": "ef", "scale": 1}]', "signed": True}, "weights: made with ef, but --lora gives none"),
-        ({"steps": "0", "signed": True}, "settings: 0 sampling steps"),
-        ({"size": "big", "signed": True}, "mask: invalid literal"),
+        ({"sampling": {"steps": 0}, "signed": True}, "settings: 0 sampling steps"),
+        ({"sampling": {"size": "big"}, "signed": True}, "settings: the field size has no such value: 'big'"),
+        ({"sampling": {"size": None}, "signed": True}, "settings: the field size is missing"),
+        ({"sampling": {"spin": 1}, "signed": True}, "settings: the field spin is not known here"),
+        ({"settings": "[", "signed": True}, "settings: Expecting value"),
+        ({"settings": "[]", "signed": True}, "settings: the settings are no table"),
         ({"synthetic": "no", "signed": True}, "synthetic: the field does not say 'made by a generative model"),
         ({"torch": "", "device": "", "signed": True}, "origin: no field torch and device"),
         ({"class": "malignant", "signed": True}, "class: malignant, but the prompt is 'Ultrasound image of a benign"),
         ({"class": "healthy", "prompt": "a breast", "signed": True}, "class: healthy, but the prompt is 'a breast'"),
-        ({"eta": "high", "signed": True}, "settings: the field eta is missing or is no float"),
+        ({"sampling": {"eta": "high"}, "signed": True}, "settings: the field eta has no such value: 'high'"),
+        ({"sampling": {"steps": True}, "signed": True}, "settings: the field steps has no such value: 'True'"),
+        ({"sampling": {"sampler": "euler"}, "signed": True}, "settings: sampler 'euler'"),
     ],
 )
 def test_what_was_changed_is_named(made, verify, change, sentence):

@@ -9,7 +9,7 @@ from PIL import Image
 import sample
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis import verify as verifying
-from ldm_us.synthesis.verify_folder import NAMED
+from ldm_us.synthesis.verify import NAMED
 from tests.synthesis.test_verify import brighter, rewrite
 
 

@@ -11,11 +11,13 @@ from PIL import Image
 
 from ldm_us.config import US128
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.files.lora_file import UNKNOWN_BASE, save_lora
 from ldm_us.networks.lora import LoRAConfig, LoRALinear, add_lora, lora_state
-from ldm_us.synthesis.drawing import Settings, Wanted, draw_images
+from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler, parse_lora
 from tests.synthesis.conftest import trained
 
@@ -63,9 +65,9 @@ def test_loras_merged_one_after_another_sample_as_those_beside_the_weights(weigh
     merged, _ = load_sampler(Source(weights, loras=loras), "cpu", warn=pytest.fail)
     mask = torch.zeros(1, 16, 16)
     mask[:, 4:9, 3:12] = 1
-    settings = Settings(16, 2.0, 1.0, steps=4)
+    recipe = Recipe(Sampling(steps=4, guidance=2.0, control_scale=1.0, size=16))
     plain, one, other = (
-        draw_images(model, [Wanted("a benign breast", 3, mask)], settings)
+        draw_samples(model, [Wanted("a benign breast", 3, mask)], recipe)[0].x
         for model in (load_model(weights), merged, beside)
     )
     torch.testing.assert_close(one, other, rtol=0, atol=1e-5)

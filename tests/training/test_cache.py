@@ -47,6 +47,20 @@ def train_unet(run, chain, own_busi, tmp_path):
     return call
 
 
+@pytest.fixture(scope="module")
+def kept(run, chain, busi, tmp_path_factory):
+    """That epoch on the same images, to be read only; its cache lies beside it."""
+    folder = tmp_path_factory.mktemp("kept")
+    return run("unet", folder / "first", "--epochs", 1, "--held-out", 0, weights=chain["vae"].path)
+
+
+@pytest.fixture
+def first(kept, tmp_path):
+    """The same with a copy of its cache, which a second run finds."""
+    shutil.copytree(kept.out.parent / "cache", tmp_path / "cache")
+    return kept
+
+
 def assert_equal(a, b):
     assert a.weights.keys() == b.weights.keys()
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
@@ -60,8 +74,8 @@ def test_a_second_run_calls_neither_frozen_network_and_trains_the_same_bits(trai
     assert_equal(first, second)
 
 
-def test_without_a_cache_on_disk_training_gives_the_same_bits(train_unet, tmp_path):
-    first, second = train_unet("first"), train_unet("second", "--cache", tmp_path / "other")
+def test_without_a_cache_on_disk_training_gives_the_same_bits(train_unet, first, tmp_path):
+    second = train_unet("second", "--cache", tmp_path / "other")
     assert_equal(first, second)
     files = [sorted(path.name for path in folder.rglob("*.*")) for folder in (tmp_path / "cache", tmp_path / "other")]
     assert files[0] == files[1]
@@ -89,20 +103,16 @@ def test_while_the_denoiser_trains_autoencoder_and_text_encoder_are_not_loaded(
             assert torch.equal(value, before[name]), "the result holds them all the same"
 
 
-def test_a_changed_image_is_encoded_again_and_no_other(train_unet, own_busi, calls):
-    train_unet("first")
+def test_a_changed_image_is_encoded_again_and_no_other(train_unet, first, own_busi, calls):
     path = own_busi / "benign" / "benign (9001).png"
     Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    calls["vae"] = calls["text"] = 0
     train_unet("second")
     assert calls == {"vae": 2, "text": 0}
 
 
-def test_a_renamed_image_is_not_encoded_again(train_unet, own_busi, calls):
-    train_unet("first")
+def test_a_renamed_image_is_not_encoded_again(train_unet, first, own_busi, calls):
     for path in (own_busi / "benign").glob("benign (9001)*"):
         path.rename(path.with_name(path.name.replace("9001", "9801")))
-    calls["vae"] = 0
     train_unet("second")
     assert calls["vae"] == 0
 
@@ -126,33 +136,28 @@ def changed(path, out, part):
         ("text.", {"vae": 0, "text": 4}),
     ],
 )
-def test_changed_weights_invalidate_what_depends_on_them_and_no_more(train_unet, chain, calls, tmp_path, part, again):
-    train_unet("first")
-    calls["vae"] = calls["text"] = 0
+def test_changed_weights_invalidate_what_depends_on_them_and_no_more(
+    train_unet, first, chain, calls, tmp_path, part, again
+):
     train_unet("second", weights=changed(chain["vae"].path, tmp_path / "changed.safetensors", part))
     assert calls == again
 
 
-def test_another_size_has_latents_of_its_own(train_unet, calls):
-    train_unet("first")
-    calls["vae"] = 0
+def test_another_size_has_latents_of_its_own(train_unet, first, calls):
     train_unet("second", "--size", 24)
     assert calls["vae"] == 22
 
 
-def test_a_damaged_file_of_the_cache_is_computed_and_written_again(train_unet, calls, tmp_path):
-    first = train_unet("first")
+def test_a_damaged_file_of_the_cache_is_computed_and_written_again(train_unet, first, calls, tmp_path):
     path = next((tmp_path / "cache").glob("moments-*/*.safetensors"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
-    calls["vae"] = 0
     assert_equal(train_unet("second"), first)
     assert calls["vae"] == 2
     assert path.read_bytes() == whole
 
 
-def test_the_values_of_another_vae_under_this_ones_name_are_refused(train_unet, chain, refused, own_busi, tmp_path):
-    train_unet("first")
+def test_the_values_of_another_vae_under_this_ones_name_are_refused(first, chain, refused, own_busi, tmp_path):
     (folder,) = (tmp_path / "cache").glob("moments-*")
     weights = changed(chain["vae"].path, tmp_path / "changed.safetensors", "vae.encoder.")
     folder.rename(moments_cache(tmp_path / "cache", load_model(weights), weights).folder)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldm_us.config import PREDICTIONS, ScheduleConfig
-from ldm_us.diffusion.schedule import make_schedule
+from ldm_us.diffusion.ddpm import make_schedule
 from ldm_us.training.batches import ImageBatch, LatentBatch
 from ldm_us.training.losses import ddpm_loss, min_snr_weight, vae_loss
 from ldm_us.training.start import random_model

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_us.training.state import list_states, load_newest_state, save_state, trim_log
+from ldm_us.training.log import trim_log
+from ldm_us.training.state import list_states, load_newest_state, save_state
 
 
 @pytest.fixture

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from contextlib import closing
 from types import ModuleType
 
 import pytest
 
 import train
-from ldm_us.training.tensorboard import mirrored_log
+from ldm_us.training.log import Log
 
 
 class Folder:
@@ -77,19 +78,18 @@ def test_a_killed_and_resumed_run_has_each_point_once_and_none_that_the_log_has_
 
 def test_points_that_a_killed_run_never_sent_are_sent_by_the_next(tmp_path, folder):
     lines = [{"step": step, "loss": 0.1 * step} for step in range(4)]
-    log = tmp_path / "log.jsonl"
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
-    with mirrored_log(tmp_path, wanted=True) as follow:
-        follow()
-        assert folder.shown == points_of(lines[:3])
-        row = json.dumps(lines[3]) + "\n"
-        with open(log, "a") as file:
-            file.write(row[:5])
-        follow()
-        assert folder.shown == points_of(lines[:3]), "half a row waits for its other half"
-        with open(log, "a") as file:
-            file.write(row[5:])
-    assert folder.shown == points_of(lines)
+    rows = [json.dumps(line) + "\n" for line in lines]
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(rows[:3]) + rows[3][:5])
+    with closing(Log(tmp_path, 2, tensorboard=True)):
+        assert folder.shown == points_of(lines[:3]), "half a row is no line"
+    path.write_text("".join(rows[:2]))
+    with closing(Log(tmp_path, 1, tensorboard=True)) as log:
+        assert folder.shown == points_of(lines[:2])
+        for line in lines[2:]:
+            log.write(line)
+            assert folder.shown == points_of(lines[: line["step"] + 1])
+    assert path.read_text() == "".join(rows)
 
 
 def test_the_option_is_no_part_of_what_a_run_is(run, tmp_path, folder):
@@ -114,7 +114,11 @@ def test_without_the_option_tensorboard_is_not_imported(run, tmp_path, monkeypat
     assert not (tmp_path / "run" / "tensorboard").exists()
 
 
-def test_the_writer_is_closed_when_training_fails(tmp_path, folder):
-    with pytest.raises(PowerCutError), mirrored_log(tmp_path, wanted=True):
+def test_the_writer_is_closed_when_training_fails(run, tmp_path, folder, monkeypatch):
+    def die(run, where, values):
         raise PowerCutError
+
+    monkeypatch.setattr(train, "check_finite", die)
+    with pytest.raises(PowerCutError):
+        run("vae", tmp_path / "run", "--tensorboard")
     assert folder.closed == 1

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ def out(tmp_path):
 def straight(run, tmp_path_factory):
     """An uninterrupted run."""
     return run("vae", tmp_path_factory.mktemp("straight") / "run", *RHYTHM)
+
+
+@pytest.fixture(scope="module")
+def half(run, tmp_path_factory):
+    """The first half of that run."""
+    return run("vae", tmp_path_factory.mktemp("half") / "run", "--steps", 2, *RHYTHM[2:])
 
 
 def assert_same(a, b):
@@ -46,7 +53,7 @@ def refusing(match, error_number, monkeypatch):
         return open(path, mode)
 
     with monkeypatch.context() as patch:
-        for module in ("ldm_us.files.atomic", "ldm_us.training.state"):
+        for module in ("ldm_us.files.atomic", "ldm_us.training.log"):
             patch.setattr(f"{module}.open", refusing_open, raising=False)
         yield
 
@@ -66,7 +73,7 @@ def test_a_disk_that_is_full_at_a_line_of_the_log_is_named_and_the_run_goes_on_w
             return super().write(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ldm_us.training.state.open", FullFile, raising=False)
+        patch.setattr("ldm_us.training.log.open", FullFile, raising=False)
         sentence = refused("vae", out, *RHYTHM)
     assert sentence == f"{out / 'log.jsonl'}: No space left on device."
     assert list(states(out)) == ["step_00000002.pt"]
@@ -97,9 +104,9 @@ def test_a_disk_that_is_full_at_a_state_or_at_the_curves_leaves_what_was_saved_a
 @pytest.mark.parametrize("error_number", [errno.EACCES, errno.EROFS, errno.EDQUOT])
 @pytest.mark.parametrize(("folder", "named"), [("", "log.jsonl"), ("state", "step_00000004.pt")])
 def test_a_folder_that_became_unwritable_is_named_and_the_states_in_it_are_not_touched(
-    run, refused, out, straight, monkeypatch, folder, named, error_number
+    run, refused, out, straight, half, monkeypatch, folder, named, error_number
 ):
-    run("vae", out, "--steps", 2, *RHYTHM[2:])
+    shutil.copytree(half.out, out)
     before = states(out)
     with refusing(lambda path: path.parent == out / folder, error_number, monkeypatch):
         sentence = refused("vae", out, *RHYTHM)

@@ -1,4 +1,7 @@
-"""train.py under torchrun: two processes on the CPU compute what one computes, resume, and never hang."""
+"""train.py under torchrun: two processes on the CPU compute what one computes, resume, and never hang.
+
+Where torchrun itself proves nothing, both processes are forked from this one, which has torch in memory already.
+"""
 
 import os
 import signal
@@ -10,14 +13,66 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint.state_dict
+import torch.distributed.fsdp
+from torch import nn
+from tqdm import tqdm
 
-from ldm_us.training.distributed import ALONE
-from tests.conftest import read_run
+import train
+from ldm_us.networks.unet import UNet
+from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.processes import joined
+from ldm_us.training import preview
+from ldm_us.training.distributed import distribute, gathered_state, gathered_weights, scatter_state
+from ldm_us.training.ema import EMA
+from ldm_us.training.optimizers import make_optimizer
+from tests.conftest import MICRO, read_run
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 STEPS = 20
 MINUTE = 60
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pictures():
+    """A sharded network gathers its weights anew for every step of every picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preview, "STEPS", 1)
+        patch.setattr(preview, "COLUMNS", 1)
+        yield
+
+
+def in_two_processes(action, folder):
+    """Fork two processes that torchrun might have started, and call action() in each; -> exit codes and outputs."""
+    children, outputs = [], [folder / f"output_{rank}.txt" for rank in range(2)]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+    if tqdm.monitor is not None:  # a thread that may hold a lock at the moment of the fork
+        tqdm.monitor.exit()
+        tqdm.monitor = None
+    for rank, output in enumerate(outputs):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.environ |= address | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                sys.stdout = sys.stderr = open(output, "w")  # noqa: SIM115
+                code = run_command(lambda: int(action() or 0))
+            except SystemExit as end:
+                code = end.code
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return codes, [output.read_text() for output in outputs]
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -27,31 +82,36 @@ def command(arguments, chain):
     def build(stage, out, *flags):
         weights = chain["unet"].path
         fixed = ("--steps", STEPS, "--save-every", 10, "--ema", 0.9, "--caption-dropout", 0.5, "--lr", 1e-4)
-        return ["train.py", *arguments(stage, out, *fixed, *flags, weights=weights)]
+        return arguments(stage, out, *fixed, *flags, weights=weights)
 
     return build
 
 
 @pytest.fixture(scope="module")
 def two_processes(command):
-    """A function: run train.py by torchrun in two processes; require exit code 0, return what was written."""
+    """A function: run train.py in two processes; require exit code 0, return what was written."""
 
     def call(stage, out, *flags):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        argv = [*TORCHRUN, *command(stage, out, *flags)]
-        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-6000:]
-        assert done.stdout.count("training images") == 1, "one process speaks"
+        out.parent.mkdir(exist_ok=True)
+        codes, outputs = in_two_processes(lambda: train.main(command(stage, out, *flags)), out.parent)
+        assert codes == [0, 0], outputs
+        assert "".join(outputs).count("training images") == 1, "one process speaks"
         return read_run(out)
 
     return call
 
 
 @pytest.fixture(scope="module")
-def straight(two_processes, tmp_path_factory):
-    """Twenty steps in two processes at once."""
+def straight(command, tmp_path_factory):
+    """Twenty steps in two processes at once, started by torchrun."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    return two_processes("unet", out, "--batch", 1, "--accumulate", 2, "--validate-every", 10, "--sample-every", 20)
+    flags = ("--batch", 1, "--accumulate", 2, "--validate-every", 10, "--sample-every", 20)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    argv = [*TORCHRUN, "train.py", *command("unet", out, *flags)]
+    done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert done.stdout.count("training images") == 1, "one process speaks"
+    return read_run(out)
 
 
 def difference(a, b, part):
@@ -117,7 +177,7 @@ def test_a_run_goes_on_with_another_number_of_processes(two_processes, straight,
 
 
 def test_a_dead_worker_ends_the_run_within_a_minute_and_says_so(command, tmp_path):
-    argv = [*TORCHRUN, *command("unet", tmp_path / "run", "--steps", 10**6)]
+    argv = [*TORCHRUN, "train.py", *command("unet", tmp_path / "run", "--steps", 10**6)]
     running = subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log = tmp_path / "run" / "log.jsonl"
     while not (log.is_file() and log.read_text().count("\n") > 3):
@@ -138,34 +198,94 @@ def workers_of(pid):
 
 def test_processes_that_read_other_data_say_so_and_none_hangs(command, own_busi, tmp_path):
     next(own_busi.glob("benign/*_mask.png")).unlink()
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    running = []
-    for rank in range(2):
-        argv = [sys.executable, *command("unet", tmp_path / "run", "--held-out", 0)]
-        argv[argv.index("--data") + 1] = str(own_busi) if rank else argv[argv.index("--data") + 1]
-        ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        running.append(
-            subprocess.Popen(argv, cwd=ROOT, env=os.environ | environment | ranks, stderr=subprocess.PIPE, text=True)
-        )
-    for process in running:
-        _, errors = process.communicate(timeout=MINUTE)
-        assert process.returncode == 2
-        assert "error: process 1 of 2 has another configuration than process 0" in errors
+
+    def other_data():
+        argv = command("unet", tmp_path / "run", "--held-out", 0)
+        if os.environ["RANK"] == "1":
+            argv[argv.index("--data") + 1] = str(own_busi)
+        return train.main(argv)
+
+    codes, outputs = in_two_processes(other_data, tmp_path)
+    assert codes == [2, 2]
+    assert all("error: process 1 of 2 has another configuration than process 0" in output for output in outputs)
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
+def test_a_folder_that_cannot_be_the_runs_ends_both_processes_and_one_says_why(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    codes, outputs = in_two_processes(lambda: train.main(command("unet", tmp_path / "run")), tmp_path)
+    assert codes == [2, 2]
+    assert "".join(outputs).count("is not empty and holds no run") == 1
 
 
-def test_alone_nothing_is_exchanged():
-    ALONE.barrier()
-    ALONE.check_same("anything", object())
-    assert ALONE.mean({"loss": 2.0}) == {"loss": 2.0}
-    assert ALONE.main
+class Sum(nn.Module):
+    """A loss of one network: all its outputs, added up."""
+
+    def __init__(self, networks):
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, inputs):
+        return self.networks["unet"](*inputs).square().sum()
+
+
+def sharded_network(world):
+    """A split UNet after two steps, its optimiser and its average."""
+    torch.manual_seed(0)
+    networks = nn.ModuleDict({"unet": UNet(MICRO.unet)})
+    networks["unet"].middle.requires_grad_(False)
+    loss = distribute(Sum(networks), networks, world, shard=True)
+    parameters = {name: p for name, p in networks.named_parameters() if p.requires_grad}
+    optimizer, ema = make_optimizer("adamw", parameters.values(), 1e-3, 1e-2), EMA(parameters, 0.9)
+    for _ in range(2):
+        loss((torch.ones(1, 4, 8, 8), torch.tensor([3]), torch.ones(1, 77, 8))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update()
+    return networks, optimizer, ema
+
+
+def moments_of(optimizer):
+    """This process's share of every moment."""
+    return [state[key].to_local().clone() for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
+
+
+def test_only_process_0_ever_holds_a_whole_copy_of_what_is_split(micro, tmp_path):
+    """Its state and its result; the other has shares alone, and gets them back where a state is put in place."""
+
+    def check():
+        with joined() as world:
+            networks, optimizer, ema = sharded_network(world)
+            state, weights = gathered_state(networks, optimizer, ema), gathered_weights(networks)
+            if not world.main:
+                assert state == {}
+                assert weights == {}
+            else:
+                assert state["trained"].keys() == ema.parameters.keys()
+                shapes = {name: value.shape for name, value in networks.named_parameters()}
+                assert {name: value.shape for name, value in weights.items()} == shapes
+                torch.save(state, tmp_path / "state.pt")
+            world.barrier()
+            held = [p.to_local().numel() for p in networks.parameters()]
+            assert sum(held) < 0.6 * sum(p.numel() for p in networks.parameters())
+
+            state = torch.load(tmp_path / "state.pt", weights_only=True)
+            before = [value.to_local().clone() for value in (*networks.parameters(), *ema.average.values())]
+            moments = moments_of(optimizer)
+            with torch.no_grad():
+                for value in (*ema.parameters.values(), *ema.average.values()):
+                    value.zero_()
+            optimizer.state.clear()
+            ema.updates = 0
+            scatter_state(networks, optimizer, ema, state, world)
+            after = [value.to_local() for value in (*networks.parameters(), *ema.average.values())]
+            assert all(map(torch.equal, before, after))
+            assert all(map(torch.equal, moments, moments_of(optimizer)))
+            assert ema.updates == 2
+
+    codes, outputs = in_two_processes(check, tmp_path)
+    assert codes == [0, 0], outputs
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 import sample
 import train
 from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.locks import locked
 from ldm_us.files.lora_file import apply_lora, load_lora
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.command_line import parse_options
-from ldm_us.training.run import locked
 from ldm_us.training.stages import Stage
 
 METHODS = {
@@ -52,6 +52,19 @@ def tuned(run, chain, tmp_path_factory):
             fixed = ("--steps", 4, "--ema", 0.5, "--save-every", 2)
             runs[method] = run(stage, folder / method, *fixed, *flags, weights=chain["controlnet"].path)
         return runs[method]
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def plain(run, chain, tmp_path_factory):
+    """A function of a stage: its run without any method."""
+    runs, folder = {}, tmp_path_factory.mktemp("plain")
+
+    def call(stage):
+        if stage not in runs:
+            runs[stage] = run(stage, folder / stage, weights=chain["controlnet"].path)
+        return runs[stage]
 
     return call
 
@@ -129,8 +142,8 @@ def test_latents_do_not_move_while_a_decoder_trains_alone(tuned, chain):
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_gradient_checkpointing_trains_the_same_weights(run, chain, tmp_path, monkeypatch, stage):
-    kept = run(stage, tmp_path / "kept", weights=chain["controlnet"].path)
+def test_gradient_checkpointing_trains_the_same_weights(run, plain, chain, tmp_path, monkeypatch, stage):
+    kept = plain(stage)
     recomputed = []
 
     def count(block, *inputs, **settings):
@@ -145,8 +158,8 @@ def test_gradient_checkpointing_trains_the_same_weights(run, chain, tmp_path, mo
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_channels_last_trains_the_same_weights_to_rounding(run, chain, tmp_path, monkeypatch, stage):
-    rows = run(stage, tmp_path / "rows", weights=chain["controlnet"].path)
+def test_channels_last_trains_the_same_weights_to_rounding(run, plain, chain, tmp_path, monkeypatch, stage):
+    rows = plain(stage)
     layouts = set()
     loss = Stage.loss
 
@@ -255,7 +268,7 @@ def test_restart_does_not_rename_the_weights_that_it_starts_from(run, refused, t
 
 def test_a_folder_that_another_process_trains_in_is_refused(run, refused, tmp_path):
     run("vae", tmp_path / "run")
-    with locked(tmp_path / "run"):
+    with locked(tmp_path / "run", "held already"):
         assert "is being trained by another process" in refused("vae", tmp_path / "run", "--steps", 4)
     assert run("vae", tmp_path / "run", "--steps", 4).log[-1]["step"] == 4
 

@@ -31,7 +31,7 @@ START = {"vae": None, "unet": "vae", "controlnet": "unet"}
 RHYTHM = ("--steps", 5, "--save-every", 2, "--validate-every", 2, "--sample-every", 3, "--log-every", 1)
 FLAGS = (*RHYTHM, "--warmup", 3, "--ema", 0.9, "--held-out", 0.3)
 SPEED = {"images_per_s", "data_share"}
-KILLS = 4  # of each stage, at random moments; more, certainly within a write, below
+KILLS = 3  # of each stage, at random moments; more, certainly within a write, below
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -94,7 +94,7 @@ def test_weights_and_offsets_change_the_training_loss_and_not_the_validation_of_
     run, chain, tmp_path, stage
 ):
     start = {"unet": "vae", "controlnet": "unet"}[stage]
-    flags = ("--validate-every", 1, "--held-out", 0.5, "--lr", 1e-30)
+    flags = ("--steps", 1, "--validate-every", 1, "--held-out", 0.5, "--lr", 1e-30)
     choices = {"plain": (), "min-snr": ("--min-snr", 5), "offset": ("--offset-noise", 0.5)}
     runs = [run(stage, tmp_path / n, *flags, *choice, weights=chain[start].path) for n, choice in choices.items()]
     plain, *others = ([line for line in result.log if "loss" not in line] for result in runs)

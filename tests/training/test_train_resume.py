@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train
+from tests.conftest import read_run
 
 SPEED = {"images_per_s", "data_share"}  # all that two equal runs may differ in
 RUNS = {"vae": (), "unet": (), "unet with text": ("--train-text",), "controlnet": ()}
@@ -60,10 +61,16 @@ def die_at_step_4(run, where, values):
         raise PowerCutError
 
 
+@pytest.fixture(scope="module")
+def four_steps(run, tmp_path_factory):
+    """A run of the autoencoder of four steps with states at 2 and 4, to be read only."""
+    return run("vae", tmp_path_factory.mktemp("four_steps") / "run", "--steps", 4, "--save-every", 2)
+
+
 @pytest.fixture
-def stopped(run, tmp_path):
-    """A run of the autoencoder of four steps with states at 2 and 4."""
-    return run("vae", tmp_path / "run", "--steps", 4, "--save-every", 2)
+def stopped(four_steps, tmp_path):
+    """The same, to be gone on with."""
+    return read_run(shutil.copytree(four_steps.out, tmp_path / "run"))
 
 
 def test_a_finished_run_started_again_changes_nothing(run, stopped):

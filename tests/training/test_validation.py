@@ -9,10 +9,10 @@ from PIL import Image, ImageOps
 
 import train
 from ldm_us.diffusion.ddpm import q_sample
-from ldm_us.evaluation.reconstruction import reconstruction_psnr
 from ldm_us.files.checkpoint import load_model
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import load_training_set, split_data
+from ldm_us.training.reconstruction import reconstruction_psnr
 from ldm_us.training.stages import Stage
 from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, spread_out, validate
 

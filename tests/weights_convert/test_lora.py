@@ -16,9 +16,9 @@ from ldm_us.files.lora_file import UNKNOWN_BASE, apply_lora, load_lora, save_lor
 from ldm_us.networks.lora import LoRAConfig, Update, add_lora, lora_shapes
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
-from weights_convert.lora_command import export_lora, import_lora
-from weights_convert.lora_names import layers
-from weights_convert.lora_reading import HEADER
+from weights_convert.lora_export import export_lora
+from weights_convert.lora_import import import_lora
+from weights_convert.lora_names import HEADER, layers
 
 NAMINGS = ("diffusers", "kohya")
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
@@ -50,11 +50,11 @@ def every_module(config):
     return LoRAConfig(parts=(), modules=tuple(modules))
 
 
-@pytest.fixture
-def base(micro, tmp_path):
-    """A model of micro with random weights."""
+@pytest.fixture(scope="module")
+def base(micro, tmp_path_factory):
+    """A model of micro with random weights, to be read only."""
     torch.manual_seed(0)
-    path = tmp_path / "base.safetensors"
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
     save_model(LatentDiffusion(micro), path)
     return path
 

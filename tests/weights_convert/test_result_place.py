@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
+from ldm_us.config import PRESETS
 from ldm_us.files.checkpoint import BUNDLED
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.export_command import FOLDER
-from weights_convert.import_command import PRESETS
 
 BASE = BUNDLED.with_name("us128_base.safetensors")
 

@@ -1,15 +1,19 @@
-"""Audit a dataset: what is in it, what cannot be used, and what a user should know before training on it."""
+"""Audit datasets: what is in their files, what cannot be used, what looks alike, and how train.py would split them."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image
 
+from ldm_us.data.near_duplicates import families, merge_groups, near_duplicates
 from ldm_us.data.readers.bus_uclm import lesions_of_mask
+from ldm_us.data.readers.busi import families as listed_families
 from ldm_us.data.readers.busi import list_busi
 from ldm_us.data.readers.datasets import find_dataset, read_dataset
-from ldm_us.data.records import LESION_CLASSES, UNKNOWN, Record, open_image, union_of_masks
+from ldm_us.data.records import BUSI_GROUP, LESION_CLASSES, UNKNOWN, Record, open_image, union_of_masks
+from ldm_us.data.split import SPLIT_SEED, split_by_group
 
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
@@ -121,3 +125,62 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
         audit.lesion_with_empty_mask.append(name)
     if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:
         audit.normal_with_lesion.append(name)
+
+
+@dataclass
+class Families:
+    """Groups and near-duplicate families of one dataset."""
+
+    groups: Counter[str] = field(default_factory=Counter)  # patients, cases and known families: images by name
+    families: list[list[Record]] = field(default_factory=list)  # of two images or more
+    not_listed: list[str] = field(default_factory=list)  # images of BUSI that the shipped list does not know
+    listed: int = 0  # families of BUSI's shipped list with two images here
+    found_again: int = 0  # those of them that comparing the images gives exactly
+
+    @property
+    def mixed(self) -> list[list[Record]]:
+        """Families whose images disagree about the class."""
+        return [family for family in self.families if len({record.label for record in family}) > 1]
+
+
+@dataclass
+class GroupAudit:
+    """Families within each dataset and across them, and the split of all images together."""
+
+    of_folder: list[Families]
+    crossing: list[list[Record]]  # families with images of two datasets or more
+    train: Counter[str]  # images by class
+    held_out: Counter[str]
+
+
+def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
+    """Compare the images of all datasets, once, and split them as train.py would with these folders."""
+    records = [record for audit in audits for record in audit.records]
+    owner = [nth for nth, audit in enumerate(audits) for _ in audit.records]
+    pairs = near_duplicates(records)
+    train, test = split_by_group(merge_groups(records, pairs), held_out, SPLIT_SEED)
+    of_folder, start = [], 0
+    for audit in audits:
+        end = start + len(audit.records)
+        inside = [(i - start, j - start) for i, j in pairs if start <= i and j < end]
+        of_folder.append(families_of(audit.records, inside))
+        start = end
+    crossing = [[records[i] for i in one] for one in families(records, pairs) if len({owner[i] for i in one}) > 1]
+    counts = [Counter(record.label for record in side) for side in (train, test)]
+    return GroupAudit(of_folder, crossing, *counts)
+
+
+def families_of(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Families:
+    """Collect the families of one dataset, and compare BUSI's list with what the images say."""
+    found = Families(Counter(record.group for record in records))
+    found.families = [[records[i] for i in family] for family in families(records, pairs)]
+    of_busi = [i for i, record in enumerate(records) if record.group.startswith(BUSI_GROUP)]
+    found.not_listed = [records[i].image.name for i in of_busi if records[i].image.stem not in listed_families()]
+    listed: dict[str, list[int]] = {}
+    for i in of_busi:
+        listed.setdefault(records[i].group, []).append(i)
+    known = {tuple(members) for members in listed.values() if len(members) > 1}
+    nameless = [replace(record, group="") for record in records]  # joined by the pairs alone
+    found.listed = len(known)
+    found.found_again = len(known & {tuple(family) for family in families(nameless, pairs)})
+    return found

@@ -3,9 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from ldm_us.data.audit.families import Families, GroupAudit
-from ldm_us.data.audit.findings import Audit
-from ldm_us.data.records import Record
+from ldm_us.data.audit.findings import Audit, Families, GroupAudit
 
 SHOWN = 8  # names in one list before it is cut
 
@@ -44,11 +42,9 @@ def format_families(groups: Families, all_families: bool) -> list[str]:
         f"groups (patients, cases or known families): {len(groups.groups)}, the largest of {largest} images",
         f"near-duplicate families: {n}, holding {held} images ({held - n} surplus)",
     ]
-    shown = groups.families if all_families else groups.families[:SHOWN]
-    lines.extend(f"  {format_family(family)}" for family in shown)
-    if len(shown) < n:
-        lines.append(f"  and {n - len(shown)} more; --families lists all")
-    mixed = [f"[{format_family(family)}]" for family in groups.mixed]
+    names = [", ".join(record.image.name for record in family) for family in groups.families]
+    lines.extend(listed(names, all_families))
+    mixed = [f"[{', '.join(record.image.name for record in family)}]" for family in groups.mixed]
     lines.append(f"families with conflicting classes: {format_names(mixed)}")
     if groups.listed:
         lines.append(f"families of the shipped list: {groups.listed}, found again by comparing: {groups.found_again}")
@@ -62,10 +58,7 @@ def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, 
     lines = []
     if len(audits) > 1:
         lines.append(f"near-duplicate families across datasets: {len(groups.crossing)}")
-        shown = groups.crossing if all_families else groups.crossing[:SHOWN]
-        lines.extend("  " + ", ".join(str(record.image) for record in family) for family in shown)
-        if len(shown) < len(groups.crossing):
-            lines.append(f"  and {len(groups.crossing) - len(shown)} more; --families lists all")
+        lines.extend(listed([", ".join(str(record.image) for record in one) for one in groups.crossing], all_families))
     if not all(audit.usable for audit in audits):
         return "\n".join([*lines, "split: train.py would refuse what cannot be used"])
     for side, counts in ((f"split with --held-out {held_out:g}: train", groups.train), ("held out", groups.held_out)):
@@ -73,9 +66,11 @@ def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, 
     return "\n".join(lines)
 
 
-def format_family(family: Sequence[Record]) -> str:
-    """Write the names of the images of a family."""
-    return ", ".join(record.image.name for record in family)
+def listed(families: Sequence[str], all_families: bool) -> list[str]:
+    """One line for each of the first families, or for every one."""
+    lines = [f"  {family}" for family in families]
+    left = len(lines) - SHOWN
+    return lines if all_families or left <= 0 else [*lines[:SHOWN], f"  and {left} more; --families lists all"]
 
 
 def format_classes(counts: Counter[str]) -> str:

@@ -8,7 +8,6 @@ Where marks are drawn, the captions of `metadata.jsonl` name them: a prompt stee
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -17,19 +16,22 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import ldm_us
-from ldm_us.data.phantom.marks import draw_calipers, draw_text
 from ldm_us.data.phantom.simulate import Phantom, simulate
 from ldm_us.data.readers.busi import PHANTOM_INFO, read_busi
 from ldm_us.data.readers.imagefolder import JSONL
+from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import labelled_grid
 
 CLASSES = ("normal", "benign", "malignant")
 SIZES = (16, 2048)  # pixels
 OVERVIEW = "overview.png"
+INK = (230, 230, 230)  # of what sonographers leave in the picture
+SIDES, QUADRANTS = ("LT", "RT"), ("UOQ", "LOQ", "UIQ", "LIQ")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -49,31 +51,19 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
     out = out.resolve()
     check_plan(plan, workers)
     check_out(out, overwrite)
-    partial, before = (out.parent / f".{out.name}.{os.getpid()}.{kind}" for kind in ("tmp", "old"))
-    try:
+    with atomic_folder(out) as folder:
         for label in CLASSES[: plan.n]:
-            (partial / label).mkdir(parents=True)
-        jobs = arguments_of(plan, partial)
+            (folder / label).mkdir()
+        jobs = [plan] * plan.n, range(plan.n), [folder] * plan.n
         with process_pool(workers) if workers > 1 else nullcontext() as pool:
             done = map(write_phantom, *jobs) if pool is None else pool.map(write_phantom, *jobs, chunksize=8)
             for _ in tqdm(done, total=plan.n, unit="image", desc="phantoms"):
                 pass
-        overview(partial).save(partial / OVERVIEW)
+        overview(folder).save(folder / OVERVIEW)
         info = {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
-        (partial / PHANTOM_INFO).write_text(json.dumps(info, indent=1) + "\n")
+        (folder / PHANTOM_INFO).write_text(json.dumps(info, indent=1) + "\n")
         if plan.calipers or plan.text:
-            (partial / JSONL).write_text("".join(json.dumps(line) + "\n" for line in captions(plan, partial)))
-        if out.exists():
-            out.rename(before)
-        partial.rename(out)
-        shutil.rmtree(before, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def arguments_of(plan: Plan, folder: Path) -> tuple[list[Plan], range, list[Path]]:
-    """The arguments of write_phantom, image by image."""
-    return [plan] * plan.n, range(plan.n), [folder] * plan.n
+            (folder / JSONL).write_text("".join(json.dumps(line) + "\n" for line in captions(plan, folder)))
 
 
 @contextmanager
@@ -132,6 +122,34 @@ def write_phantom(plan: Plan, i: int, folder: Path) -> None:
     for k, mask in enumerate(phantom.masks):
         mask_picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGBA" if nth % 50 == 3 else "1")
         mask_picture.save(f"{stem}_mask{f'_{k}' if k else ''}.png")
+
+
+def draw_calipers(picture: Image.Image, mask: NDArray[np.bool_]) -> None:
+    """Crosses at the ends of the widest row and the tallest column of a lesion, dotted lines between them."""
+    rows, columns = np.nonzero(mask)
+    if rows.size == 0:
+        return
+    row, column = int(np.argmax(mask.sum(axis=1))), int(np.argmax(mask.sum(axis=0)))
+    across = columns[rows == row]
+    down = rows[columns == column]
+    draw = ImageDraw.Draw(picture)
+    arm, gap = max(1, picture.width // 64), max(3, picture.width // 40)
+    for ends in (((across.min(), row), (across.max(), row)), ((column, down.min()), (column, down.max()))):
+        (x0, y0), (x1, y1) = ((int(x), int(y)) for x, y in ends)
+        for x, y in ((x0, y0), (x1, y1)):
+            draw.line((x - arm, y, x + arm, y), INK)
+            draw.line((x, y - arm, x, y + arm), INK)
+        dots = max(1, (x1 - x0 + y1 - y0) // gap)
+        for k in range(1, dots):
+            draw.point((x0 + (x1 - x0) * k // dots, y0 + (y1 - y0) * k // dots), INK)
+
+
+def draw_text(picture: Image.Image, nth: int) -> None:
+    """Side and quadrant near the lower edge, as on a scanner's screen."""
+    text = f"{SIDES[nth % 2]} {QUADRANTS[nth // 2 % 4]}"
+    size = max(8, picture.height // 16)
+    draw = ImageDraw.Draw(picture)
+    draw.text((picture.width * 0.08, picture.height * 0.9), text, INK, ImageFont.load_default(size), anchor="ls")
 
 
 def captions(plan: Plan, folder: Path) -> list[dict[str, str | list[str]]]:

@@ -14,14 +14,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ldm_us.data.records import CLASSES, PAPER_PROMPT, Record
+from ldm_us.data.records import BUSI_GROUP, CLASSES, PAPER_PROMPT, PHANTOM_GROUP, SAMPLES_GROUP, Record
 
 PROMPT = PAPER_PROMPT  # also of phantoms, and of other images in this layout
 FOLDER = "Dataset_BUSI_with_GT"
-BUSI_GROUP = "busi:"  # starts the name of every family of BUSI
-PHANTOM_GROUP = "phantom "  # starts the name of every family of phantoms
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
-SAMPLES_GROUP = "samples "  # starts the name of every family of samples of a model
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
 NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
 
@@ -34,6 +31,11 @@ class Listing:
     empty_classes: list[str]  # class folders without an image
     orphan_masks: list[Path]  # masks whose image is missing
     other_files: list[Path]  # skipped: not named like BUSI files
+
+
+def is_busi(root: Path) -> bool:
+    """Say whether class folders as in BUSI lie in this folder."""
+    return any((root / label).is_dir() for label in CLASSES)
 
 
 def read_busi(folder: Path) -> list[Record]:
@@ -71,7 +73,7 @@ def find_root(folder: Path) -> Path:
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         raise ValueError(f"{folder} {problem}. Give the folder {FOLDER} or the one that holds it.")
     for root in (folder, folder / FOLDER):
-        if any((root / label).is_dir() for label in CLASSES):
+        if is_busi(root):
             return root
     found = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")

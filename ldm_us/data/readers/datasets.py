@@ -5,16 +5,24 @@ from pathlib import Path
 from ldm_us.data.readers.breast import is_breast, read_breast
 from ldm_us.data.readers.bus_uclm import is_bus_uclm, read_bus_uclm
 from ldm_us.data.readers.busbra import is_busbra, read_busbra
-from ldm_us.data.readers.busi import read_busi
+from ldm_us.data.readers.busi import is_busi, read_busi
 from ldm_us.data.readers.dataset_b import is_dataset_b, read_dataset_b
 from ldm_us.data.readers.imagefolder import is_imagefolder, read_imagefolder
-from ldm_us.data.records import CLASSES, Record
+from ldm_us.data.records import Record
 
 KNOWN = (
     "BUSI (folders benign, malignant, normal), BUS-BRA (bus_data.csv, Images, Masks), dataset B (original, GT and a "
     "table, or numbered images in benign, malignant), BrEaST (case001.png ..., a table), BUS-UCLM (images, masks) or "
     "images with metadata.jsonl or metadata.csv"
 )
+LAYOUTS = {  # how each shows, and what reads it; metadata say what a folder is over everything else
+    "imagefolder": (is_imagefolder, read_imagefolder),
+    "BUS-BRA": (is_busbra, read_busbra),
+    "dataset B": (is_dataset_b, read_dataset_b),
+    "BrEaST": (is_breast, read_breast),
+    "BUS-UCLM": (is_bus_uclm, read_bus_uclm),
+    "BUSI": (is_busi, read_busi),
+}
 
 
 def read_dataset(folder: Path) -> list[Record]:
@@ -23,34 +31,13 @@ def read_dataset(folder: Path) -> list[Record]:
     ValueError: there is no such folder, no known layout in it or more than one, or the reader refuses what it finds.
     """
     root, layout = find_dataset(folder)
-    if layout == "imagefolder":
-        return read_imagefolder(root)
-    if layout == "BUS-BRA":
-        return read_busbra(root)
-    if layout == "dataset B":
-        return read_dataset_b(root)
-    if layout == "BrEaST":
-        return read_breast(root)
-    if layout == "BUS-UCLM":
-        return read_bus_uclm(root)
-    return read_busi(root)
+    _, read = LAYOUTS[layout]
+    return read(root)
 
 
 def layout_of(root: Path) -> str | None:
-    """Name the layout of the files in this folder; None where it is not known. Metadata say it over everything else."""
-    if is_imagefolder(root):
-        return "imagefolder"
-    if is_busbra(root):
-        return "BUS-BRA"
-    if is_dataset_b(root):
-        return "dataset B"
-    if is_breast(root):
-        return "BrEaST"
-    if is_bus_uclm(root):
-        return "BUS-UCLM"
-    if any((root / label).is_dir() for label in CLASSES):
-        return "BUSI"
-    return None
+    """Name the layout of the files in this folder; None where it is not known."""
+    return next((name for name, (lies_in, _) in LAYOUTS.items() if lies_in(root)), None)
 
 
 def find_dataset(folder: Path) -> tuple[Path, str]:

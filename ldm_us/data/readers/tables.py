@@ -1,12 +1,18 @@
 """The table of a dataset (CSV, or the first sheet of an .xlsx): its rows, and the classes and files that they name."""
 
 import csv
-from collections.abc import Sequence
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ldm_us.data.readers.spreadsheet import read_xlsx
 from ldm_us.data.records import CLASSES
+from ldm_us.runtime.checks import check_extra
+
+LARGEST = 50_000_000  # bytes of a spreadsheet when unpacked; tables of datasets have less than one million
+LAST_ROW = 2**20  # of a sheet in Excel; a file that names a later one would keep us counting
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,35 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
         return [(lines.line_num, values) for values in lines if values]
     except csv.Error as error:
         raise ValueError(f"{path} line {lines.line_num} is not CSV ({error}). Save the table as CSV again.") from error
+
+
+def read_xlsx(path: Path) -> list[tuple[int, list[str]]]:
+    """Read the first sheet of an .xlsx: (row number, texts of its cells from column A on) of every row with a text."""
+    check_extra("spreadsheets", "openpyxl")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and menus, which say nothing about the cells
+            return list(rows_of_xlsx(path))
+    except Exception as error:  # whatever openpyxl stumbles over in a damaged file
+        raise ValueError(f"{path} cannot be read as a spreadsheet ({error}). Save its first sheet as CSV.") from error
+
+
+def rows_of_xlsx(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Walk through the rows, within bounds on what a small file can unpack to."""
+    from openpyxl import load_workbook
+
+    with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > LARGEST:
+            raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
+    with closing(load_workbook(path, read_only=True, data_only=True)) as book:
+        for nth, row in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1):
+            if nth > LAST_ROW:
+                raise ValueError(f"it has more than {LAST_ROW:,} rows")
+            cells = ["" if value is None else str(value) for value in row]
+            while cells and not cells[-1]:
+                cells.pop()
+            if cells:
+                yield nth, cells
 
 
 def read_text(path: Path) -> str:

@@ -23,8 +23,8 @@ from ldm_us.data.split import split_by_group
 from ldm_us.evaluation.distribution.distances import NEEDED, distances
 from ldm_us.evaluation.distribution.diversity import diversity, scales_at
 from ldm_us.evaluation.distribution.features import Features, count_seen_in_training, extract, load_features
+from ldm_us.evaluation.results import check_out, write_text
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, read_set
-from ldm_us.files.atomic import atomic_file
 from ldm_us.runtime.checks import check_extra, check_seed
 
 RESULT = "distribution.json"
@@ -56,7 +56,12 @@ def add_distribution_command(commands: "argparse._SubParsersAction[argparse.Argu
 
 def run_distribution(options: argparse.Namespace) -> int:
     """Print the figures as JSON, and write them where asked."""
-    check_distribution_options(options)
+    check_seed(options.seed)
+    check_extra("eval", "sklearn", "scipy", "torchmetrics")
+    for name, value in (("batch", options.batch), ("size", options.size)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} {value}: use 1 or more.")
+    check_out(options.out, [RESULT], options.overwrite)
     real, generated = same_classes(read_set(options.real), read_set(options.generated))
     size = check_sets(real, generated, options.size)
     scales = scales_at(size)
@@ -75,7 +80,7 @@ def run_distribution(options: argparse.Namespace) -> int:
         "images": {"real": counts(real), "generated": counts(generated)},
         **distances(x, y, options.seed),
         "halves": halves(real, x, y, options.seed),
-        "classes": by_class(real, generated, x, y, options.seed),
+        "classes": class_distances(real, generated, x, y, options.seed),
         "ms_ssim_within_class": {
             "scales": scales,
             "real": diversity(real, size, options.batch, options.seed),
@@ -86,23 +91,9 @@ def run_distribution(options: argparse.Namespace) -> int:
     printed = json.dumps(result, indent=2, allow_nan=False)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        with atomic_file(options.out / RESULT) as file:
-            file.write((printed + "\n").encode())
+        write_text(options.out / RESULT, printed + "\n")
     print(printed)
     return 0
-
-
-def check_distribution_options(options: argparse.Namespace) -> None:
-    """Refuse what makes no sense before any image is read."""
-    check_seed(options.seed)
-    check_extra("eval", "sklearn", "torchmetrics")
-    for name in ("batch", "size"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: use 1 or more.")
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out}: is not a folder. Choose another name.")
-    if options.out is not None and (options.out / RESULT).exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: has a {RESULT}. Choose another folder, or add --overwrite.")
 
 
 def same_classes(real: list[Record], generated: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -155,7 +146,7 @@ def halves(real: Sequence[Record], x: Tensor, y: Tensor, seed: int) -> dict[str,
     }
 
 
-def by_class(
+def class_distances(
     real: Sequence[Record], generated: Sequence[Record], x: Tensor, y: Tensor, seed: int
 ) -> dict[str, dict[str, Any]]:
     """The distances of each class, without FID, which needs more images than a class has; or why they are left out."""

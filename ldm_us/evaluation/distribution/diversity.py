@@ -62,9 +62,9 @@ def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
     """Mean of independent values with the interval of Student's t that holds the true mean with 95 %."""
     from scipy.stats import t
 
-    mean = statistics.mean(values)
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return {"mean": mean, "low": mean - half, "high": mean + half, "pairs": len(values)}
+    mean, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+    low, high = t.interval(0.95, len(values) - 1, loc=mean, scale=error) if error else (mean, mean)
+    return {"mean": mean, "low": float(low), "high": float(high), "pairs": len(values)}
 
 
 def diversity(records: Sequence[Record], size: int, batch: int, seed: int) -> dict[str, Any]:

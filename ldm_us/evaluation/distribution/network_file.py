@@ -1,4 +1,4 @@
-"""Weights of a timm network as one file: safetensors, or a PyTorch file that is read without running code in it.
+"""Weights of a timm network as one file: safetensors, or a PyTorch file, of which files/pickle_file.py runs nothing.
 
 Three kinds are known: a file that names its network (key "timm" of the metadata, with "classes"), the names that timm
 and torchvision give their weights, and those of RadImageNet's PyTorch ResNet-50 (a Sequential, backbone.0 on).
@@ -6,22 +6,19 @@ and torchvision give their weights, and those of RadImageNet's PyTorch ResNet-50
 
 import difflib
 import json
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ldm_us.evaluation.judge.file import misfits
+from ldm_us.files import pickle_file
+from ldm_us.files.safetensors_header import open_safetensors
 
 # A Sequential of the children of a ResNet: 2, 3 and 8 are ReLU and pooling, which have no weights.
 RESNET_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-WRAPPERS = ("state_dict", "model", "model_state_dict")  # what the weights are called inside a training checkpoint
 PREFIXES = ("module.", "backbone.")
-# What reading a file of another kind, or a damaged one, raises; safetensors' own error among them.
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # timm's, of pixels in [0, 1]
 HELP = "Give a safetensors or PyTorch file of weights, not a whole pickled model."
 
@@ -55,7 +52,7 @@ def read_metadata_of(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"--features {path}: no such file. Give `vae`, a judge's file, or weights of a timm network.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_safetensors(path) as file:
             return file.metadata() or {}
     except SafetensorError:
         return {}
@@ -76,7 +73,11 @@ def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
     config = config_of(name)
     channels = channels_of(state, config)
     model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
-    load_strictly(path, name, model, without_classifier(state, config))
+    state = without_classifier(state, config)
+    wrong = misfits(model, state)
+    if wrong:
+        raise ValueError(f"--features {path}: not the weights of {name}: {wrong}. Give the --network that they are of.")
+    model.load_state_dict(state, strict=True)
     mean, std = (per_channel((0.5,) if radimagenet else values, channels) for values in (config.mean, config.std))
     usual = Input(config.input_size[-1], mean, std)
     model = model.eval().requires_grad_(False).to(device)
@@ -96,20 +97,15 @@ def config_of(name: str) -> Any:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or a PyTorch file, the latter read without running what is pickled in it."""
+    """The tensors of a safetensors file, or of a PyTorch file: its state dict, or the one in a training checkpoint."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        for wrapper in WRAPPERS:
-            if isinstance(weights, Mapping) and isinstance(weights.get(wrapper), Mapping):
-                weights = weights[wrapper]
-    except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            with open_safetensors(path) as file:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return pickle_file.read_weights(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).removeprefix(f"{path}: ").rstrip(".")
         raise ValueError(f"{path}: cannot be read as weights ({reason}). {HELP}") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: holds something else than named tensors. {HELP}")
-    return dict(weights)
 
 
 def in_timm_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
@@ -133,19 +129,6 @@ def without_classifier(state: dict[str, Tensor], config: Any) -> dict[str, Tenso
     """Leave away the layer, or layers, that name classes."""
     layers = config.classifier if isinstance(config.classifier, tuple | list) else [config.classifier]
     return {name: value for name, value in state.items() if name.rpartition(".")[0] not in layers}
-
-
-def load_strictly(path: Path, name: str, model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load weights that are all there, all known and all of the right shape, or raise ValueError."""
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-    if wrong:
-        raise ValueError(
-            f"--features {path}: not the weights of {name}: {len(wrong)} tensors missing, unknown or of another shape "
-            f"({', '.join(wrong[:3])}). Give the --network that they are of."
-        )
-    model.load_state_dict(state, strict=True)
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -10,16 +10,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 import ldm_us
-from ldm_us.config_limits import check_limits
+from ldm_us.config import check_limits
 from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
-from ldm_us.files.checkpoint import LazyTensor, write_safetensors
-from ldm_us.files.json_text import parse_json
-from ldm_us.files.safetensors_header import open_safetensors
+from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
+from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 
 TRAIN_ONE = "Train one with `python -m ldm_us.evaluation train-judge`."
@@ -52,11 +51,9 @@ def image_digest(record: Record) -> str:
 def save_judge(network: Judge, path: Path | str, training: Training) -> None:
     """Write weights, config and training to `path`, atomically."""
     about = {"classes": CLASSES, "config": dataclasses.asdict(network.config)} | dataclasses.asdict(training)
-    tensors = [
-        LazyTensor(name, tuple(value.shape), value.dtype, lambda value=value: value)  # type: ignore[misc]
-        for name, value in network.state_dict().items()
-    ]
-    write_safetensors(path, tensors, {"ldm_us": ldm_us.__version__, "judge": json.dumps(about)})
+    write_safetensors(
+        path, lazy_tensors(network.state_dict()), {"ldm_us": ldm_us.__version__, "judge": json.dumps(about)}
+    )
 
 
 def load_judge(path: Path | str) -> tuple[Judge, Training]:
@@ -78,7 +75,9 @@ def load_judge(path: Path | str) -> tuple[Judge, Training]:
         raise ValueError(
             f"{path}: what it says of its judge cannot be read ({shown(repr(error))}). {TRAIN_ONE}"
         ) from error
-    check_weights(path, network, state)
+    wrong = misfits(network, state)
+    if wrong:
+        raise ValueError(f"{path}: {wrong}. {TRAIN_ONE}")
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False), training
 
@@ -97,12 +96,9 @@ def build_judge(about: dict[str, Any]) -> tuple[Judge, Training]:
         return Judge(judge_config), training
 
 
-def check_weights(path: Path, network: Judge, state: dict[str, Tensor]) -> None:
-    """Refuse weights of other names or shapes than the network's."""
+def misfits(network: nn.Module, state: dict[str, Tensor]) -> str:
+    """Which weights are of other names or shapes than the network's, in words; nothing where all fit."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if wrong:
-        raise ValueError(
-            f"{path}: {len(wrong)} tensors missing, unknown or of another shape ({', '.join(wrong[:3])}). {TRAIN_ONE}"
-        )
+    return f"{len(wrong)} tensors missing, unknown or of another shape ({', '.join(wrong[:3])})" if wrong else ""

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm_us.data.records import CLASSES, LESION_CLASSES, Record
-from ldm_us.evaluation.figures import accuracy, by_class, confusion, share_of
+from ldm_us.evaluation.figures import accuracy, by_class, confusion, mean_and_spread, share_of
+from ldm_us.evaluation.gaussian_blur import gaussian_blur
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
-from ldm_us.evaluation.masks.dark_lesion import gaussian_blur
-from ldm_us.evaluation.masks.errors import dice
+from ldm_us.evaluation.mask_errors import dice
 from ldm_us.training.batches import batch_indices, draw_mirrored, mirror, stream_generator
 from ldm_us.training.dataset import TrainingSet, load_training_set
 
@@ -116,8 +116,8 @@ def zoom_and_shift(images: Tensor, masks: Tensor, generator: torch.Generator) ->
     grid = F.affine_grid(affine, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
     moved_masks = F.grid_sample(masks, grid, mode="nearest", padding_mode="reflection", align_corners=False)
-    whole = masks.flatten(1).sum(1) * (2 * zoom).exp()
-    kept = (moved_masks.flatten(1).sum(1) >= LEAST_KEPT * whole).view(-1, 1, 1, 1)
+    zoomed = masks.flatten(1).sum(1) * (2 * zoom).exp()
+    kept = (moved_masks.flatten(1).sum(1) >= LEAST_KEPT * zoomed).view(-1, 1, 1, 1)
     return torch.where(kept, moved, images), torch.where(kept, moved_masks, masks)
 
 
@@ -155,7 +155,8 @@ def measure_judge(network: Judge, records: list[Record]) -> dict[str, Any]:
     lesion = data.masks.flatten(1).any(dim=1)
     if bool(lesion.any()):
         values = dice(verdict.masks[lesion], data.masks[lesion].float())
-        figures["dice"] = by_class(values.tolist(), [label for label, has in zip(labels, lesion, strict=True) if has])
+        of_lesions = [label for label, has in zip(labels, lesion, strict=True) if has]
+        figures["dice"] = by_class(mean_and_spread, values.tolist(), of_lesions)
     if bool((~lesion).any()):
         figures["no_lesion_found_where_none_is"] = share_of((~verdict.masks[~lesion].flatten(1).bool().any(1)).tolist())
     return figures

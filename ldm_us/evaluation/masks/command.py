@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.file import Training, load_judge
 from ldm_us.evaluation.judge.network import judge
-from ldm_us.evaluation.masks.errors import MaskErrors
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, other_of_its_class
-from ldm_us.evaluation.masks.figures import Column, mask_figures, share_figure
+from ldm_us.evaluation.masks.figures import mask_figures, share_figure
 from ldm_us.evaluation.masks.folder import (
     Pairs,
     check_same_classes,
-    found_nothing,
+    find_in_batches,
     grouped_by_mask,
     load_batch,
     measure_lesions,
@@ -32,21 +31,6 @@ from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mas
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, not_seen_by_judge
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set
 from ldm_us.training.dataset import read_data
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What is compared."""
-
-    samples: Pairs
-    real: Pairs
-    others: list[int]  # for each sample with a lesion the one whose mask it gets as its floor
-    size: int  # pixels along a side
-
-    @property
-    def images(self) -> int:
-        """How many there are."""
-        return sum(len(part) for one in (self.samples, self.real) for part in (one.lesions, one.empty))
 
 
 def add_mask_fidelity_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,66 +51,63 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
         raise ValueError(f"--batch {options.batch}: use 1 or more.")
     check_picture_path(options.save_grid)
     network, training = (None, None) if options.judge is None else load_judge(options.judge)
-    sets = read_sets(options, training)
-    samples, real, size = sets.samples, sets.real, sets.size
+    samples, real, mask_of, size = read_pairs(options.generated, options.real, options.judge, training)
 
     def find(images: Tensor) -> Tensor:
         return dark_lesions(images) if network is None else judge(network, images).masks
 
-    with tqdm(total=sets.images, unit="image", desc="finding lesions", delay=0.1) as bar:
-        measure = partial(measure_lesions, size=size, find=find, batch=options.batch, on_image=bar.update)
-        true, shuffled = measure(samples.lesions, sets.others)
-        ceiling, _ = measure(real.lesions, range(len(real.lesions)))
-        nothing = [found_nothing(s.empty, size, find, options.batch, bar.update) for s in (samples, real)]
-    columns = {
-        "true": column_of(true, samples.lesions),
-        "shuffled": column_of(shuffled, samples.lesions),
-        "real": column_of(ceiling, real.lesions),
-    }
+    with tqdm(total=samples.images + real.images, unit="image", desc="finding lesions", delay=0.1) as bar:
+
+        def found_in(records: Sequence[Record]) -> Iterator[tuple[Tensor, Tensor]]:
+            return find_in_batches(records, size, find, options.batch, bar.update)
+
+        true, shuffled = measure_lesions(samples.lesions, mask_of, found_in(samples.lesions), size)
+        ceiling, _ = measure_lesions(real.lesions, real.lesions, found_in(real.lesions), size)
+        nothing = [[not one.any() for found, _ in found_in(pairs.empty) for one in found] for pairs in (samples, real)]
     printed: dict[str, Any] = {
-        "samples": len(samples.lesions) + len(samples.empty),
+        "samples": samples.images,
         "size": size,
         "found_by": RULE if network is None else JUDGE,
-        **mask_figures(columns, size**2),
+        **mask_figures({"true": true, "shuffled": shuffled, "real": ceiling}, size**2),
     }
     if samples.empty:
         printed["nothing_found_where_nothing_was_asked"] = {
-            name: share_figure(np.array(hits), [record.group for record in one.empty])
-            for name, hits, one in zip(("true", "real"), nothing, (samples, real), strict=True)
+            name: share_figure(np.array(hits), [record.group for record in pairs.empty])
+            for name, hits, pairs in zip(("true", "real"), nothing, (samples, real), strict=True)
         }
     if training is not None:
         printed["judge_on_held_out_images"] = training.figures
     if options.save_grid is not None:
         rows = []
-        for column, one in ((columns["true"], samples), (columns["real"], real)):
+        for column, pairs in ((true, samples), (ceiling, real)):
             index = chosen(column)
-            rows.append(shown(column, index, *load_batch([one.lesions[i] for i in index], size), find))
+            rows.append(shown(column, index, *load_batch([pairs.lesions[i] for i in index], size), find))
         save_mask_picture(rows[0], rows[1], options.save_grid, printed["found_by"])
     print(json.dumps(printed, indent=2))
     return 0
 
 
-def read_sets(options: argparse.Namespace, training: Training | None) -> Sets:
-    """Read and check both sets. Raise ValueError, before anything is measured, for what cannot be compared."""
-    generated = read_set(options.generated)
-    size = check_sets(read_data(options.real), generated, side_of(generated))
+def read_pairs(
+    generated_folders: Sequence[Path], real_folders: Sequence[Path], judge_file: Path | None, training: Training | None
+) -> tuple[Pairs, Pairs, list[Record], int]:
+    """Samples, real images, for each sample with a lesion the one whose mask is its floor, and their side in pixels.
+
+    Raise ValueError, before anything is measured, for what cannot be compared.
+    """
+    generated, every_real = read_set(generated_folders), read_data(real_folders)
+    size = check_sets(every_real, generated, side_of(generated))
     samples = with_and_without_lesion(generated, size, "--generated")
     if not samples.lesions:
         raise ValueError(f"--generated: none of the {len(generated)} images was asked for a lesion. Give lesions.")
     samples = replace(samples, lesions=grouped_by_mask(samples.lesions, size))
     others = other_of_its_class([r.label for r in samples.lesions], [r.group for r in samples.lesions])
-    if training is None:
-        real = sorted(merge_families(read_data(options.real)))
+    if judge_file is None or training is None:
+        unseen = sorted(merge_families(every_real))
     else:
-        check_unseen_by_judge(options.judge, training, generated)
-        real = not_seen_by_judge(options.judge, training, options.real)
+        check_unseen_by_judge(judge_file, training, generated)
+        unseen = not_seen_by_judge(judge_file, training, real_folders)
     labels = {record.label for record in generated}
-    pairs = with_and_without_lesion([record for record in real if record.label in labels], size, "--real")
-    check_same_classes(samples.lesions, pairs.lesions)
-    check_same_classes(samples.empty, pairs.empty)
-    return Sets(samples, pairs, others, size)
-
-
-def column_of(errors: MaskErrors, records: list[Record]) -> Column:
-    """The errors of records, with their classes and groups."""
-    return Column(errors, [record.label for record in records], [record.group for record in records])
+    real = with_and_without_lesion([record for record in unseen if record.label in labels], size, "--real")
+    check_same_classes(samples.lesions, real.lesions)
+    check_same_classes(samples.empty, real.empty)
+    return samples, real, [samples.lesions[i] for i in others], size

@@ -9,40 +9,49 @@ how much it can find at all.
 
 import math
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ldm_us.evaluation.gaussian_blur import gaussian_blur
+from ldm_us.runtime.checks import check_extra
 
 CUTS = torch.linspace(0.04, 0.50, 10)  # grey quantiles at which the image is cut
 SMALLEST, LARGEST = 0.003, 0.45  # share of the image that a lesion may cover
 SMOOTHING = 1 / 64  # sigma of the Gaussian, in image sides
 RIM = 1 / 24  # width of the rim, in image sides
 CENTRE, SPREAD = (0.42, 0.50), (0.22, 0.25)  # (down, across), in image sides: where lesions lie, chosen on BUSI
+ALL_8 = np.ones((3, 3), bool)  # the neighbours of a pixel, those at its corners too
+
+
+def dark_lesions(images: Tensor) -> Tensor:
+    """The dark lesion of every image: (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}."""
+    check_extra("eval", "scipy")
+    return torch.stack([dark_lesion(image) for image in images])
 
 
 def dark_lesion(image: Tensor) -> Tensor:
     """(1, H, W) in [0, 1] -> (1, H, W) in {0, 1}, all zero where no region qualifies."""
     smooth = gaussian_blur(image[None], SMOOTHING * image.shape[-1])[0]
-    cuts = torch.quantile(smooth.flatten(), CUTS.to(image))
-    dark = (smooth < cuts.view(-1, 1, 1)).float()[:, None]  # (cuts, 1, H, W)
-    labels = connected_regions(dark)
-
     best, best_score = torch.zeros_like(image), 0.0
-    for label_map in labels:
-        names, sizes = label_map[label_map > 0].unique(return_counts=True)
+    for cut in torch.quantile(smooth.flatten(), CUTS.to(image)):
+        regions = connected_regions((smooth[0] < cut).numpy())
+        sizes = np.bincount(regions.flat)
         fitting = (sizes >= SMALLEST * image.numel()) & (sizes <= LARGEST * image.numel())
-        for name in names[fitting].tolist():
-            region = (label_map == name).float()
+        for number in np.flatnonzero(fitting[1:]) + 1:  # 0 is what is not dark
+            region = torch.from_numpy(regions == number).float()[None]
             region_score = score(smooth, region)
             if region_score > best_score:
                 best, best_score = region, region_score
-    return fill_holes(best)
+    return torch.from_numpy(fill_holes(best[0].numpy())).float()[None]
 
 
 def score(smooth: Tensor, region: Tensor) -> float:
     """Mean grey of the rim minus that of the region, weighted by size and place."""
-    width = max(1, round(RIM * region.shape[-1]))
-    rim = F.max_pool2d(region[None], 2 * width + 1, stride=1, padding=width)[0] - region
+    from scipy.ndimage import maximum_filter
+
+    width = 2 * max(1, round(RIM * region.shape[-1])) + 1
+    rim = torch.from_numpy(maximum_filter(region[0].numpy(), width))[None] - region
     if rim.sum() == 0:
         return 0.0
     contrast = (smooth * rim).sum() / rim.sum() - (smooth * region).sum() / region.sum()
@@ -55,31 +64,17 @@ def score(smooth: Tensor, region: Tensor) -> float:
     return float(contrast * (region.sum() / region.numel()) ** 0.25) * nearness * (0.5 if side else 1.0)
 
 
-def connected_regions(binary: Tensor) -> Tensor:
-    """(b, 1, H, W) in {0, 1} -> one positive label per 8-connected region of each image, 0 elsewhere."""
-    h, w = binary.shape[-2:]
-    labels = binary * torch.arange(1, h * w + 1, dtype=torch.float32).view(1, 1, h, w)  # exact up to 2^24 pixels
-    while True:
-        spread = F.max_pool2d(labels, 3, stride=1, padding=1) * binary
-        if torch.equal(spread, labels):
-            return labels
-        labels = spread
+def connected_regions(dark: np.ndarray) -> np.ndarray:
+    """(H, W) of bools -> a number for each of its 8-connected regions, 0 elsewhere."""
+    from scipy.ndimage import label
+
+    regions: np.ndarray = label(dark, ALL_8)[0]
+    return regions
 
 
-def fill_holes(region: Tensor) -> Tensor:
-    """(1, H, W): what the outside cannot reach without crossing the region belongs to it."""
-    outside = F.pad(1 - region, (1, 1, 1, 1), value=1.0)[None]
-    labels = connected_regions(outside)
-    reached = (labels == labels[0, 0, 0, 0]) & (outside > 0)
-    return 1.0 - reached[0, :, 1:-1, 1:-1].float()
+def fill_holes(region: np.ndarray) -> np.ndarray:
+    """(H, W): what the outside cannot reach without crossing the region belongs to it."""
+    from scipy.ndimage import binary_fill_holes
 
-
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """(b, 1, H, W) -> the same, convolved with a Gaussian of `sigma` pixels; edges are repeated."""
-    radius = max(1, round(3 * sigma))
-    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1))
+    filled: np.ndarray = binary_fill_holes(region, ALL_8)
+    return filled

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ldm_us.data.records import Record, load_pair
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Step
-from ldm_us.evaluation.masks.dark_lesion import dark_lesion
-from ldm_us.evaluation.masks.errors import MaskErrors, mask_errors
-from ldm_us.evaluation.samples import SampleSettings, draw_samples
+from ldm_us.diffusion.sampling import Sampling
+from ldm_us.evaluation.mask_errors import MaskErrors, mask_errors
+from ldm_us.evaluation.masks.dark_lesion import dark_lesions
+from ldm_us.evaluation.samples import draw_samples
 
 RULE, JUDGE = "dark-lesion rule", "judge"  # what finds lesions
 FindLesions = Callable[[Tensor], Tensor]  # (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}
@@ -32,27 +32,23 @@ class Fidelity(NamedTuple):
     masks: Tensor  # in {0, 1}
 
 
-def dark_lesions(images: Tensor) -> Tensor:
-    """The dark lesion of every image, found by a rule: (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}."""
-    return torch.stack([dark_lesion(image) for image in images])
-
-
 def mask_fidelity(
     model: LatentDiffusion,
     records: Sequence[Record],
-    settings: SampleSettings,
+    sampling: Sampling,
     find: FindLesions = dark_lesions,
-    on_step: Callable[[Step], None] | None = None,
+    seed: int = 0,
+    batch: int = 8,
 ) -> Fidelity:
     """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class."""
     others = other_of_its_class([record.label for record in records])
     pairs = [load_pair(record, model.config.image_size) for record in records]
-    real = torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs])
+    real_images = torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs])
     masks = torch.stack([mask for _, mask in pairs])
-    samples = draw_samples(model, [record.prompt for record in records], settings, masks, on_step)
+    real = mask_errors(find(real_images), masks)  # first: what cannot be found is said before the long sampling
+    samples = draw_samples(model, [record.prompt for record in records], sampling, seed, batch, masks)
     found = find(samples)
-    true, shuffled = mask_errors(found, masks), mask_errors(found, masks[others])
-    return Fidelity(true, shuffled, mask_errors(find(real), masks), samples, real, masks)
+    return Fidelity(mask_errors(found, masks), mask_errors(found, masks[others]), real, samples, real_images, masks)
 
 
 def other_of_its_class(labels: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:

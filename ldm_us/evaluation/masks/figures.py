@@ -6,17 +6,19 @@ of as many independent trials as there are groups, which is wide rather than nar
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_us.evaluation.figures import summary, wilson_interval
-from ldm_us.evaluation.group_bootstrap import grouped_interval
-from ldm_us.evaluation.masks.errors import MaskErrors
+from ldm_us.evaluation.figures import grouped_interval, mean_and_spread, wilson_interval
+from ldm_us.evaluation.mask_errors import MaskErrors
 
 SIZES = ("small", "medium", "large")  # thirds of the asked lesions by area
+
+Figure = Callable[[np.ndarray, Sequence[str]], dict[str, Any]]  # of values (n,) and their groups
 
 
 @dataclass(frozen=True)
@@ -27,39 +29,35 @@ class Column:
     labels: Sequence[str]  # class of each
     groups: Sequence[str]  # what each belongs to: values of one group are not independent
 
+    def figure(self, figure: Figure, values: Tensor, members: Sequence[int]) -> dict[str, Any]:
+        """A figure of some of the values (n,)."""
+        return figure(values[members].double().numpy(), [self.groups[i] for i in members])
 
-Choose = Callable[[MaskErrors], Tensor]
+    def figure_by_class(self, figure: Figure, values: Tensor) -> dict[str, Any]:
+        """A figure of all values (n,), and of those of each class."""
+        members = {"all": list(range(len(self.labels)))}
+        for label in sorted(set(self.labels)):
+            members[label] = [i for i, other in enumerate(self.labels) if other == label]
+        return {label: self.figure(figure, values, index) for label, index in members.items()}
 
 
 def mask_figures(columns: Mapping[str, Column], pixels: int) -> dict[str, Any]:
     """All figures of all columns by class; `pixels` of an image make areas shares. The columns have the same names."""
-
-    def table(figure: Callable[[np.ndarray, Sequence[str]], dict[str, Any]], choose: Choose) -> dict[str, Any]:
-        return {name: by_class_of(column, figure, choose(column.errors)) for name, column in columns.items()}
-
-    return {
-        "images": table(count_figure, lambda errors: errors.dice),
-        "dice": table(dice_figure, lambda errors: errors.dice),
-        "area_error": table(median_figure, lambda errors: errors.area_error),
-        "absolute_area_error": table(mean_figure, lambda errors: errors.area_error.abs()),
-        "centroid_offset_pixels": table(median_figure, lambda errors: errors.offset),
-        "centroid_offset_diameters": table(median_figure, lambda errors: errors.offset_in_diameters),
-        "nothing_found": table(share_figure, lambda errors: errors.nothing_found),
-        "dice_by_size": by_size(columns, pixels),
+    median = partial(centre_figure, "median")
+    wanted: dict[str, tuple[Figure, Callable[[MaskErrors], Tensor]]] = {
+        "images": (count_figure, lambda errors: errors.dice),
+        "dice": (dice_figure, lambda errors: errors.dice),
+        "area_error": (median, lambda errors: errors.area_error),
+        "absolute_area_error": (partial(centre_figure, "mean"), lambda errors: errors.area_error.abs()),
+        "centroid_offset_pixels": (median, lambda errors: errors.offset),
+        "centroid_offset_diameters": (median, lambda errors: errors.offset_in_diameters),
+        "nothing_found": (share_figure, lambda errors: errors.nothing_found),
     }
-
-
-def by_class_of(
-    column: Column, figure: Callable[[np.ndarray, Sequence[str]], dict[str, Any]], values: Tensor
-) -> dict[str, Any]:
-    """A figure of all values (n,), and of those of each class."""
-    kept = {"all": list(range(len(column.labels)))}
-    for label in sorted(set(column.labels)):
-        kept[label] = [i for i, other in enumerate(column.labels) if other == label]
-    return {
-        label: figure(values[index].double().numpy(), [column.groups[i] for i in index])
-        for label, index in kept.items()
+    figures: dict[str, Any] = {
+        name: {key: column.figure_by_class(figure, values_of(column.errors)) for key, column in columns.items()}
+        for name, (figure, values_of) in wanted.items()
     }
+    return figures | {"dice_by_size": by_size(columns, pixels)}
 
 
 def by_size(columns: Mapping[str, Column], pixels: int) -> dict[str, Any]:
@@ -69,13 +67,9 @@ def by_size(columns: Mapping[str, Column], pixels: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"bounds_as_share_of_image": [round(float(bound) / pixels, 4) for bound in bounds]}
     for name, column in columns.items():
         third = torch.bucketize(column.errors.asked_area.double(), bounds)  # 0 up to and with the first bound
-        figures[name] = {}
-        for i, size in enumerate(SIZES):
-            index = (third == i).nonzero()[:, 0].tolist()
-            if index:
-                figures[name][size] = dice_figure(
-                    column.errors.dice[index].double().numpy(), [column.groups[j] for j in index]
-                )
+        members = {size: (third == i).nonzero()[:, 0].tolist() for i, size in enumerate(SIZES)}
+        dice = column.errors.dice
+        figures[name] = {size: column.figure(dice_figure, dice, index) for size, index in members.items() if index}
     return figures
 
 
@@ -86,21 +80,17 @@ def count_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
 
 def dice_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
     """Mean, its interval, median and spread."""
-    return summary(values.tolist()) | interval_of(values, groups, "mean")
+    return mean_and_spread(values.tolist()) | interval_of(values, groups, "mean")
 
 
-def mean_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """Mean and its interval."""
-    return {"mean": round(float(values.mean()), 3)} | interval_of(values, groups, "mean")
-
-
-def median_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
-    """Median and its interval, without those that have no value."""
-    there = ~np.isnan(values)
-    if not there.any():
-        return {"median": None, "low": None, "high": None}
-    kept, of = values[there], [group for group, has in zip(groups, there, strict=True) if has]
-    return {"median": round(float(np.median(kept)), 3)} | interval_of(kept, of, "median")
+def centre_figure(statistic: str, values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
+    """The "mean" or "median" with its interval, without those that have no value."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return {statistic: None, "low": None, "high": None}
+    kept, of = values[known], [group for group, has in zip(groups, known, strict=True) if has]
+    value = np.mean(kept) if statistic == "mean" else np.median(kept)
+    return {statistic: round(float(value), 3)} | interval_of(kept, of, statistic)
 
 
 def share_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:

@@ -4,15 +4,18 @@ A batch of pixels is in memory at a time, so a folder may hold any number of sam
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ldm_us.data.records import LESION_CLASSES, Record, load_mask, load_pair, open_image
-from ldm_us.evaluation.masks.errors import MaskErrors, joined, mask_errors
+from ldm_us.evaluation.mask_errors import joined, mask_errors
 from ldm_us.evaluation.masks.fidelity import FindLesions
+from ldm_us.evaluation.masks.figures import Column
+
+OnImages = Callable[[int], object]  # told how many more images were measured
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,11 @@ class Pairs:
 
     lesions: list[Record]  # whose mask asks for a lesion
     empty: list[Record]  # whose mask is empty, or not there for a class without lesions
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+        return len(self.lesions) + len(self.empty)
 
 
 def side_of(records: Sequence[Record]) -> int:
@@ -39,8 +47,7 @@ def with_and_without_lesion(records: Sequence[Record], size: int, option: str) -
 
     Raise ValueError, naming the option, where a mask is missing or contradicts the class.
     """
-    lesions: list[Record] = []
-    empty: list[Record] = []
+    pairs = Pairs([], [])
     for record in records:
         if record.label != "normal" and not record.masks:
             raise ValueError(
@@ -55,8 +62,8 @@ def with_and_without_lesion(records: Sequence[Record], size: int, option: str) -
             )
         if record.label == "normal" and asked:
             raise ValueError(f"{option}: {record.image} is normal, but its mask marks a lesion. Remove one of them.")
-        (lesions if asked else empty).append(record)
-    return Pairs(lesions, empty)
+        (pairs.lesions if asked else pairs.empty).append(record)
+    return pairs
 
 
 def grouped_by_mask(records: Sequence[Record], size: int) -> list[Record]:
@@ -73,36 +80,27 @@ def load_batch(records: Sequence[Record], size: int) -> tuple[Tensor, Tensor]:
     return torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs]), torch.stack([mask for _, mask in pairs])
 
 
-def measure_lesions(
-    records: Sequence[Record],
-    others: Sequence[int],
-    size: int,
-    find: FindLesions,
-    batch: int,
-    on_image: Callable[[int], object],
-) -> tuple[MaskErrors, MaskErrors]:
-    """The errors of each image against its own mask, and against that of record others[i]."""
-    own, shuffled = [], []
+def find_in_batches(
+    records: Sequence[Record], size: int, find: FindLesions, batch: int, on_images: OnImages
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What is found in the images and what their masks ask for, (b, 1, size, size) each, in order."""
     for i in range(0, len(records), batch):
         images, masks = load_batch(records[i : i + batch], size)
-        found = find(images)
-        own.append(mask_errors(found, masks))
-        other_masks = torch.stack([load_mask(records[j].masks, size) for j in others[i : i + batch]])
-        shuffled.append(mask_errors(found, other_masks))
-        on_image(len(images))
-    return joined(own), joined(shuffled)
+        yield find(images), masks
+        on_images(len(images))
 
 
-def found_nothing(
-    records: Sequence[Record], size: int, find: FindLesions, batch: int, on_image: Callable[[int], object]
-) -> list[bool]:
-    """Whether no lesion is found in each image that shows none."""
-    hits: list[bool] = []
-    for i in range(0, len(records), batch):
-        images, _ = load_batch(records[i : i + batch], size)
-        hits += (~find(images).flatten(1).bool().any(1)).tolist()
-        on_image(len(images))
-    return hits
+def measure_lesions(
+    records: Sequence[Record], mask_of: Sequence[Record], found: Iterator[tuple[Tensor, Tensor]], size: int
+) -> tuple[Column, Column]:
+    """The errors of what is found in each record against its own mask, and against the mask of mask_of[i]."""
+    own, others, rest = [], [], iter(mask_of)
+    for lesions, masks in found:
+        own.append(mask_errors(lesions, masks))
+        other_masks = [load_mask(next(rest).masks, size) for _ in masks]
+        others.append(mask_errors(lesions, torch.stack(other_masks)))
+    labels, groups = [record.label for record in records], [record.group for record in records]
+    return Column(joined(own), labels, groups), Column(joined(others), labels, groups)
 
 
 def check_same_classes(generated: Sequence[Record], real: Sequence[Record]) -> None:

@@ -3,26 +3,31 @@
 The asked outline is solid, the found one dashed, so that both can be told apart without colours.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.display.axes import Box
-from ldm_us.display.canvas import Canvas, length_of
+from ldm_us.display.charts import DPI, GRID, MUTED, Margins, new_figure, style, to_picture, write
 from ldm_us.evaluation.masks.fidelity import FindLesions
 from ldm_us.evaluation.masks.figures import Column
-from ldm_us.evaluation.masks.outline import outlines
-from ldm_us.files.pictures import save_png, to_picture
+from ldm_us.files.pictures import save_png
 
-CELL, GAP, MARGIN = 232, 12, 20  # pixels
-CAPTION, HEAD, TITLE = 30, 92, 26  # pixels: under a cell, above all, above the cells of a row
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CELL, HEAD = 232, 92  # pixels: the side of an image, and the room above all
+AROUND = Margins(left=10, right=10, top=26, bottom=40)  # of an image
 PLACES = ("worst", "median", "best")
 ASKED, FOUND = "#ffd23f", "#4cc9f0"  # light, on dark images
-DASHES = "7 5"
-INK, MUTED, SHADOW = "#1d2125", "#59626b", "#101010"
+DASHES: dict[str, tuple[float, Sequence[float]]] = {ASKED: (0, ()), FOUND: (0, (7, 5))}
+SHADOW = "#101010"
 SYNTHETIC = {"synthetic": "the samples were made by a generative model, not for diagnosis"}
 
 
@@ -72,43 +77,51 @@ def draw_mask_picture(
     samples: Mapping[str, Sequence[Shown]], real: Mapping[str, Sequence[Shown]], found_by: str
 ) -> Image.Image:
     """A row for each class of `samples`: three samples, three real images, each with its Dice."""
-    columns, row_height = len(PLACES), TITLE + CELL + CAPTION + GAP
-    right = MARGIN + columns * (CELL + GAP) + 2 * GAP  # where the real images begin
-    canvas = Canvas(right + columns * (CELL + GAP) - GAP + MARGIN, HEAD + len(samples) * row_height)
-    draw_legend(canvas, found_by)
-    for left, title in (
-        (MARGIN, "Synthetic samples and the masks they were asked to follow"),
-        (right, "Real images and their drawn masks"),
-    ):
-        canvas.text((left, HEAD - 14), title, 17, INK)
-    for row, label in enumerate(samples):
-        top = HEAD + row * row_height
-        for left, of_class in ((MARGIN, samples[label]), (right, real[label])):
-            for i, (place, one) in enumerate(zip(PLACES, of_class, strict=True)):
-                x = left + i * (CELL + GAP)
-                canvas.text((x, top + TITLE - 8), f"{label}, {place}", 14, MUTED)
-                draw_shown(canvas, one, (x, top + TITLE, x + CELL, top + TITLE + CELL))
-    return canvas.picture()
+    cells = [(label, i, one[label][i]) for label in samples for one in (samples, real) for i in range(len(PLACES))]
+    size = (CELL + AROUND.left + AROUND.right, CELL + AROUND.top + AROUND.bottom)
+    with style():
+        figure, panels = new_figure(*size, len(cells), 2 * len(PLACES), HEAD, AROUND)
+        for panel, (label, i, one) in zip(panels, cells, strict=True):
+            write(panel, (0, 8), f"{label}, {PLACES[i]}", 14, MUTED)
+            draw_shown(panel, one)
+        write(panels[0], (0, 42), "Synthetic samples and the masks they were asked to follow", 17)
+        write(panels[len(PLACES)], (0, 42), "Real images and their drawn masks", 17)
+        draw_legend(figure, found_by)
+        return to_picture(figure)
 
 
-def draw_legend(canvas: Canvas, found_by: str) -> None:
-    """What the two outlines are, each stroke on dark as in the images."""
-    x = float(MARGIN)
-    for name, colour, dashes in (("asked, or drawn", ASKED, ""), (f"found by the {found_by}", FOUND, DASHES)):
-        canvas.line([(x, 32), (x + 54, 32)], SHADOW, 18)
-        canvas.line([(x + 4, 32), (x + 50, 32)], colour, 2.5, dashes)
-        canvas.text((x + 66, 32), name, 15, INK, "lm")
-        x += 66 + length_of(name, 15) + 34
-
-
-def draw_shown(canvas: Canvas, one: Shown, box: Box) -> None:
+def draw_shown(panel: Axes, one: Shown) -> None:
     """An image, its two outlines and its Dice."""
-    canvas.image(box, to_picture(one.image))
-    left, top, right, bottom = box
     h, w = one.image.shape[-2:]
-    for mask, colour, dashes in ((one.asked, ASKED, ""), (one.found, FOUND, DASHES)):
+    panel.imshow(one.image[0].numpy(), cmap="gray", vmin=0, vmax=1, extent=(0, w, h, 0), interpolation="bicubic")
+    for mask, colour in ((one.asked, ASKED), (one.found, FOUND)):
         for loop in outlines(mask[0].numpy() > 0):
-            placed = [(left + x * (right - left) / w, top + y * (bottom - top) / h) for x, y in loop]
-            canvas.line(placed, colour, 2, dashes)
-    nothing = "" if bool(one.found.any()) else ", nothing found"
-    canvas.text((left, bottom + 19), f"Dice {one.dice:.2f}{nothing}", 14, INK)
+            panel.plot(*loop.T, color=colour, linestyle=DASHES[colour])
+    panel.set(xlim=(0, w), ylim=(h, 0))
+    panel.axis("off")
+    write(panel, (0, -CELL - 19), f"Dice {one.dice:.2f}{'' if bool(one.found.any()) else ', nothing found'}", 14)
+
+
+def outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Every boundary of a mask (H, W) of bools, lesions and holes, as closed polylines (n, 2) of (across, down).
+
+    Pixel (row y, column x) covers [x, x + 1] by [y, y + 1]. The polyline joins the middles of the pixel edges between
+    inside and outside, which cuts the corners of the staircase.
+    """
+    from contourpy import contour_generator
+
+    loops = contour_generator(z=np.pad(mask.astype(float), 1)).lines(0.5)
+    return [np.asarray(loop) - 0.5 for loop in loops]
+
+
+def draw_legend(figure: Figure, found_by: str) -> None:
+    """What the two outlines are, each stroke on dark as in the images; and a line between samples and real images."""
+    from matplotlib.lines import Line2D
+
+    strokes = [Line2D([], [], color=colour, linestyle=DASHES[colour]) for colour in (ASKED, FOUND)]
+    names = ["asked, or drawn", f"found by the {found_by}"]
+    width, height = figure.get_size_inches() * DPI
+    corner = (AROUND.left / width, 1 - 16 / height)
+    look = {"fontsize": 14, "frameon": True, "framealpha": 1, "facecolor": SHADOW, "labelcolor": "white"}
+    figure.legend(strokes, names, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, ncols=2, **look)
+    figure.add_artist(Line2D([0.5, 0.5], [0, 1 - 50 / height], color=GRID, linewidth=1))

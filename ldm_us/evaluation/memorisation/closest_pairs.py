@@ -1,22 +1,32 @@
 """The picture of the closest pairs: sample, nearest training image, and the difference of their detail."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ldm_us.data.records import load_image
+from ldm_us.display.charts import INK, MUTED, Margins, new_figure, style, to_picture, write
 from ldm_us.evaluation.memorisation.nearest_training import SIDE, best_alignment, details_of, standardised
-from ldm_us.files.pictures import to_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 CLOSEST = 12  # pairs shown
 NOTE = "Shows training images, which may be those of patients: share it only where the licence of the data allows."
-CELL, GAP, ACROSS = 176, 6, 2  # pixels of an image, between images, and blocks in a row
-LINE = 17  # pixels of a line of text
-INK, GREY, RED, PAPER = (25, 25, 25), (105, 105, 105), (176, 32, 32), (255, 255, 255)
+EXPLAINED = (
+    "Left: the sample. Middle: its nearest training image. Right: the difference of their fine detail,",
+    "laid where they match best (even grey: no difference). Each score stands beside its threshold.",
+)
+CELL, HEAD, ACROSS, LINE = 176, 100, 2, 17  # pixels of an image, above all; pairs in a row; pixels of a line of text
+AROUND = Margins(left=10, right=6, top=6, bottom=48)  # of an image, pixels
+RED = "#b02020"
+LONGEST = 26  # letters of a name below an image
 DIFFERENCE_RANGE = 6.0  # standard deviations of the detail between black and white
 
 
@@ -30,11 +40,6 @@ class Pair(NamedTuple):
     threshold: float
 
     @property
-    def flagged(self) -> bool:
-        """Whether the sample counts as a copy."""
-        return self.value < self.threshold
-
-    @property
     def label(self) -> str:
         """The score beside its threshold; the detail as a correlation."""
         if self.score == "detail":
@@ -43,42 +48,31 @@ class Pair(NamedTuple):
 
 
 def draw_pairs(pairs: Iterable[Pair], size: int) -> Image.Image:
-    """Draw blocks of three images, the closest pair first; flagged ones say so in red."""
-    blocks = [draw_pair(pair, size) for pair in pairs]
-    width, height = blocks[0].size
-    rows = -(-len(blocks) // ACROSS)
-    edge, top, bottom = 3 * GAP, 5 * LINE, 2 * LINE
-    full = (2 * edge + ACROSS * width + (ACROSS - 1) * 3 * GAP, top + rows * (height + 2 * GAP) + bottom)
-    sheet = Image.new("RGB", full, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((edge, GAP * 2), "Samples closest to training images", INK, ImageFont.load_default(20))
-    explained = "Left: the sample. Middle: its nearest training image. Right: the difference of their fine detail,"
-    draw.text((edge, GAP * 2 + 28), explained, GREY, ImageFont.load_default(13))
-    rest = "laid where they match best (even grey: no difference). Each score stands beside its threshold."
-    draw.text((edge, GAP * 2 + 28 + LINE), rest, GREY, ImageFont.load_default(13))
-    for i, block in enumerate(blocks):
-        x, y = i % ACROSS, i // ACROSS
-        sheet.paste(block, (edge + x * (width + 3 * GAP), top + y * (height + 2 * GAP)))
-    draw.text((edge, full[1] - bottom), NOTE, RED, ImageFont.load_default(13))
-    return sheet
+    """Draw three images for each pair, the closest pair first; flagged ones say so in red."""
+    pairs = list(pairs)
+    with style():
+        shape = (CELL + AROUND.left + AROUND.right, CELL + AROUND.top + AROUND.bottom)
+        figure, panels = new_figure(*shape, 3 * len(pairs), 3 * ACROSS, HEAD, AROUND)
+        for i, pair in enumerate(pairs):
+            draw_pair(panels[3 * i : 3 * i + 3], pair, size)
+        write(panels[0], (0, 76), "Samples closest to training images", 20)
+        for i, sentence in enumerate((*EXPLAINED, NOTE)):
+            write(panels[0], (0, 54 - i * LINE), sentence, 13, RED if sentence == NOTE else MUTED)
+        return to_picture(figure)
 
 
-def draw_pair(pair: Pair, size: int) -> Image.Image:
-    """Draw one block: three images with two lines of text below."""
+def draw_pair(panels: Sequence[Axes], pair: Pair, size: int) -> None:
+    """Draw three images with two lines of text below."""
     sample, training = (load_image(path, size)[:1] / 2 + 0.5 for path in (pair.sample, pair.training))
     difference, mirrored = detail_difference(sample, training)
-    pictures = [to_picture(sample), to_picture(training.flip(-1) if mirrored else training), to_picture(difference)]
-    block = Image.new("RGB", (3 * CELL + 2 * GAP, CELL + 2 * LINE + GAP), PAPER)
-    for i, picture in enumerate(pictures):
-        block.paste(ImageOps.fit(picture.convert("L"), (CELL, CELL), Image.Resampling.BICUBIC), (i * (CELL + GAP), 0))
-    draw, font = ImageDraw.Draw(block), ImageFont.load_default(12)
-    draw.text((0, CELL + 3), shortened(pair.sample.name, CELL, font), INK, font)
-    name = pair.training.name + (" (mirrored)" if mirrored else "")
-    draw.text((CELL + GAP, CELL + 3), shortened(name, CELL, font), INK, font)
-    if pair.flagged:
-        draw.text((2 * (CELL + GAP), CELL + 3), "flagged as a copy", RED, font)
-    draw.text((0, CELL + 3 + LINE), pair.label, RED if pair.flagged else GREY, font)
-    return block
+    images = (sample, training.flip(-1) if mirrored else training, difference)
+    flagged = pair.value < pair.threshold
+    names = [shortened(pair.sample.name), shortened(pair.training.name + (" (mirrored)" if mirrored else ""))]
+    for panel, image, name in zip(panels, images, [*names, "flagged as a copy" if flagged else ""], strict=True):
+        panel.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="bicubic")
+        panel.axis("off")
+        write(panel, (0, -CELL - LINE), name, colour=RED if panel is panels[2] else INK)
+    write(panels[0], (0, -CELL - 2 * LINE), pair.label, colour=RED if flagged else MUTED)
 
 
 def detail_difference(sample: Tensor, training: Tensor) -> tuple[Tensor, bool]:
@@ -96,11 +90,7 @@ def detail_difference(sample: Tensor, training: Tensor) -> tuple[Tensor, bool]:
     return difference.flip(-1) if mirrored else difference, mirrored
 
 
-def shortened(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Cut a name in the middle to fit the width."""
-    if font.getlength(text) <= width:
-        return text
-    keep = len(text)
-    while keep > 4 and font.getlength(f"{text[: keep // 2]}...{text[-(keep // 2) :]}") > width:
-        keep -= 1
-    return f"{text[: keep // 2]}...{text[-(keep // 2) :]}"
+def shortened(name: str) -> str:
+    """Cut a name in the middle where it is too long for its image."""
+    keep = LONGEST // 2 - 1
+    return name if len(name) <= LONGEST else f"{name[:keep]}...{name[-keep:]}"

@@ -9,7 +9,8 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,12 +24,6 @@ from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.evaluation.memorisation.closest_pairs import CLOSEST, NOTE, Pair, draw_pairs
-from ldm_us.evaluation.memorisation.figures import (
-    calibration_fields,
-    count_copied,
-    difference_of_shares,
-    held_out_fields,
-)
 from ldm_us.evaluation.memorisation.nearest_training import (
     SCORES,
     Described,
@@ -42,19 +37,24 @@ from ldm_us.evaluation.memorisation.thresholds import (
     FALSE_ALARMS,
     Thresholds,
     calibrate,
+    calibration_fields,
     check_enough_images,
+    count_copied,
+    difference_of_shares,
+    held_out_fields,
     latent_features,
     shares,
 )
-from ldm_us.evaluation.reconstruction import reconstruct_grey
+from ldm_us.evaluation.results import check_out, write_text
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_device, check_extra, check_finite_options, check_seed
+from ldm_us.runtime.checks import check_extra, check_finite, check_seed
 from ldm_us.training.cache import ENCODER, weights_hash
 from ldm_us.training.dataset import data_hash
+from ldm_us.training.reconstruction import reconstruct_grey
 
 BATCH = 64  # images in memory at a time
 REPORT, TABLE, PICTURE = "memorisation.json", "samples.csv", "closest.png"
@@ -77,9 +77,31 @@ def add_memorisation_command(commands: "argparse._SubParsersAction[argparse.Argu
     add("--overwrite", action="store_true", help="replace these files in --out")
 
 
+@dataclass(frozen=True)
+class Audit:
+    """What images are compared with, and what counts as a copy."""
+
+    training: Sequence[Record]
+    known: Described
+    encode: Encode
+    thresholds: Thresholds
+    size: int  # pixels along a side
+
+    def nearest(self, images: Iterable[Tensor]) -> Nearest:
+        """Compare batches of images with all training images."""
+        return nearest_of_stream(images, self.known, self.encode)
+
+
 def run_memorisation(options: argparse.Namespace) -> int:
     """Compare the samples with the training images, print the figures, write the files."""
-    check_memorisation_options(options)
+    check_extra("eval", "scipy")
+    check_seed(options.seed)
+    check_finite({"false_alarms": options.false_alarms})
+    if not 0 < options.false_alarms < 1:
+        raise ValueError(f"--false-alarms {options.false_alarms}: use a share above 0 and below 1, such as 0.03.")
+    if options.planted < 1:
+        raise ValueError(f"--planted {options.planted}: an audit must be measured. Use 1 or more.")
+    check_out(options.out, (REPORT, TABLE, PICTURE), options.overwrite)
     training, held_out = lineage_split(options.weights, options.data)
     samples = read_set([options.generated])
     model = load_model(options.weights, device=options.device)
@@ -88,14 +110,10 @@ def run_memorisation(options: argparse.Namespace) -> int:
     check_size(model.config, size)
     check_enough_images(training, held_out, options.false_alarms)
 
-    encode = latent_features(model)
-    known = describe(shown(training, size, "training images"), encode)
-    groups = [record.group for record in training]
-    left_out = shown(training, size, "calibration")
-    thresholds = calibrate(left_out, known, encode, groups, options.false_alarms)
-    unknown = nearest_of_stream(shown(held_out, size, "held-out images"), known, encode)
-    found = nearest_of_stream(shown(samples, size, "samples"), known, encode)
-    flags = thresholds.flags(found)
+    audit = begin_audit(model, training, size, options.false_alarms)
+    unknown = audit.nearest(shown(held_out, size, "held-out images"))
+    found = audit.nearest(shown(samples, size, "samples"))
+    thresholds, flags = audit.thresholds, audit.thresholds.flags(found)
     report = {
         "samples": len(samples),
         "flagged": shares(flags),
@@ -103,32 +121,24 @@ def run_memorisation(options: argparse.Namespace) -> int:
         "training_images_copied": count_copied(training, found, thresholds),
         "calibration": calibration_fields(thresholds),
         "held_out": held_out_fields(training, held_out, unknown, thresholds)
-        | {"false_alarms_changed": changed_held_out(model, held_out, known, encode, thresholds, size)},
-        "planted_copies_found": find_planted(options, training, known, encode, thresholds, size),
+        | {"false_alarms_changed": changed_held_out(audit, model, held_out)},
+        "planted_copies_found": find_planted(audit, options.planted, options.seed),
         "training_images": len(training),
         "compared": compared_fields(options.weights, model, training, size),
     }
     print(json.dumps(report, indent=2))
     if options.out is not None:
-        write_files(options.out, report, samples, training, found, thresholds, size)
+        write_files(options.out, report, audit, samples, found)
     return 0
 
 
-def check_memorisation_options(options: argparse.Namespace) -> None:
-    """Refuse what makes no sense before anything is read or written."""
-    check_extra("eval", "scipy")
-    check_device(options.device)
-    check_seed(options.seed)
-    check_finite_options(options, ["false_alarms"])
-    if not 0 < options.false_alarms < 1:
-        raise ValueError(f"--false-alarms {options.false_alarms}: use a share above 0 and below 1, such as 0.03.")
-    if options.planted < 1:
-        raise ValueError(f"--planted {options.planted}: an audit must be measured. Use 1 or more.")
-    if options.out is not None and options.out.exists():
-        if not options.out.is_dir():
-            raise ValueError(f"--out {options.out}: is not a folder. Choose another name.")
-        if any((options.out / name).exists() for name in (REPORT, TABLE, PICTURE)) and not options.overwrite:
-            raise ValueError(f"--out {options.out}: holds an audit. Choose another folder, or add --overwrite.")
+def begin_audit(model: LatentDiffusion, training: Sequence[Record], size: int, false_alarms: float) -> Audit:
+    """Describe the training images, and compare each with the others for the thresholds."""
+    encode = latent_features(model)
+    known = describe(shown(training, size, "training images"), encode)
+    groups = [record.group for record in training]
+    thresholds = calibrate(shown(training, size, "calibration"), known, encode, groups, false_alarms)
+    return Audit(training, known, encode, thresholds, size)
 
 
 def shown(records: Sequence[Record], size: int, name: str) -> Iterator[Tensor]:
@@ -139,47 +149,33 @@ def shown(records: Sequence[Record], size: int, name: str) -> Iterator[Tensor]:
             bar.update(len(x))
 
 
-def changed_held_out(
-    model: LatentDiffusion,
-    held_out: Sequence[Record],
-    known: Described,
-    encode: Encode,
-    thresholds: Thresholds,
-    size: int,
-) -> dict[str, Any]:
+def changed_held_out(audit: Audit, model: LatentDiffusion, held_out: Sequence[Record]) -> dict[str, Any]:
     """Count the false alarms among held-out images that are as smooth as samples: less tells soft images apart."""
     figures = {}
     for name, change in (("reconstructed", partial(reconstruct_grey, model)), ("blurred", blur)):
-        changed = map(change, shown(held_out, size, f"held-out images, {name}"))
-        figures[name] = shares(thresholds.flags(nearest_of_stream(changed, known, encode)))
+        changed = map(change, shown(held_out, audit.size, f"held-out images, {name}"))
+        figures[name] = shares(audit.thresholds.flags(audit.nearest(changed)))
     return figures
 
 
-def find_planted(
-    options: argparse.Namespace,
-    training: Sequence[Record],
-    known: Described,
-    encode: Encode,
-    thresholds: Thresholds,
-    size: int,
-) -> dict[str, Any]:
+def find_planted(audit: Audit, planted: int, seed: int) -> dict[str, Any]:
     """Plant copies of each kind and count those that a score flags and gives to the family of their original.
 
     The kinds of OUTSIDE are changes that no score searches for: what the audit misses of them is a limit of it.
     """
-    generator = torch.Generator().manual_seed(options.seed)
-    chosen = torch.randperm(len(training), generator=generator)[: options.planted].tolist()
-    groups = [training[i].group for i in chosen]
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(audit.training), generator=generator)[:planted].tolist()
+    originals = [audit.training[i] for i in chosen]
     figures = {}
     for kind in (*KINDS, *OUTSIDE):
-        originals = shown([training[i] for i in chosen], size, f"planted: {kind}")
-        copies = (torch.stack([plant(image, kind, generator) for image in x]) for x in originals)
-        found = nearest_of_stream(copies, known, encode)
-        flags = thresholds.flags(found)
+        images = shown(originals, audit.size, f"planted: {kind}")
+        copies = (torch.stack([plant(image, kind, generator) for image in x]) for x in images)
+        found = audit.nearest(copies)
+        flags = audit.thresholds.flags(found)
         for name in SCORES:
-            named = [training[i].group for i in found.index[name].tolist()]
-            right = zip(flags[name], named, groups, strict=True)
-            flags[name] = [flag and one == other for flag, one, other in right]
+            named = [audit.training[i] for i in found.index[name].tolist()]
+            right = zip(flags[name], named, originals, strict=True)
+            flags[name] = [flag and one.group == other.group for flag, one, other in right]
         flags["any"] = [any(row) for row in zip(*(flags[name] for name in SCORES), strict=True)]
         figures[kind] = shares(flags)
     return figures
@@ -196,15 +192,7 @@ def compared_fields(weights: Path, model: LatentDiffusion, training: Sequence[Re
     }
 
 
-def write_files(
-    out: Path,
-    report: dict[str, Any],
-    samples: Sequence[Record],
-    training: Sequence[Record],
-    found: Nearest,
-    thresholds: Thresholds,
-    size: int,
-) -> None:
+def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequence[Record], found: Nearest) -> None:
     """Write the table, the picture and, last, the report."""
     out.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
@@ -212,26 +200,22 @@ def write_files(
     ratios = ("pixels", "features")
     columns = [*(f"nearest_by_{name}" for name in SCORES), *(f"{name}_distance" for name in ratios)]
     table.writerow(["file", *columns, *(f"{name}_ratio" for name in ratios), "detail_correlation", "flagged_by"])
-    flags = thresholds.flags(found)
+    flags = audit.thresholds.flags(found)
     for i, record in enumerate(samples):
-        near = [training[int(found.index[name][i])].image.name for name in SCORES]
+        near = [audit.training[int(found.index[name][i])].image.name for name in SCORES]
         numbers = [found.distances[name][i] for name in ratios] + [found.scores[name][i] for name in ratios]
         numbers.append(1 - found.scores["detail"][i])
         flagged_by = " ".join(name for name in SCORES if flags[name][i])
         table.writerow([record.image.name, *near, *(f"{float(value):.4f}" for value in numbers), flagged_by])
-    with atomic_file(out / TABLE) as file:
-        file.write(text.getvalue().encode())
-    save_png(draw_pairs(closest(samples, training, found, thresholds), size), out / PICTURE, {"note": NOTE})
-    with atomic_file(out / REPORT) as file:
-        file.write((json.dumps(report, indent=2) + "\n").encode())
+    write_text(out / TABLE, text.getvalue())
+    save_png(draw_pairs(closest(audit, samples, found), audit.size), out / PICTURE, {"note": NOTE})
+    write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
 
 
-def closest(
-    samples: Sequence[Record], training: Sequence[Record], found: Nearest, thresholds: Thresholds
-) -> Iterator[Pair]:
+def closest(audit: Audit, samples: Sequence[Record], found: Nearest) -> Iterator[Pair]:
     """The samples nearest to the training images, by the score that is smallest beside its threshold."""
-    smallest = thresholds.suspicion(found).min(dim=0)
+    smallest = audit.thresholds.suspicion(found).min(dim=0)
     for i in islice(smallest.values.argsort(stable=True).tolist(), CLOSEST):
         name = SCORES[int(smallest.indices[i])]
-        other = training[int(found.index[name][i])]
-        yield Pair(samples[i].image, other.image, name, float(found.scores[name][i]), thresholds.values[name])
+        other = audit.training[int(found.index[name][i])]
+        yield Pair(samples[i].image, other.image, name, float(found.scores[name][i]), audit.thresholds.values[name])

@@ -133,10 +133,10 @@ def detail_correlations(x: Tensor, training: Tensor) -> Tensor:
     best = torch.full((len(x), len(training)), -1.0)
     for details, alignments in cropped(x):
         views = torch.cat([details, details.flip(-1)])  # (b, height, width) -> (2b, height, width)
-        whole = unit(views)
+        uncut = unit(views)
         for alignment in alignments:
             cut = alignment.of_sample(views)
-            here = whole if cut.shape == views.shape else unit(cut)
+            here = uncut if cut.shape == views.shape else unit(cut)
             correlations = here @ unit(alignment.of_training(training)).T  # (2b, n)
             best = torch.maximum(best, correlations.view(2, *best.shape).amax(dim=0))
     return best

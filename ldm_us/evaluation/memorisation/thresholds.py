@@ -1,4 +1,4 @@
-"""When a sample counts as a copy of a training image: thresholds with an expected rate of false alarms.
+"""When a sample counts as a copy of a training image: thresholds with an expected rate of false alarms, and figures.
 
 A threshold must be one that images which are no copies seldom pass. Such pairs come from the training images: each is
 compared with the others, its whole near-duplicate family left out, as a held-out image is compared with all. There
@@ -15,6 +15,7 @@ Beta(k, m + 1 - k). With m = 400 and 3 % stated, k = 4, one calibration in 20 ha
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.evaluation.figures import share_of
+from ldm_us.evaluation.figures import share_of, wilson_interval
 from ldm_us.evaluation.memorisation.nearest_training import (
     NEIGHBOURS,
     SCORES,
@@ -35,6 +36,7 @@ from ldm_us.evaluation.memorisation.nearest_training import (
     nearest_of_stream,
 )
 
+SURE = 0.95  # of calibrations
 FALSE_ALARMS = 0.03  # expected, of all scores together
 HELD_OUT_NEEDED = 20  # of 20 images without a false alarm the interval of the rate ends at 16 %, of 73 at 5 %
 
@@ -66,12 +68,12 @@ def families_needed(false_alarms: float) -> int:
 
 def check_enough_images(training: Sequence[Record], held_out: Sequence[Record], false_alarms: float) -> None:
     """Raise ValueError, saying how many are needed, for too few images to calibrate on or to measure the rate on."""
-    families, needed = len({record.group for record in training}), families_needed(false_alarms)
-    largest = max([sum(record.group == other.group for other in training) for record in training], default=0)
-    if families < needed:
+    families, needed = Counter(record.group for record in training), families_needed(false_alarms)
+    largest = max(families.values(), default=0)
+    if len(families) < needed:
         raise ValueError(
-            f"--data: {families} families of training images, but thresholds with {false_alarms:.0%} of false alarms "
-            f"need {needed}. Give the whole training data, or a larger --false-alarms."
+            f"--data: {len(families)} families of training images, but thresholds with {false_alarms:.0%} of false "
+            f"alarms need {needed}. Give the whole training data, or a larger --false-alarms."
         )
     if len(training) - largest < NEIGHBOURS:
         raise ValueError(
@@ -104,11 +106,6 @@ def first_of_each(groups: Sequence[str]) -> list[int]:
     return sorted({group: i for i, group in reversed(list(enumerate(groups)))}.values())
 
 
-def shares(flags: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
-    """The share that each score flags, with its 95 % interval."""
-    return {name: share_of(values) for name, values in flags.items()}
-
-
 def latent_features(model: LatentDiffusion) -> Encode:
     """Features of the model's own autoencoder: images (b, 1, H, W) in [0, 1] -> mean latents (b, c h w)."""
 
@@ -118,6 +115,31 @@ def latent_features(model: LatentDiffusion) -> Encode:
         return model.vae.encode(signed).mean.flatten(1).float().cpu()
 
     return encode
+
+
+def false_alarms_at_most(thresholds: Thresholds) -> float:
+    """The rate that 95 of 100 calibrations stay below: the stated one is their mean, and one may be unlucky.
+
+    Of the k-th smallest of m scores, the rate over new images is Beta(k, m + 1 - k) (Vovk, "Conditional validity of
+    inductive conformal predictors", 2012, section 3). All scores together: the sum of the bounds of each, each of
+    which fails a third as often.
+    """
+    from scipy.stats import beta
+
+    chance = 1 - (1 - SURE) / len(SCORES)
+    bound = len(SCORES) * beta.ppf(chance, thresholds.rank, thresholds.pairs + 1 - thresholds.rank)
+    return min(1.0, float(bound))
+
+
+def calibration_fields(thresholds: Thresholds) -> dict[str, Any]:
+    """What the thresholds are and rest on."""
+    return {
+        "thresholds": {name: round(value, 6) for name, value in thresholds.values.items()},
+        "pairs": thresholds.pairs,
+        "rank": thresholds.rank,
+        "expected_false_alarms": thresholds.false_alarms,
+        "false_alarms_of_95_in_100_calibrations_at_most": round(false_alarms_at_most(thresholds), 4),
+    }
 
 
 def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
@@ -134,3 +156,48 @@ def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
             f"{report}: no thresholds in it ({error!r}). Give the memorisation.json that `python -m ldm_us.evaluation "
             "memorisation --out FOLDER` wrote."
         ) from error
+
+
+def shares(flags: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
+    """The share that each score flags, with its 95 % interval."""
+    return {name: share_of(values) for name, values in flags.items()}
+
+
+def difference_of_shares(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
+    """The share of hits in the first less that in the second, with its 95 % interval.
+
+    Newcombe, Statistics in Medicine 17 (1998) 873-890, method 10: from Wilson's intervals of both, so that there is a
+    width at shares of 0 and 1 too.
+    """
+    (p, low, high), (q, q_low, q_high) = (
+        (sum(hits) / len(hits), *wilson_interval(sum(hits), len(hits))) for hits in (first, second)
+    )
+    bounds = p - q - math.hypot(p - low, q_high - q), p - q + math.hypot(high - p, q - q_low)
+    return {name: round(value, 3) for name, value in zip(("difference", "low", "high"), (p - q, *bounds), strict=True)}
+
+
+def count_copied(training: Sequence[Record], found: Nearest, thresholds: Thresholds) -> int:
+    """How many different training images the flagged samples are copies of: of each the most suspicious one."""
+    smallest = thresholds.suspicion(found).min(dim=0)
+    originals = [
+        training[int(found.index[SCORES[name]][i])].image
+        for i, (value, name) in enumerate(zip(smallest.values.tolist(), smallest.indices.tolist(), strict=True))
+        if value < 1
+    ]
+    return len(set(originals))
+
+
+def held_out_fields(
+    training: Sequence[Record], held_out: Sequence[Record], found: Nearest, thresholds: Thresholds
+) -> dict[str, Any]:
+    """The false alarms, and between which images: an auditor must see whether they are copies after all."""
+    flags = thresholds.flags(found)
+    pairs = []
+    for i, record in enumerate(held_out):
+        near = {name: training[int(found.index[name][i])].image.name for name in SCORES if flags[name][i]}
+        pairs += [{"image": record.image.name, "score": name, "nearest": other} for name, other in near.items()]
+    return {
+        "images": len(held_out),
+        "false_alarms": {name: share_of(values) for name, values in flags.items()},
+        "flagged_pairs": pairs,
+    }

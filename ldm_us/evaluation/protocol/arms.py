@@ -6,7 +6,6 @@ same in every arm of a seed; those without have none to choose on, and choose on
 "trained with generated images alone" asks.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from pathlib import Path
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
-from ldm_us.evaluation.protocol.configuration import ProtocolConfig, largest_ratio
+from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import HELD_OUT, OTHERS, OWN, Split
 from ldm_us.synthesis.folder import MANIFEST, read_list
+from ldm_us.synthesis.recipe import settings_of
 
 REAL, SMALL_REAL, SMALL_GENERATED = "real", "real 20%", "generated from 20%"
 
@@ -68,7 +68,7 @@ def read_generated(folder: Path) -> list[Record]:
 
 def check_enough_generated(config: ProtocolConfig, split: Split, samples: int) -> None:
     """Refuse a ratio that needs more images than the sample stage makes."""
-    ratio = largest_ratio((*config.ratios, *config.alone))
+    ratio = max((*config.ratios, *config.alone), default=0.0)
     needed = round(ratio * len(split.train))
     if needed > samples:
         raise ValueError(
@@ -101,6 +101,8 @@ def training_data(
 
 def manifest_settings(folder: Path) -> dict[str, object]:
     """How the samples of a folder were drawn, as its first line says."""
-    first = next(iter(read_list(folder / MANIFEST)), {})
-    names = ("sampler", "steps", "guidance", "control_scale", "size", "weights_sha256")
-    return {name: json.loads(json.dumps(first[name])) for name in names if name in first}
+    first = next(iter(read_list(folder / MANIFEST)), None)
+    if first is None:
+        return {}
+    names, sampling = ("sampler", "steps", "guidance", "control_scale", "size"), settings_of(first)["sampling"]
+    return {name: sampling[name] for name in names if name in sampling} | {"weights_sha256": first["weights_sha256"]}

@@ -15,6 +15,7 @@ from torch import nn
 
 import ldm_us
 from ldm_us.evaluation.distribution.network_file import IMAGENET_MEAN, IMAGENET_STD, in_timm_names, read_weights
+from ldm_us.evaluation.judge.file import misfits
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
 
 PRECISIONS = ("fp32", "bf16")
@@ -89,16 +90,9 @@ def load_start(network: nn.Module, path: Path) -> str | None:
     dropped = sorted(name for name in head if name not in state or state[name].shape != own[name].shape)
     for name in dropped:
         state.pop(name, None)
-    wrong = sorted(
-        name
-        for name in (own.keys() | state.keys()) - set(dropped)
-        if name not in own or name not in state or own[name].shape != state[name].shape
-    )
+    wrong = misfits(network, {name: own[name] for name in dropped} | state)
     if wrong:
-        raise ValueError(
-            f"{path}: {len(wrong)} tensors missing, unknown or of another shape ({', '.join(wrong[:3])}). Give the "
-            "weights of the classifier.network that is asked for."
-        )
+        raise ValueError(f"{path}: {wrong}. Give the weights of the classifier.network that is asked for.")
     network.load_state_dict(own | state)
     return f"the head of {path.name} has another shape and is drawn at random" if dropped else None
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,17 +36,18 @@ from ldm_us.evaluation.protocol.stages import (
     write_training_masks,
 )
 from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
-from ldm_us.evaluation.protocol.units import ImagePool, Result, finish_unit
-from ldm_us.files.atomic import atomic_file
-from ldm_us.files.locks import try_exclusive
+from ldm_us.evaluation.protocol.units import ImagePool, Result, Unit, finish_unit
+from ldm_us.evaluation.results import read_json, write_text
+from ldm_us.files.locks import locked
 from ldm_us.runtime.checks import check_extra
 
 CONFIG = "protocol.json"
 Say = Callable[[str], None]
 
 
-def add_protocol_command(command: argparse.ArgumentParser) -> None:
-    """Describe the command."""
+def add_protocol_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe protocol."""
+    command = commands.add_parser("protocol", help="the paper's experiments, from one configuration file")
     command.set_defaults(run=run_protocol_command, device="cpu")
     command.add_argument("config", type=Path, metavar="CONFIG.json", help="such as docs/protocol_us128.json")
     command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the same again goes on")
@@ -62,7 +62,7 @@ def run_protocol_command(options: argparse.Namespace) -> int:
 
 def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: str | None = None) -> None:
     """Split, train and sample the generators, train and test the classifiers, report."""
-    check_extra("eval", "sklearn", "matplotlib")  # now, not after hours
+    check_extra("eval", "sklearn", "scipy", "matplotlib")  # now, not after hours
     stages = plan_stages(config, out)
     check_stages(stages)
     if until is not None and until not in [stage.name for stage in stages]:
@@ -107,31 +107,16 @@ def begun(out: Path, config: ProtocolConfig, split: Split) -> Iterator[None]:
     """Hold the folder, new or of this very protocol. Raise ValueError, naming what differs, for another one."""
     asked = as_json(config) | {"data_sha256": split.digests}
     out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        if not try_exclusive(descriptor):
-            raise ValueError(f"{out}: another process runs a protocol in it. Wait for it, or stop it.")
-        finished = (out / CONFIG).is_file() and bool(read_done(out))  # else nothing was made that could differ
-        changes = differing(read_begun(out), asked) if finished else []
+    with locked(out, f"{out}: another process runs a protocol in it. Wait for it, or stop it."):
+        before = read_json(out / CONFIG, "Start in a new --out.") if read_done(out) else None
+        changes = [] if before is None else differing(before, asked)  # else nothing was made that could differ
         if changes:
             raise ValueError(
                 f"{out} was begun with another configuration or other data ({'; '.join(changes)}). Use those again, or "
                 "another --out."
             )
-        with atomic_file(out / CONFIG) as file:
-            file.write((json.dumps(asked, indent=1) + "\n").encode())
+        write_text(out / CONFIG, json.dumps(asked, indent=1) + "\n")
         yield
-    finally:
-        os.close(descriptor)
-
-
-def read_begun(out: Path) -> dict[str, Any]:
-    """What a folder was begun with."""
-    try:
-        before: dict[str, Any] = json.loads((out / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{out / CONFIG} is damaged ({error}). Start in a new --out.") from error
-    return before
 
 
 def classify(
@@ -154,8 +139,8 @@ def classify(
             def show(figures: Any, arm: Arm = arm, seed: int = seed) -> None:
                 bar.set_postfix_str(f"{arm.name}, seed {seed}, epoch {figures.epoch}, right {figures.accuracy:.2f}")
 
-            chosen = data[arm.name, seed]
-            results[arm.name, seed] = finish_unit(arm, seed, chosen, split.tests, reference, config, pool, out, show)
+            unit = Unit(arm, seed, data[arm.name, seed], split.tests, reference)
+            results[arm.name, seed] = finish_unit(unit, config, pool, out, show)
             bar.update()
     torch.set_num_threads(threads)
     say(f"classifiers: {len(units)}")
@@ -184,5 +169,4 @@ def report(
     )
     texts = {"results.csv": to_csv(rows), "results.md": to_markdown(rows, said), "report.html": make_page(content)}
     for name, text in texts.items():
-        with atomic_file(out / name) as file:
-            file.write(text.encode())
+        write_text(out / name, text)

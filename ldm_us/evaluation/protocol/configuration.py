@@ -6,10 +6,11 @@ Options of train.py and sample.py stand in tables of option -> value, as a user 
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ldm_us.data.records import CLASSES
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig, check_classifier
@@ -68,69 +69,65 @@ def read_configuration(path: Path) -> ProtocolConfig:
 
 def build_configuration(values: Any) -> ProtocolConfig:
     """Make the dataclasses of what JSON gives; unknown and missing fields and wrong kinds are refused by name."""
-    values = dict(_fields(values, ProtocolConfig, ""))
-    values["data"] = _texts(values["data"], "data")
-    external = values.get("external", {})
-    if not isinstance(external, dict):
-        raise ValueError('external is not a table. Write {"name of the set": ["folder"]}.')
-    values["external"] = {name: _texts(folders, f"external.{name}") for name, folders in external.items()}
-    for name in ("unet", "sample", "controlnet"):
-        if values.get(name) is not None:
-            values[name] = _options(values[name], name)
-    if values.get("small") is not None:
-        small = dict(_fields(values["small"], SmallGenerator, "small."))
-        small |= {name: _options(small.get(name, {}), f"small.{name}") for name in ("unet", "sample")}
-        values["small"] = SmallGenerator(**small)
-    values["classifier"] = build_classifier_config(values.get("classifier", {}))
-    for name in ("ratios", "alone", "seeds", "classes"):
-        if name in values:
-            if not isinstance(values[name], list):
-                raise ValueError(f"{name} is {values[name]!r}, not a list. Write [...].")
-            if any(isinstance(one, list | dict) for one in values[name]):
-                raise ValueError(f"{name} is {values[name]!r}. Write a list of numbers or words, without lists in it.")
-            values[name] = tuple(values[name])
-    return ProtocolConfig(**values)
+    return ProtocolConfig(**fields_of(values, ProtocolConfig, ""))
 
 
-def build_classifier_config(values: Any) -> ClassifierConfig:
-    """Make the dataclass of a classifier; `crop` and `weights`, of which _fields knows no kind, are checked here."""
-    values = _fields(values, ClassifierConfig, "classifier.")
-    crop, weights = values.get("crop", list(ClassifierConfig.crop)), values.get("weights")
-    if not isinstance(crop, list) or len(crop) != 2 or not all(map(_is_number, crop)):
-        raise ValueError(f"classifier.crop is {crop!r}. Use two shares of the area, such as [0.8, 1.0].")
-    if weights is not None and not isinstance(weights, str):
-        raise ValueError(f"classifier.weights is {weights!r}. Give the name of a file, or leave it out.")
-    return ClassifierConfig(**(values | {"crop": (crop[0], crop[1])}))
-
-
-def _fields(values: Any, kind: Any, where: str) -> dict[str, Any]:
-    """Check that a table holds the fields of a dataclass: no unknown ones, none missing, numbers where numbers go."""
+def fields_of(values: Any, kind: Any, where: str) -> dict[str, Any]:
+    """The fields of a dataclass out of a table of JSON, each of the type that it is declared with."""
     if not isinstance(values, dict):
         raise ValueError(f"{where.rstrip('.') or 'the configuration'} is not a table of fields. Write {{...}}.")
-    known = {one.name: one for one in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(known))
+    known, types = {one.name: one for one in dataclasses.fields(kind)}, get_type_hints(kind)
+    unknown, nothing = sorted(set(values) - set(known)), dataclasses.MISSING
     if unknown:
         raise ValueError(f"{where}{unknown[0]} is not a field. Known: {', '.join(known)}.")
-    nothing = dataclasses.MISSING
     for name, one in known.items():
         if one.default is nothing and one.default_factory is nothing and name not in values:
             raise ValueError(f"{where}{name} is missing. Add it.")
-        expected = type(one.default)
-        if name in values and expected in (bool, int, float, str):
-            fits = isinstance(values[name], int | float) if expected is float else isinstance(values[name], expected)
-            if not fits or (expected is not bool and isinstance(values[name], bool)):
-                raise ValueError(f"{where}{name} is {values[name]!r}. Give a value like {one.default!r}.")
-    return values
+    return {name: field_of(value, types[name], where + name, known[name].default) for name, value in values.items()}
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
+def field_of(value: Any, kind: Any, where: str, example: Any) -> Any:
+    """A value of JSON as the type of a field: tables as dataclasses, lists as tuples."""
+    optional = isinstance(kind, UnionType)
+    plain: Any = next(one for one in get_args(kind) if one is not NoneType) if optional else kind
+    if value is None and optional:
+        return None
+    if plain in (SmallGenerator, ClassifierConfig):
+        return plain(**fields_of(value, plain, f"{where}."))
+    if plain == Options:
+        return options_of(value, where)
+    if where == "data":
+        return folders_of(value, where)
+    if where == "external":
+        if not isinstance(value, dict):
+            raise ValueError('external is not a table. Write {"name of the set": ["folder"]}.')
+        return {name: folders_of(folders, f"external.{name}") for name, folders in value.items()}
+    if get_origin(plain) is tuple:
+        of_item = get_args(plain)[0]
+        if not isinstance(value, list) or not all(is_of(one, of_item) for one in value):
+            raise ValueError(f"{where} is {value!r}. Write a list like {list(example)!r}.")
+        return tuple(value)
+    if not is_of(value, plain):
+        wanted = f"a value like {example!r}" if example is not None else "the name of a file, or leave it out"
+        raise ValueError(f"{where} is {value!r}. Give {wanted}.")
+    return value
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether JSON gives a value of a plain type: a float may be written as a whole number, a number is no bool."""
+    return isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+
+
+def folders_of(value: Any, where: str) -> tuple[str, ...]:
+    """A folder, or a list of folders."""
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(one, str) for one in listed):
         raise ValueError(f'{where} is {value!r}. Write a folder, or a list of folders: ["Dataset_BUSI_with_GT"].')
     return tuple(listed)
 
 
-def _options(values: Any, where: str) -> dict[str, Value]:
+def options_of(values: Any, where: str) -> dict[str, Value]:
+    """A table of options of train.py or sample.py."""
     if not isinstance(values, dict):
         raise ValueError(f'{where} is not a table of options. Write {{"steps": 1500, ...}}.')
     for name, value in values.items():
@@ -159,13 +156,13 @@ def check_configuration(config: ProtocolConfig) -> None:
         if not 0 < share < 1:
             raise ValueError(f"{name} is {share}. Use more than 0 and less than 1.")
     for name, values in (("ratios", config.ratios), ("alone", config.alone)):
-        if not all(_is_number(ratio) and 0 < ratio < 1e6 for ratio in values):
+        if not all(0 < ratio < 1e6 for ratio in values):
             raise ValueError(f"{name} is {list(values)}. Use numbers above 0: generated images per real one.")
     for name in ("ratios", "alone", "seeds", "classes"):
         values = getattr(config, name)
         if len(set(values)) < len(values):
             raise ValueError(f"{name} names {list(values)}: one of them twice. Give each once.")
-    if not config.seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in config.seeds):
+    if not config.seeds:
         raise ValueError(f"seeds is {list(config.seeds)}. Use whole numbers, at least one.")
     for seed in config.seeds:
         check_seed(seed)
@@ -176,10 +173,6 @@ def check_configuration(config: ProtocolConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}. Use {least} or more.")
     check_device(config.device)
     check_classifier(config.classifier)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_json(config: ProtocolConfig) -> dict[str, Any]:
@@ -200,8 +193,3 @@ def differing(before: Mapping[str, Any], now: Mapping[str, Any], where: str = ""
         elif one != other:
             found.append(f"{where}{name} was {json.dumps(one)}, is {json.dumps(other)}")
     return found
-
-
-def largest_ratio(ratios: Sequence[float]) -> float:
-    """The most generated images per real one that an arm asks for; 0 where none does."""
-    return max(ratios, default=0.0)

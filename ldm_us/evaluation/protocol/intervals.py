@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from ldm_us.evaluation.auc import Floats, Ints
 
 MISSED = 0.05  # share of intervals that may miss the truth
 VARIANCE_KNOWN = 1e6  # degrees of freedom at which Student's quantile is the normal one

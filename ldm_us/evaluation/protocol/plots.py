@@ -1,54 +1,76 @@
-"""Two pictures of the results: AUC against the share of generated images, and ROC curves. Drawn with matplotlib."""
+"""Two pictures of the results: AUC against the share of generated images, and ROC curves."""
 
-import io
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldm_us.display.axes import COLOURS
+from ldm_us.display.charts import (
+    COLOURS,
+    DPI,
+    GRID,
+    MUTED,
+    TITLE_SIZE,
+    Margins,
+    legend,
+    new_figure,
+    padded,
+    scale,
+    style,
+    to_picture,
+    write,
+)
+from ldm_us.evaluation.auc import Floats
 from ldm_us.evaluation.protocol.arms import REAL, Arm
-from ldm_us.evaluation.protocol.intervals import Floats
 from ldm_us.evaluation.protocol.tables import SUSPECT, Results, Row, probabilities_of, read_tested
-from ldm_us.files.atomic import atomic_file
-from ldm_us.runtime.checks import check_extra
+from ldm_us.files.pictures import save_png
 
-INK, MUTED, GRID = "#1d2125", "#59626b", "#dde1e5"
-WIDTH, HEIGHT, DPI = 4.6, 3.7, 150  # of a panel, inches
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+SIDE = 400  # pixels of a panel, which are drawn twice as large for print
+AROUND = Margins(left=64, right=16, top=64, bottom=52)
 
 
 def draw_auc_by_ratio(arms: Sequence[Arm], rows: Sequence[Row], path: Path) -> None:
     """A panel for each test set: the mean AUC with its interval against generated images per real one; dots: seeds."""
     main = [arm for arm in arms if arm.reference == REAL]
     tests = list(dict.fromkeys(test for arm in main for test in arm.tests))
-    span = max(arm.ratio or 0.0 for arm in main) or 1.0
-    figure, panels = new_panels(len(tests))
-    for panel, test in zip(panels, tests, strict=True):
-        mean = {row.arm: row for row in rows if row.test == test and row.seed is None}
-        lines = {
-            "real + generated": [arm for arm in main if arm.real],
-            "generated alone": [arm for arm in main if not arm.real],
-        }
-        for i, (name, members) in enumerate(lines.items()):
-            if not members:
-                continue
-            x = np.array([arm.ratio or 0.0 for arm in members]) + 0.04 * i * span  # beside, not on each other
-            auc = np.array([mean[arm.name].auc for arm in members])  # (arms, 3): value, low, high
-            around = np.abs(auc[:, 1:].T - auc[:, 0])
-            marker = "os"[i]
-            panel.errorbar(x, auc[:, 0], around, color=COLOURS[i], marker=marker, ms=6, lw=1.8, capsize=3, label=name)
-            for place, arm in zip(x, members, strict=True):
-                single = [
-                    row.auc.value for row in rows if (row.test, row.arm) == (test, arm.name) and row.seed is not None
-                ]
-                panel.plot([place + 0.02 * span] * len(single), single, ".", color=COLOURS[i], alpha=0.7, ms=5)
-        panel.axhline(mean[REAL].auc.value, color=MUTED, lw=1, ls=":", zorder=0)
-        panel.set_xlabel("generated images per real training image")
-        panel.set_ylabel("AUC")
-        panel.set_title(f"{test}: {mean[REAL].images} images", loc="left")
-    panels[0].legend(frameon=False, loc="best")
-    save(figure, path)
+    lines = {
+        "real + generated": [arm for arm in main if arm.real],
+        "generated alone": [arm for arm in main if not arm.real],
+    }
+    with style():
+        figure, panels = new_panels(len(tests))
+        for panel, test in zip(panels, tests, strict=True):
+            of_test = [row for row in rows if row.test == test]
+            real = next(row for row in of_test if row.arm == REAL and row.seed is None)
+            panel.axhline(real.auc.value, color=MUTED, lw=1, ls=":", zorder=0)
+            drawn = [draw_arms(panel, arms, of_test, i, name) for i, (name, arms) in enumerate(lines.items()) if arms]
+            legend(panel, drawn, len(drawn))
+            write(panel, (0, 32), f"{test}: {real.images} images", TITLE_SIZE)
+            panel.set(xlabel="generated images per real training image", ylabel="AUC")
+            scale(panel, "x", *padded(0, max(arm.ratio or 0.0 for arm in main) or 1.0))
+            scale(panel, "y", *panel.get_ylim(), most=6)
+        save(figure, path)
+
+
+def draw_arms(panel: Axes, arms: Sequence[Arm], rows: Sequence[Row], i: int, name: str) -> Line2D:
+    """A line of arms, the mean of their seeds with its interval, and a small dot for each seed."""
+    mean = {row.arm: row for row in rows if row.seed is None}
+    span = max(arm.ratio or 0.0 for arm in arms) or 1.0
+    ratios = np.array([arm.ratio or 0.0 for arm in arms]) + 0.03 * i * span  # beside, not on each other
+    auc = np.array([mean[arm.name].auc for arm in arms])  # (arms, 3): value, low, high
+    panel.vlines(ratios, auc[:, 1], auc[:, 2], color=COLOURS[i], lw=1.5)
+    for place, arm in zip(ratios, arms, strict=True):
+        single = [row.auc.value for row in rows if row.arm == arm.name and row.seed is not None]
+        panel.plot([place + 0.015 * span] * len(single), single, ".", color=COLOURS[i], alpha=0.7, ms=5)
+    return panel.plot(ratios, auc[:, 0], color=COLOURS[i], marker="os"[i], ms=6, label=name)[0]
 
 
 def draw_roc(arms: Sequence[Arm], seeds: Sequence[int], results: Results, path: Path) -> None:
@@ -60,20 +82,22 @@ def draw_roc(arms: Sequence[Arm], seeds: Sequence[int], results: Results, path: 
     ]
     if not tests:
         return
-    figure, panels = new_panels(len(tests))
-    for panel, test in zip(panels, tests, strict=True):
-        panel.plot([0, 1], [0, 1], color=GRID, lw=1, zorder=0)
-        shown = [arm for arm in arms if test in arm.tests]
-        for i, arm in enumerate(shown):
-            false, true = mean_roc(test, [results[arm.name, seed] for seed in seeds])
-            style = ("-", "--", "-.")[i // len(COLOURS) % 3]
-            panel.plot(false, true, color=COLOURS[i % len(COLOURS)], ls=style, lw=1.8, label=arm.name)
-        panel.set_xlabel("1 - specificity (malignant against the rest)")
-        panel.set_ylabel("sensitivity")
-        panel.set_title(test, loc="left")
-        panel.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        panel.legend(frameon=False, loc="lower right", fontsize=8)
-    save(figure, path)
+    with style():
+        figure, panels = new_panels(len(tests))
+        for panel, test in zip(panels, tests, strict=True):
+            panel.plot([0, 1], [0, 1], color=GRID, lw=1, zorder=0)
+            for i, arm in enumerate(arms):  # an arm has one colour in all panels
+                if test not in arm.tests:
+                    continue
+                false, true = mean_roc(test, [results[arm.name, seed] for seed in seeds])
+                dashes = ("-", "--", "-.")[i // len(COLOURS) % 3]
+                panel.plot(false, true, color=COLOURS[i % len(COLOURS)], ls=dashes, lw=1.8, label=arm.name)
+            write(panel, (0, 12), test, TITLE_SIZE)
+            panel.set(xlabel="1 - specificity (malignant against the rest)", ylabel="sensitivity")
+            for axis in ("x", "y"):
+                scale(panel, axis, -0.01, 1.01, most=6)
+            panel.legend(loc="lower right", borderaxespad=1, frameon=True, framealpha=0.85, edgecolor="none")
+        save(figure, path)
 
 
 def mean_roc(test: str, results: Sequence[Mapping[str, Any]]) -> tuple[Floats, Floats]:
@@ -92,30 +116,16 @@ def mean_roc(test: str, results: Sequence[Mapping[str, Any]]) -> tuple[Floats, F
     return at, mean
 
 
-def new_panels(count: int) -> tuple[Any, list[Any]]:
-    """A figure with panels beside each other. Raise ValueError, naming the extra, without matplotlib."""
-    check_extra("eval", "matplotlib")
-    from matplotlib.figure import Figure
-
-    columns = 2 if count == 4 else min(count, 3)
-    lines = -(-count // columns)
-    figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines), dpi=DPI, layout="constrained")
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for panel in panels[count:]:
-        panel.remove()
-    for panel in panels[:count]:
-        panel.grid(color=GRID, lw=0.8)
-        panel.set_axisbelow(True)
-        panel.tick_params(colors=MUTED, labelsize=9)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(MUTED)
-        panel.title.set(color=INK, fontsize=11)
-    return figure, panels[:count]
+def new_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with square panels beside each other."""
+    figure, panels = new_figure(SIDE, SIDE, count, 2 if count == 4 else min(count, 3), margins=AROUND)
+    for panel in panels:
+        panel.grid(visible=True, axis="both")
+        panel.spines["left"].set_visible(True)
+    return figure, panels
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor="white", metadata={"Software": None})
-    with atomic_file(path) as out:
-        out.write(file.getvalue())
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, with pixels enough to be printed."""
+    figure.set_dpi(2 * DPI)
+    save_png(to_picture(figure), path)

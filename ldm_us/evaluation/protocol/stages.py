@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ldm_us
 from ldm_us.config import config_from_dict
 from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to_arguments
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.evaluation.results import read_json, write_text
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
+from ldm_us.runtime.scripts import script_path
 from ldm_us.synthesis.folder import MANIFEST
-from ldm_us.synthesis.options import build_parser as sample_parser
-from ldm_us.synthesis.options import check_options as check_sample_options
+from ldm_us.synthesis.options import parse_options as parse_sample_options
 from ldm_us.synthesis.plan import class_counts
 from ldm_us.training.command_line import parse_options
 
@@ -92,7 +92,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
                 if stage.script == "train.py":
                     parse_options(list(stage.arguments))
                 else:
-                    check_sample_options(sample_parser().parse_args(stage.arguments))
+                    parse_sample_options(stage.arguments)
                     wanted_samples(stage)
         except SystemExit as error:
             reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
@@ -103,18 +103,15 @@ def check_stages(stages: Sequence[Stage]) -> None:
 
 def wanted_samples(stage: Stage) -> tuple[int, ...]:
     """How many samples of each of CLASSES a stage makes."""
-    options = sample_parser().parse_args(stage.arguments)
+    options = parse_sample_options(stage.arguments)
     if options.balance is None:
         raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
     return class_counts(options.balance, options.n)
 
 
 def run_script(script: str, arguments: list[str]) -> None:
-    """Run train.py or sample.py of this checkout in a process of its own, which says what it does."""
-    path = Path(ldm_us.__file__).resolve().parent.parent / script
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: the protocol runs from a checkout. Clone the repository.")
-    code = subprocess.run([sys.executable, str(path), *arguments], check=False).returncode
+    """Run train.py or sample.py in a process of its own, which says what it does."""
+    code = subprocess.run([sys.executable, str(script_path(script)), *arguments], check=False).returncode
     if code == 130:
         raise KeyboardInterrupt
     if code != 0:
@@ -137,20 +134,13 @@ def finish_stage(stage: Stage, out: Path, run: Run) -> bool:
         "file": str(stage.product.relative_to(out)),
         "sha256": sha256_file(stage.product),
     }
-    with atomic_file(out / DONE) as file:
-        file.write((json.dumps(done, indent=1) + "\n").encode())
+    write_text(out / DONE, json.dumps(done, indent=1) + "\n")
     return True
 
 
 def read_done(out: Path) -> dict[str, Any]:
     """What stages.json says; nothing where it is not there."""
-    try:
-        done: dict[str, Any] = json.loads((out / DONE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f"{out / DONE} is damaged ({error}). Delete it: finished stages are found again.") from error
-    return done
+    return read_json(out / DONE, "Delete it: finished stages are found again.") or {}
 
 
 def write_training_masks(records: Sequence[Record], weights: Path, folder: Path) -> int:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldm_us.evaluation.auc import Floats, Ints, macro_auc
 from ldm_us.evaluation.protocol.arms import Arm
-from ldm_us.evaluation.protocol.auc import macro_auc, sensitivity_specificity, weighted_macro_auc
 from ldm_us.evaluation.protocol.intervals import (
-    Floats,
     Interval,
-    Ints,
     Measured,
     auc_interval,
     count_families,
@@ -98,7 +96,7 @@ def make_rows(arms: Sequence[Arm], seeds: Sequence[int], results: Results, resam
 def measure(probabilities: Sequence[Floats], tested: Tested, weights: Floats) -> Measured:
     """The AUC of the classifiers of an arm, one a seed, on the test set and on its resamples."""
     values = [macro_auc(tested.labels, one) for one in probabilities]
-    resampled = [weighted_macro_auc(tested.labels, one, weights) for one in probabilities]
+    resampled = [macro_auc(tested.labels, one, weights) for one in probabilities]
     return Measured(np.array(values), np.stack(resampled, axis=1))
 
 
@@ -137,6 +135,12 @@ def make_row(
         specificity=float(rates[:, 1].mean()),
         accuracy=float(np.mean([(p.argmax(axis=1) == tested.labels).mean() for p in named])),
     )
+
+
+def sensitivity_specificity(labels: Ints, probabilities: Floats, k: int) -> tuple[float, float]:
+    """Of the images of class k the share that is named k, and of all others the share that is not."""
+    named = probabilities.argmax(axis=1) == k
+    return float(named[labels == k].mean()), float((~named)[labels != k].mean())
 
 
 COLUMNS = (

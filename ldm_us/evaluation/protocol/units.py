@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from ldm_us.evaluation.protocol.classifier_training import (
 )
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import counts_by_class
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.evaluation.results import read_json, write_text
+from ldm_us.files.atomic import sha256_file
 from ldm_us.training.dataset import to_uint8
 
 Result = dict[str, Any]
@@ -57,26 +59,28 @@ class ImagePool:
         return self.digests[record.image]
 
 
-def unit_folder(out: Path, arm: Arm, seed: int) -> Path:
-    """Where the classifier of an arm and a seed lies."""
-    return out / "classifiers" / arm.folder / f"seed_{seed}"
+@dataclass(frozen=True)
+class Unit:
+    """One classifier: of an arm and a seed, what it is trained and tested on."""
+
+    arm: Arm
+    seed: int
+    data: TrainingData
+    tests: Mapping[str, Sequence[Record]]  # of all arms, by name
+    reference_images: int  # what the real arm of this seed trains on
+
+    def folder(self, out: Path) -> Path:
+        """Where it lies."""
+        return out / "classifiers" / self.arm.folder / f"seed_{self.seed}"
 
 
 def finish_unit(
-    arm: Arm,
-    seed: int,
-    data: TrainingData,
-    tests: Mapping[str, Sequence[Record]],
-    reference_images: int,
-    config: ProtocolConfig,
-    pool: ImagePool,
-    out: Path,
-    on_epoch: Callable[[EpochFigures], None],
+    unit: Unit, config: ProtocolConfig, pool: ImagePool, out: Path, on_epoch: Callable[[EpochFigures], None]
 ) -> Result:
-    """The result of a unit, trained where it is not there yet. reference_images: what the real arm trains on."""
-    folder = unit_folder(out, arm, seed)
-    asked = unit_fingerprint(arm, seed, data, tests, reference_images, config, pool)
-    done = read_result(folder / "result.json")
+    """The result of a unit, trained where it is not there yet."""
+    folder, data, seed = unit.folder(out), unit.data, unit.seed
+    asked = unit_fingerprint(unit, config, pool)
+    done: Result | None = read_json(folder / "result.json", "Delete it: the classifier is trained again.")
     if done is not None:
         if done.get("fingerprint") != asked:
             raise ValueError(
@@ -88,13 +92,13 @@ def finish_unit(
     began = time.perf_counter()
     network, note = build_classifier(config.classifier, len(config.classes), seed)
     train, validation = (pool.images(records, config.classes) for records in (data.train, data.validation))
-    images = reference_images if config.classifier.equal_steps else len(train)
+    images = unit.reference_images if config.classifier.equal_steps else len(train)
     steps = steps_per_epoch(images, config.classifier.batch)
     history = train_classifier(network, train, validation, config.classifier, steps, seed, config.device, on_epoch)
-    predictions = {name: predictions_on(network, tests[name], config, pool) for name in arm.tests}
+    predictions = {name: predictions_on(network, unit.tests[name], config, pool) for name in unit.arm.tests}
     result: Result = {
         "fingerprint": asked,
-        "arm": arm.name,
+        "arm": unit.arm.name,
         "seed": seed,
         "classes": list(config.classes),
         "start": start_of(config, note),
@@ -109,8 +113,7 @@ def finish_unit(
     path = folder / "model.safetensors"
     save_classifier(network.cpu(), path, config.classifier, config.classes, seen_images(data, pool), dict(result))
     result |= {"model_sha256": sha256_file(path), "predictions": predictions}
-    with atomic_file(folder / "result.json") as file:
-        file.write((json.dumps(result) + "\n").encode())
+    write_text(folder / "result.json", json.dumps(result) + "\n")
     return result
 
 
@@ -139,15 +142,7 @@ def start_of(config: ProtocolConfig, note: str | None) -> str:
     return said if note is None else f"{said}; {note}"
 
 
-def unit_fingerprint(
-    arm: Arm,
-    seed: int,
-    data: TrainingData,
-    tests: Mapping[str, Sequence[Record]],
-    reference_images: int,
-    config: ProtocolConfig,
-    pool: ImagePool,
-) -> str:
+def unit_fingerprint(unit: Unit, config: ProtocolConfig, pool: ImagePool) -> str:
     """SHA-256 over everything that the result of a unit depends on."""
 
     def listed(records: Sequence[Record]) -> list[list[str]]:
@@ -155,24 +150,13 @@ def unit_fingerprint(
 
     start = None if config.classifier.weights is None else sha256_file(config.classifier.weights)
     facts = {
-        "arm": arm.name,
-        "seed": seed,
+        "arm": unit.arm.name,
+        "seed": unit.seed,
         "classifier": dataclasses.asdict(config.classifier) | {"weights": start},
         "classes": config.classes,
-        "reference_images": reference_images if config.classifier.equal_steps else None,
-        "train": [entry[:2] for entry in listed(data.train)],
-        "validation": [entry[:2] for entry in listed(data.validation)],
-        "tests": {name: listed(tests[name]) for name in arm.tests},
+        "reference_images": unit.reference_images if config.classifier.equal_steps else None,
+        "train": [entry[:2] for entry in listed(unit.data.train)],
+        "validation": [entry[:2] for entry in listed(unit.data.validation)],
+        "tests": {name: listed(unit.tests[name]) for name in unit.arm.tests},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def read_result(path: Path) -> Result | None:
-    """A result.json; None where there is none."""
-    try:
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it: the classifier is trained again.") from error
-    return result

@@ -5,12 +5,11 @@ import json
 import secrets
 from pathlib import Path
 
-from ldm_us.evaluation.reader.deck import make_key, read_key, write_key
-from ldm_us.evaluation.reader.preparation import NOT_HIDDEN, chain_of_sides
+from ldm_us.evaluation.reader.deck import NOT_HIDDEN, chain_of_sides, make_key, read_key, write_key
 from ldm_us.evaluation.reader.score import read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
+from ldm_us.evaluation.results import write_text
 from ldm_us.evaluation.sets.image_sets import LEAST_SIDE, check_sets, read_set
-from ldm_us.files.atomic import atomic_file
 from ldm_us.runtime.checks import check_extra, check_seed
 
 SHEET, KEY = "sheet.html", "key.json"
@@ -54,8 +53,7 @@ def run_make(options: argparse.Namespace) -> int:
     page = sheet(key)
     options.out.mkdir(parents=True, exist_ok=True)
     write_key(key, options.out / KEY)
-    with atomic_file(options.out / SHEET) as file:
-        file.write(page.encode("ascii"))
+    write_text(options.out / SHEET, page)
     if key.families_shared:
         print(f"{key.families_shared} generated images left out: each is of a family with a real one.")
     print(

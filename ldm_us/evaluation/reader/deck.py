@@ -3,6 +3,11 @@
 Real and generated images come in equal numbers and, class by class, in the same shares: else a reader could answer
 right from the class alone. Of a near-duplicate family, a patient or a mask, one image is shown. Families are those of
 both sets together: a generated image of a family with a real one is left out, for a reader would know it again.
+
+Both kinds go through one chain of sizes, for a sharper, softer or larger kind would be known by that alone. Real images
+are, as a rule, larger than generated ones, and enlarging one kind blurs it: nothing is enlarged. Every image is first
+brought to the smallest side that an image of either set has, as training does with real images, and then, real or
+generated, to the side that is shown.
 """
 
 import json
@@ -13,14 +18,21 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
+from PIL import Image
+from torch import Tensor
+
 from ldm_us.data.near_duplicates import merge_groups, near_duplicates
-from ldm_us.data.records import CLASSES, Record
-from ldm_us.evaluation.reader.preparation import prepared_sentence
-from ldm_us.evaluation.sets.image_sets import check_enough
-from ldm_us.evaluation.sets.independent_images import one_per_group
-from ldm_us.files.atomic import atomic_file, sha256_file
+from ldm_us.data.records import CLASSES, Record, image_tensor, open_image
+from ldm_us.evaluation.results import write_text
+from ldm_us.evaluation.sets.image_sets import check_enough, one_per_group
+from ldm_us.files.atomic import sha256_file
 
 LEAST = 10  # images of each kind: at 10 and 10 a reader's accuracy is known to +- 0.2
+RATINGS = {1: "surely generated", 2: "probably generated", 3: "probably real", 4: "surely real"}  # the answers
+NOT_HIDDEN = (
+    "Text, calipers and marks that are burned into real images, and margins around the scan, tell them from generated "
+    "ones: leave such images out of --real, or say in the study that they were shown."
+)
 
 
 @dataclass(frozen=True)
@@ -108,10 +120,46 @@ def shared_counts(groups: Sequence[Sequence[Record]], n: int) -> dict[str, int]:
     return {label: count for label, count in counts.items() if count}
 
 
+def chain_of_sides(real: Sequence[Record], generated: Sequence[Record], size: int | None) -> tuple[int, ...]:
+    """Return the sides, in pixels, of the squares that every image is resized to, one after the other.
+
+    The last is shown: `size`, or the smallest side of all images. Raise ValueError for a `size` above that.
+    """
+    smallest, option, path = min(
+        (_side(record.image), option, record.image)
+        for option, records in (("--real", real), ("--generated", generated))
+        for record in records
+    )
+    if size is not None and size > smallest:
+        raise ValueError(
+            f"--size {size}: {option} has an image of {smallest} pixels a side ({path.name}), which would be blurred "
+            f"and known by that. Use {smallest} or less, or leave the small images out."
+        )
+    return (smallest,) if size in (None, smallest) else (smallest, size)
+
+
+def _side(path: Path) -> int:
+    with Image.open(path) as picture:  # the header alone: check_sets has decoded it
+        return min(picture.size)
+
+
+def prepared_sentence(sides: Sequence[int]) -> str:
+    """What was done to the images."""
+    squares = ", then to ".join(f"{side}x{side}" for side in sides)
+    return f"Every image, real or generated, was made grey and resized whole to {squares}, and none was enlarged."
+
+
+def prepare(path: Path, sides: Sequence[int]) -> Tensor:
+    """Take an image through the chain: (1, size, size) in [0, 1]."""
+    picture = open_image(path).convert("L")
+    for side in sides[:-1]:
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC)
+    return image_tensor(picture, sides[-1])[:1] / 2 + 0.5
+
+
 def write_key(key: Key, path: Path) -> None:
     """Write the key as JSON, atomically."""
-    with atomic_file(path) as file:
-        file.write((json.dumps(asdict(key), indent=1) + "\n").encode())
+    write_text(path, json.dumps(asdict(key), indent=1) + "\n")
 
 
 def read_key(path: Path) -> Key:

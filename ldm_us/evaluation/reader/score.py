@@ -1,12 +1,18 @@
 """What the readers' answers say: can they tell generated images from real ones, and how sure is that?
 
 An answer is one of four ratings, from 1, surely generated, to 4, surely real; 1 and 2 count as "generated". AUC is that
-of the ratings as a score of realness: 0.5 means that real and generated cannot be told apart. The intervals, of 95 %,
-are those of intervals.py; they are for other images and these readers. The test against guessing is the exact binomial
-one.
+of the ratings as a score of realness: 0.5 means that real and generated cannot be told apart. The test against guessing
+is the exact binomial one.
+
+The intervals, of 95 %, are for other images and these readers, and do not vanish where every answer is right: a
+bootstrap of answers without a mistake draws none, so it calls a perfect reader perfect for ever. These intervals ask
+instead which true values are not rejected by what was seen, as Wilson's does for a share. Where several readers are
+taken together, n is the number of images, as if all readers gave the same answers: rather too wide than too narrow, for
+what the readers share is not counted twice.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldm_us.data.records import CLASSES
-from ldm_us.evaluation.figures import share_of
-from ldm_us.evaluation.reader.deck import Card, Key
-from ldm_us.evaluation.reader.intervals import auc_interval, kappa_interval, share_interval
+from ldm_us.evaluation.auc import auc
+from ldm_us.evaluation.figures import Z_95, share_of, wilson_interval
+from ldm_us.evaluation.reader.deck import RATINGS, Card, Key
 
-RATINGS = (1, 2, 3, 4)
 REAL = 3  # and above
 MIDDLE = 2.5  # between generated and real
 SHOWN = 5  # images that misled most readers
+ROOM = 1e-9  # the equation of an area's bounds is solved between 0 and 1, without these
 
 
 @dataclass(frozen=True)
@@ -75,24 +81,23 @@ def score(key: Key, readers: Sequence[Answers]) -> dict[str, Any]:
         raise ValueError(f"two files are of the reader {twice!r}. Give one file per reader.")
     real = np.array([card.real for card in key.cards])
     ratings = np.stack([answers.ratings for answers in readers])  # (readers, n)
-    right = ((ratings >= REAL) == real).mean(axis=0)  # (n,): the share of readers who are
-    together = {
-        "accuracy": share_interval(float(right.mean()), len(right)),
-        "auc": area_of(real, ratings),
-        "kappa": mean_kappa(ratings >= REAL),
-    }
+    right = (ratings >= REAL) == real  # (readers, n)
     return {
         "study": key.study,
         "images": {"real": int(real.sum()), "generated": int((~real).sum())},
-        "readers": [of_reader(answers, key.cards, real) for answers in readers],
-        "together": together,
-        "by_class": by_class(key.cards, ratings, real),
+        "readers": [reader_figures(answers, key.cards, real) for answers in readers],
+        "together": {
+            "accuracy": share_interval(right),
+            "auc": mean_auc(real, ratings),
+            "kappa": mean_kappa(ratings >= REAL),
+        },
+        "by_class": accuracy_by_class(key.cards, right),
         "taken for real": misleading(key.cards, ratings, generated=True),
         "taken for generated": misleading(key.cards, ratings, generated=False),
     }
 
 
-def of_reader(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_]) -> dict[str, Any]:
+def reader_figures(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_]) -> dict[str, Any]:
     """The figures of one reader."""
     from scipy.stats import binomtest
 
@@ -104,50 +109,77 @@ def of_reader(answers: Answers, cards: Sequence[Card], real: NDArray[np.bool_]) 
         "p_guessing": round(float(binomtest(int(right.sum()), len(right), 0.5).pvalue), 4),
         "generated_found": share_of((~said_real[~real]).tolist()),
         "real_taken_for_real": share_of(said_real[real].tolist()),
-        "auc": area_of(real, answers.ratings[None]),
+        "auc": mean_auc(real, answers.ratings[None]),
     }
     if answers.labels is not None:
-        known = [i for i, card in enumerate(cards) if card.label in CLASSES]
-        named = [answers.labels[i] == cards[i].label for i in known]
+        named = [(card, label) for card, label in zip(cards, answers.labels, strict=True) if card.label in CLASSES]
         for kind, wanted in (("real", True), ("generated", False)):
-            hits = [hit for hit, i in zip(named, known, strict=True) if cards[i].real == wanted]
+            hits = [label == card.label for card, label in named if card.real == wanted]
             if hits:
                 figures[f"class_right_{kind}"] = share_of(hits)
     return figures
 
 
-def auc(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Area under the ROC curve of ratings (..., n): the share of pairs in order, ties counted half; -> (...)."""
-    counts = [[((ratings == value) & kind).sum(axis=-1) for value in RATINGS] for kind in (real, ~real)]
-    of_real, of_generated = (np.stack(each, axis=-1).astype(float) for each in counts)  # (..., 4)
-    below = np.cumsum(of_generated, axis=-1) - of_generated / 2
-    return (of_real * below).sum(axis=-1) / (of_real.sum(axis=-1) * of_generated.sum(axis=-1))
+def share_interval(right: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of right answers of all readers (readers, n).   Wilson, JASA 22 (1927) 209-212."""
+    share, n = float(right.mean()), right.shape[1]
+    return rounded(share, *wilson_interval(share * n, n))
 
 
-def area_of(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> dict[str, float]:
+def mean_auc(real: NDArray[np.bool_], ratings: NDArray[np.int64]) -> dict[str, float]:
     """The mean AUC of readers (readers, n), with its interval."""
-    return auc_interval(float(auc(real, ratings).mean()), int(real.sum()), int((~real).sum()))
+    areas = [float(auc(row[real], row[~real])) for row in ratings]
+    return auc_interval(math.fsum(areas) / len(areas), int(real.sum()), int((~real).sum()))
+
+
+def auc_interval(area: float, n_real: int, n_generated: int) -> dict[str, float]:
+    """An area under the ROC curve.   Newcombe, Statistics in Medicine 25 (2006) 559-573, method 5.
+
+    Bounds are the areas a with |a - area| = z sqrt(var(a)), and var that of Hanley and McNeil, Radiology 143 (1982)
+    29-36, at the average (n_real + n_generated) / 2 of both numbers: no bound leaves [0, 1], and none is `area` itself.
+    """
+    from scipy.optimize import brentq
+
+    mean_others = (n_real + n_generated) / 2 - 1
+
+    def excess(a: float) -> float:
+        more = 1 + mean_others * ((1 - a) / (2 - a) + a / (1 + a))
+        return (a - area) ** 2 - Z_95**2 * a * (1 - a) * more / (n_real * n_generated)
+
+    low = brentq(excess, ROOM, min(area, 1 - ROOM)) if area > ROOM else 0.0
+    high = brentq(excess, max(area, ROOM), 1 - ROOM) if area < 1 - ROOM else 1.0
+    return rounded(area, low, high)
 
 
 def mean_kappa(said_real: NDArray[np.bool_]) -> dict[str, float] | None:
-    """Mean of Cohen's kappa over all pairs of readers (readers, n).
+    """Mean over all pairs of readers (readers, n) of Cohen's kappa, (p - c) / (1 - c): what they agree on, and would.
 
     None for one reader, or where both of a pair say the same of all images: agreement by chance alone is then whole.
+    Wilson's interval of each p, with c held: Cohen, Educational and Psychological Measurement 20 (1960) 37-46, does so
+    with the normal interval, which vanishes where two readers agree on all.
     """
-    agreed, by_chance = [], []
+    n, rows = said_real.shape[1], []
     for one, other in combinations(said_real, 2):
-        agreed.append(float((one == other).mean()))
-        by_chance.append(float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean())))
-    return None if not agreed or max(by_chance) == 1 else kappa_interval(agreed, by_chance, said_real.shape[1])
+        agreed = float((one == other).mean())
+        by_chance = float(one.mean() * other.mean() + (1 - one.mean()) * (1 - other.mean()))
+        if by_chance == 1:
+            return None
+        bounds = (agreed, *wilson_interval(agreed * n, n))
+        rows.append([(bound - by_chance) / (1 - by_chance) for bound in bounds])
+    return rounded(*(math.fsum(column) / len(rows) for column in zip(*rows, strict=True))) if rows else None
 
 
-def by_class(cards: Sequence[Card], ratings: NDArray[np.int64], real: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
-    """Of each class, the share of right answers over all readers, with its interval, and of how many answers."""
-    right = (ratings >= REAL) == real
+def rounded(value: float, low: float, high: float) -> dict[str, float]:
+    """Three digits after the point."""
+    return {name: round(number, 3) for name, number in (("value", value), ("low", low), ("high", high))}
+
+
+def accuracy_by_class(cards: Sequence[Card], right: NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    """Of each class, the share of right answers (readers, n) with its interval, and of how many answers."""
     table = {}
     for label in sorted({card.label for card in cards}):
-        chosen = right[:, [card.label == label for card in cards]]
-        table[label] = share_interval(float(chosen.mean()), chosen.shape[1]) | {"answers": int(chosen.size)}
+        of_class = right[:, [card.label == label for card in cards]]
+        table[label] = share_interval(of_class) | {"answers": int(of_class.size)}
     return table
 
 

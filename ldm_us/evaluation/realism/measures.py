@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.data.records import Record, load_pair
-from ldm_us.data.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.evaluation.realism.lesion_quality import gcnr
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures
-from ldm_us.evaluation.reconstruction import reconstruct
 from ldm_us.evaluation.sets.image_sets import grey_deviation
+from ldm_us.training.reconstruction import reconstruct
 
 CORNER = 16  # a corner is a sixteenth of the image high and wide
 BLACK = 10.0  # grey levels, mean of a black corner
+BINS = 32  # of 8 grey levels, for gCNR: a small lesion has too few pixels to fill 256
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ class Measured:
 
     def of(self, name: str, label: str | None = None) -> np.ndarray:
         """The values of a figure, NaN where an image has none; of a class or of all images."""
-        chosen = [label is None or own == label for own in self.labels]
-        return np.array(self.values[name])[chosen]
+        values = np.array(self.values[name])
+        return values if label is None else values[self.members(label)]
+
+    def members(self, label: str) -> np.ndarray:
+        """Which images are of a class: (n,) of bools."""
+        return np.array(self.labels) == label
 
 
 def has_black_corners(grey: np.ndarray) -> bool:
@@ -72,16 +76,30 @@ def has_black_corners(grey: np.ndarray) -> bool:
     return bool(grey[:side, :side].mean() < BLACK and grey[:side, -side:].mean() < BLACK)
 
 
+def gcnr(inside: np.ndarray, outside: np.ndarray) -> float:
+    """1 less the overlap of two histograms of grey levels 0..255: 0 for the same, 1 for disjoint ones; NaN if empty.
+
+    How well a lesion stands out, whatever the grey curve of the display: the share of pixels, less that by chance, that
+    the best threshold tells apart, so that log compression and gain hardly change it. Few pixels fill the bins by
+    chance: below about 200 it comes out too high. Rodriguez-Molares et al., "The generalized contrast-to-noise ratio",
+    IEEE Trans. UFFC 67(4) (2020) 745-759.
+    """
+    if inside.size == 0 or outside.size == 0:
+        return math.nan
+    shares = [np.histogram(values, BINS, (0, 256))[0] / values.size for values in (inside, outside)]
+    return float(1 - np.minimum(*shares).sum())
+
+
 def figures_of(
     grey: np.ndarray, lesion: np.ndarray | None, dynamic_range: float, blocks: list[Block]
 ) -> dict[str, float]:
     """Every figure of a grey image (h, h), uint8, and of its lesion (h, h), bool, if any; NaN for what it lacks."""
     detail = high_passed(grey)
     m, snr = speckle_figures(grey, blocks, dynamic_range)
-    contrast = gcnr_value = posterior = math.nan
+    contrast = apart = posterior = math.nan
     if lesion is not None:
         contrast, posterior = lesion_figures(grey.astype(np.float64), lesion)
-        gcnr_value = gcnr(*inside_and_ring(grey, lesion))
+        apart = gcnr(*inside_and_ring(grey, lesion))
     return {
         "nakagami_m": m,
         "envelope_snr": snr,
@@ -90,7 +108,7 @@ def figures_of(
         "lateral_width": correlation_width(detail.T),
         **{f"depth_{i}": mean for i, mean in enumerate(depth_profile(grey), start=1)},
         "lesion_contrast": contrast,
-        "gcnr": gcnr_value,
+        "gcnr": apart,
         "posterior": posterior,
     }
 

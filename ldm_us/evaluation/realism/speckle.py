@@ -12,8 +12,9 @@ import math
 from itertools import pairwise
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from ldm_us.data.statistics import autocorrelation
+from ldm_us.data.audit.statistics import autocorrelation
 
 DYNAMIC_RANGE = 60.0  # dB from grey 0 to grey 255, assumed
 BLOCKS_A_SIDE = 8  # a block is an eighth of the image high and wide, and they overlap by half
@@ -51,26 +52,19 @@ def homogeneous_blocks(grey: np.ndarray, lesion: np.ndarray | None = None) -> li
     four quarters have the most equal means: that sees edges and layers, and hardly the speckle's own spread.
     """
     side = len(grey) // BLOCKS_A_SIDE
-    starts = range(0, len(grey) - side + 1, side // 2)
-    blocks = [(slice(top, top + side), slice(left, left + side)) for top in starts for left in starts]
-    usable = [b for b in blocks if _has_speckle(grey[b]) and (lesion is None or not lesion[b].any())]
-    usable.sort(key=lambda block: _quarter_spread(grey[block]))
-    return usable[: math.ceil(len(usable) * CHOSEN)]
-
-
-def _has_speckle(block: np.ndarray) -> bool:
-    cut_off = np.mean((block <= CUT_OFF[0]) | (block >= CUT_OFF[1]))
-    return bool(cut_off <= MOST_CUT_OFF and block.mean() >= DARKEST and np.ptp(block) > 0)
-
-
-def _quarter_spread(block: np.ndarray) -> float:
-    half = len(block) // 2
-    return float(np.ptp([block[rows, columns].mean() for rows, columns in _quarters(half)]))
-
-
-def _quarters(half: int) -> list[Block]:
+    step = half = side // 2
+    starts = range(0, len(grey) - side + 1, step)
+    windows = sliding_window_view(grey, (side, side))[::step, ::step].reshape(-1, side, side)  # (blocks, side, side)
+    cut_off = ((windows <= CUT_OFF[0]) | (windows >= CUT_OFF[1])).mean(axis=(1, 2))
+    usable = (cut_off <= MOST_CUT_OFF) & (windows.mean(axis=(1, 2)) >= DARKEST) & (np.ptp(windows, axis=(1, 2)) > 0)
+    if lesion is not None:
+        touched = sliding_window_view(lesion, (side, side))[::step, ::step].any(axis=(2, 3))
+        usable &= ~touched.ravel()
     parts = (slice(None, half), slice(half, None))
-    return [(rows, columns) for rows in parts for columns in parts]
+    quarters = [windows[:, rows, columns].mean(axis=(1, 2)) for rows in parts for columns in parts]
+    order = [i for i in np.argsort(np.ptp(quarters, axis=0), kind="stable").tolist() if usable[i]]
+    blocks = [(slice(top, top + side), slice(left, left + side)) for top in starts for left in starts]
+    return [blocks[i] for i in order[: math.ceil(len(order) * CHOSEN)]]
 
 
 def without_slope(block: np.ndarray) -> np.ndarray:

@@ -1,68 +1,133 @@
-"""realism.md: the comparison of two sets as a table in Markdown, with what it rests on."""
+"""realism.json and realism.md: the comparison of two sets in numbers and as a table, with what they rest on."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ldm_us.evaluation.realism.comparison import QUARTILES, Row
-from ldm_us.evaluation.realism.measures import FIGURES
+from ldm_us.evaluation.figures import share_of
+from ldm_us.evaluation.realism.comparison import ArtefactTest, FigureTest, title_of
+from ldm_us.evaluation.realism.measures import FIGURES, Measured
 
+QUARTILES = (25, 50, 75)
 SMALLEST_P = 0.001
 
 
-def as_markdown(result: dict[str, Any], rows: Sequence[Row]) -> str:
+def describe_set(measured: Measured, images: int) -> dict[str, Any]:
+    """How many images there are, how many were measured, and their artefacts: shares with 95 % intervals."""
+    classes = dict(sorted(Counter(measured.labels).items()))
+    corners = np.array(measured.black_corners)
+    return {
+        "images": images,
+        "measured": len(measured.labels),
+        "by_class": classes,
+        "artefacts": {
+            "black_upper_corners": {label: share_of(corners[measured.members(label)].tolist()) for label in classes},
+            "not_grey": share_of([deviation > 0 for deviation in measured.grey_deviation]),
+            "median_grey_deviation": float(np.median(measured.grey_deviation)),
+            "largest_grey_deviation": max(measured.grey_deviation),
+        },
+    }
+
+
+def figure_test_as_json(test: FigureTest, paired: bool) -> dict[str, Any]:
+    """Quartiles of both sets and the test."""
+    difference = test.difference
+    return {
+        "figure": test.name,
+        "class": test.label,
+        "unit": FIGURES[test.name].unit,
+        "real": quartiles(test.real),
+        "reconstructed" if paired else "generated": quartiles(test.other),
+        "mean_difference" if paired else "cliffs_delta": significant(difference.effect),
+        "low": significant(difference.low),
+        "high": significant(difference.high),
+        "p": significant(difference.p, 2),
+        "p_holm": significant(test.p_holm, 2),
+    }
+
+
+def artefact_test_as_json(test: ArtefactTest) -> dict[str, Any]:
+    """The test alone: the shares stand with their sets."""
+    p, p_holm = significant(test.p, 2), significant(test.p_holm, 2)
+    return {"artefact": test.name, "class": test.label, "p": p, "p_holm": p_holm}
+
+
+def quartiles(values: np.ndarray) -> dict[str, float]:
+    """Number, median and quartiles of the values."""
+    low, median, high = (significant(value) for value in np.percentile(values, QUARTILES))
+    return {"n": len(values), "median": median, "quarter": low, "three_quarters": high}
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """The number with so many digits that mean something."""
+    return float(f"{value:.{digits}g}")
+
+
+def how(paired: bool, dynamic_range: float, tests: int) -> str:
+    """What the numbers rest on, in sentences for the reader of the table."""
+    test = (
+        "Wilcoxon's signed rank test of pairs; the difference is reconstruction minus image, its interval a bootstrap. "
+        "Black corners: McNemar's exact test."
+        if paired
+        else "Mann-Whitney test; Cliff's delta is above 0 where generated images have the larger value, its interval a "
+        "bootstrap. Images of a class are compared with those of the same class, and the classes averaged in their "
+        "shares of the real set, so that another mix is no difference; medians are those of the sets as they are. "
+        "Black corners: Fisher's exact test."
+    )
+    return (
+        f"{test} p is corrected for {tests} tests (Holm); with many images it is small for differences that nobody "
+        "sees, so read the effect. One image of each family of near-duplicates. Nakagami m and SNR assume a display of "
+        f"{dynamic_range:g} dB: try other ranges, for a difference at one of them alone is none of the speckle. Whole "
+        "images are resized to squares, so a pixel is no length."
+    )
+
+
+def as_markdown(result: dict[str, Any], figures: Sequence[FigureTest]) -> str:
     """The whole page: which sets, a line for every figure, artefacts, what was left out and how to read it."""
     other = result["compared"]
     effect = "Mean difference [95 %]" if other == "reconstructed" else "Cliff's delta [95 %]"
+    header = ["Figure", "Unit", "Real", other.capitalize(), effect, "p"]
     lines = [
         "# Realism",
         "",
-        f"{describe(result['real'], 'real')} {describe(result[other], other)} At {result['size']}x{result['size']}.",
+        f"{say_set(result['real'], 'real')} {say_set(result[other], other)} At {result['size']}x{result['size']}.",
         "",
-        f"| Figure | Unit | Real | {other.capitalize()} | {effect} | p |",
-        "|---|---|---|---|---|---|",
-        *(table_line(row) for row in rows),
+        *table(header, [figure_cells(test) for test in figures]),
         "",
         "Median (quartiles) over the images. " + result["how"],
         "",
-        f"| Artefact | Real | {other.capitalize()} | p |",
-        "|---|---|---|---|",
-        *artefact_lines(result, other),
+        *table(["Artefact", "Real", other.capitalize(), "p"], artefact_cells(result, other)),
         "",
         *(f"- {sentence}" for sentence in result["left_out"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def describe(one: dict[str, Any], kind: str) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
+    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
+
+
+def say_set(described: dict[str, Any], kind: str) -> str:
     """How many images of which classes were measured."""
-    classes = ", ".join(f"{count} {label}" for label, count in one["by_class"].items())
-    return f"{one['measured']:,} {kind} images ({classes}), of {one['images']:,}."
+    classes = ", ".join(f"{count} {label}" for label, count in described["by_class"].items())
+    return f"{described['measured']:,} {kind} images ({classes}), of {described['images']:,}."
 
 
-def table_line(row: Row) -> str:
-    """One figure."""
-    cells = [
-        row.title,
-        FIGURES[row.name].unit,
-        spread(row.real),
-        spread(row.other),
-        effect_text(row),
-        p_text(row.p_holm),
-    ]
-    return f"| {' | '.join(cells)} |"
+def figure_cells(test: FigureTest) -> list[str]:
+    """One figure of both sets, as medians and quartiles such as 12.3 (10.1 to 15.0)."""
+    spreads = []
+    for values in (test.real, test.other):
+        low, median, high = (short(value) for value in np.percentile(values, QUARTILES))
+        spreads.append(f"{median} ({low} to {high})")
+    return [title_of(test.name, test.label), FIGURES[test.name].unit, *spreads, effect_text(test), p_text(test.p_holm)]
 
 
-def spread(values: np.ndarray) -> str:
-    """Median and quartiles, as 12.3 (10.1 to 15.0)."""
-    low, median, high = (short(value) for value in np.percentile(values, QUARTILES))
-    return f"{median} ({low} to {high})"
-
-
-def effect_text(row: Row) -> str:
+def effect_text(test: FigureTest) -> str:
     """The effect and its interval, as +0.42 [0.30, 0.53]."""
-    difference = row.difference
+    difference = test.difference
     return f"{short(difference.effect, '+')} [{short(difference.low)}, {short(difference.high)}]"
 
 
@@ -77,25 +142,25 @@ def short(value: float, sign: str = "") -> str:
     return f"{value:{sign}.{digits}f}"
 
 
-def artefact_lines(result: dict[str, Any], other: str) -> list[str]:
-    """Shares of images, as 10 of 145 (6.9 %, 3.8 to 12.2)."""
+def artefact_cells(result: dict[str, Any], other: str) -> list[list[str]]:
+    """Shares of images with each artefact, and the tests."""
     p = {(test["artefact"], test["class"]): p_text(test["p_holm"]) for test in result["artefact_tests"]}
     sets = [result[kind]["artefacts"] for kind in ("real", other)]
     corners = [one["black_upper_corners"] for one in sets]
-    lines = [
-        f"| Black upper corners, {label} | "
-        + " | ".join(share_text(one.get(label)) for one in corners)
-        + f" | {p.get(('black_upper_corners', label), '-')} |"
-        for label in sorted({*corners[0], *corners[1]})
-    ]
-    lines.append("| Not grey | " + " | ".join(share_text(one["not_grey"]) for one in sets) + " | - |")
+    rows = []
+    for label in sorted({*corners[0], *corners[1]}):
+        shares = [share_text(one.get(label)) for one in corners]
+        rows.append([f"Black upper corners, {label}", *shares, p.get(("black_upper_corners", label), "-")])
     channels = [f"{one['median_grey_deviation']:g} ({one['largest_grey_deviation']})" for one in sets]
-    kind = "Largest difference of red, green and blue: median image (worst image)"
-    return [*lines, f"| {kind} | {' | '.join(channels)} | {p['grey_deviation', None]} |"]
+    return [
+        *rows,
+        ["Not grey", *(share_text(one["not_grey"]) for one in sets), "-"],
+        ["Largest difference of red, green and blue: median image (worst image)", *channels, p["grey_deviation", None]],
+    ]
 
 
 def share_text(share: dict[str, float] | None) -> str:
-    """A share with its interval; a dash where the set has no such image."""
+    """A share with its interval, as 10 of 145 (6.9 %, 3.8 to 12.2); a dash where the set has no such image."""
     if share is None:
         return "-"
     hits = round(share["share"] * share["n"])

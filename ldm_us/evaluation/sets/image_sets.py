@@ -1,23 +1,28 @@
-"""Two sets of images to compare, real and generated: listed, checked against each other, and streamed at one size.
+"""Two sets of images to compare, real and generated: listed, checked, one image of each family, streamed at one size.
 
-A set is a dataset that the readers of ldm_us.data know, or a folder of sample.py. Every image is resized whole to a
-square, as in training. Only a batch of pixels is in memory at a time.
+A set is a dataset that the readers of ldm_us.data know, or a folder of sample.py, listed by its manifest. Samples of
+one mask share their lesion, samples of one --init the whole scene: no independent images, so they are one group. The
+empty mask of the class normal makes no family, as in the layout of BUSI. Every image is resized whole to a square, as
+in training. Only a batch of pixels is in memory at a time.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_us.data.near_duplicates import join, merge_families
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.records import CLASSES, Record, load_image, open_image
-from ldm_us.evaluation.sets.sample_folder import read_samples
+from ldm_us.data.records import CLASSES, UNKNOWN, Record, load_image, open_image
 from ldm_us.synthesis.folder import MANIFEST
+from ldm_us.synthesis.recipe import edited_image
 
 COLOURED = 8  # grey levels between the channels of a pixel, above which it has a colour
 LOOKED_AT = 32  # images of a set that decide whether it is a set of colour images
@@ -26,12 +31,43 @@ LEAST_SIDE = 8  # pixels; less is no picture
 
 def read_set(folders: Sequence[Path]) -> list[Record]:
     """List the images of all folders: datasets, or folders of samples with their manifest."""
-    return [record for folder in folders for record in _read_folder(folder)]
+    records = []
+    for folder in folders:
+        flat = (folder / MANIFEST).is_file() and not any((folder / name).is_dir() for name in CLASSES)
+        records += read_samples(folder) if flat else read_dataset(folder)
+    return records
 
 
-def _read_folder(folder: Path) -> list[Record]:
-    flat = (folder / MANIFEST).is_file() and not any((folder / name).is_dir() for name in CLASSES)
-    return read_samples(folder) if flat else read_dataset(folder)
+def read_samples(folder: Path) -> list[Record]:
+    """List the samples of a manifest. Raise ValueError, naming file and line, for what sample.py did not write."""
+    manifest, records, sources = folder / MANIFEST, [], []
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{manifest}: not a manifest of sample.py ({error}). Sample again.") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            image, label, prompt = folder / entry["file_name"], entry.get("class") or UNKNOWN, entry.get("prompt", "")
+            if not isinstance(label, str) or not isinstance(prompt, str):
+                raise TypeError("class or prompt is not a text")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{manifest}, line {number}: not a line of sample.py ({error}). Sample again.") from error
+        sources.append(sources_of(entry, image, label))
+        records.append((image, label, prompt))
+    names = join(
+        {name for own in sources for name in own}, [(own[0], other) for own in sources for other in own[1:]]
+    )  # transitive: two masks of one --init are one group
+    return [
+        Record(image, (), label, prompt, names[own[0]])
+        for (image, label, prompt), own in zip(records, sources, strict=True)
+    ]
+
+
+def sources_of(entry: dict[str, Any], image: Path, label: str) -> list[str]:
+    """What a sample was made from: its --init and its mask, whichever it has; without either, itself."""
+    sources = {"init": edited_image(entry), "mask": entry.get("mask_sha256") if label != "normal" else None}
+    return [f"sample {kind} {sha256}" for kind, sha256 in sources.items() if sha256] or [str(image)]
 
 
 @dataclass(frozen=True)
@@ -103,21 +139,19 @@ def check_sets(
 
 def common_size(real: Seen, generated: Seen) -> int:
     """Return the side that all images of both sets have; ValueError where there is none."""
-    sizes = [sorted(set(seen.sizes)) for seen in (real, generated)]
-    if sizes[0] == sizes[1] and len(sizes[0]) == 1 and len(set(sizes[0][0])) == 1:
-        return sizes[0][0][0]
-    listed = " and ".join(_sizes(option, found) for option, found in zip(("--real", "--generated"), sizes, strict=True))
-    wanted = max(sizes[1][0])  # a generated image's side, as a rule that of all of them
+    sizes = {option: sorted(set(seen.sizes)) for option, seen in (("--real", real), ("--generated", generated))}
+    found = sizes["--real"]
+    if found == sizes["--generated"] and len(found) == 1 and found[0][0] == found[0][1]:
+        return found[0][0]
+    listed = " and ".join(
+        f"{option} has images of {of[0][0]}x{of[0][1]}" + (f" and {len(of) - 1} other sizes" if len(of) > 1 else "")
+        for option, of in sizes.items()
+    )
+    wanted = max(sizes["--generated"][0])  # a generated image's side, as a rule that of all of them
     raise ValueError(
         f"{listed}: two sets are compared at one size, square. Add --size {wanted} to resize every image, or "
         "give sets of one size."
     )
-
-
-def _sizes(option: str, found: Sequence[tuple[int, int]]) -> str:
-    width, height = found[0]
-    more = f" and {len(found) - 1} other sizes" if len(found) > 1 else ""
-    return f"{option} has images of {width}x{height}{more}"
 
 
 def grey_deviation(path: Path) -> int:
@@ -144,3 +178,45 @@ def check_enough(records: Sequence[Record], needed: int, option: str, metric: st
     """Raise ValueError where a metric needs more images than there are."""
     if len(records) < needed:
         raise ValueError(f"{option}: {len(records)} images, but {metric} needs at least {needed}. Give more images.")
+
+
+@dataclass(frozen=True)
+class Independent:
+    """What is left of a set."""
+
+    records: list[Record]  # the first of each family
+    images: int  # in the whole set
+    mixed: int  # families left out because their images have different classes
+
+
+def one_per_family(records: Sequence[Record]) -> Independent:
+    """Keep the first image of each group, near-duplicates joined; a group of two classes has no class and is left out.
+
+    Samples of one mask are a group too. Opens every image once.
+    """
+    return one_per_group(merge_families(records))
+
+
+def one_per_group(records: Sequence[Record]) -> Independent:
+    """The same of records whose near-duplicates are in one group already."""
+    families: dict[str, list[Record]] = {}
+    for record in records:
+        families.setdefault(record.group, []).append(record)
+    pure = [family for family in families.values() if len({record.label for record in family}) == 1]
+    return Independent([family[0] for family in pure], len(records), len(families) - len(pure))
+
+
+def shared_classes(first: Sequence[Record], second: Sequence[Record]) -> set[str]:
+    """The classes that both sets hold; all classes where a set has images of an unknown class.
+
+    Raise ValueError where there are none: benign images differ from malignant ones, whoever drew them.
+    """
+    labels = [{record.label for record in records} for records in (first, second)]
+    if any(UNKNOWN in one for one in labels):
+        return labels[0] | labels[1]
+    if not labels[0] & labels[1]:
+        named = [", ".join(sorted(one)) for one in labels]
+        raise ValueError(
+            f"--generated: holds the classes {named[1]}, but --real {named[0]}. Compare images of the same classes."
+        )
+    return labels[0] & labels[1]

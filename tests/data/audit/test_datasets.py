@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.__main__ import main
-from ldm_us.data.audit.families import audit_groups
-from ldm_us.data.audit.findings import audit_folder
+from ldm_us.data.audit.findings import audit_folder, audit_groups
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import split_data
 from tests.data.readers.test_datasets import MAKERS, breast, bus_uclm, busbra, busi, every_layout, save

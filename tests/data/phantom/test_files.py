@@ -10,8 +10,7 @@ from PIL import Image
 
 import ldm_us.data.phantom.files as files
 from ldm_us.data.__main__ import main
-from ldm_us.data.audit.families import audit_groups
-from ldm_us.data.audit.findings import audit_folder
+from ldm_us.data.audit.findings import audit_folder, audit_groups
 from ldm_us.data.phantom.files import Plan, phantom_of, write_phantoms
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.readers.datasets import read_dataset

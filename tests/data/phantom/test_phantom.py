@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_us.data.audit.statistics import SIZE, image_statistics
 from ldm_us.data.phantom.anatomy import Anatomy
 from ldm_us.data.phantom.bmode import Scanner, depth_gain, point_spread, speckle
 from ldm_us.data.phantom.grid import PIXELS, Grid, smooth_field, warp
 from ldm_us.data.phantom.lesion import draw_lesion
 from ldm_us.data.phantom.simulate import simulate
-from ldm_us.data.statistics import SIZE, image_statistics
 
 SCANNER = Scanner(
     frequency=8.0, cycles=2.0, focus=15.0, tgc=0.4, dynamic_range=60.0, gain=0.0, gamma=1.2, noise_floor=-70.0

@@ -12,7 +12,7 @@ from PIL import Image
 from ldm_us.data.records import UNKNOWN, Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.distribution.command import by_class, halves, notes, same_classes
+from ldm_us.evaluation.distribution.command import class_distances, halves, notes, same_classes
 from ldm_us.evaluation.distribution.distances import NEEDED, distances
 from ldm_us.evaluation.distribution.features import Features
 from ldm_us.evaluation.judge.file import image_digests
@@ -153,7 +153,7 @@ def test_distances_of_a_class_are_those_of_its_images_alone(sets) -> None:
     records = read_set([sets[0]])
     x, y = vectors(19, 0), vectors(19, 1)
     rows = [i for i, record in enumerate(records) if record.label == "malignant"]
-    assert by_class(records, records, x, y, 0)["malignant"] == distances(x[rows], y[rows], 0, frechet=False)
+    assert class_distances(records, records, x, y, 0)["malignant"] == distances(x[rows], y[rows], 0, frechet=False)
 
 
 def test_a_set_without_classes_is_compared_as_a_whole(sets) -> None:

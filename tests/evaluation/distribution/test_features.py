@@ -1,6 +1,7 @@
 """ldm_us/evaluation/distribution/features.py and network_file.py: named vectors, streamed pixels, and refused files."""
 
 import json
+import os
 import weakref
 from pathlib import Path
 
@@ -160,6 +161,34 @@ def test_a_classifier_that_names_its_network_and_its_grey_images_needs_no_option
         load_features(str(tmp_path / "c.safetensors"))
 
 
+class Shell:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_that_wants_to_run_a_command_is_refused_and_torchs_own_reader_is_never_asked(
+    resnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool
+) -> None:
+    path, marker = tmp_path / "weights.pt", tmp_path / "ran"
+    content = {"state_dict": resnet.state_dict(), "callback": Shell(marker)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(
+        ValueError, match=r"refused: this pickle asks for (posix|nt)\.system.*Nothing in it was run"
+    ) as said:
+        load_features(str(path), network="resnet18")
+    assert "\n" not in str(said.value)
+    assert not marker.exists()
+    torch.save({"model": {"state_dict": resnet.state_dict()}}, path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(load_network(path, "resnet18").model.conv1.weight, resnet.conv1.weight)
+
+
 def test_files_and_names_that_do_not_fit_are_refused(micro, resnet, tmp_path: Path) -> None:
     weights = str(tmp_path / "weights.safetensors")
     save_file(resnet.state_dict(), weights)
@@ -176,7 +205,7 @@ def test_files_and_names_that_do_not_fit_are_refused(micro, resnet, tmp_path: Pa
         (str(tmp_path / "text.pt"), {"network": "resnet18"}, "cannot be read as weights"),
         (str(tmp_path / "cut.safetensors"), {"network": "resnet18"}, "cannot be read as weights"),
         (str(tmp_path / "pickled.pt"), {"network": "resnet18"}, "cannot be read as weights.*not a whole pickled model"),
-        (str(tmp_path / "number.pt"), {"network": "resnet18"}, "something else than named tensors"),
+        (str(tmp_path / "number.pt"), {"network": "resnet18"}, "entry 'epoch' is a int, not a tensor"),
         (str(tmp_path / "model.safetensors"), {}, "a model file. Give --features vae --weights"),
         ("vae", {}, "vae: needs --weights"),
         ("vae", {"weights": tmp_path / "model.safetensors", "network": "resnet18"}, "--network: belongs to"),

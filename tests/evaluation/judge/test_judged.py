@@ -170,7 +170,7 @@ def test_classes_asks_for_n_samples_of_every_class_and_compares_each_with_its_na
         return Verdict([CLASSES[grey if next(turn) % 2 else 0] for grey in greys], torch.zeros_like(images))
 
     monkeypatch.setattr("ldm_us.evaluation.samples.generate", draw)
-    monkeypatch.setattr("ldm_us.evaluation.measuring.judge", read)
+    monkeypatch.setattr("ldm_us.evaluation.measuring.command.judge", read)
     grid = tmp_path / "grid.png"
     flags = ("--n", 4, "--batch", 5, "--seed", 7, "--save-grid", grid)
     shown = printed("classes", "--weights", weights, "--judge", judge_file, *flags)

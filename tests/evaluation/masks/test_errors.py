@@ -1,4 +1,4 @@
-"""ldm_us/evaluation/masks/errors.py against closed forms."""
+"""ldm_us/evaluation/mask_errors.py against closed forms."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_us.evaluation.masks.errors import dice, joined, mask_errors
+from ldm_us.evaluation.mask_errors import dice, joined, mask_errors
 
 SIDE = 64
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ldm_us.evaluation.figures import wilson_interval
-from ldm_us.evaluation.masks.errors import MaskErrors
+from ldm_us.evaluation.mask_errors import MaskErrors
 from ldm_us.evaluation.masks.figures import Column, mask_figures, share_figure
-from ldm_us.evaluation.masks.outline import outlines
-from ldm_us.evaluation.masks.picture import FOUND, Shown, chosen, draw_mask_picture, shown
+from ldm_us.evaluation.masks.picture import FOUND, Shown, chosen, draw_mask_picture, outlines, shown
 
 NAN = float("nan")
 
@@ -71,18 +70,14 @@ def box(top: int, left: int, h: int, w: int) -> Tensor:
     return mask
 
 
-def length(loop: list[tuple[float, float]]) -> float:
-    return float(np.abs(np.diff(np.array(loop), axis=0)).sum())
-
-
 def test_outlines_are_closed_one_for_each_lesion_and_hole_and_enclose_the_area() -> None:
     mask = (box(2, 2, 4, 6) + box(10, 9, 5, 5) - box(12, 11, 1, 1))[0].numpy() > 0
     loops = outlines(mask)
     assert len(loops) == 3
-    assert all(loop[0] == loop[-1] for loop in loops)
+    assert all((loop[0] == loop[-1]).all() for loop in loops)
     areas = []
     for loop in loops:
-        x, y = np.array(loop).T
+        x, y = loop.T
         areas.append(float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2))  # shoelace formula
     assert sorted(areas) == [-0.5, 23.5, 24.5], "corners are cut by 1/8 each, and a hole turns the other way"
     assert outlines(np.zeros((4, 4), bool)) == []
@@ -91,7 +86,7 @@ def test_outlines_are_closed_one_for_each_lesion_and_hole_and_enclose_the_area()
 def test_pixels_that_touch_at_a_corner_and_at_the_border_have_closed_outlines_too() -> None:
     mask = np.eye(5, dtype=bool)
     loops = outlines(mask)
-    assert all(loop[0] == loop[-1] for loop in loops)
+    assert all((loop[0] == loop[-1]).all() for loop in loops)
     assert sum(len(loop) - 1 for loop in loops) == 4 * 5, "every pixel edge once"
 
 

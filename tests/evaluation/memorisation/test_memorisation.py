@@ -15,7 +15,6 @@ from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.records import Record, load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.memorisation.figures import count_copied, difference_of_shares, false_alarms_at_most
 from ldm_us.evaluation.memorisation.nearest_training import (
     SCORES,
     SIDE,
@@ -29,7 +28,14 @@ from ldm_us.evaluation.memorisation.nearest_training import (
     ratio_to_neighbours,
 )
 from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, blur, plant, rotate
-from ldm_us.evaluation.memorisation.thresholds import Thresholds, families_needed, first_of_each
+from ldm_us.evaluation.memorisation.thresholds import (
+    Thresholds,
+    count_copied,
+    difference_of_shares,
+    false_alarms_at_most,
+    families_needed,
+    first_of_each,
+)
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lineage import Lineage
 from ldm_us.files.pictures import save_png, to_picture
@@ -37,14 +43,15 @@ from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import data_hash, split_data
 
 PHANTOMS, SHARE = 210, 0.15  # some 160 families to calibrate on: with fewer the false alarms vary too much
+SIZE = 64  # pixels of a side
 COPIES = 20  # of the samples below; the others are held-out images
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory):
-    """Breasts of 128x128, every tenth scanned twice."""
+    """Breasts, every tenth scanned twice."""
     folder = tmp_path_factory.mktemp("phantoms") / "data"
-    write_phantoms(Plan(PHANTOMS, 128, seed=0), folder)
+    write_phantoms(Plan(PHANTOMS, SIZE, seed=0), folder)
     return folder
 
 
@@ -71,7 +78,7 @@ def write_samples(folder, images):
 
 
 def load(record):
-    return load_image(record.image, 128)[:1] / 2 + 0.5
+    return load_image(record.image, SIZE)[:1] / 2 + 0.5
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +91,7 @@ def audit(phantoms, weights, tmp_path_factory):
     root = tmp_path_factory.mktemp("audit")
     samples = write_samples(root / "samples", [*copies, *others])
     words = ["--weights", weights, "--data", phantoms, "--generated", samples, "--out", root / "out"]
-    assert main(["memorisation", *map(str, words), "--size", "128", "--planted", "20"]) == 0
+    assert main(["memorisation", *map(str, words), "--size", str(SIZE), "--planted", "20"]) == 0
     return root / "out"
 
 
@@ -248,7 +255,7 @@ def test_bad_input_is_refused_in_one_sentence(phantoms, weights, audit, micro, t
     common = ["--weights", weights, "--data", phantoms, "--generated", samples]
     assert "need 299" in refused(capsys, *common, "--false-alarms", "0.01")
     assert "pixel for pixel, images of --data" in refused(capsys, *common[:4], "--generated", phantoms)
-    assert "holds an audit" in refused(capsys, *common, "--out", audit)
+    assert "has memorisation.json already" in refused(capsys, *common, "--out", audit)
     assert "--planted 0" in refused(capsys, *common, "--planted", "0")
     assert "--false-alarms 1.5" in refused(capsys, *common, "--false-alarms", "1.5")
     nameless = tmp_path / "nameless.safetensors"

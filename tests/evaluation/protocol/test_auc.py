@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from ldm_us.evaluation.auc import macro_auc
 from ldm_us.evaluation.protocol.arms import Arm
-from ldm_us.evaluation.protocol.auc import macro_auc, sensitivity_specificity, weighted_macro_auc
 from ldm_us.evaluation.protocol.cautions import cautions, say_passes
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig
 from ldm_us.evaluation.protocol.intervals import group_weights
-from ldm_us.evaluation.protocol.tables import cells, make_rows, to_csv
+from ldm_us.evaluation.protocol.tables import cells, make_rows, sensitivity_specificity, to_csv
 
 CLASSES = ["benign", "malignant", "normal"]
 
@@ -35,7 +35,7 @@ def test_every_resample_has_the_auc_of_its_images_repeated():
     labels, groups = np.repeat(rng.integers(0, 3, 20), 2), [f"family {i // 2}" for i in range(40)]
     p = rng.integers(1, 5, (40, 3)) / 10  # few values: ties
     weights = group_weights(groups, labels, 20, seed=1)
-    for value, row in zip(weighted_macro_auc(labels, p, weights), weights.astype(int), strict=True):
+    for value, row in zip(macro_auc(labels, p, weights), weights.astype(int), strict=True):
         again = np.repeat(np.arange(40), row)
         one_vs_rest = [roc_auc_score(labels[again] == k, p[again, k]) for k in sorted(set(labels[again]))]
         assert value == pytest.approx(np.mean(one_vs_rest))
@@ -62,7 +62,7 @@ def test_images_that_come_in_copies_widen_the_interval_by_the_root_of_their_numb
     copies = np.repeat(np.arange(120), 4)
 
     def resampled(of, groups):
-        return weighted_macro_auc(labels[of], p[of], group_weights([str(g) for g in groups], labels[of], 4000, 0))
+        return macro_auc(labels[of], p[of], group_weights([str(g) for g in groups], labels[of], 4000, 0))
 
     alone, by_image = resampled(np.arange(120), range(120)), resampled(copies, range(480))
     by_group = resampled(copies, copies)

@@ -13,15 +13,18 @@ from safetensors.torch import load_file, save_file
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.evaluation.distribution.features import count_seen_in_training, extract, load_features
 from ldm_us.evaluation.judge.file import image_digests
-from ldm_us.evaluation.protocol.augmentation import affine, augment, random_boxes, to_input
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig, build_classifier, check_classifier, save_classifier
 from ldm_us.evaluation.protocol.classifier_training import (
     EpochFigures,
     Images,
+    affine,
+    augment,
     best_epoch,
     predict,
+    random_boxes,
     rate_at,
     steps_per_epoch,
+    to_input,
     train_classifier,
 )
 from ldm_us.evaluation.sets.image_sets import stream
@@ -35,7 +38,7 @@ def generator(seed=0):
 
 
 def test_without_crop_turn_and_light_an_image_stays_as_it_is(monkeypatch):
-    monkeypatch.setattr("ldm_us.evaluation.protocol.augmentation.ASPECT", (1.0, 1.0))
+    monkeypatch.setattr("ldm_us.evaluation.protocol.classifier_training.ASPECT", (1.0, 1.0))
     images = torch.rand(3, 1, 16, 16, generator=generator())
     torch.testing.assert_close(augment(images, STILL, generator()), images, atol=1e-5, rtol=0)
 
@@ -61,7 +64,7 @@ def test_a_quarter_turn_is_torch_rot90_and_a_crop_is_its_part():
 
 
 def test_brightness_and_contrast_stay_within_what_is_asked_for(monkeypatch):
-    monkeypatch.setattr("ldm_us.evaluation.protocol.augmentation.ASPECT", (1.0, 1.0))
+    monkeypatch.setattr("ldm_us.evaluation.protocol.classifier_training.ASPECT", (1.0, 1.0))
     images = torch.full((400, 1, 4, 4), 0.4)
     images[:, :, :2] = 0.6
     changed = augment(images, replace(STILL, brightness=0.02, contrast=0.2), generator())
@@ -171,7 +174,7 @@ def test_start_weights_are_used_but_for_a_head_of_another_size(tmp_path):
         same = [key for key, value in start.state_dict().items() if torch.equal(value, state[key])]
         assert len(same) == len(state) - 2
     torch.save(["not", "weights"], tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="something else than named tensors"):
+    with pytest.raises(ValueError, match="holds a list, not a dictionary of tensors"):
         build_classifier(replace(SMALL, weights=str(tmp_path / "other.pth")), 3, seed=0)
     save_file({"conv": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="tensors missing, unknown"):

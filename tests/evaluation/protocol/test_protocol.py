@@ -20,9 +20,9 @@ import train
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.evaluation.auc import macro_auc
 from ldm_us.evaluation.protocol import command
 from ldm_us.evaluation.protocol.arms import check_enough_generated
-from ldm_us.evaluation.protocol.auc import macro_auc
 from ldm_us.evaluation.protocol.command import run_protocol
 from ldm_us.evaluation.protocol.configuration import build_configuration, check_configuration, read_configuration
 from ldm_us.evaluation.protocol.splits import (
@@ -200,7 +200,7 @@ def test_the_report_is_one_file_with_tables_plots_hashes_and_cautions(finished):
     page = (out / "report.html").read_text(encoding="ascii")
     assert page.count("data:image/png;base64,") == 4
     assert 'src="http' not in page
-    assert "as in the paper&#x27;s 94 percent" in page
+    assert "as in the paper&#39;s 94 percent" in page
     assert "random initial weights" in page
     result = json.loads((out / "classifiers" / "real" / "seed_0" / "result.json").read_text())
     assert result["model_sha256"][:16] in page

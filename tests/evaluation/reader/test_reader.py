@@ -13,10 +13,9 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from ldm_us.data.records import Record
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.reader.deck import Card, Key, make_key, read_key, write_key
-from ldm_us.evaluation.reader.intervals import auc_interval
-from ldm_us.evaluation.reader.preparation import chain_of_sides, prepare
-from ldm_us.evaluation.reader.score import Answers, auc, mean_kappa, read_answers, score
+from ldm_us.evaluation.auc import auc
+from ldm_us.evaluation.reader.deck import Card, Key, chain_of_sides, make_key, prepare, read_key, write_key
+from ldm_us.evaluation.reader.score import Answers, auc_interval, mean_kappa, read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
 from ldm_us.evaluation.sets.image_sets import read_set
 from ldm_us.runtime.entry import run_command
@@ -36,11 +35,19 @@ def save_set(folder: Path, counts: dict[str, int], seed: int, size: int = SIZE) 
     return read_set([folder])
 
 
-@pytest.fixture
-def sets(tmp_path):
+COUNTS = {"benign": 9, "malignant": 6}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Where the two sets lie."""
+    return tmp_path_factory.mktemp("sets")
+
+
+@pytest.fixture(scope="module")
+def sets(root):
     """Real and generated images of two classes."""
-    counts = {"benign": 9, "malignant": 6}
-    return save_set(tmp_path / "real", counts, 0), save_set(tmp_path / "generated", counts, 1)
+    return save_set(root / "real", COUNTS, 0), save_set(root / "generated", COUNTS, 1)
 
 
 def made_up_key(real: list[bool]) -> Key:
@@ -70,9 +77,9 @@ def test_of_a_group_one_image_is_shown(sets):
         assert sum(card.file in members for card in key.cards) <= 1
 
 
-def test_a_generated_image_of_a_family_with_a_real_one_is_left_out_and_counted(sets):
+def test_a_generated_image_of_a_family_with_a_real_one_is_left_out_and_counted(sets, tmp_path):
     """Near-duplicates by their pixels, not by their file: noise of a grey level is added."""
-    real, generated = sets
+    real, generated = sets[0], save_set(tmp_path / "generated", COUNTS, 1)
     rng = np.random.default_rng(2)
     for source, target in zip(real[:3], generated[:3], strict=True):
         pixels = np.array(Image.open(source.image)).astype(int) + rng.integers(-1, 2, (SIZE, SIZE))
@@ -89,7 +96,7 @@ def test_the_study_is_another_at_another_size_or_with_another_question(sets):
 
 
 def test_nothing_is_enlarged_and_both_kinds_go_through_one_chain_of_sizes(sets, tmp_path):
-    large = save_set(tmp_path / "large", {"benign": 9, "malignant": 6}, 0, size=40)
+    large = save_set(tmp_path / "large", COUNTS, 0, size=40)
     assert chain_of_sides(large, sets[1], None) == chain_of_sides(large, sets[1], 16) == (16,)
     assert chain_of_sides(large, sets[1], 8) == chain_of_sides(sets[1], large, 8) == (16, 8)
     with pytest.raises(ValueError, match=r"--size 20: --generated has an image of 16 pixels a side"):
@@ -110,14 +117,15 @@ def test_the_sheet_asks_for_the_name_first_and_keeps_the_answers_of_a_reader_und
     assert "link.click(); forget();" in page
 
 
-def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file(sets, tmp_path):
+def test_the_sheet_shows_every_image_and_tells_nothing_of_its_kind_class_or_file(sets, root):
     key = make_key(*sets, n=20, sides=(SIZE,), seed=0)
     page = sheet(key)
     assert page.count("data:image/png") == 20
+    assert page.count("&#9744;") == 20 * 4, "ratings to tick on paper"
     outside = re.sub(r"data:image/png;base64,[^\"]+", "", page)
     cards = re.findall(r'<div class="card">.*</div>', outside)
     assert len(set(cards)) == 1  # what surrounds an image is the same for all
-    assert not any(word in outside for word in (str(tmp_path), "benign", "malignant", "seed", "http"))
+    assert not any(word in outside for word in (str(root), "benign", "malignant", "seed", "http"))
     assert sheet(replace(key, ask_class=True)).count('data-question="label"') == 3
 
 
@@ -148,7 +156,8 @@ def test_the_auc_of_ratings_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     real, ratings = rng.random((5, 30)) < 0.5, rng.integers(1, 5, (5, 30))
     expected = [roc_auc_score(*row) for row in zip(real, ratings, strict=True)]
-    assert auc(real, ratings) == pytest.approx(expected)
+    found = [float(auc(row[own], row[~own])) for own, row in zip(real, ratings, strict=True)]
+    assert found == pytest.approx(expected)
 
 
 def test_the_interval_of_all_readers_holds_the_true_accuracy_about_95_times_in_100():
@@ -193,7 +202,7 @@ def test_the_interval_of_an_auc_holds_the_true_one_in_all_but_some_5_of_100_stud
     covered = 0
     for _ in range(trials):
         ratings = np.concatenate([rng.choice(4, n, p=one) + 1 for one in chances])
-        found = auc_interval(float(auc(real, ratings)), n, n)
+        found = auc_interval(float(auc(ratings[real], ratings[~real])), n, n)
         covered += found["low"] <= true <= found["high"]
     assert covered >= 0.93 * trials
 
@@ -248,8 +257,8 @@ def call(*words: object) -> int:
     return run_command(lambda: main([str(word) for word in words]))
 
 
-def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, tmp_path, capsys):
-    folders = ("--real", tmp_path / "real", "--generated", tmp_path / "generated")
+def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, root, tmp_path, capsys):
+    folders = ("--real", root / "real", "--generated", root / "generated")
     assert call("reader", "make", *folders, "--n", 20, "--out", tmp_path / "study") == 0
     key = read_key(tmp_path / "study" / "key.json")
     said = capsys.readouterr().out

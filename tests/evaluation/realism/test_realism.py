@@ -13,18 +13,18 @@ from scipy.stats import hypergeom, mannwhitneyu
 
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.evaluation import difference, realism
+from ldm_us.evaluation import difference
 from ldm_us.evaluation.__main__ import main
+from ldm_us.evaluation.realism import measures
 from ldm_us.evaluation.realism.comparison import compare
-from ldm_us.evaluation.realism.measures import Measured, measure_reconstructions, measure_set
+from ldm_us.evaluation.realism.measures import FIGURES, Measured, measure_reconstructions, measure_set
 from ldm_us.evaluation.realism.picture import SETS, bin_edges, histogram
-from ldm_us.evaluation.sets.image_sets import read_set
-from ldm_us.evaluation.sets.independent_images import one_per_family, shared_classes
+from ldm_us.evaluation.sets.image_sets import one_per_family, read_set, shared_classes
 from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
 from tests.conftest import MICRO
 
-SIDE, IMAGES = 64, 14
+SIDE, IMAGES = 64, 12
 
 
 @pytest.fixture(autouse=True)
@@ -156,14 +156,14 @@ def test_only_classes_that_both_sets_have_are_shared_unless_a_class_is_unknown()
 
 def test_a_perfect_autoencoder_changes_nothing_and_a_blur_what_it_blurs(real, monkeypatch):
     records = read_set([real])[:IMAGES]
-    monkeypatch.setattr(realism, "reconstruct", lambda _model, x: x)
+    monkeypatch.setattr(measures, "reconstruct", lambda _model, x: x)
     rows, _, _ = compare(*measure_reconstructions(records, None, SIDE, 60, lambda: None), paired=True)
     assert all(row.difference == difference.Difference(0, 0, 0, 1) for row in rows)
 
     def blur(_model: object, x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(gaussian_filter(x.numpy(), (0, 0, 0.8, 0.8)))
 
-    monkeypatch.setattr(realism, "reconstruct", blur)
+    monkeypatch.setattr(measures, "reconstruct", blur)
     rows, _, _ = compare(*measure_reconstructions(records, None, SIDE, 60, lambda: None), paired=True)
     found = {row.name: row for row in rows}
     for name, sign in {"nakagami_m": 1, "envelope_snr": 1, "axial_width": 1, "detail": -1}.items():
@@ -233,7 +233,7 @@ def made_up(rng, counts, shift, corners):
     measured = Measured()
     for i, (label, count) in enumerate(counts.items()):
         for _ in range(count):
-            figures = {name: float(rng.normal(4 * i + shift)) for name in realism.FIGURES}
+            figures = {name: float(rng.normal(4 * i + shift)) for name in FIGURES}
             measured.add(label, np.full((32, 32), 0 if rng.random() < corners else 99, np.uint8), figures, 0)
             measured.grey_deviation[-1] = int(rng.poisson(2 + shift))
     return measured

@@ -7,9 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import nakagami
 
-from ldm_us.data.statistics import HIGH_PASS, SIZE, autocorrelation, high_passed, inside_and_ring, lesion_figures
-from ldm_us.evaluation.realism.lesion_quality import gcnr
-from ldm_us.evaluation.realism.measures import has_black_corners
+from ldm_us.data.audit.statistics import HIGH_PASS, SIZE, autocorrelation, high_passed, inside_and_ring, lesion_figures
+from ldm_us.evaluation.realism.measures import gcnr, has_black_corners
 from ldm_us.evaluation.realism.speckle import (
     correlation_width,
     envelope,

@@ -1,0 +1,180 @@
+"""The commands that measure a model: reconstruction, masks and classes. Each prints JSON."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm_us.data.readers.busi import CLASSES
+from ldm_us.data.records import Record, class_prompt, load_mask
+from ldm_us.diffusion.ddim import check_steps
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Sampling
+from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
+from ldm_us.evaluation.judge.file import load_judge
+from ldm_us.evaluation.judge.network import judge
+from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
+from ldm_us.evaluation.masks.figures import Column, mask_figures
+from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
+from ldm_us.evaluation.samples import draw_samples
+from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import load_model
+from ldm_us.files.pictures import labelled_grid, save_png, to_picture
+from ldm_us.runtime.checks import check_finite, check_seed
+from ldm_us.training.reconstruction import reconstruction_psnr
+
+COLUMNS = 10  # of the grid
+
+
+def add_measuring_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe reconstruction, masks and classes."""
+    reconstruction = commands.add_parser("reconstruction", help="PSNR of the autoencoder on held-out images")
+    reconstruction.set_defaults(run=run_reconstruction)
+    masks = commands.add_parser("masks", help="sample by held-out masks, and compare with the lesions found")
+    masks.set_defaults(run=run_masks)
+    masks.add_argument("--n", type=int, metavar="N", help="masks to sample (all lesions)")
+    masks.add_argument("--judge", type=Path, metavar="FILE", help="what finds lesions and names classes (a rule)")
+    masks.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the worst, median and best")
+    classes = commands.add_parser("classes", help="how often samples of a class are of that class")
+    classes.set_defaults(run=run_classes)
+    classes.add_argument("--n", type=int, default=30, metavar="N", help="samples per class (%(default)s)")
+    classes.add_argument("--judge", type=Path, required=True, metavar="FILE", help="what names the classes")
+    classes.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the first samples of each class")
+    for command in (masks, classes):
+        command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
+        command.add_argument("--steps", type=int, default=50, metavar="S", help="DDIM steps (%(default)s)")
+        command.add_argument("--guidance", type=float, metavar="S", help="(7.5 for sd15, 3 for us128, 1 with a mask)")
+        command.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time (%(default)s)")
+    masks.add_argument("--control-scale", type=float, metavar="X", help="(1 for sd15, 2 for us128)")
+    for command in (reconstruction, masks, classes):
+        command.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
+        command.add_argument("--device", default="cpu", help="(%(default)s)")
+    for command in (reconstruction, masks):
+        command.add_argument(
+            "--data", type=Path, nargs="+", required=True, metavar="DIR", help="what it was trained on"
+        )
+        command.add_argument("--unseen", action="store_true", help="--data is new to it: measure on all images there")
+
+
+def run_reconstruction(options: argparse.Namespace) -> int:
+    """Print the PSNR over the images that no stage has seen."""
+    records = chosen_records(options.weights, options.data, options.unseen)
+    values = reconstruction_psnr(load_model(options.weights, device=options.device), records)
+    print(json.dumps({"images": len(values), "psnr_db": mean_and_spread(values)}, indent=2))
+    return 0
+
+
+def run_masks(options: argparse.Namespace) -> int:
+    """Print the Dice of samples against true and shuffled masks, and of real images; with a judge also the classes."""
+    if options.n is not None and options.n < 2:
+        raise ValueError(f"--n {options.n}: shuffling masks needs at least 2.")
+    check_picture_path(options.save_grid)
+    sampling = checked_sampling(options.seed, options.batch, options.steps, options.guidance, options.control_scale)
+    network, training = (None, None) if options.judge is None else load_judge(options.judge)
+    model = load_sampler(options.weights, options.device, options.steps)
+    if model.controlnet is None:
+        raise ValueError(f"{options.weights}: no ControlNet in it. Train one with `train.py controlnet`.")
+    records = with_lesions(
+        chosen_records(options.weights, options.data, options.unseen), options.n, model.config.image_size
+    )
+    if training is not None:
+        check_unseen_by_judge(options.judge, training, records)
+
+    def find(images: Tensor) -> Tensor:
+        return dark_lesions(images) if network is None else judge(network, images).masks
+
+    fidelity = mask_fidelity(model, records, sampling, find, options.seed, options.batch)
+    labels = [record.label for record in records]
+    errors = {"true": fidelity.true, "shuffled": fidelity.shuffled, "real": fidelity.real}
+    columns = {name: Column(one, labels, [record.group for record in records]) for name, one in errors.items()}
+    printed: dict[str, Any] = {
+        "masks": len(records),
+        "found_by": RULE if network is None else JUDGE,
+        **mask_figures(columns, model.config.image_size**2),
+    }
+    if network is not None and training is not None:
+        named, named_real = (judge(network, images).labels for images in (fidelity.samples, fidelity.real_images))
+        printed["class"] = {"true": accuracy(labels, named), "real": accuracy(labels, named_real)}
+        printed["confusion"] = confusion(labels, named)
+        printed["judge_on_held_out_images"] = training.figures
+    if options.save_grid is not None:
+        rows = []
+        for column, images in ((columns["true"], fidelity.samples), (columns["real"], fidelity.real_images)):
+            index = chosen(column)
+            rows.append(shown(column, index, images[index], fidelity.masks[index], find))
+        save_mask_picture(rows[0], rows[1], options.save_grid, printed["found_by"])
+    print(json.dumps(printed, indent=2))
+    return 0
+
+
+def run_classes(options: argparse.Namespace) -> int:
+    """Print how often the judge names the class that a sample was asked for, and how often that of a real image."""
+    if options.n < 1:
+        raise ValueError(f"--n {options.n}: use 1 or more.")
+    check_picture_path(options.save_grid)
+    sampling = checked_sampling(options.seed, options.batch, options.steps, options.guidance)
+    network, training = load_judge(options.judge)
+    model = load_sampler(options.weights, options.device, options.steps)
+    asked = [label for label in CLASSES for _ in range(options.n)]
+    check_seed(options.seed + len(asked))
+    samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, options.batch)
+    named = judge(network, samples).labels
+    if options.save_grid is not None:
+        save_grid(options.save_grid, samples.split(options.n), options.weights, options.seed, sampling)
+    printed = {
+        "samples": len(asked),
+        "accuracy": accuracy(asked, named),
+        "confusion": confusion(asked, named),
+        "judge_on_held_out_images": training.figures,
+    }
+    print(json.dumps(printed, indent=2))
+    return 0
+
+
+def chosen_records(weights: Path, folders: Sequence[Path], unseen: bool) -> list[Record]:
+    """Those held out of --data, or all of it with --unseen."""
+    return unseen_records(weights, folders) if unseen else held_out_records(weights, folders)
+
+
+def with_lesions(records: list[Record], most: int | None, size: int) -> list[Record]:
+    """Those with a lesion, at most so many, spread over all."""
+    lesions = [record for record in records if bool(load_mask(record.masks, size).any())]
+    if not lesions:
+        raise ValueError(f"--data: none of the {len(records)} images to measure on has a lesion mask. Give lesions.")
+    n = min(most or len(lesions), len(lesions))
+    return [lesions[i * len(lesions) // n] for i in range(n)]
+
+
+def checked_sampling(
+    seed: int, batch: int, steps: int, guidance: float | None, control_scale: float | None = None
+) -> Sampling:
+    """A whole batch in a network call, on all cores. Refuse what makes no sense before anything is loaded."""
+    if batch < 1:
+        raise ValueError(f"--batch {batch}: use 1 or more.")
+    check_seed(seed)
+    check_finite({"guidance": guidance, "control_scale": control_scale})
+    return Sampling(steps=steps, guidance=guidance, control_scale=control_scale, threads=None, exact=False)
+
+
+def load_sampler(weights: Path, device: str, steps: int) -> LatentDiffusion:
+    """The model of a file, which must know so many steps."""
+    model = load_model(weights, device=device)
+    check_steps(model.schedule, steps)
+    return model
+
+
+def save_grid(path: Path, of_classes: Sequence[Tensor], weights: Path, seed: int, sampling: Sampling) -> None:
+    """The first samples of each class, a row each, with what made them in the text fields."""
+    rows = [[to_picture(x) for x in row[:COLUMNS]] for row in of_classes]
+    fields = {
+        "synthetic": "made by a generative model, not for diagnosis",
+        "weights_sha256": sha256_file(weights),
+        "seed": str(seed),
+        "steps": str(sampling.steps),
+        "guidance": "the model's" if sampling.guidance is None else str(sampling.guidance),
+    }
+    save_png(labelled_grid(rows, CLASSES), path, fields)

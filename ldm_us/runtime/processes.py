@@ -1,0 +1,119 @@
+"""The processes that torchrun starts: who this one is, and how all meet.
+
+torch.distributed takes seconds to import: only where there are several processes is it imported.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that share the work; by default it is alone."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def main(self) -> bool:
+        """The process that prints and logs, and writes what there is once."""
+        return self.rank == 0
+
+    def takes(self, number: int) -> bool:
+        """Whether the piece of work of this number is this process's: every size-th one."""
+        return number % self.size == self.rank
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """Average each value over all processes."""
+        if self.size == 1:
+            return values
+        import torch.distributed as dist
+
+        total = torch.tensor(list(values.values()), dtype=torch.float64)
+        if dist.get_backend() == "nccl":
+            total = total.cuda()
+        dist.all_reduce(total)
+        return dict(zip(values, (total / self.size).tolist(), strict=True))
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The value that each process gives, in the order of their ranks."""
+        values = [value] * self.size
+        if self.size > 1:
+            import torch.distributed as dist
+
+            dist.all_gather_object(values, value)
+        return values
+
+    def check_same(self, what: str, value: object) -> None:
+        """Raise ValueError in every process unless all have the same value."""
+        values = self.gathered(value)
+        others = [rank for rank, other in enumerate(values) if other != values[0]]
+        if others:
+            raise ValueError(
+                f"process {others[0]} of {self.size} has another {what} than process 0 ({values[others[0]]}, not "
+                f"{values[0]}). Give all processes the same files and options."
+            )
+
+    def first(self, action: Callable[[], None]) -> None:
+        """Let process 0 act while the others wait; where it fails it alone says why, and all end."""
+        problem: Exception | None = None
+        if self.main:
+            try:
+                action()
+            except (ValueError, OSError) as error:
+                problem = error
+        failed = self.gathered(problem is not None)[0]
+        if problem is not None:
+            raise problem
+        if failed:
+            raise SystemExit(2)
+
+
+ALONE = World()
+
+
+def process_count() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_device(device: str) -> str:
+    """The device of this process: of several GPUs, the one that torchrun gave it."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
+
+
+@contextmanager
+def joined(device: str = "cpu", timeout: timedelta | None = None) -> Iterator[World]:
+    """Join the other processes, and leave them at the end; on a GPU they talk through NCCL, else through gloo.
+
+    timeout is how long one waits for another; None is PyTorch's, of minutes.
+    """
+    if process_count() == 1:
+        yield ALONE
+        return
+    import torch.distributed as dist
+
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+            raise
+        raise ValueError("another process of this run has ended; what it printed says why.") from error
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,206 @@
+"""What all samples of a call share: how they are drawn, what they begin from, which further ControlNets act.
+
+A Recipe is made once from the command line, written into every picture as one JSON field, and read back from it.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from ldm_us.diffusion.editing import first_step
+from ldm_us.diffusion.inversion import ITERATIONS
+from ldm_us.diffusion.sampling import Sampling
+from ldm_us.files.atomic import sha256_file
+from ldm_us.synthesis.old_fields import settings_of_old_fields
+
+Given = Mapping[str, Sequence[Path]]  # the files of each option of the command line
+
+
+@dataclass(frozen=True)
+class FromNoise:
+    """Begin from noise that the sample's own seed draws."""
+
+
+@dataclass(frozen=True)
+class FromImage:
+    """Begin from an image, noised part of the way (SDEdit)."""
+
+    init: Path
+    strength: float = 0.6  # share of the steps that are walked
+
+    def __post_init__(self) -> None:
+        first_step(self.strength, 1)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Draw a region of an image anew (RePaint)."""
+
+    init: Path
+    inpaint: Path  # the region, white on black
+    resample: int = 1  # times each step is taken
+    paste: bool = True  # show the image's own pixels outside; False: its reconstruction
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Begin from the noise that leads to an image (DDIM inversion)."""
+
+    init: Path
+    strength: float = 1.0
+    iterations: int = ITERATIONS
+    source_prompt: str | None = None  # what the image shows; None: what the sample is to show
+    source_mask: Path | None = None  # its lesion
+
+    def __post_init__(self) -> None:
+        first_step(self.strength, 1)
+
+
+Beginning = FromNoise | FromImage | Region | Inversion
+BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
+
+
+@dataclass(frozen=True)
+class AddedControl:
+    """A model file with a ControlNet, the picture that this follows, and its weight."""
+
+    path: Path
+    hint: Path
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"--also-control {self.path} {self.hint} {self.scale}: give a finite weight.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """With weights, prompt, mask and seed it fixes every bit of a picture."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    negative_prompt: str = ""
+    begin: Beginning = FromNoise()
+    controls: tuple[AddedControl, ...] = ()
+
+    @property
+    def draws_no_noise(self) -> bool:
+        """Whether the seed changes nothing: the noise comes from the image, or there is none."""
+        return isinstance(self.begin, Inversion) or (isinstance(self.begin, FromImage) and self.begin.strength == 0)
+
+    @property
+    def walked_steps(self) -> int:
+        """How many Steps a sample takes: all, but for an image that is noised or inverted part of the way."""
+        steps = self.sampling.steps
+        part = isinstance(self.begin, FromImage | Inversion)
+        return max(steps - first_step(self.begin.strength, steps), 1) if part else steps  # type: ignore[union-attr]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON; files are named and hashed."""
+        (kind,) = [name for name, of_kind in BEGINNINGS.items() if type(self.begin) is of_kind]
+        return {
+            "sampling": dataclasses.asdict(self.sampling),
+            "negative_prompt": self.negative_prompt,
+            "begin": {"from": kind} | _plain(self.begin),
+            "controls": [_plain(control) for control in self.controls],
+        }
+
+
+def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path], str] = sha256_file) -> Recipe:
+    """Undo to_dict for the fields of a picture, its files found by their digests among those given.
+
+    Raise ValueError for a file that is not given, or is another one, and for a field that has no such value.
+    """
+    values = settings_of(fields)
+    try:
+        begin = dict(values["begin"])
+        kind = BEGINNINGS[begin.pop("from")]
+        recipe = Recipe(
+            _build(Sampling, values["sampling"]),
+            str(values["negative_prompt"]),
+            _build(kind, _with_files(begin, given, digest)),
+            tuple(_build(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"the settings are no Recipe ({error!r})") from error
+    return recipe
+
+
+def settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in the fields of a picture, of a line of a manifest or of a folder's command; also of old ones."""
+    if "settings" not in fields:
+        return settings_of_old_fields(fields)
+    settings = fields["settings"]
+    found = json.loads(settings) if isinstance(settings, str) else settings
+    if not isinstance(found, dict):
+        raise ValueError("the settings are no table")
+    return found
+
+
+def edited_image(fields: Mapping[str, Any]) -> str | None:
+    """SHA-256 of the image that a sample edits."""
+    if "settings" not in fields:
+        return fields.get("init_sha256")
+    found = settings_of(fields)["begin"].get("init")
+    return None if found is None else str(found["sha256"])
+
+
+def followed_hints(fields: Mapping[str, Any]) -> list[str]:
+    """SHA-256 of the hint of every further ControlNet."""
+    return [str(control["hint"]["sha256"]) for control in settings_of(fields)["controls"]]
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    named = {each.name: getattr(values, each.name) for each in dataclasses.fields(values)}
+    return {name: _hashed(value) if isinstance(value, Path) else value for name, value in named.items()}
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    return {"file": path.name, "sha256": sha256_file(path)}
+
+
+def _with_files(values: Mapping[str, Any], given: Given, digest: Callable[[Path], str]) -> dict[str, Any]:
+    """The values with the given files in place of names and digests."""
+    is_control = "hint" in values
+    found = {}
+    for name, value in values.items():
+        option = "--also-control" if is_control else f"--{name.replace('_', '-')}"
+        found[name] = _same_file(option, value, given.get(option, ()), digest) if isinstance(value, dict) else value
+    return found
+
+
+def _same_file(option: str, recorded: Any, given: Sequence[Path], digest: Callable[[Path], str]) -> Path:
+    name, sha256 = recorded["file"], recorded["sha256"]
+    for path in given:
+        if digest(path) == sha256:
+            return path
+    made = f"made with {option} {name} ({sha256[:12]})"
+    if len(given) == 1:
+        raise ValueError(f"{made}, but {given[0]} is {digest(given[0])[:12]}")
+    raise ValueError(f"{made}: give that file with {option}")
+
+
+def _build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """A dataclass from values of JSON; a field that is missing takes its default: the picture is older than it."""
+    fields = {each.name: each.type for each in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name not in fields:
+            raise ValueError(f"the field {name} is not known here: made by a newer version?")
+        if not _fits(value, fields[name]):
+            raise ValueError(f"the field {name} has no such value: {str(value)[:40]!r}")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind is float:
+        return type(value) in (int, float)
+    return value is None if kind is NoneType else isinstance(value, kind) and not (kind is int and value is True)

@@ -1,0 +1,95 @@
+"""RUN/log.jsonl, a line every few steps; and RUN/tensorboard, the same for TensorBoard, which is an extra."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ldm_us.files.atomic import atomic_file
+from ldm_us.runtime.processes import ALONE, World
+from ldm_us.training.curves import read_lines
+
+
+class Log:
+    """The log of a run, each value the mean since the line before. Process 0 alone writes it."""
+
+    def __init__(self, run: Path, step: int, world: World = ALONE, tensorboard: bool = False):
+        """Go on with the log. TensorBoard is sent all of it again, and hides what it was sent before.
+
+        So its curves are those of log.jsonl, whatever a killed run had queued or sent too much; only the wall time of
+        the old points is then that of the resume.
+        """
+        self.path, self.step, self.world = run / "log.jsonl", step, world
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.writer: Any = None
+        if tensorboard and world.main:
+            self.writer = summary_writer()(str(run / "tensorboard"), purge_step=0)
+            for line in read_lines(self.path):
+                self.send(line)
+
+    def add(self, step: int, values: dict[str, float], every: int) -> dict[str, float]:
+        """Take a step's values in; write a line when `every` divides the step. Return the means so far."""
+        self.step = step
+        self.count += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        means = {name: total / self.count for name, total in self.sums.items()}
+        if step % every == 0:
+            self.flush()
+        return means
+
+    def flush(self) -> None:
+        """Write what has come since the last line, so that a state and the log up to it agree."""
+        if self.count:
+            self.write({"step": self.step} | {name: total / self.count for name, total in self.sums.items()})
+            self.sums, self.count = {}, 0
+
+    def write(self, line: dict[str, float]) -> None:
+        """Add a line; an error of the disk names the log."""
+        if not self.world.main:
+            return
+        try:
+            with open(self.path, "ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            error.filename = error.filename or str(self.path)
+            raise
+        if self.writer:
+            self.send(line)
+
+    def send(self, line: dict[str, float]) -> None:
+        """Give a line to TensorBoard."""
+        for name in sorted(line.keys() - {"step"}):
+            self.writer.add_scalar(name, line[name], int(line["step"]))
+
+    def close(self) -> None:
+        """Let TensorBoard's writer finish what it has queued."""
+        if self.writer:
+            self.writer.close()
+
+
+def summary_writer() -> Any:
+    """TensorBoard's SummaryWriter. Raise ValueError, naming the extra, where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "--tensorboard: TensorBoard is not installed. Install the extra logs, `pip install -e '.[logs]'`, or leave "
+            "the option out: curves.png shows the same."
+        ) from error
+    return SummaryWriter
+
+
+def trim_log(path: Path, step: int) -> None:
+    """Drop the lines of a log that lie after `step`: a resumed run writes them again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
+            continue
+    with atomic_file(path) as file:
+        file.write("".join(kept).encode())

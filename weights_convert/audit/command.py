@@ -1,0 +1,67 @@
+"""`python -m weights_convert audit`: what a file of weights holds, and what changed in it since another."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ldm_us.config import PRESETS
+from ldm_us.files.atomic import write_text
+from weights_convert.audit.findings import audit
+from weights_convert.audit.page import audit_page
+from weights_convert.audit.text import audit_text, csv_table
+from weights_convert.result_place import check_result_file
+from weights_convert.source_config import choose_config
+from weights_convert.sources import open_source
+
+EPILOG = """exit code:
+  0  every tensor of the parts in SRC is there in its shape, nothing unknown is, and all that is used is finite
+  1  something is missing, unknown, of another shape, NaN or infinite; all of it is listed
+  2  SRC cannot be read, or is of another kind of model"""
+
+
+def add_audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command line."""
+    parser = commands.add_parser(
+        "audit",
+        help="what is in a file of weights",
+        description="Check every tensor of SRC against the architecture: its place, its bytes and its numbers.\n"
+        "Printed are totals, problems and drift by block; --html and --csv have one row per tensor.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("src", type=Path, metavar="SRC", help="anything that import reads")
+    parser.add_argument("--against", type=Path, metavar="OTHER", help="measure the drift of every tensor from OTHER")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with all tables and charts")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table, key by key")
+    parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
+    parser.add_argument("--ema", action="store_true", help="take the moving average of SRC's UNet (model_ema.*)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of --html and --csv")
+    parser.set_defaults(run=run_audit)
+
+
+def run_audit(args: argparse.Namespace) -> int:
+    """Check the options, read everything once, write, then say what was found."""
+    inputs = [path for path in (args.src, args.against) if path is not None]
+    for out, ending in ((args.html, ".html"), (args.csv, ".csv")):
+        if out is not None:
+            check_result_file(out, ending, args.overwrite, inputs, f"--{ending[1:]}")
+    source = open_source(args.src)
+    other = None if args.against is None else open_source(args.against)
+    fallback = source if other is None else other
+    config = choose_config(source if "config" in source.metadata else fallback, args.preset)
+    result = audit(source, config, args.ema, other)
+    if args.csv is not None:
+        write_text(args.csv, csv_table(result))
+    if args.html is not None:
+        write_text(args.html, audit_page(result))
+    say(audit_text(result) + "".join(f"\nwrote {out}" for out in (args.csv, args.html) if out is not None))
+    return 0 if result.is_clean else 1
+
+
+def say(text: str) -> None:
+    """Print; a reader who has seen enough, such as `head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again

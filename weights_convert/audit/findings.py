@@ -1,0 +1,187 @@
+"""All that an audit finds: a row for every tensor with its place, bytes and numbers; its drift from another file.
+
+Nothing is refused: what an import would refuse has a row of its own.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ldm_us.config import ModelConfig
+from ldm_us.files.checkpoint import PARTS
+from weights_convert.audit.blocks import network_order
+from weights_convert.audit.drift import Drift, measure_drift
+from weights_convert.audit.numbers import Numbers, numbers_of
+from weights_convert.convert import Piece, Plan, cut_piece, examine_source, expected_shape, target_shapes
+from weights_convert.sources import Source
+
+PROBLEMS = ("missing", "misshaped", "unexpected")  # what an import refuses
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of the file, or one that it lacks."""
+
+    key: str  # its name in the file
+    targets: tuple[str, ...]  # our names: several where it is split, none where it is not used
+    shape: tuple[int, ...]  # in the file; where it is missing, that of the architecture
+    dtype: str  # "" where it is missing
+    status: str  # used, ignored, or one of PROBLEMS
+    note: str  # how it is used, why it is ignored, what is wrong
+    numbers: Numbers | None = None  # None until it is read, and where it is missing
+
+    @property
+    def problem(self) -> str:
+        """What makes an audit unclean: one of PROBLEMS, or "not finite" where it is used; else ""."""
+        if self.status in PROBLEMS:
+            return self.status
+        broken = self.status == "used" and self.numbers is not None and not self.numbers.is_finite
+        return "not finite" if broken else ""
+
+    @property
+    def flag(self) -> str:
+        """What stands out in its numbers; "" where nothing does."""
+        return "" if self.numbers is None else self.numbers.flag
+
+
+@dataclass(frozen=True)
+class Total:
+    """The size of one part."""
+
+    part: str
+    tensors: int
+    parameters: int
+    expected_tensors: int
+    expected_parameters: int
+    dtypes: tuple[str, ...]  # none: the file does not have this part
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the tensors of a file differ from those of another."""
+
+    other: Plan
+    drifts: tuple[Drift, ...]  # in the order of the network
+    only_in_source: int  # tensors of ours
+    only_in_other: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """All that was found."""
+
+    plan: Plan
+    config: ModelConfig
+    rows: tuple[Row, ...]
+    totals: tuple[Total, ...]
+    comparison: Comparison | None
+
+    @property
+    def problems(self) -> list[Row]:
+        """The rows that make it unclean."""
+        return [row for row in self.rows if row.problem]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything fits, and all that is used is finite."""
+        return not self.problems
+
+
+def audit(source: Source, config: ModelConfig, ema: bool = False, other: Source | None = None) -> Audit:
+    """Read a source, and the one to compare it with, once. Raise ValueError for another kind of model."""
+    plan = examine_source(source, config, ema=ema)
+    if ema and not any(layout.ema for layout in plan.layouts):
+        raise ValueError(f"{source.path}: has no UNet to take the moving average of. Leave --ema out.")
+    theirs = None if other is None else examine_source(other, config)
+    references = {} if theirs is None else comparable(plan, theirs)
+    pieces, rows, drifts = pieces_by_key(plan), [], []
+    for row in audit_rows(plan, config):
+        if row.status == "missing":
+            rows.append(row)
+            continue
+        tensor = source.entries[row.key].load()
+        rows.append(replace(row, numbers=numbers_of(tensor)))
+        for piece in pieces.get(row.key, ()):
+            if piece.target in references:
+                reference = references[piece.target]
+                b = cut_piece(reference.entry.load(), reference)
+                drifts.append(measure_drift(piece.target, cut_piece(tensor, piece), b))
+    comparison = None
+    if theirs is not None:
+        drifts.sort(key=lambda drift: network_order(drift.target))
+        alone = len(plan.pieces) - len(drifts), len(theirs.pieces) - len(drifts)
+        comparison = Comparison(theirs, tuple(drifts), *alone)
+    return Audit(plan, config, tuple(rows), tuple(totals(rows, config)), comparison)
+
+
+def comparable(plan: Plan, theirs: Plan) -> dict[str, Piece]:
+    """Our name -> what the other file has for it, where both files have it. Raise ValueError if that is nothing."""
+    mine = {piece.target for piece in plan.pieces}
+    found = {piece.target: piece for piece in theirs.pieces if piece.target in mine}
+    if not found:
+        raise ValueError(
+            f"{theirs.source.path}: has no tensor to compare with those of {plan.source.path}. Give two files of one "
+            "architecture that share a part."
+        )
+    return found
+
+
+def pieces_by_key(plan: Plan) -> Mapping[str, Sequence[Piece]]:
+    """Name in the file -> what of ours is in that tensor."""
+    pieces = defaultdict(list)
+    for piece in plan.pieces:
+        pieces[piece.key].append(piece)
+    return pieces
+
+
+def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
+    """Every tensor of the file, and every missing one: as the network meets them, then those without a place in it."""
+    shapes, entries = target_shapes(config), plan.source.entries
+    ema = {layout.part for layout in plan.layouts if layout.ema}
+
+    def row(key: str, own: tuple[str, ...], status: str, note: str) -> Row:
+        return Row(key, own, entries[key].shape, str(entries[key].dtype).removeprefix("torch."), status, note)
+
+    rows = []
+    for key, pieces in pieces_by_key(plan).items():
+        own = tuple(piece.target for piece in pieces)
+        note = transform(entries[key].shape, shapes[own[0]], len(own), own[0].partition(".")[0] in ema)
+        rows.append(row(key, own, "used", note))
+    for rule in plan.misshaped:
+        note = f"should be {list(expected_shape(rule, shapes))}"
+        note += "" if entries[rule.source].dtype.is_floating_point else " of floating point"
+        rows.append(row(rule.source, rule.targets, "misshaped", note))
+    for rule in plan.missing:
+        rows.append(Row(rule.source, rule.targets, expected_shape(rule, shapes), "", "missing", "not in the file"))
+    rows.sort(key=lambda row: network_order(row.targets[0]))
+    rows += [row(key, (), "unexpected", "no place for it in the model") for key in plan.unexpected]
+    return rows + [row(key, (), "ignored", reason) for key, reason in plan.ignored.items()]
+
+
+def transform(shape: tuple[int, ...], target: tuple[int, ...], count: int, ema: bool) -> str:
+    """What an import does to a tensor on its way to ours."""
+    steps = ["ema name"] * ema
+    if count > 1:
+        steps.append(f"split into {count} equal parts")
+    elif shape != target:
+        steps.append(f"{list(shape)} -> {list(target)}")
+    return ", ".join(steps) or "none"
+
+
+def totals(rows: list[Row], config: ModelConfig) -> list[Total]:
+    """Tensors and parameters of each part that are used, and those that the architecture has."""
+    shapes = target_shapes(config)
+    found = []
+    for part in PARTS:
+        own = [row for row in rows if row.status == "used" and row.targets[0].startswith(f"{part}.")]
+        filled = [shapes[target] for row in own for target in row.targets]
+        expected = [shape for target, shape in shapes.items() if target.startswith(f"{part}.")]
+        dtypes = tuple(sorted({row.dtype for row in own}))
+        found.append(Total(part, len(filled), _parameters(filled), len(expected), _parameters(expected), dtypes))
+    return found
+
+
+def _parameters(shapes: list[tuple[int, ...]]) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes)

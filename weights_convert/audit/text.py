@@ -1,0 +1,169 @@
+"""An audit as text for a terminal, and its table as comma-separated values."""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from weights_convert.audit.drift import STATES, GroupDrift, by_block, by_kind, most_drifted, shares, unchanged_parts
+from weights_convert.audit.findings import Audit, Comparison, Row, Total
+from weights_convert.convert import Plan
+from weights_convert.summary import layouts_of
+
+LISTED = 20  # rows of one kind; --html and --csv have all
+MOST_DRIFTED = 10
+BAR = 30  # letters of the longest bar
+
+PLACE_COLUMNS = ("key", "our name", "shape", "dtype", "status", "transform or reason")
+NUMBER_COLUMNS = ("sha256", "lowest", "highest", "rms", "flag")
+DRIFT_COLUMNS = ("drift", "relative change", "largest change", "cosine")
+
+
+def audit_text(audit: Audit) -> str:
+    """Files, totals, what stands out, verdict, drift."""
+    lines = file_lines(audit.plan)
+    lines += [f"  ignored {count:4}: {reason}" for reason, count in Counter(audit.plan.ignored.values()).items()]
+    lines += ["", f"{audit.config.name:12}  tensors  expected     parameters       expected  types"]
+    lines += [total_line(total) for total in audit.totals]
+    lines += ["", *flag_lines(audit.rows), *problem_lines(audit)]
+    if audit.comparison is not None:
+        lines += ["", *drift_lines(audit.comparison)]
+    return "\n".join(lines)
+
+
+def file_lines(plan: Plan) -> list[str]:
+    """What was read."""
+    source = plan.source
+    lines = [f"{source.path}: {len(source.entries):,} tensors; {layouts_of(plan)}"]
+    for file, digest in source.hashes.items():
+        lines.append(f"  read {file}  {file.stat().st_size:,} bytes  sha256 {digest}")
+    return lines
+
+
+def total_line(total: Total) -> str:
+    """One part, found and expected."""
+    found, types = (f"{total.tensors:,}", f"{total.parameters:,}"), ", ".join(total.dtypes)
+    if not total.dtypes:
+        found, types = ("-", "-"), "not in this file"
+    return (
+        f"{total.part:12} {found[0]:>8}  {total.expected_tensors:8,}  {found[1]:>13}  "
+        f"{total.expected_parameters:13,}  {types}"
+    )
+
+
+def flag_lines(rows: Sequence[Row]) -> list[str]:
+    """How many tensors are all zero, of one number, or not finite."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.numbers is not None and row.flag:
+            kinds.setdefault(row.flag if row.numbers.is_finite else "not finite", []).append(row)
+    return [f"{len(own):,} {kind}, such as {printable(own[0].key)}" for kind, own in kinds.items()]
+
+
+def problem_lines(audit: Audit) -> list[str]:
+    """The verdict, and the first of the rows behind it."""
+    kinds: dict[str, list[Row]] = {}
+    for row in audit.problems:
+        kinds.setdefault(row.problem, []).append(row)
+    lines = [verdict(audit)]
+    for kind, own in kinds.items():
+        for row in own[:LISTED]:
+            lines.append(f"  {kind}: {printable(row.key)}  {f'{row.dtype} {list(row.shape)}'.strip()}  {detail(row)}")
+        if len(own) > LISTED:
+            lines.append(f"  {kind}: and {len(own) - LISTED:,} more; --html and --csv list them all")
+    return lines
+
+
+def verdict(audit: Audit) -> str:
+    """One sentence: clean or not, and why."""
+    if audit.is_clean:
+        return f"Clean: everything fits {audit.config.name}, and every number that is used is finite."
+    kinds = Counter(sorted(row.problem for row in audit.problems))
+    text = "Not clean: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) + "."
+    used = sum(row.status == "used" for row in audit.rows)
+    if kinds["misshaped"] > used:
+        text += f" Hardly anything has the sizes of {audit.config.name}: does another --preset fit?"
+    return text
+
+
+def detail(row: Row) -> str:
+    """What is wrong with a row, beyond the name of its problem."""
+    return row.note if row.status != "used" else f"{row.flag}, for {', '.join(row.targets)}"
+
+
+def shape_of(row: Row) -> str:
+    """320x4x3x3."""
+    return "x".join(map(str, row.shape))
+
+
+def printable(name: str) -> str:
+    """A name from a file that may be hostile, without letters that steer a terminal."""
+    return name if name.isprintable() else ascii(name)
+
+
+def drift_lines(comparison: Comparison) -> list[str]:
+    """What changed: counts, then blocks and kinds with bars, then the tensors that moved furthest."""
+    lines = ["drift from", *file_lines(comparison.other), f"  {counts(comparison)}"]
+    same = unchanged_parts(comparison.drifts)
+    lines += [f"  {part}: nothing changed: {why}" for part, why in same.items()]
+    drifts = [drift for drift in comparison.drifts if drift.part not in same]
+    lines += group_lines("by block", by_block(drifts)) + group_lines("by kind of layer", by_kind(drifts))
+    worst = most_drifted(drifts, MOST_DRIFTED)
+    if worst:
+        title = "furthest moved (matrices and kernels)"
+        lines += ["", f"{title:58} {'relative':>9} {'largest':>9} {'cosine':>7}"]
+        lines += [f"{d.target:58} {ratio(d.relative):>9} {number(d.largest):>9} {number(d.cosine):>7}" for d in worst]
+    return lines
+
+
+def counts(comparison: Comparison) -> str:
+    """How many tensors are compared, and how they differ."""
+    states = Counter(drift.state for drift in comparison.drifts)
+    text = f"{len(comparison.drifts):,} tensors in both: "
+    text += ", ".join(f"{states[state]:,} {words}" for state, words in STATES.items())
+    for count, file in ((comparison.only_in_source, "SRC"), (comparison.only_in_other, "OTHER")):
+        if count:
+            text += f"; {count:,} fit in {file} alone"
+    return text
+
+
+def group_lines(title: str, groups: Sequence[GroupDrift]) -> list[str]:
+    """A table with bars; none for no groups."""
+    if not groups:
+        return []
+    lines = ["", f"{title:30} {'tensors':>7} {'differ':>7} {'relative':>9} {'largest':>9}"]
+    for group, share in zip(groups, shares(groups), strict=True):
+        line = f"{f'{group.part} {group.name}':30} {group.tensors:7,} {group.differing:7,} {ratio(group.relative):>9}"
+        lines.append(f"{line} {number(group.largest):>9}  {'#' * math.ceil(BAR * share)}".rstrip())
+    return lines
+
+
+def ratio(value: float) -> str:
+    """A relative change; infinite is a change of what was all zero."""
+    return "from 0" if math.isinf(value) else number(value)
+
+
+def number(value: float) -> str:
+    """Three digits; "-" for what is no number."""
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def csv_table(audit: Audit) -> str:
+    """The table, key by key, in full precision; a tensor of the file has a line for each of our names."""
+    drifts = {} if audit.comparison is None else {drift.target: drift for drift in audit.comparison.drifts}
+    file = io.StringIO()
+    columns = (*PLACE_COLUMNS, *NUMBER_COLUMNS, *(() if audit.comparison is None else DRIFT_COLUMNS))
+    table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for row in audit.rows:
+        for target in row.targets or ("",):
+            cells = vars(row) | {"our name": target, "shape": shape_of(row), "transform or reason": row.note}
+            if row.numbers is not None:
+                cells |= vars(row.numbers) | {"flag": row.flag}
+            if target in drifts:
+                drift = drifts[target]
+                values = (drift.state, drift.relative, drift.largest, drift.cosine)
+                cells |= dict(zip(DRIFT_COLUMNS, values, strict=True))
+            table.writerow(cells)
+    return file.getvalue()

@@ -1,0 +1,71 @@
+"""What an import or export says when it is done: what was read, taken, left out and written."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.checkpoint import PARTS
+from ldm_us.networks.lora import Update
+from weights_convert.convert import Piece, Plan
+
+
+def summary(
+    plans: Sequence[Plan],
+    pieces: Sequence[Piece],
+    dtype: torch.dtype | None,
+    files: Iterable[Path],
+    left_out: Sequence[str] = (),
+    position_ids: bool = False,
+) -> str:
+    """Files read and names found in them, what was taken of each part of the model, files written.
+
+    `left_out`: lines of what no plan says; `position_ids`: whether the text encoder has them besides its weights.
+    """
+    lines = []
+    for plan in plans:
+        tensors = len(plan.source.entries)
+        lines.append(f"{plan.source.path}: {tensors} tensors; {layouts_of(plan) or 'nothing taken'}")
+        lines += [f"  read {file}  sha256 {digest}" for file, digest in plan.source.hashes.items()]
+        lines += [f"  ignored {count:4}: {reason}" for reason, count in Counter(plan.ignored.values()).items()]
+    lines += left_out
+    for part in PARTS:
+        own = of_part(part, pieces)
+        if own:
+            parameters = sum(torch.Size(piece.shape).numel() for piece in own)
+            types = ", ".join(sorted({str(dtype or piece.entry.dtype).removeprefix("torch.") for piece in own}))
+            types += ", position_ids int64" * (position_ids and part == "text")
+            lines.append(f"{part:10} {len(own):5} tensors {parameters:13,} parameters  {types}")
+    return "\n".join([*lines, *(f"wrote {file}  {written(file)}" for file in files)])
+
+
+def layouts_of(plan: Plan) -> str:
+    """The parts of a model in a file, and whose names they have."""
+    return ", ".join(f"{layout.part} ({layout.naming}{', ema' if layout.ema else ''})" for layout in plan.layouts)
+
+
+def of_part(part: str, pieces: Iterable[Piece]) -> list[Piece]:
+    """The tensors of one part of our model."""
+    return [piece for piece in pieces if piece.target.startswith(f"{part}.")]
+
+
+def written(file: Path) -> str:
+    """Size and SHA-256 of a result."""
+    return f"{file.stat().st_size:,} bytes  sha256 {sha256_file(file)}"
+
+
+def updates_of(updates: Iterable[Update]) -> str:
+    """How many modules of which part, of which rank and alpha."""
+    updates = list(updates)
+    counts = Counter(update.module.split(".")[0] for update in updates)
+    parts = ", ".join(f"{count} of {part}" for part, count in counts.items())
+    ranks = [update.rank for update in updates]
+    scales = [update.scale for update in updates]
+    return f"{len(updates)} updates ({parts}), rank {_range(ranks)}, alpha / rank {_range(scales)}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
