@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,22 +18,20 @@ import ldm_us
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@dataclass
 class Source:
     """One file: its lines, and what they say."""
 
-    def __init__(self, path):
-        text = path.read_text(encoding="utf-8")
-        self.lines, self.tree = text.splitlines(), ast.parse(text)
+    lines: list[str]
+    tree: ast.Module
 
 
 @pytest.fixture(scope="module")
 def sources():
     """Name -> file, for all that is held to STYLE.md whole."""
-    paths = [
-        *ROOT.glob("*.py"),
-        *(path for part in ("ldm_us", "weights_convert") for path in ROOT.glob(f"{part}/**/*.py")),
-    ]
-    return {path.relative_to(ROOT).as_posix(): Source(path) for path in sorted(paths)}
+    paths = [path for pattern in ("*.py", "ldm_us/**/*.py", "weights_convert/**/*.py") for path in ROOT.glob(pattern)]
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
+    return {name: Source(text.splitlines(), ast.parse(text)) for name, text in texts.items()}
 
 
 def test_the_package_has_the_version_of_setup_cfg():
