@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ldm_us.evaluation.protocol.arms import Arm
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig
-from ldm_us.evaluation.protocol.tables import Results, Row
+from ldm_us.evaluation.protocol.tables import Results, Row, tests_of
 
 FEW = 10  # families of a class, below which an interval is a rough one
 
@@ -13,17 +13,18 @@ def cautions(rows: Sequence[Row], own: str) -> list[str]:
     """What tables cannot say: how wide intervals are, and what they leave out. `own`: the small generator's images."""
     said = []
     for row in rows:
-        if row.seed is None and row.arm == row.reference:
+        if row.seed is None and row.arm.name == row.arm.reference:
             said.append(
-                f"On the {row.images} images of {row.test!r} the 95 percent interval of the AUC of {row.arm!r} is "
-                f"{row.auc.high - row.auc.low:.2f} wide."
+                f"On the {len(row.test.labels)} images of {row.test.name!r} the 95 percent interval of the AUC of "
+                f"{row.arm.name!r} is {row.auc.high - row.auc.low:.2f} wide."
             )
-    for test, fewest in {row.test: row.fewest for row in rows}.items():
-        if fewest < FEW:
-            said.append(f"A class of {test!r} has {fewest} families alone: its intervals are rough ones.")
-    compared = [row for row in rows if row.seed is None and row.difference is not None]
-    unclear = sum(row.difference.low <= 0 <= row.difference.high for row in compared if row.difference is not None)
+    for test in tests_of(rows):
+        if test.families.fewest < FEW:
+            fewest = test.families.fewest
+            said.append(f"A class of {test.name!r} has {fewest} families alone: its intervals are rough ones.")
+    compared = [row.difference for row in rows if row.seed is None and row.difference is not None]
     if compared:
+        unclear = sum(one.low <= 0 <= one.high for one in compared)
         said.append(
             f"{unclear} of {len(compared)} differences have an interval that holds 0: of those, these images cannot "
             "tell whether the arms differ. No correction is made for comparing several arms."
@@ -38,7 +39,7 @@ def cautions(rows: Sequence[Row], own: str) -> list[str]:
         "The images that choose a classifier's epoch are split off from what the generator was trained on, or are its "
         "own: arms with generated images may have seen near-copies of them. The test images are never among them."
     )
-    if any(row.test == own for row in rows):
+    if any(row.test.name == own for row in rows):
         said.append(
             f"The test set {own!r} is what the small generator was trained on, as in the paper's 94 percent: a "
             "generator that repeats its training images passes it. The images that it never saw stand beside it."

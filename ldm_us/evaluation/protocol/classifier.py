@@ -131,5 +131,4 @@ def save_classifier(
         "images": json.dumps(images),
         "training": json.dumps(about),
     }
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_safetensors(path, lazy_tensors(state), metadata)
+    write_safetensors(path, lazy_tensors(network.state_dict()), metadata)

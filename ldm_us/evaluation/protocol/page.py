@@ -1,17 +1,31 @@
-"""FOLDER/report.html: tables, plots, configuration and hashes of a protocol in one file that loads nothing."""
+"""What a protocol leaves in its folder: tables, plots, and report.html, one file that loads nothing."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from ldm_us.data.records import open_image
 from ldm_us.display.pages import render
-from ldm_us.evaluation.protocol.arms import read_generated
-from ldm_us.evaluation.protocol.tables import HEADER, METHOD, Results, Row, cells, title_of
+from ldm_us.evaluation.protocol.arms import Arm, manifest_settings, read_generated
+from ldm_us.evaluation.protocol.cautions import cautions, say_passes
+from ldm_us.evaluation.protocol.configuration import ProtocolConfig, as_json
+from ldm_us.evaluation.protocol.plots import draw_auc_by_ratio, draw_roc
+from ldm_us.evaluation.protocol.splits import OWN, Split
+from ldm_us.evaluation.protocol.stages import read_done
+from ldm_us.evaluation.protocol.tables import (
+    HEADER,
+    METHOD,
+    Results,
+    cells,
+    make_rows,
+    tests_of,
+    title_of,
+    to_csv,
+    to_markdown,
+)
+from ldm_us.files.atomic import write_text
 from ldm_us.files.pictures import labelled_grid
 
 SHOWN = 8  # samples of a class
@@ -22,41 +36,32 @@ CAPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Content:
-    """Everything that the page shows."""
-
-    out: Path
-    rows: Sequence[Row]
-    results: Results
-    cautions: Sequence[str]
-    notes: Sequence[str]
-    configuration: Mapping[str, Any]
-    digests: Mapping[str, str]
-    stages: Mapping[str, Any]
-    drawn: Mapping[str, Mapping[str, Any]]  # folder of samples -> how they were drawn
-
-
-def make_page(content: Content) -> str:
-    """The whole page, in ASCII."""
-    tests = dict.fromkeys(row.test for row in content.rows)
-    plots = {content.out / name: caption for name, caption in CAPTIONS.items()}
-    return render(
+def write_report(config: ProtocolConfig, out: Path, split: Split, arms: Sequence[Arm], results: Results) -> None:
+    """Write tables, plots and the page, which is in ASCII."""
+    rows = make_rows(arms, config.seeds, results, config.resamples)
+    said = [*cautions(rows, OWN), say_passes(arms, config.seeds, results, config.classifier)]
+    draw_auc_by_ratio(arms, rows, out / "auc_by_ratio.png")
+    draw_roc(arms, rows, config.seeds, results, out / "roc.png")
+    drawn = [out / name for name in ("generated", "generated_small") if (out / name).is_dir()]
+    page = render(
         "ldm_us/evaluation/protocol/page.html",
         title="Classifiers on real and generated ultrasound images",
-        cautions=content.cautions,
-        notes=content.notes,
+        cautions=said,
+        notes=split.notes,
         header=HEADER,
-        tables=[(title_of(content.rows, test), cells(content.rows, test)) for test in tests],
+        tables=[(title_of(test), cells(rows, test)) for test in tests_of(rows)],
         method=METHOD,
-        plots=[(open_image(path), caption) for path, caption in plots.items() if path.is_file()],
-        samples=[(folder, first_samples(content.out / folder), how) for folder, how in content.drawn.items()],
-        classifiers=classifier_lines(content.results),
-        starts="; ".join(dict.fromkeys(result["start"] for result in content.results.values())),
-        stages=[(name, " ".join(made["command"]), made["sha256"][:16]) for name, made in content.stages.items()],
-        digests=[(name, digest[:16]) for name, digest in content.digests.items()],
-        configuration=[(name, json.dumps(value)) for name, value in content.configuration.items()],
+        plots=[(open_image(out / name), caption) for name, caption in CAPTIONS.items() if (out / name).is_file()],
+        samples=[(folder.name, first_samples(folder), manifest_settings(folder)) for folder in drawn],
+        classifiers=classifier_lines(results),
+        starts="; ".join(dict.fromkeys(result["start"] for result in results.values())),
+        stages=[(name, " ".join(made["command"]), made["sha256"][:16]) for name, made in read_done(out).items()],
+        digests=[(name, digest[:16]) for name, digest in split.digests.items()],
+        configuration=[(name, json.dumps(value)) for name, value in as_json(config).items()],
     )
+    texts = {"results.csv": to_csv(rows), "results.md": to_markdown(rows, said), "report.html": page}
+    for name, text in texts.items():
+        write_text(out / name, text)
 
 
 def first_samples(folder: Path) -> Image.Image:
