@@ -84,10 +84,9 @@ def paired_difference(first: np.ndarray, second: np.ndarray, rng: np.random.Gene
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p values for their number, in their order.   Holm, Scandinavian J. of Statistics 6 (1979) 65-70."""
-    corrected, largest = [1.0] * len(p_values), 0.0
-    for rank, i in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = largest
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.arange(len(order), 0, -1) * np.asarray(p_values)[order]
+    corrected: list[float] = np.maximum.accumulate(stepped).clip(max=1)[np.argsort(order)].tolist()
     return corrected
 
 

@@ -62,7 +62,7 @@ def add_measuring_commands(commands: "argparse._SubParsersAction[argparse.Argume
 
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Print the PSNR over the images that no stage has seen."""
-    records = chosen_records(options.weights, options.data, options.unseen)
+    records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
     values = reconstruction_psnr(load_model(options.weights, device=options.device), records)
     print(json.dumps({"images": len(values), "psnr_db": mean_and_spread(values)}, indent=2))
     return 0
@@ -75,7 +75,7 @@ def run_masks(options: argparse.Namespace) -> int:
     sampling, model, network, training = prepare(options)
     if model.controlnet is None:
         raise ValueError(f"{options.weights}: no ControlNet in it. Train one with `train.py controlnet`.")
-    records = chosen_records(options.weights, options.data, options.unseen)
+    records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
     records = with_lesions(records, options.n, model.config.image_size)
     if training is not None:
         check_unseen_by_judge(options.judge, training, records)
@@ -145,11 +145,6 @@ def prepare(options: argparse.Namespace) -> tuple[Sampling, LatentDiffusion, Jud
     model = load_model(options.weights, device=options.device)
     check_steps(model.schedule, options.steps)
     return sampling, model, network, training
-
-
-def chosen_records(weights: Path, folders: Sequence[Path], unseen: bool) -> list[Record]:
-    """Those held out of --data, or all of it with --unseen."""
-    return unseen_records(weights, folders) if unseen else held_out_records(weights, folders)
 
 
 def with_lesions(records: list[Record], most: int | None, size: int) -> list[Record]:

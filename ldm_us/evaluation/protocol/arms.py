@@ -18,7 +18,7 @@ from ldm_us.evaluation.protocol.splits import HELD_OUT, OTHERS, OWN, Split
 from ldm_us.synthesis.folder import MANIFEST, read_list
 from ldm_us.synthesis.recipe import settings_of
 
-REAL, SMALL_REAL, SMALL_GENERATED = "real", "real 20%", "generated from 20%"
+REAL = "real"  # the first arm
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ def plan_arms(config: ProtocolConfig) -> list[Arm]:
         arms.append(Arm(f"{ratio:g}x generated", f"generated_{ratio:g}", "", "generated", ratio, tests, REAL))
     if config.small is not None:
         share = f"{100 * (1 - config.small.held_out):g}%"
-        real, generated = SMALL_REAL.replace("20%", share), SMALL_GENERATED.replace("20%", share)
+        real = f"real {share}"
         arms.append(Arm(real, "small_real", "small", "", None, (OTHERS,), real))
-        arms.append(Arm(generated, "small_generated", "", "generated_small", None, (OTHERS, OWN), real))
+        name = f"generated from {share}"
+        arms.append(Arm(name, "small_generated", "", "generated_small", None, (OTHERS, OWN), real))
     return arms
 
 

@@ -122,12 +122,12 @@ def classify(
         train, validation = training_data(arm, config, split, generated[arm.generated], seed)
         if arm.name == REAL and config.classifier.equal_steps:  # the first of a seed
             reference = len(train)
-        units.append(Unit(arm, seed, train, validation, reference))
+        tests = {name: split.tests[name] for name in arm.tests}
+        units.append(Unit(arm, seed, train, validation, tests, reference))
     results = {}
     with tqdm(total=len(units), unit="classifier", desc="classifiers", delay=0.5) as bar:
         for unit in units:
-            result = finish_unit(unit, config, split.tests, pool, out, bar.set_postfix_str)
-            results[unit.arm.name, unit.seed] = result
+            results[unit.arm.name, unit.seed] = finish_unit(unit, config, pool, out, bar.set_postfix_str)
             bar.update()
     torch.set_num_threads(threads)
     say(f"classifiers: {len(units)}")

@@ -56,21 +56,14 @@ class Unit(NamedTuple):
     seed: int
     train: Sequence[Record]
     validation: Sequence[Record]  # what chooses its epoch
+    tests: Mapping[str, Sequence[Record]]  # by name
     reference_images: int | None  # what the real arm of this seed trains on; None: its steps are those of its own
 
 
-def finish_unit(
-    unit: Unit,
-    config: ProtocolConfig,
-    tests: Mapping[str, Sequence[Record]],
-    pool: ImagePool,
-    out: Path,
-    show: Callable[[str], None],
-) -> Result:
+def finish_unit(unit: Unit, config: ProtocolConfig, pool: ImagePool, out: Path, show: Callable[[str], None]) -> Result:
     """The result of a unit, trained where it is not there yet. `show` hears of every epoch."""
     folder, settings = out / "classifiers" / unit.arm.folder / f"seed_{unit.seed}", config.classifier
-    tests = {name: tests[name] for name in unit.arm.tests}
-    asked = unit_fingerprint(unit, config, tests, pool)
+    asked = unit_fingerprint(unit, config, pool)
     done: Result | None = read_json(folder / "result.json", "Delete it: the classifier is trained again.")
     if done is not None:
         if done.get("fingerprint") != asked:
@@ -88,7 +81,7 @@ def finish_unit(
     train, validation = (pool.images(records, config.classes) for records in (unit.train, unit.validation))
     steps = steps_per_epoch(unit.reference_images or len(train), settings.batch)
     history = train_classifier(network, train, validation, settings, steps, unit.seed, config.device, on_epoch)
-    predictions = {name: predictions_on(network, records, config, pool) for name, records in tests.items()}
+    predictions = {name: predictions_on(network, records, config, pool) for name, records in unit.tests.items()}
     result: Result = {
         "fingerprint": asked,
         "arm": unit.arm.name,
@@ -130,7 +123,7 @@ def start_of(config: ProtocolConfig, note: str | None) -> str:
     return said if note is None else f"{said}; {note}"
 
 
-def unit_fingerprint(unit: Unit, config: ProtocolConfig, tests: Mapping[str, Sequence[Record]], pool: ImagePool) -> str:
+def unit_fingerprint(unit: Unit, config: ProtocolConfig, pool: ImagePool) -> str:
     """SHA-256 over everything that the result of a unit depends on."""
     start = None if config.classifier.weights is None else sha256_file(config.classifier.weights)
     facts = {
@@ -141,6 +134,9 @@ def unit_fingerprint(unit: Unit, config: ProtocolConfig, tests: Mapping[str, Seq
         "reference_images": unit.reference_images,
         "train": [(pool.digest(record.image), record.label) for record in unit.train],
         "validation": [(pool.digest(record.image), record.label) for record in unit.validation],
-        "tests": {name: [(pool.digest(r.image), r.label, r.group) for r in records] for name, records in tests.items()},
+        "tests": {
+            name: [(pool.digest(record.image), record.label, record.group) for record in records]
+            for name, records in unit.tests.items()
+        },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -6,9 +6,9 @@ from sklearn.metrics import roc_auc_score
 
 from ldm_us.evaluation.auc import macro_auc
 from ldm_us.evaluation.protocol.arms import Arm
-from ldm_us.evaluation.protocol.cautions import cautions, say_passes
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig
 from ldm_us.evaluation.protocol.intervals import group_weights
+from ldm_us.evaluation.protocol.page import cautions, say_passes
 from ldm_us.evaluation.protocol.tables import cells, make_rows, sensitivity_specificity, to_csv
 
 CLASSES = ["benign", "malignant", "normal"]
