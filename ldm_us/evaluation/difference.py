@@ -30,25 +30,20 @@ class Difference:
     p: float  # two-sided, not corrected
 
 
-def unpaired_difference(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> Difference:
-    """Compare values (n,) and (m,) of different images: Mann-Whitney test, Cliff's delta."""
-    p = scipy_stats().mannwhitneyu(first, second, alternative="two-sided").pvalue
-    low, high = delta_interval([(first, second)], np.ones(1), rng)
-    return Difference(cliffs_delta(first, second), low, high, float(p))
-
-
 def within_classes(classes: Sequence[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator) -> Difference:
     """Compare the values of each class, (n_c,) and (m_c,), and average: Cliff's deltas in the first set's shares.
 
-    The test is the Mann-Whitney test of each class, its U / (n m) weighted likewise: the normal approximation of a
-    stratified rank test (van Elteren, Bulletin de l'Institut International de Statistique 37 (1960) 351-361).
+    The test of one class is that of Mann and Whitney. Of several it is that of each class, its U / (n m) weighted
+    likewise: the normal approximation of a stratified rank test (van Elteren, Bulletin de l'Institut International de
+    Statistique 37 (1960) 351-361).
     """
-    if len(classes) == 1:
-        return unpaired_difference(*classes[0], rng)
     weights = np.array([len(first) for first, _ in classes]) / sum(len(first) for first, _ in classes)
     effect = float(weights @ [cliffs_delta(first, second) for first, second in classes])
     variance = float(weights**2 @ [delta_variance(*pair) for pair in classes])
-    p = 2 * scipy_stats().norm.sf(abs(effect) / np.sqrt(variance)) if variance > 0 else 1.0
+    if len(classes) == 1:
+        p = scipy_stats().mannwhitneyu(*classes[0], alternative="two-sided").pvalue
+    else:
+        p = 2 * scipy_stats().norm.sf(abs(effect) / np.sqrt(variance)) if variance > 0 else 1.0
     return Difference(effect, *delta_interval(classes, weights, rng), float(p))
 
 
@@ -89,10 +84,9 @@ def paired_difference(first: np.ndarray, second: np.ndarray, rng: np.random.Gene
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p values for their number, in their order.   Holm, Scandinavian J. of Statistics 6 (1979) 65-70."""
-    corrected, largest = [1.0] * len(p_values), 0.0
-    for rank, i in enumerate(np.argsort(p_values, kind="stable").tolist()):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        corrected[i] = largest
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.arange(len(order), 0, -1) * np.asarray(p_values)[order]
+    corrected: list[float] = np.maximum.accumulate(stepped).clip(max=1)[np.argsort(order)].tolist()
     return corrected
 
 

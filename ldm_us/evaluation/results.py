@@ -1,11 +1,9 @@
-"""The files that a command leaves in --out: looked for before the work, written whole after it, and read again."""
+"""The files that a command leaves in --out: looked for before the work, and read again."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from ldm_us.files.atomic import atomic_file
 
 
 def check_out(out: Path | None, names: Sequence[str], overwrite: bool) -> None:
@@ -19,12 +17,6 @@ def check_out(out: Path | None, names: Sequence[str], overwrite: bool) -> None:
         raise ValueError(f"--out {out}: has {found[0]} already. Choose another folder, or add --overwrite.")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-    with atomic_file(path) as file:
-        file.write(text.encode())
-
-
 def read_json(path: Path, remedy: str) -> Any:
     """What a JSON file holds; None where there is none. Raise ValueError, naming the remedy, for a damaged one."""
     try:
@@ -32,4 +24,4 @@ def read_json(path: Path, remedy: str) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}). {remedy}") from error
+        raise ValueError(f"{path} is not JSON ({error}). {remedy}") from error

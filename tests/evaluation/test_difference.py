@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, norm
 
 from ldm_us.evaluation import difference
-from ldm_us.evaluation.difference import cliffs_delta, holm, paired_difference, scipy_stats, unpaired_difference
+from ldm_us.evaluation.difference import cliffs_delta, holm, paired_difference, scipy_stats, within_classes
 
 few = st.lists(st.integers(0, 5), min_size=1, max_size=12)
 
@@ -23,7 +23,7 @@ def test_cliffs_delta_is_that_of_all_pairs(first, second):
 def test_the_interval_of_the_effect_holds_the_true_effect_and_p_finds_it():
     """For N(0, 1) and N(d, 1), delta = 2 Phi(d / sqrt(2)) - 1."""
     rng = np.random.default_rng(0)
-    found = unpaired_difference(rng.normal(size=200), rng.normal(0.8, 1, 150), np.random.default_rng(1))
+    found = within_classes([(rng.normal(size=200), rng.normal(0.8, 1, 150))], np.random.default_rng(1))
     true = 2 * norm.cdf(0.8 / np.sqrt(2)) - 1
     assert found.low < true < found.high
     assert found.low < found.effect < found.high
@@ -33,8 +33,8 @@ def test_the_interval_of_the_effect_holds_the_true_effect_and_p_finds_it():
 def test_p_of_equal_distributions_is_below_5_percent_in_about_5_percent(monkeypatch):
     monkeypatch.setattr(difference, "RESAMPLES", 2)
     rng = np.random.default_rng(2)
-    for test in (unpaired_difference, paired_difference):
-        hits = [test(rng.normal(size=40), rng.normal(size=40), rng).p < 0.05 for _ in range(300)]
+    for test in (lambda *pair: within_classes([pair], rng), lambda *pair: paired_difference(*pair, rng)):
+        hits = [test(rng.normal(size=40), rng.normal(size=40)).p < 0.05 for _ in range(300)]
         assert 0.02 < np.mean(hits) < 0.09
 
 
@@ -45,7 +45,7 @@ def test_the_paired_difference_is_the_mean_rise_and_sees_what_the_unpaired_test_
     found = paired_difference(first, second, np.random.default_rng(4))
     assert found.effect == pytest.approx(second.mean() - first.mean())
     assert found.low < 0.5 < found.high
-    assert found.p < 0.01 < 0.5 < unpaired_difference(first, second, np.random.default_rng(4)).p
+    assert found.p < 0.01 < 0.5 < within_classes([(first, second)], np.random.default_rng(4)).p
     half_width = 1.96 * (second - first).std(ddof=1) / np.sqrt(60)
     assert (found.high - found.low) / 2 == pytest.approx(half_width, rel=0.1)
 

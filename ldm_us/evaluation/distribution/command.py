@@ -23,8 +23,9 @@ from ldm_us.data.split import split_by_group
 from ldm_us.evaluation.distribution.distances import NEEDED, distances
 from ldm_us.evaluation.distribution.diversity import diversity, scales_at
 from ldm_us.evaluation.distribution.features import Features, count_seen_in_training, extract, load_features
-from ldm_us.evaluation.results import check_out, write_text
+from ldm_us.evaluation.results import check_out
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, read_set
+from ldm_us.files.atomic import write_text
 from ldm_us.runtime.checks import check_extra, check_seed
 
 RESULT = "distribution.json"

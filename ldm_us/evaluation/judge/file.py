@@ -75,8 +75,7 @@ def load_judge(path: Path | str) -> tuple[Judge, Training]:
         raise ValueError(
             f"{path}: what it says of its judge cannot be read ({shown(repr(error))}). {TRAIN_ONE}"
         ) from error
-    wrong = misfits(network, state)
-    if wrong:
+    if wrong := misfits(network, state):
         raise ValueError(f"{path}: {wrong}. {TRAIN_ONE}")
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval().requires_grad_(False), training

@@ -7,7 +7,7 @@ sizes in other places: an asked mask may be anywhere, and a few hundred real ima
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,7 +44,7 @@ def train_judge(
     data = load_training_set(records, size)
     assert data.pixels is not None
     check_teachable(data)
-    labels = class_indices(records)
+    labels = torch.tensor([CLASSES.index(record.label) for record in records])
     weight = len(labels) / (len(CLASSES) * labels.bincount(minlength=len(CLASSES)))  # rare classes count as much
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     for step in range(steps):
@@ -119,11 +119,6 @@ def zoom_and_shift(images: Tensor, masks: Tensor, generator: torch.Generator) ->
     zoomed = masks.flatten(1).sum(1) * (2 * zoom).exp()
     kept = (moved_masks.flatten(1).sum(1) >= LEAST_KEPT * zoomed).view(-1, 1, 1, 1)
     return torch.where(kept, moved, images), torch.where(kept, moved_masks, masks)
-
-
-def class_indices(records: Sequence[Record]) -> Tensor:
-    """(n,) int64 into CLASSES."""
-    return torch.tensor([CLASSES.index(record.label) for record in records])
 
 
 def check_teachable(data: TrainingSet) -> None:

@@ -14,8 +14,8 @@ from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
-from ldm_us.evaluation.judge.file import load_judge
-from ldm_us.evaluation.judge.network import judge
+from ldm_us.evaluation.judge.file import Training, load_judge
+from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
 from ldm_us.evaluation.masks.figures import Column, mask_figures
 from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
@@ -40,7 +40,7 @@ def add_measuring_commands(commands: "argparse._SubParsersAction[argparse.Argume
     masks.add_argument("--judge", type=Path, metavar="FILE", help="what finds lesions and names classes (a rule)")
     masks.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the worst, median and best")
     classes = commands.add_parser("classes", help="how often samples of a class are of that class")
-    classes.set_defaults(run=run_classes)
+    classes.set_defaults(run=run_classes, control_scale=None)
     classes.add_argument("--n", type=int, default=30, metavar="N", help="samples per class (%(default)s)")
     classes.add_argument("--judge", type=Path, required=True, metavar="FILE", help="what names the classes")
     classes.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the first samples of each class")
@@ -62,7 +62,7 @@ def add_measuring_commands(commands: "argparse._SubParsersAction[argparse.Argume
 
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Print the PSNR over the images that no stage has seen."""
-    records = chosen_records(options.weights, options.data, options.unseen)
+    records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
     values = reconstruction_psnr(load_model(options.weights, device=options.device), records)
     print(json.dumps({"images": len(values), "psnr_db": mean_and_spread(values)}, indent=2))
     return 0
@@ -72,15 +72,11 @@ def run_masks(options: argparse.Namespace) -> int:
     """Print the Dice of samples against true and shuffled masks, and of real images; with a judge also the classes."""
     if options.n is not None and options.n < 2:
         raise ValueError(f"--n {options.n}: shuffling masks needs at least 2.")
-    check_picture_path(options.save_grid)
-    sampling = checked_sampling(options.seed, options.batch, options.steps, options.guidance, options.control_scale)
-    network, training = (None, None) if options.judge is None else load_judge(options.judge)
-    model = load_sampler(options.weights, options.device, options.steps)
+    sampling, model, network, training = prepare(options)
     if model.controlnet is None:
         raise ValueError(f"{options.weights}: no ControlNet in it. Train one with `train.py controlnet`.")
-    records = with_lesions(
-        chosen_records(options.weights, options.data, options.unseen), options.n, model.config.image_size
-    )
+    records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
+    records = with_lesions(records, options.n, model.config.image_size)
     if training is not None:
         check_unseen_by_judge(options.judge, training, records)
 
@@ -115,10 +111,9 @@ def run_classes(options: argparse.Namespace) -> int:
     """Print how often the judge names the class that a sample was asked for, and how often that of a real image."""
     if options.n < 1:
         raise ValueError(f"--n {options.n}: use 1 or more.")
-    check_picture_path(options.save_grid)
-    sampling = checked_sampling(options.seed, options.batch, options.steps, options.guidance)
-    network, training = load_judge(options.judge)
-    model = load_sampler(options.weights, options.device, options.steps)
+    sampling, model, network, training = prepare(options)
+    assert network is not None
+    assert training is not None
     asked = [label for label in CLASSES for _ in range(options.n)]
     check_seed(options.seed + len(asked))
     samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, options.batch)
@@ -135,9 +130,21 @@ def run_classes(options: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_records(weights: Path, folders: Sequence[Path], unseen: bool) -> list[Record]:
-    """Those held out of --data, or all of it with --unseen."""
-    return unseen_records(weights, folders) if unseen else held_out_records(weights, folders)
+def prepare(options: argparse.Namespace) -> tuple[Sampling, LatentDiffusion, Judge | None, Training | None]:
+    """Refuse what makes no sense before anything is loaded; then the model and the judge, where one is given."""
+    check_picture_path(options.save_grid)
+    if options.batch < 1:
+        raise ValueError(f"--batch {options.batch}: use 1 or more.")
+    check_seed(options.seed)
+    scale, guidance = options.control_scale, options.guidance
+    check_finite({"guidance": guidance, "control_scale": scale})
+    sampling = Sampling(  # a whole batch in a network call, on all cores
+        steps=options.steps, guidance=guidance, control_scale=scale, threads=None, exact=False
+    )
+    network, training = (None, None) if options.judge is None else load_judge(options.judge)
+    model = load_model(options.weights, device=options.device)
+    check_steps(model.schedule, options.steps)
+    return sampling, model, network, training
 
 
 def with_lesions(records: list[Record], most: int | None, size: int) -> list[Record]:
@@ -147,24 +154,6 @@ def with_lesions(records: list[Record], most: int | None, size: int) -> list[Rec
         raise ValueError(f"--data: none of the {len(records)} images to measure on has a lesion mask. Give lesions.")
     n = min(most or len(lesions), len(lesions))
     return [lesions[i * len(lesions) // n] for i in range(n)]
-
-
-def checked_sampling(
-    seed: int, batch: int, steps: int, guidance: float | None, control_scale: float | None = None
-) -> Sampling:
-    """A whole batch in a network call, on all cores. Refuse what makes no sense before anything is loaded."""
-    if batch < 1:
-        raise ValueError(f"--batch {batch}: use 1 or more.")
-    check_seed(seed)
-    check_finite({"guidance": guidance, "control_scale": control_scale})
-    return Sampling(steps=steps, guidance=guidance, control_scale=control_scale, threads=None, exact=False)
-
-
-def load_sampler(weights: Path, device: str, steps: int) -> LatentDiffusion:
-    """The model of a file, which must know so many steps."""
-    model = load_model(weights, device=device)
-    check_steps(model.schedule, steps)
-    return model
 
 
 def save_grid(path: Path, of_classes: Sequence[Tensor], weights: Path, seed: int, sampling: Sampling) -> None:

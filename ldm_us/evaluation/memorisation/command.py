@@ -45,10 +45,10 @@ from ldm_us.evaluation.memorisation.thresholds import (
     latent_features,
     shares,
 )
-from ldm_us.evaluation.results import check_out, write_text
+from ldm_us.evaluation.results import check_out
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
-from ldm_us.files.atomic import sha256_file
+from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.checks import check_extra, check_finite, check_seed

@@ -18,7 +18,7 @@ from ldm_us.evaluation.protocol.splits import HELD_OUT, OTHERS, OWN, Split
 from ldm_us.synthesis.folder import MANIFEST, read_list
 from ldm_us.synthesis.recipe import settings_of
 
-REAL, SMALL_REAL, SMALL_GENERATED = "real", "real 20%", "generated from 20%"
+REAL = "real"  # the first arm
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,6 @@ class Arm:
     reference: str  # the arm that it is compared with
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What one classifier is trained on, and what chooses its epoch."""
-
-    train: list[Record]
-    validation: list[Record]
-
-
 def plan_arms(config: ProtocolConfig) -> list[Arm]:
     """The arms of a protocol, real images first."""
     tests = (HELD_OUT, *config.external)
@@ -53,9 +45,10 @@ def plan_arms(config: ProtocolConfig) -> list[Arm]:
         arms.append(Arm(f"{ratio:g}x generated", f"generated_{ratio:g}", "", "generated", ratio, tests, REAL))
     if config.small is not None:
         share = f"{100 * (1 - config.small.held_out):g}%"
-        real, generated = SMALL_REAL.replace("20%", share), SMALL_GENERATED.replace("20%", share)
+        real = f"real {share}"
         arms.append(Arm(real, "small_real", "small", "", None, (OTHERS,), real))
-        arms.append(Arm(generated, "small_generated", "", "generated_small", None, (OTHERS, OWN), real))
+        name = f"generated from {share}"
+        arms.append(Arm(name, "small_generated", "", "generated_small", None, (OTHERS, OWN), real))
     return arms
 
 
@@ -79,13 +72,11 @@ def check_enough_generated(config: ProtocolConfig, split: Split, samples: int) -
 
 def training_data(
     arm: Arm, config: ProtocolConfig, split: Split, generated: Sequence[Record], seed: int
-) -> TrainingData:
-    """The images of one classifier. Raise ValueError where a class is missing, or has too few to choose on."""
+) -> tuple[list[Record], list[Record]]:
+    """What one classifier is trained on, and what chooses its epoch. Raise ValueError where it lacks a class."""
     real = {"train": split.train, "small": split.small_train, "": []}[arm.real]
-    added = list(generated)
-    if arm.ratio is not None:
-        added = added[: round(arm.ratio * len(split.train))]
-    added = [record for record in added if record.label in config.classes]
+    most = None if arm.ratio is None else round(arm.ratio * len(split.train))
+    added = [record for record in generated[:most] if record.label in config.classes]
     train, validation = split_by_group(real or added, config.classifier.validation, seed)
     if real:
         train = train + added
@@ -96,7 +87,7 @@ def training_data(
                 f"the arm {arm.name!r}: too few images, no {' and no '.join(missing)} one to {part}. Give more, or "
                 "take the class out of `classes`."
             )
-    return TrainingData(train, validation)
+    return train, validation
 
 
 def manifest_settings(folder: Path) -> dict[str, object]:

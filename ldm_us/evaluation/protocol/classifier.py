@@ -85,22 +85,19 @@ def build_classifier(config: ClassifierConfig, classes: int, seed: int) -> tuple
 def load_start(network: nn.Module, path: Path) -> str | None:
     """Load a state dict in place; the head of another number of classes is dropped, and a note says so."""
     state, _ = in_timm_names(read_weights(path))
-    own = network.state_dict()
-    head = {name for name in own if name.rsplit(".", 1)[0] == classifier_head(network)}
-    dropped = sorted(name for name in head if name not in state or state[name].shape != own[name].shape)
-    for name in dropped:
-        state.pop(name, None)
-    wrong = misfits(network, {name: own[name] for name in dropped} | state)
-    if wrong:
+    head = {name: value for name, value in network.state_dict().items() if name.startswith(classifier_head(network))}
+    dropped = {name: one for name, one in head.items() if name not in state or state[name].shape != one.shape}
+    state = state | dropped
+    if wrong := misfits(network, state):
         raise ValueError(f"{path}: {wrong}. Give the weights of the classifier.network that is asked for.")
-    network.load_state_dict(own | state)
+    network.load_state_dict(state)
     return f"the head of {path.name} has another shape and is drawn at random" if dropped else None
 
 
 def classifier_head(network: nn.Module) -> str:
-    """The name of the last layer, as timm gives it."""
+    """What the names of the last layer's weights begin with, as timm gives it."""
     name = getattr(network, "default_cfg", {}).get("classifier", "fc")
-    return name if isinstance(name, str) else str(name[0])
+    return f"{name if isinstance(name, str) else name[0]}."
 
 
 def normalisation(config: ClassifierConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -131,5 +128,4 @@ def save_classifier(
         "images": json.dumps(images),
         "training": json.dumps(about),
     }
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_safetensors(path, lazy_tensors(state), metadata)
+    write_safetensors(path, lazy_tensors(network.state_dict()), metadata)

@@ -171,8 +171,5 @@ def affine(box: Tensor, angle: Tensor) -> Tensor:
 
 def to_input(images: Tensor, config: ClassifierConfig) -> Tensor:
     """(b, 1, S, S) in [0, 1] -> (b, 3, S, S) as the network sees it."""
-    images = images.expand(-1, 3, -1, -1)
-    if config.imagenet_normalisation:
-        mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in normalisation(config))
-        images = (images - mean) / std
-    return images.contiguous(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in normalisation(config))
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

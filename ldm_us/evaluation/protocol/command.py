@@ -4,26 +4,16 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ldm_us.data.records import Record
-from ldm_us.evaluation.protocol.arms import (
-    Arm,
-    check_enough_generated,
-    manifest_settings,
-    plan_arms,
-    read_generated,
-    training_data,
-)
-from ldm_us.evaluation.protocol.cautions import cautions, say_passes
+from ldm_us.evaluation.protocol.arms import REAL, Arm, check_enough_generated, plan_arms, read_generated, training_data
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig, as_json, differing, read_configuration
-from ldm_us.evaluation.protocol.page import Content, make_page
-from ldm_us.evaluation.protocol.plots import draw_auc_by_ratio, draw_roc
-from ldm_us.evaluation.protocol.splits import OWN, Split, check_lineage, check_start, split_images
+from ldm_us.evaluation.protocol.page import write_report
+from ldm_us.evaluation.protocol.splits import Split, check_lineage, check_start, split_images
 from ldm_us.evaluation.protocol.stages import (
     Run,
     Stage,
@@ -35,9 +25,9 @@ from ldm_us.evaluation.protocol.stages import (
     wanted_samples,
     write_training_masks,
 )
-from ldm_us.evaluation.protocol.tables import make_rows, to_csv, to_markdown
 from ldm_us.evaluation.protocol.units import ImagePool, Result, Unit, finish_unit
-from ldm_us.evaluation.results import read_json, write_text
+from ldm_us.evaluation.results import read_json
+from ldm_us.files.atomic import write_text
 from ldm_us.files.locks import locked
 from ldm_us.runtime.checks import check_extra
 
@@ -83,7 +73,7 @@ def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: s
                 return
         arms = plan_arms(config)
         results = classify(config, out, split, arms, say)
-        report(config, out, split, arms, results)
+        write_report(config, out, split, arms, results)
         say(f"results.csv, results.md, auc_by_ratio.png, roc.png and report.html are in {out}")
 
 
@@ -126,47 +116,19 @@ def classify(
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     pool = ImagePool(config.classifier.size)
-    generated: dict[str, list[Record]] = {"": []}
-    for name in {arm.generated for arm in arms if arm.generated}:
-        generated[name] = read_generated(out / name)
-    units = [(seed, arm) for seed in config.seeds for arm in arms]  # whole seeds first: figures of all arms early
-    data = {(arm.name, seed): training_data(arm, config, split, generated[arm.generated], seed) for seed, arm in units}
+    generated = {name: read_generated(out / name) if name else [] for name in {arm.generated for arm in arms}}
+    units, reference = [], None
+    for seed, arm in product(config.seeds, arms):  # whole seeds first: figures of all arms early
+        train, validation = training_data(arm, config, split, generated[arm.generated], seed)
+        if arm.name == REAL and config.classifier.equal_steps:  # the first of a seed
+            reference = len(train)
+        tests = {name: split.tests[name] for name in arm.tests}
+        units.append(Unit(arm, seed, train, validation, tests, reference))
     results = {}
     with tqdm(total=len(units), unit="classifier", desc="classifiers", delay=0.5) as bar:
-        for seed, arm in units:
-            reference = len(data[arms[0].name, seed].train)
-
-            def show(figures: Any, arm: Arm = arm, seed: int = seed) -> None:
-                bar.set_postfix_str(f"{arm.name}, seed {seed}, epoch {figures.epoch}, right {figures.accuracy:.2f}")
-
-            unit = Unit(arm, seed, data[arm.name, seed], split.tests, reference)
-            results[arm.name, seed] = finish_unit(unit, config, pool, out, show)
+        for unit in units:
+            results[unit.arm.name, unit.seed] = finish_unit(unit, config, pool, out, bar.set_postfix_str)
             bar.update()
     torch.set_num_threads(threads)
     say(f"classifiers: {len(units)}")
-    return {(arm.name, seed): results[arm.name, seed] for arm in arms for seed in config.seeds}
-
-
-def report(
-    config: ProtocolConfig, out: Path, split: Split, arms: Sequence[Arm], results: dict[tuple[str, int], Result]
-) -> None:
-    """Write tables, plots and the page."""
-    rows = make_rows(arms, config.seeds, results, config.resamples)
-    said = [*cautions(rows, OWN), say_passes(arms, config.seeds, results, config.classifier)]
-    draw_auc_by_ratio(arms, rows, out / "auc_by_ratio.png")
-    draw_roc(arms, config.seeds, results, out / "roc.png")
-    folders = [name for name in ("generated", "generated_small") if (out / name).is_dir()]
-    content = Content(
-        out=out,
-        rows=rows,
-        results=results,
-        cautions=said,
-        notes=split.notes,
-        configuration=as_json(config),
-        digests=split.digests,
-        stages=read_done(out),
-        drawn={name: manifest_settings(out / name) for name in folders},
-    )
-    texts = {"results.csv": to_csv(rows), "results.md": to_markdown(rows, said), "report.html": make_page(content)}
-    for name, text in texts.items():
-        write_text(out / name, text)
+    return {(arm.name, seed): results[arm.name, seed] for arm, seed in product(arms, config.seeds)}

@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ldm_us.data.records import CLASSES
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig, check_classifier
+from ldm_us.evaluation.results import read_json
 from ldm_us.runtime.checks import check_device, check_seed
 
 Value = bool | int | float | str | list[int | float | str]
@@ -53,27 +54,19 @@ class ProtocolConfig:
 
 def read_configuration(path: Path) -> ProtocolConfig:
     """Read and check a configuration file. Raise ValueError, naming the field, for what makes no sense."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file. Give a configuration, such as docs/protocol_us128.json.")
+    values = read_json(path, "Mend it.")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file. Give a configuration, such as docs/protocol_us128.json.") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Mend it.") from error
-    try:
-        config = build_configuration(values)
+        config: ProtocolConfig = build_configuration(values)
         check_configuration(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return config
 
 
-def build_configuration(values: Any) -> ProtocolConfig:
+def build_configuration(values: Any, kind: Any = ProtocolConfig, where: str = "") -> Any:
     """Make the dataclasses of what JSON gives; unknown and missing fields and wrong kinds are refused by name."""
-    return ProtocolConfig(**fields_of(values, ProtocolConfig, ""))
-
-
-def fields_of(values: Any, kind: Any, where: str) -> dict[str, Any]:
-    """The fields of a dataclass out of a table of JSON, each of the type that it is declared with."""
     if not isinstance(values, dict):
         raise ValueError(f"{where.rstrip('.') or 'the configuration'} is not a table of fields. Write {{...}}.")
     known, types = {one.name: one for one in dataclasses.fields(kind)}, get_type_hints(kind)
@@ -83,7 +76,7 @@ def fields_of(values: Any, kind: Any, where: str) -> dict[str, Any]:
     for name, one in known.items():
         if one.default is nothing and one.default_factory is nothing and name not in values:
             raise ValueError(f"{where}{name} is missing. Add it.")
-    return {name: field_of(value, types[name], where + name, known[name].default) for name, value in values.items()}
+    return kind(**{name: field_of(one, types[name], where + name, known[name].default) for name, one in values.items()})
 
 
 def field_of(value: Any, kind: Any, where: str, example: Any) -> Any:
@@ -93,7 +86,7 @@ def field_of(value: Any, kind: Any, where: str, example: Any) -> Any:
     if value is None and optional:
         return None
     if plain in (SmallGenerator, ClassifierConfig):
-        return plain(**fields_of(value, plain, f"{where}."))
+        return build_configuration(value, plain, f"{where}.")
     if plain == Options:
         return options_of(value, where)
     if where == "data":
@@ -103,8 +96,7 @@ def field_of(value: Any, kind: Any, where: str, example: Any) -> Any:
             raise ValueError('external is not a table. Write {"name of the set": ["folder"]}.')
         return {name: folders_of(folders, f"external.{name}") for name, folders in value.items()}
     if get_origin(plain) is tuple:
-        of_item = get_args(plain)[0]
-        if not isinstance(value, list) or not all(is_of(one, of_item) for one in value):
+        if not isinstance(value, list) or not all(is_of(one, get_args(plain)[0]) for one in value):
             raise ValueError(f"{where} is {value!r}. Write a list like {list(example)!r}.")
         return tuple(value)
     if not is_of(value, plain):
@@ -139,22 +131,11 @@ def options_of(values: Any, where: str) -> dict[str, Value]:
     return values
 
 
-def to_arguments(options: Options) -> list[str]:
-    """{"lr": 5e-4, "fast": true} -> ["--lr", "0.0005", "--fast"], as a user would type them."""
-    arguments: list[str] = []
-    for name, value in options.items():
-        arguments.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            arguments += [str(one) for one in (value if isinstance(value, list) else [value])]
-    return arguments
-
-
 def check_configuration(config: ProtocolConfig) -> None:
     """Raise ValueError for numbers that make no sense and fields that do not go together."""
-    shares = {"held_out": config.held_out} | ({} if config.small is None else {"small.held_out": config.small.held_out})
-    for name, share in shares.items():
-        if not 0 < share < 1:
-            raise ValueError(f"{name} is {share}. Use more than 0 and less than 1.")
+    for name, one in (("held_out", config), ("small.held_out", config.small)):
+        if one is not None and not 0 < one.held_out < 1:
+            raise ValueError(f"{name} is {one.held_out}. Use more than 0 and less than 1.")
     for name, values in (("ratios", config.ratios), ("alone", config.alone)):
         if not all(0 < ratio < 1e6 for ratio in values):
             raise ValueError(f"{name} is {list(values)}. Use numbers above 0: generated images per real one.")

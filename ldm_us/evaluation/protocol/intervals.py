@@ -127,13 +127,12 @@ def auc_interval(one: Measured, families: Families) -> Interval:
 
 def difference_interval(one: Measured, other: Measured, families: Families) -> Interval:
     """The mean AUC of one arm minus that of another, on the same resamples of the same images, seed by seed."""
-    difference = Measured(one.values - other.values, one.resampled - other.resampled)
-    of_difference, deviations = variance_of_mean(difference).total, variance_of_mean(difference).deviations
+    both = variance_of_mean(Measured(one.values - other.values, one.resampled - other.resampled))
     of_one, of_other = variance_of_mean(one).total, variance_of_mean(other).total
-    a = logit_interval(float(one.values.mean()), of_one, deviations, families)
-    b = logit_interval(float(other.values.mean()), of_other, deviations, families)
+    a = logit_interval(float(one.values.mean()), of_one, both.deviations, families)
+    b = logit_interval(float(other.values.mean()), of_other, both.deviations, families)
     root = np.sqrt(of_one * of_other)
-    r = float(np.clip((of_one + of_other - of_difference) / (2 * root), -1, 1)) if root > 0 else 0.0
+    r = float(np.clip((of_one + of_other - both.total) / (2 * root), -1, 1)) if root > 0 else 0.0
 
     def combined(x: float, y: float) -> float:
         return float(np.sqrt(max(x**2 + y**2 - 2 * r * x * y, 0.0)))

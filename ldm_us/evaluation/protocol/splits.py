@@ -51,17 +51,17 @@ def split_images(config: ProtocolConfig) -> Split:
     for name, paths in config.external.items():
         if name in (HELD_OUT, OWN, OTHERS):
             raise ValueError(f"external.{name}: the name of another test set. Choose another.")
-        external, note = external_set(name, [*train, *held_out], read_data([Path(path) for path in paths]))
-        tests[name] = external
-        digests[name] = data_hash(external)
-        notes += note
+        external = read_data([Path(path) for path in paths])
+        tests[name] = external_set(name, [*train, *held_out], external)
+        digests[name] = data_hash(tests[name])
+        if left_out := len(external) - len(tests[name]):
+            notes.append(f"{name}: {left_out} of {len(external)} images are left out, near-duplicates of the data.")
     tests = {name: measurable(records, config.classes) for name, records in tests.items()}
     for name, records in tests.items():
         check_testable(name, records, config.classes if name not in config.external else ())
     known = [record for record in train if record.label in config.classes]
     if len(known) < len(train):
         notes.append(f"{len(train) - len(known)} training images are of none of the classes: no classifier sees them.")
-    check_classes(known, config.classes)
     return Split(known, [r for r in small_train if r.label in config.classes], tests, digests, notes)
 
 
@@ -71,22 +71,19 @@ def measurable(records: Sequence[Record], classes: Sequence[str]) -> list[Record
     return [record for record in records if record.label in classes and len(labels[record.group]) == 1]
 
 
-def external_set(name: str, data: Sequence[Record], external: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Leave out groups with a near-duplicate of the data, and say how many images that were."""
+def external_set(name: str, data: Sequence[Record], external: Sequence[Record]) -> list[Record]:
+    """Leave out groups with a near-duplicate of the data."""
     merged = merge_families([*data, *external])
     known = {record.group for record in merged[: len(data)]}
     kept = [record for record in merged[len(data) :] if record.group not in known]
     digests = {sha256_file(record.image) for record in data}  # of phantoms, which are not compared, copies count
     kept = [record for record in kept if sha256_file(record.image) not in digests]
-    left_out = len(external) - len(kept)
     if not kept:
         raise ValueError(
             f"external.{name}: all {len(external)} images are near-duplicates of the data, so nothing in it is "
             "external. Give another set."
         )
-    if left_out == 0:
-        return kept, []
-    return kept, [f"{name}: {left_out} of {len(external)} images are left out, near-duplicates of the data."]
+    return kept
 
 
 def check_disjoint(train: Sequence[Record], test: Sequence[Record], name: str) -> None:
@@ -114,15 +111,6 @@ def check_testable(name: str, records: Sequence[Record], needed: Sequence[str]) 
         raise ValueError(
             f"the test set {name!r} has too few images: families that can be tested on are {counted}; an AUC with an "
             f"interval needs {LEAST_GROUPS} of each of two classes or more. Give more images, or hold more out."
-        )
-
-
-def check_classes(records: Sequence[Record], classes: Sequence[str]) -> None:
-    """Refuse training images without one of the classes."""
-    missing = sorted(set(classes) - {record.label for record in records})
-    if missing:
-        raise ValueError(
-            f"data: no {' and no '.join(missing)} image to train on. Add some, or take the class out of `classes`."
         )
 
 

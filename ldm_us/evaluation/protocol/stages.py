@@ -16,9 +16,9 @@ from typing import Any
 
 from ldm_us.config import config_from_dict
 from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
-from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig, to_arguments
-from ldm_us.evaluation.results import read_json, write_text
-from ldm_us.files.atomic import sha256_file
+from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig
+from ldm_us.evaluation.results import read_json
+from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.scripts import script_path
@@ -48,39 +48,42 @@ class Stage:
 
 def plan_stages(config: ProtocolConfig, out: Path) -> list[Stage]:
     """The commands of a protocol, in order."""
-    stages = [train_stage("unet", "unet", config, config.held_out, config.unet, out)]
+    masks: list[str] = []
+    stages = [train_stage("unet", config.unet, config, config.held_out, out)]
     if config.controlnet is not None:
+        masks = ["--mask", str(out / "masks")]
         options = {"weights": str(stages[-1].product)} | dict(config.controlnet)
-        stages.append(train_stage("controlnet", "controlnet", config, config.held_out, options, out))
-    masks = None if config.controlnet is None else out / "masks"
-    stages.append(sample_stage("generated", stages[-1].product, config.sample, masks, out))
+        stages.append(train_stage("controlnet", options, config, config.held_out, out))
+    stages.append(sample_stage("generated", config.sample, stages[-1].product, out, masks))
     if config.small is not None:
-        stages.append(train_stage("unet_small", "unet", config, config.small.held_out, config.small.unet, out))
-        stages.append(sample_stage("generated_small", stages[-1].product, config.small.sample, None, out))
+        stages.append(train_stage("unet_small", config.small.unet, config, config.small.held_out, out))
+        stages.append(sample_stage("generated_small", config.small.sample, stages[-1].product, out, []))
     return stages
 
 
-def train_stage(name: str, stage: str, config: ProtocolConfig, held_out: float, options: Options, out: Path) -> Stage:
+def train_stage(name: str, options: Options, config: ProtocolConfig, held_out: float, out: Path) -> Stage:
     """The command `train.py STAGE` of a table of options."""
-    check_not_ours(name, options, OURS_OF_TRAIN)
     ours = ["--data", *config.data, "--held-out", str(held_out), "--out", str(out / name)]
-    return Stage(name, "train.py", (stage, *to_arguments(options), *ours), out / name / "model.safetensors")
+    arguments = (name.removesuffix("_small"), *to_arguments(name, options, OURS_OF_TRAIN), *ours)
+    return Stage(name, "train.py", arguments, out / name / "model.safetensors")
 
 
-def sample_stage(name: str, weights: Path, options: Options, masks: Path | None, out: Path) -> Stage:
+def sample_stage(name: str, options: Options, weights: Path, out: Path, masks: Sequence[str]) -> Stage:
     """The command `sample.py` of a table of options; its images lie in the layout of BUSI."""
-    check_not_ours(name, options, OURS_OF_SAMPLE)
-    ours = ["--weights", str(weights), "--layout", "busi", "--out", str(out / name)]
-    if masks is not None:
-        ours += ["--mask", str(masks)]
-    return Stage(name, "sample.py", (*to_arguments(options), *ours), out / name / MANIFEST)
+    ours = ["--weights", str(weights), "--layout", "busi", "--out", str(out / name), *masks]
+    return Stage(name, "sample.py", (*to_arguments(name, options, OURS_OF_SAMPLE), *ours), out / name / MANIFEST)
 
 
-def check_not_ours(name: str, options: Options, ours: Sequence[str]) -> None:
-    """Refuse options that the protocol itself sets."""
-    for option in options:
+def to_arguments(name: str, options: Options, ours: Sequence[str]) -> list[str]:
+    """{"lr": 5e-4, "fast": true} -> ["--lr", "0.0005", "--fast"]. Refuse options that the protocol itself sets."""
+    arguments: list[str] = []
+    for option, value in options.items():
         if option.replace("_", "-") in ours:
             raise ValueError(f"{name}: the option {option} is set by the protocol. Take it out of its table.")
+        arguments.append(f"--{option.replace('_', '-')}")
+        if value is not True:
+            arguments += [str(one) for one in (value if isinstance(value, list) else [value])]
+    return arguments
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
@@ -152,14 +155,11 @@ def write_training_masks(records: Sequence[Record], weights: Path, folder: Path)
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for label in LESION_CLASSES:
-        nth = 0
-        for record in sorted(record for record in records if record.label == label):
-            union = union_of_masks(record.masks)
-            if union is None or not bool(mask_tensor(union, size).any()):
-                continue
-            nth += 1
+        unions = [union_of_masks(record.masks) for record in sorted(records) if record.label == label]
+        lesions = [union for union in unions if union is not None and bool(mask_tensor(union, size).any())]
+        for nth, union in enumerate(lesions, start=1):
             save_png(union, folder / f"{label} ({nth})_mask.png")
-        count += nth
+        count += len(lesions)
     if count == 0:
         raise ValueError("data: no training image has a lesion mask for the ControlNet. Leave `controlnet` out.")
     return count

@@ -9,15 +9,15 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ldm_us.data.records import Record, load_image
-from ldm_us.evaluation.protocol.arms import Arm, TrainingData
+from ldm_us.evaluation.protocol.arms import Arm
 from ldm_us.evaluation.protocol.classifier import build_classifier, save_classifier
 from ldm_us.evaluation.protocol.classifier_training import (
     EpochFigures,
@@ -29,8 +29,8 @@ from ldm_us.evaluation.protocol.classifier_training import (
 )
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import counts_by_class
-from ldm_us.evaluation.results import read_json, write_text
-from ldm_us.files.atomic import sha256_file
+from ldm_us.evaluation.results import read_json
+from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.training.dataset import to_uint8
 
 Result = dict[str, Any]
@@ -40,45 +40,29 @@ class ImagePool:
     """Decoded images by file, each decoded and resized once for all classifiers, and hashed once."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
-        self.pixels: dict[Path, torch.Tensor] = {}
-        self.digests: dict[Path, str] = {}
+        self.pixels = cache(lambda path: to_uint8(load_image(path, size)[:1]))
+        self.digest = cache(sha256_file)
 
     def images(self, records: Sequence[Record], classes: Sequence[str]) -> Images:
         """The pixels and class indices of records."""
-        for record in records:
-            if record.image not in self.pixels:
-                self.pixels[record.image] = to_uint8(load_image(record.image, self.size)[:1])
         labels = torch.tensor([classes.index(record.label) for record in records])
-        return Images(torch.stack([self.pixels[record.image] for record in records]), labels)
-
-    def digest(self, record: Record) -> str:
-        """The SHA-256 of an image file."""
-        if record.image not in self.digests:
-            self.digests[record.image] = sha256_file(record.image)
-        return self.digests[record.image]
+        return Images(torch.stack([self.pixels(record.image) for record in records]), labels)
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """One classifier: of an arm and a seed, what it is trained and tested on."""
 
     arm: Arm
     seed: int
-    data: TrainingData
-    tests: Mapping[str, Sequence[Record]]  # of all arms, by name
-    reference_images: int  # what the real arm of this seed trains on
-
-    def folder(self, out: Path) -> Path:
-        """Where it lies."""
-        return out / "classifiers" / self.arm.folder / f"seed_{self.seed}"
+    train: Sequence[Record]
+    validation: Sequence[Record]  # what chooses its epoch
+    tests: Mapping[str, Sequence[Record]]  # by name
+    reference_images: int | None  # what the real arm of this seed trains on; None: its steps are those of its own
 
 
-def finish_unit(
-    unit: Unit, config: ProtocolConfig, pool: ImagePool, out: Path, on_epoch: Callable[[EpochFigures], None]
-) -> Result:
-    """The result of a unit, trained where it is not there yet."""
-    folder, data, seed = unit.folder(out), unit.data, unit.seed
+def finish_unit(unit: Unit, config: ProtocolConfig, pool: ImagePool, out: Path, show: Callable[[str], None]) -> Result:
+    """The result of a unit, trained where it is not there yet. `show` hears of every epoch."""
+    folder, settings = out / "classifiers" / unit.arm.folder / f"seed_{unit.seed}", config.classifier
     asked = unit_fingerprint(unit, config, pool)
     done: Result | None = read_json(folder / "result.json", "Delete it: the classifier is trained again.")
     if done is not None:
@@ -89,37 +73,34 @@ def finish_unit(
             )
         return done
 
+    def on_epoch(one: EpochFigures) -> None:
+        show(f"{unit.arm.name}, seed {unit.seed}, epoch {one.epoch}, right {one.accuracy:.2f}")
+
     began = time.perf_counter()
-    network, note = build_classifier(config.classifier, len(config.classes), seed)
-    train, validation = (pool.images(records, config.classes) for records in (data.train, data.validation))
-    images = unit.reference_images if config.classifier.equal_steps else len(train)
-    steps = steps_per_epoch(images, config.classifier.batch)
-    history = train_classifier(network, train, validation, config.classifier, steps, seed, config.device, on_epoch)
-    predictions = {name: predictions_on(network, unit.tests[name], config, pool) for name in unit.arm.tests}
+    network, note = build_classifier(settings, len(config.classes), unit.seed)
+    train, validation = (pool.images(records, config.classes) for records in (unit.train, unit.validation))
+    steps = steps_per_epoch(unit.reference_images or len(train), settings.batch)
+    history = train_classifier(network, train, validation, settings, steps, unit.seed, config.device, on_epoch)
+    predictions = {name: predictions_on(network, records, config, pool) for name, records in unit.tests.items()}
     result: Result = {
         "fingerprint": asked,
         "arm": unit.arm.name,
-        "seed": seed,
+        "seed": unit.seed,
         "classes": list(config.classes),
         "start": start_of(config, note),
-        "trained_on": counts_by_class(data.train, config.classes),
-        "chosen_on": counts_by_class(data.validation, config.classes),
-        "steps": config.classifier.epochs * steps,
+        "trained_on": counts_by_class(unit.train, config.classes),
+        "chosen_on": counts_by_class(unit.validation, config.classes),
+        "steps": settings.epochs * steps,
         "best_epoch": best_epoch(history).epoch,
         "seconds": round(time.perf_counter() - began, 1),
         "history": [dataclasses.asdict(figures) for figures in history],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "model.safetensors"
-    save_classifier(network.cpu(), path, config.classifier, config.classes, seen_images(data, pool), dict(result))
+    path, seen = folder / "model.safetensors", {pool.digest(r.image)[:16] for r in (*unit.train, *unit.validation)}
+    save_classifier(network.cpu(), path, settings, config.classes, sorted(seen), dict(result))
     result |= {"model_sha256": sha256_file(path), "predictions": predictions}
     write_text(folder / "result.json", json.dumps(result) + "\n")
     return result
-
-
-def seen_images(data: TrainingData, pool: ImagePool) -> list[str]:
-    """The digests of the images trained and chosen on, as judge_file.image_digests gives them."""
-    return sorted({pool.digest(record)[:16] for record in (*data.train, *data.validation)})
 
 
 def predictions_on(network: nn.Module, records: Sequence[Record], config: ProtocolConfig, pool: ImagePool) -> Result:
@@ -127,7 +108,7 @@ def predictions_on(network: nn.Module, records: Sequence[Record], config: Protoc
     pixels = pool.images(records, config.classes).pixels
     probabilities = predict(network, pixels, config.classifier, config.device)
     return {
-        "sha256": [pool.digest(record) for record in records],
+        "sha256": [pool.digest(record.image) for record in records],
         "group": [record.group for record in records],
         "label": [record.label for record in records],
         "probabilities": [[round(p, 9) for p in row] for row in probabilities.tolist()],
@@ -144,19 +125,18 @@ def start_of(config: ProtocolConfig, note: str | None) -> str:
 
 def unit_fingerprint(unit: Unit, config: ProtocolConfig, pool: ImagePool) -> str:
     """SHA-256 over everything that the result of a unit depends on."""
-
-    def listed(records: Sequence[Record]) -> list[list[str]]:
-        return [[pool.digest(record), record.label, record.group] for record in records]
-
     start = None if config.classifier.weights is None else sha256_file(config.classifier.weights)
     facts = {
         "arm": unit.arm.name,
         "seed": unit.seed,
         "classifier": dataclasses.asdict(config.classifier) | {"weights": start},
         "classes": config.classes,
-        "reference_images": unit.reference_images if config.classifier.equal_steps else None,
-        "train": [entry[:2] for entry in listed(unit.data.train)],
-        "validation": [entry[:2] for entry in listed(unit.data.validation)],
-        "tests": {name: listed(unit.tests[name]) for name in unit.arm.tests},
+        "reference_images": unit.reference_images,
+        "train": [(pool.digest(record.image), record.label) for record in unit.train],
+        "validation": [(pool.digest(record.image), record.label) for record in unit.validation],
+        "tests": {
+            name: [(pool.digest(record.image), record.label, record.group) for record in records]
+            for name, records in unit.tests.items()
+        },
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

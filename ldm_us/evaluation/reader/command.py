@@ -8,8 +8,8 @@ from pathlib import Path
 from ldm_us.evaluation.reader.deck import NOT_HIDDEN, chain_of_sides, make_key, read_key, write_key
 from ldm_us.evaluation.reader.score import read_answers, score
 from ldm_us.evaluation.reader.sheet import sheet
-from ldm_us.evaluation.results import write_text
 from ldm_us.evaluation.sets.image_sets import LEAST_SIDE, check_sets, read_set
+from ldm_us.files.atomic import write_text
 from ldm_us.runtime.checks import check_extra, check_seed
 
 SHEET, KEY = "sheet.html", "key.json"

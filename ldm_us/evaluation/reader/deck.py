@@ -23,9 +23,8 @@ from torch import Tensor
 
 from ldm_us.data.near_duplicates import merge_groups, near_duplicates
 from ldm_us.data.records import CLASSES, Record, image_tensor, open_image
-from ldm_us.evaluation.results import write_text
 from ldm_us.evaluation.sets.image_sets import check_enough, one_per_group
-from ldm_us.files.atomic import sha256_file
+from ldm_us.files.atomic import sha256_file, write_text
 
 LEAST = 10  # images of each kind: at 10 and 10 a reader's accuracy is known to +- 0.2
 RATINGS = {1: "surely generated", 2: "probably generated", 3: "probably real", 4: "surely real"}  # the answers

@@ -16,7 +16,7 @@ from ldm_us.evaluation.realism.measures import BINS, Measured, measure_reconstru
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import artefact_test_as_json, as_markdown, describe_set, figure_test_as_json, how
-from ldm_us.evaluation.results import check_out, write_text
+from ldm_us.evaluation.results import check_out
 from ldm_us.evaluation.sets.image_sets import (
     Independent,
     check_enough,
@@ -25,7 +25,7 @@ from ldm_us.evaluation.sets.image_sets import (
     read_set,
     shared_classes,
 )
-from ldm_us.files.atomic import sha256_file
+from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.checks import check_finite

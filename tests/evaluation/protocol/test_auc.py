@@ -6,9 +6,9 @@ from sklearn.metrics import roc_auc_score
 
 from ldm_us.evaluation.auc import macro_auc
 from ldm_us.evaluation.protocol.arms import Arm
-from ldm_us.evaluation.protocol.cautions import cautions, say_passes
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig
 from ldm_us.evaluation.protocol.intervals import group_weights
+from ldm_us.evaluation.protocol.page import cautions, say_passes
 from ldm_us.evaluation.protocol.tables import cells, make_rows, sensitivity_specificity, to_csv
 
 CLASSES = ["benign", "malignant", "normal"]
@@ -99,16 +99,16 @@ def test_equal_predictions_differ_by_nothing_and_better_ones_by_a_paired_interva
     results = {(name, s): result(name, s, labels, p) for s in (0, 1) for name, p in
                {"real": noise, "same": noise, "better": better}.items()}  # fmt: skip
     rows = make_rows(make_arms("real", "same", "better"), (0, 1), results, resamples=500)
-    mean = {row.arm: row for row in rows if row.seed is None}
+    mean = {row.arm.name: row for row in rows if row.seed is None}
     assert mean["real"].difference is None
     assert mean["same"].difference.low < mean["same"].difference.value == 0 < mean["same"].difference.high
     expected = macro_auc(labels, better) - macro_auc(labels, noise)
     assert mean["better"].difference.value == pytest.approx(expected)
     assert 0 < mean["better"].difference.low < expected < mean["better"].difference.high
-    assert mean["real"].classes == ("benign", "malignant")
+    assert mean["real"].test.present == ("benign", "malignant")
     assert len(rows) == 3 * (1 + 2)
     assert to_csv(rows).splitlines()[1].startswith("t,real,mean,60,30,benign malignant,7,")
-    assert cells(rows, "t")[0][3] == " ".join([f"{macro_auc(labels, noise):.3f}"] * 2)
+    assert cells(rows, rows[0].test)[0][3] == " ".join([f"{macro_auc(labels, noise):.3f}"] * 2)
     assert "1 of 2 differences have an interval that holds 0" in " ".join(cautions(rows, "own"))
 
 
