@@ -23,6 +23,7 @@ from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.scripts import script_path
 from ldm_us.synthesis.folder import MANIFEST
+from ldm_us.synthesis.options import build_parser
 from ldm_us.synthesis.options import parse_options as parse_sample_options
 from ldm_us.synthesis.plan import class_counts
 from ldm_us.training.command_line import parse_options
@@ -106,7 +107,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
 
 def wanted_samples(stage: Stage) -> tuple[int, ...]:
     """How many samples of each of CLASSES a stage makes."""
-    options = parse_sample_options(stage.arguments)
+    options = build_parser().parse_args(stage.arguments)  # unchecked: its device may be another machine's
     if options.balance is None:
         raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
     return class_counts(options.balance, options.n)
