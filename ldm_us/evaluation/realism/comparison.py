@@ -47,8 +47,8 @@ def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[FigureT
     """
     rng = np.random.default_rng(SEED)
     figures: list[FigureTest] = []
-    left_out = no_lesions(real, other)
-    for name, label in wanted_figures(real, other):
+    wanted, left_out = wanted_figures(real, other)
+    for name, label in wanted:
         first, second = real.of(name, label), other.of(name, label)
         if paired:
             known = np.isfinite(first) & np.isfinite(second)
@@ -105,25 +105,24 @@ def artefact_tests(real: Measured, other: Measured, paired: bool, rng: np.random
     return [*tests, ArtefactTest("grey_deviation", None, p, p)]
 
 
-def wanted_figures(real: Measured, other: Measured) -> list[tuple[str, str | None]]:
-    """Every figure of all images, and of each class with a lesion in either set, unless a set has no lesions."""
-    classes = [classes_with_lesions(measured) for measured in (real, other)]
-    labels = sorted(classes[0] | classes[1]) if all(classes) else []
+def wanted_figures(real: Measured, other: Measured) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Every figure of all images, and of each class with a lesion in either set, unless a set has no lesions.
+
+    Also a sentence where a set has none.
+    """
+    classes = {"--real": classes_with_lesions(real), "the images compared with it": classes_with_lesions(other)}
+    left_out = [
+        f"Lesion contrast, gCNR and what is behind the lesion: no lesion masks in {option}."
+        for option, labels in classes.items()
+        if not labels
+    ]
+    labels = [] if left_out else sorted(set().union(*classes.values()))
     of_images = [(name, None) for name, figure in FIGURES.items() if not figure.of_lesions]
     of_lesions = [(name, label) for label in labels for name, figure in FIGURES.items() if figure.of_lesions]
-    return [*of_images, *of_lesions]
+    return [*of_images, *of_lesions], left_out
 
 
 def classes_with_lesions(measured: Measured) -> set[str]:
     """The classes with an image whose lesion is large enough to measure."""
     known = np.isfinite(measured.of("lesion_contrast"))
     return {label for label, has_lesion in zip(measured.labels, known, strict=True) if has_lesion}
-
-
-def no_lesions(real: Measured, other: Measured) -> list[str]:
-    """A sentence where a set has no lesions to measure."""
-    return [
-        f"Lesion contrast, gCNR and what is behind the lesion: no lesion masks in {option}."
-        for option, measured in (("--real", real), ("the images compared with it", other))
-        if not classes_with_lesions(measured)
-    ]

@@ -104,7 +104,7 @@ def look_at(records: Sequence[Record], option: str) -> Seen:
         sizes.append(picture.size)
         digests.append(sha256(f"{picture.size} ".encode() + picture.convert("L").tobytes()).digest())
         if i % step == 0 and len(deviations) < LOOKED_AT:
-            deviations.append(deviation_of_channels(picture))
+            deviations.append(grey_deviation(picture))
     return Seen(digests, sizes, sum(one > COLOURED for one in deviations) > len(deviations) / 2)
 
 
@@ -154,13 +154,8 @@ def common_size(real: Seen, generated: Seen) -> int:
     )
 
 
-def grey_deviation(path: Path) -> int:
+def grey_deviation(picture: Image.Image) -> int:
     """Return the largest difference between red, green and blue of a pixel, in grey levels: 0 where R = G = B."""
-    return deviation_of_channels(open_image(path))
-
-
-def deviation_of_channels(picture: Image.Image) -> int:
-    """The same of a decoded image."""
     if picture.mode in ("1", "L", "LA"):
         return 0
     channels = np.asarray(picture.convert("RGB")).astype(int)
@@ -180,30 +175,21 @@ def check_enough(records: Sequence[Record], needed: int, option: str, metric: st
         raise ValueError(f"{option}: {len(records)} images, but {metric} needs at least {needed}. Give more images.")
 
 
-@dataclass(frozen=True)
-class Independent:
-    """What is left of a set."""
-
-    records: list[Record]  # the first of each family
-    images: int  # in the whole set
-    mixed: int  # families left out because their images have different classes
-
-
-def one_per_family(records: Sequence[Record]) -> Independent:
-    """Keep the first image of each group, near-duplicates joined; a group of two classes has no class and is left out.
-
-    Samples of one mask are a group too. Opens every image once.
-    """
+def one_per_family(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """Keep the first image of each group, near-duplicates joined, as one_per_group does. Opens every image once."""
     return one_per_group(merge_families(records))
 
 
-def one_per_group(records: Sequence[Record]) -> Independent:
-    """The same of records whose near-duplicates are in one group already."""
+def one_per_group(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """Keep the first image of each group; a group of two classes has no class and is left out: -> how many of them.
+
+    Samples of one mask are a group too.
+    """
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record.group, []).append(record)
     pure = [family for family in families.values() if len({record.label for record in family}) == 1]
-    return Independent([family[0] for family in pure], len(records), len(families) - len(pure))
+    return [family[0] for family in pure], len(families) - len(pure)
 
 
 def shared_classes(first: Sequence[Record], second: Sequence[Record]) -> set[str]:
