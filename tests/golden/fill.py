@@ -5,16 +5,20 @@ import math
 
 import numpy as np
 
+BLOCK = 1 << 16  # numbers made at a time: they stay in the cache, and sd15 has a billion of them
+
 
 def uniform(name, shape):
     """Unit-variance uniform float32 noise, from the stable raw stream of PCG64 seeded by sha256(name)."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    raw = np.random.PCG64(seed).random_raw(math.prod(shape))
-    raw >>= np.uint64(40)
-    u = raw.astype(np.float32)
-    u *= np.float32(2.0**-23)  # in place: sd15 has a billion numbers
-    u -= np.float32(1.0)
-    u *= np.float32(math.sqrt(3.0))
+    stream = np.random.PCG64(seed)
+    u = np.empty(math.prod(shape), np.float32)
+    for start in range(0, u.size, BLOCK):
+        block = u[start : start + BLOCK]
+        block[:] = stream.random_raw(block.size) >> np.uint64(40)
+        block *= np.float32(2.0**-23)
+        block -= np.float32(1.0)
+        block *= np.float32(math.sqrt(3.0))
     return u.reshape(shape)
 
 

@@ -1,5 +1,8 @@
 """The golden numbers can fail: each of these mistakes, alone, moves a result of the tiny model past the bar."""
 
+import copy
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -19,17 +22,30 @@ from weights_convert.convert import convert_state_dict
 
 
 @pytest.fixture(scope="module")
-def weights():
-    return convert_state_dict(tiny_compvis(), TINY)
-
-
-@pytest.fixture
-def model(weights):
+def right():
+    """The tiny model with nothing wrong, to be read only."""
     with torch.device("meta"):
         model = LatentDiffusion(TINY)
         model.add_controlnet()
-    model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+    model.load_state_dict(convert_state_dict(tiny_compvis(), TINY), assign=True)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def distance(right):
+    """A function: how far the right model's result of this name is from the golden numbers, computed once."""
+
+    @cache
+    def measure(name):
+        return difference(result(right, name), "tiny", name)
+
+    return measure
+
+
+@pytest.fixture
+def model(right):
+    """Its copy, to be spoiled."""
+    return copy.deepcopy(right)
 
 
 def modules(network, kind):
@@ -156,10 +172,10 @@ def result(model, name):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_golden_numbers_notice(mistake, model, monkeypatch):
+def test_the_golden_numbers_notice(mistake, distance, model, monkeypatch):
     name, make = MISTAKES[mistake]
     with torch.no_grad():
-        before = difference(result(model, name), "tiny", name)
+        before = distance(name)  # before the mistake is made: a patch reaches every model
         make(model, monkeypatch)
         after = difference(result(model, name), "tiny", name)
     assert before < BAR < after
