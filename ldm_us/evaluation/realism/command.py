@@ -48,7 +48,12 @@ def add_realism_command(commands: Any) -> None:
 
 def run_realism(options: argparse.Namespace) -> int:
     """Measure, compare, print JSON; with --out also write it, a table and a picture."""
-    check_realism_options(options)
+    check_finite({"dynamic_range": options.dynamic_range})
+    if options.dynamic_range <= 0:
+        raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
+    check_speckle_size(options.size)
+    check_out(options.out, FILES, options.overwrite)
+    scipy_stats()
     real, dynamic_range, weights = read_set(options.real), options.dynamic_range, options.reconstructions
     paired, left_out = weights is not None, list[str]()
     if paired:
@@ -81,20 +86,9 @@ def run_realism(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_realism_options(options: argparse.Namespace) -> None:
-    """Raise ValueError for what can be refused before an image is opened."""
-    check_finite({"dynamic_range": options.dynamic_range})
-    if options.dynamic_range <= 0:
-        raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
-    if options.size is not None:
-        check_speckle_size(options.size)
-    check_out(options.out, FILES, options.overwrite)
-    scipy_stats()
-
-
-def check_speckle_size(size: int) -> None:
+def check_speckle_size(size: int | None) -> None:
     """Raise ValueError for images too small to have speckle."""
-    if size < SMALLEST_SIZE:
+    if size is not None and size < SMALLEST_SIZE:
         raise ValueError(f"--size {size}: speckle is measured at {SMALLEST_SIZE} pixels and more. Use a larger size.")
 
 

@@ -46,21 +46,20 @@ class Measured:
     """The figures of a set, image by image."""
 
     labels: list[str] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in FIGURES})
+    figures: list[dict[str, float]] = field(default_factory=list)
     black_corners: list[bool] = field(default_factory=list)
     grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
 
     def add(self, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
         """Take in one image (h, h)."""
         self.labels.append(label)
-        for name, value in figures.items():
-            self.values[name].append(value)
+        self.figures.append(figures)
         self.black_corners.append(has_black_corners(grey))
         self.grey_deviation.append(deviation)
 
     def of(self, name: str, label: str | None = None) -> np.ndarray:
         """The values of a figure, NaN where an image has none; of a class or of all images."""
-        values = np.array(self.values[name])
+        values = np.array([figures[name] for figures in self.figures])
         return values if label is None else values[self.members(label)]
 
     def members(self, label: str) -> np.ndarray:
