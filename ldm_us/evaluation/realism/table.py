@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_us.display.pages import render
+from ldm_us.display.pages import environment
 from ldm_us.evaluation.figures import share_of
 from ldm_us.evaluation.realism.comparison import ArtefactTest, FigureTest, title_of
 from ldm_us.evaluation.realism.measures import FIGURES, Measured
@@ -88,8 +88,8 @@ def how(paired: bool, dynamic_range: float, tests: int) -> str:
 def as_markdown(result: dict[str, Any], figures: Sequence[FigureTest]) -> str:
     """The whole page: which sets, a line for every figure, artefacts, what was left out and how to read it."""
     other = result["compared"]
-    page = render(
-        "ldm_us/evaluation/realism/realism.md",
+    template = environment().get_template("ldm_us/evaluation/realism/realism.md")
+    page = template.render(
         result=result,
         other=other,
         effect="Mean difference" if other == "reconstructed" else "Cliff's delta",
