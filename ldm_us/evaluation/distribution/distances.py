@@ -5,16 +5,14 @@ KID, the unbiased squared MMD with the kernel (a.b / d + 1)^3: Binkowski et al.,
 Precision and recall, by 3 nearest neighbours: Kynkaanniemi et al., arXiv 1904.06991, Eq. 1 and 2.
 Density and coverage, by 5 nearest neighbours: Naeem et al., arXiv 2002.09797, section 3.
 
-torchmetrics and scikit-learn do the arithmetic. torchmetrics takes the vectors as if they were images, with a network
-that changes nothing: so it needs neither its Inception network nor torch-fidelity.
+torchmetrics has the kernel estimate, scikit-learn the neighbours.
 """
 
 import math
-import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 PRECISION_K = 3
 DENSITY_K = 5
@@ -31,30 +29,15 @@ NEEDED = {
 }
 
 
-class Unchanged(nn.Module):
-    """A network, to torchmetrics, that gives what it is given."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.num_features = width
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """(n, d) -> (n, d)."""
-        return vectors
-
-
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
     """|m - m'|^2 + tr(S + S' - 2 (S S')^1/2).   FID Eq. 6
 
-    Means and covariances are summed up in float64. Biased: it is the higher, the fewer vectors there are, and singular
-    where there are no more of them than dimensions.
+    Biased: it is the higher, the fewer vectors there are, and singular where there are no more of them than dimensions.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = FrechetInceptionDistance(Unchanged(real.shape[1]))
-    metric.update(real, real=True)
-    metric.update(generated, real=False)
-    return max(0.0, float(metric.compute()))  # rounding alone makes it negative
+    covariance, other = torch.cov(real.T), torch.cov(generated.T)
+    root = torch.linalg.eigvals(covariance @ other).sqrt().real.sum()  # its trace
+    shift = (real.mean(dim=0) - generated.mean(dim=0)).square().sum()
+    return max(0.0, float(shift + covariance.trace() + other.trace() - 2 * root))  # rounding alone makes it negative
 
 
 def kernel_distance(
@@ -65,33 +48,25 @@ def kernel_distance(
     Unbiased whatever the number of vectors, so it can be negative where the sets are of one distribution. The spread
     is that of one subset: how far a KID of so few vectors lies from another.
     """
-    from torchmetrics.image.kid import KernelInceptionDistance
+    from torchmetrics.image.kid import poly_mmd
 
     size = subset_size or min(SUBSET_SIZE, min(len(real), len(generated)) // 2)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
-        torch.manual_seed(seed)  # torchmetrics draws the subsets from the global generator
-        metric = KernelInceptionDistance(Unchanged(real.shape[1]), subsets=subsets, subset_size=size)
-        metric.update(real, real=True)
-        metric.update(generated, real=False)
-        mean, spread = metric.compute()
-    return {"mean": float(mean), "std": float(spread), "subsets": subsets, "subset_size": size}
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(vectors: Tensor) -> Tensor:
+        return vectors[torch.randperm(len(vectors), generator=generator)[:size]]
+
+    values = torch.stack([poly_mmd(drawn(real), drawn(generated)) for _ in range(subsets)])
+    spread = values.std(unbiased=False)
+    return {"mean": float(values.mean()), "std": float(spread), "subsets": subsets, "subset_size": size}
 
 
-def neighbour_distances(vectors: Tensor, k: int) -> Tensor:
-    """The distance of each vector to the k-th nearest of the others: (n, d) -> (n,)."""
+def neighbour_distances(vectors: Tensor, k: int, others: Tensor | None = None) -> Tensor:
+    """The distance of each vector to the k-th nearest of the others: (n, d), (m, d) or those of its own set -> (n,)."""
     from sklearn.neighbors import NearestNeighbors
 
-    distances, _ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(vectors.numpy()).kneighbors()
-    return torch.from_numpy(distances[:, -1])
-
-
-def nearest_distances(vectors: Tensor, others: Tensor) -> Tensor:
-    """The distance of each vector to the nearest of the others: (n, d), (m, d) -> (n,)."""
-    from sklearn.neighbors import NearestNeighbors
-
-    distances, _ = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(others.numpy()).kneighbors(vectors.numpy())
-    return torch.from_numpy(distances[:, 0])
+    found = NearestNeighbors(n_neighbors=k, algorithm="brute").fit((vectors if others is None else others).numpy())
+    return torch.from_numpy(found.kneighbors(None if others is None else vectors.numpy())[0][:, -1])
 
 
 def balls_around(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
@@ -123,11 +98,10 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = DENSITY_K) -> dic
     Of one distribution, density is 1 on average, and coverage what `coverage_if_same` says.   Naeem, section 3
     """
     radii = neighbour_distances(real, k)
-    density = balls_around(generated, real, radii).double().mean() / k
-    nearest = nearest_distances(real, generated)
+    nearest = neighbour_distances(real, 1, generated)
     return {
         "k": k,
-        "density": float(density),
+        "density": float(balls_around(generated, real, radii).double().mean() / k),
         "coverage": float((nearest <= radii).double().mean()),
         "coverage_if_same": coverage_if_same(len(real), len(generated), k),
     }
@@ -143,13 +117,12 @@ def coverage_if_same(real: int, generated: int, k: int = DENSITY_K) -> float:
 
 def distances(real: Tensor, generated: Tensor, seed: int, frechet: bool = True) -> dict[str, Any]:
     """All metrics of (n, d) against (m, d), to 6 digits; FID, which needs many vectors, only where asked for."""
-    metrics: dict[str, Any] = {"fid": frechet_distance(real, generated)} if frechet else {}
-    metrics["kid"] = kernel_distance(real, generated, seed=seed)
-    metrics |= {
+    metrics = {
+        "kid": kernel_distance(real, generated, seed=seed),
         "precision_recall": precision_recall(real, generated),
         "density_coverage": density_coverage(real, generated),
     }
-    return rounded(metrics)
+    return rounded(({"fid": frechet_distance(real, generated)} if frechet else {}) | metrics)
 
 
 def rounded(value: Any) -> Any:

@@ -49,15 +49,6 @@ def random_pairs(records: Sequence[Record], seed: int) -> list[tuple[Record, Rec
     return pairs[:MOST_PAIRS]
 
 
-def similarities(pairs: Sequence[tuple[Record, Record]], size: int, batch: int) -> list[float]:
-    """MS-SSIM of each pair; a batch of images is in memory at a time."""
-    images = [record for pair in pairs for record in pair]
-    values: list[float] = []
-    for x in stream(images, size, 2 * max(1, batch // 2)):
-        values += ms_ssim(x[::2], x[1::2]).reshape(-1).tolist()
-    return values
-
-
 def mean_with_interval(values: Sequence[float]) -> dict[str, float]:
     """Mean of independent values with the interval of Student's t that holds the true mean with 95 %."""
     from scipy.stats import t
@@ -75,5 +66,9 @@ def diversity(records: Sequence[Record], size: int, batch: int, seed: int) -> di
         if len(members) < NEEDED:
             result[label] = {"left_out": f"{len(members)} images, but MS-SSIM needs at least {NEEDED}."}
         else:
-            result[label] = mean_with_interval(similarities(random_pairs(members, seed), size, batch))
+            images = [record for pair in random_pairs(members, seed) for record in pair]
+            batches = stream(images, size, 2 * max(1, batch // 2))
+            result[label] = mean_with_interval(
+                [s for x in batches for s in ms_ssim(x[::2], x[1::2]).flatten().tolist()]
+            )
     return rounded(result)

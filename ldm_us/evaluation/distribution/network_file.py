@@ -71,9 +71,11 @@ def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
     if name is None:
         raise ValueError(f"--features {path}: does not say which network it is of. Add --network, such as resnet50.")
     config = config_of(name)
-    channels = channels_of(state, config)
+    first = state.get(f"{config.first_conv}.weight")
+    channels = int(first.shape[1]) if first is not None and first.ndim == 4 else 3  # of the images trained on
     model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
-    state = without_classifier(state, config)
+    classifier = config.classifier if isinstance(config.classifier, tuple | list) else [config.classifier]
+    state = {key: value for key, value in state.items() if key.rpartition(".")[0] not in classifier}
     wrong = misfits(model, state)
     if wrong:
         raise ValueError(f"--features {path}: not the weights of {name}: {wrong}. Give the --network that they are of.")
@@ -117,18 +119,6 @@ def in_timm_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
         return state, False
     split = {name: name.split(".", 1) for name in state}
     return {f"{RESNET_CHILDREN[split[name][0]]}.{split[name][1]}": value for name, value in state.items()}, True
-
-
-def channels_of(state: dict[str, Tensor], config: Any) -> int:
-    """How many channels the images have that the weights were trained on: those of its first convolution."""
-    first = f"{config.first_conv}.weight"
-    return int(state[first].shape[1]) if first in state and state[first].ndim == 4 else 3
-
-
-def without_classifier(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
-    """Leave away the layer, or layers, that name classes."""
-    layers = config.classifier if isinstance(config.classifier, tuple | list) else [config.classifier]
-    return {name: value for name, value in state.items() if name.rpartition(".")[0] not in layers}
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

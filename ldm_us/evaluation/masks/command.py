@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.file import Training, load_judge
 from ldm_us.evaluation.judge.network import judge
-from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, other_of_its_class
+from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, load_batch, other_of_its_class
 from ldm_us.evaluation.masks.figures import mask_figures, share_figure
 from ldm_us.evaluation.masks.folder import (
     Pairs,
     check_same_classes,
     find_in_batches,
     grouped_by_mask,
-    load_batch,
     measure_lesions,
     side_of,
     with_and_without_lesion,
@@ -56,7 +54,8 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
     def find(images: Tensor) -> Tensor:
         return dark_lesions(images) if network is None else judge(network, images).masks
 
-    with tqdm(total=samples.images + real.images, unit="image", desc="finding lesions", delay=0.1) as bar:
+    images = sum(map(len, samples))
+    with tqdm(total=images + sum(map(len, real)), unit="image", desc="finding lesions", delay=0.1) as bar:
 
         def found_in(records: Sequence[Record]) -> Iterator[tuple[Tensor, Tensor]]:
             return find_in_batches(records, size, find, options.batch, bar.update)
@@ -65,7 +64,7 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
         ceiling, _ = measure_lesions(real.lesions, real.lesions, found_in(real.lesions), size)
         nothing = [[not one.any() for found, _ in found_in(pairs.empty) for one in found] for pairs in (samples, real)]
     printed: dict[str, Any] = {
-        "samples": samples.images,
+        "samples": images,
         "size": size,
         "found_by": RULE if network is None else JUDGE,
         **mask_figures({"true": true, "shuffled": shuffled, "real": ceiling}, size**2),
@@ -99,7 +98,7 @@ def read_pairs(
     samples = with_and_without_lesion(generated, size, "--generated")
     if not samples.lesions:
         raise ValueError(f"--generated: none of the {len(generated)} images was asked for a lesion. Give lesions.")
-    samples = replace(samples, lesions=grouped_by_mask(samples.lesions, size))
+    samples = samples._replace(lesions=grouped_by_mask(samples.lesions, size))
     others = other_of_its_class([r.label for r in samples.lesions], [r.group for r in samples.lesions])
     if judge_file is None or training is None:
         unseen = sorted(merge_families(every_real))

@@ -32,10 +32,12 @@ def dark_lesions(images: Tensor) -> Tensor:
 
 def dark_lesion(image: Tensor) -> Tensor:
     """(1, H, W) in [0, 1] -> (1, H, W) in {0, 1}, all zero where no region qualifies."""
+    from scipy.ndimage import binary_fill_holes, label
+
     smooth = gaussian_blur(image[None], SMOOTHING * image.shape[-1])[0]
     best, best_score = torch.zeros_like(image), 0.0
     for cut in torch.quantile(smooth.flatten(), CUTS.to(image)):
-        regions = connected_regions((smooth[0] < cut).numpy())
+        regions = label((smooth[0] < cut).numpy(), ALL_8)[0]
         sizes = np.bincount(regions.flat)
         fitting = (sizes >= SMALLEST * image.numel()) & (sizes <= LARGEST * image.numel())
         for number in np.flatnonzero(fitting[1:]) + 1:  # 0 is what is not dark
@@ -43,7 +45,8 @@ def dark_lesion(image: Tensor) -> Tensor:
             region_score = score(smooth, region)
             if region_score > best_score:
                 best, best_score = region, region_score
-    return torch.from_numpy(fill_holes(best[0].numpy())).float()[None]
+    # what the outside cannot reach without crossing the region belongs to it
+    return torch.from_numpy(binary_fill_holes(best[0].numpy(), ALL_8)).float()[None]
 
 
 def score(smooth: Tensor, region: Tensor) -> float:
@@ -62,19 +65,3 @@ def score(smooth: Tensor, region: Tensor) -> float:
     ]
     nearness = math.exp(-0.5 * sum(offset**2 for offset in offsets))
     return float(contrast * (region.sum() / region.numel()) ** 0.25) * nearness * (0.5 if side else 1.0)
-
-
-def connected_regions(dark: np.ndarray) -> np.ndarray:
-    """(H, W) of bools -> a number for each of its 8-connected regions, 0 elsewhere."""
-    from scipy.ndimage import label
-
-    regions: np.ndarray = label(dark, ALL_8)[0]
-    return regions
-
-
-def fill_holes(region: np.ndarray) -> np.ndarray:
-    """(H, W): what the outside cannot reach without crossing the region belongs to it."""
-    from scipy.ndimage import binary_fill_holes
-
-    filled: np.ndarray = binary_fill_holes(region, ALL_8)
-    return filled

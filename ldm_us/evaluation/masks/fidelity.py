@@ -42,13 +42,17 @@ def mask_fidelity(
 ) -> Fidelity:
     """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class."""
     others = other_of_its_class([record.label for record in records])
-    pairs = [load_pair(record, model.config.image_size) for record in records]
-    real_images = torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs])
-    masks = torch.stack([mask for _, mask in pairs])
+    real_images, masks = load_batch(records, model.config.image_size)
     real = mask_errors(find(real_images), masks)  # first: what cannot be found is said before the long sampling
     samples = draw_samples(model, [record.prompt for record in records], sampling, seed, batch, masks)
     found = find(samples)
     return Fidelity(mask_errors(found, masks), mask_errors(found, masks[others]), real, samples, real_images, masks)
+
+
+def load_batch(records: Sequence[Record], size: int) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and their masks in {0, 1}, (b, 1, size, size) each."""
+    pairs = [load_pair(record, size) for record in records]
+    return torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs]), torch.stack([mask for _, mask in pairs])
 
 
 def other_of_its_class(labels: Sequence[str], groups: Sequence[str] | None = None) -> list[int]:

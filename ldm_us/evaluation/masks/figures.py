@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_us.evaluation.figures import grouped_interval, mean_and_spread, wilson_interval
+from ldm_us.evaluation.figures import by_class, grouped_interval, mean_and_spread, wilson_interval
 from ldm_us.evaluation.mask_errors import MaskErrors
 
 SIZES = ("small", "medium", "large")  # thirds of the asked lesions by area
@@ -35,10 +35,7 @@ class Column:
 
     def figure_by_class(self, figure: Figure, values: Tensor) -> dict[str, Any]:
         """A figure of all values (n,), and of those of each class."""
-        members = {"all": list(range(len(self.labels)))}
-        for label in sorted(set(self.labels)):
-            members[label] = [i for i, other in enumerate(self.labels) if other == label]
-        return {label: self.figure(figure, values, index) for label, index in members.items()}
+        return by_class(partial(self.figure, figure, values), range(len(self.labels)), self.labels)
 
 
 def mask_figures(columns: Mapping[str, Column], pixels: int) -> dict[str, Any]:

@@ -5,30 +5,25 @@ A batch of pixels is in memory at a time, so a folder may hold any number of sam
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ldm_us.data.records import LESION_CLASSES, Record, load_mask, load_pair, open_image
+from ldm_us.data.records import LESION_CLASSES, Record, load_mask, open_image
 from ldm_us.evaluation.mask_errors import joined, mask_errors
-from ldm_us.evaluation.masks.fidelity import FindLesions
+from ldm_us.evaluation.masks.fidelity import FindLesions, load_batch
 from ldm_us.evaluation.masks.figures import Column
 
 OnImages = Callable[[int], object]  # told how many more images were measured
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Images with masks."""
 
     lesions: list[Record]  # whose mask asks for a lesion
     empty: list[Record]  # whose mask is empty, or not there for a class without lesions
-
-    @property
-    def images(self) -> int:
-        """How many there are."""
-        return len(self.lesions) + len(self.empty)
 
 
 def side_of(records: Sequence[Record]) -> int:
@@ -72,12 +67,6 @@ def grouped_by_mask(records: Sequence[Record], size: int) -> list[Record]:
         replace(record, group=hashlib.sha256(load_mask(record.masks, size).numpy().tobytes()).hexdigest())
         for record in records
     ]
-
-
-def load_batch(records: Sequence[Record], size: int) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] and their masks in {0, 1}, (b, 1, size, size) each."""
-    pairs = [load_pair(record, size) for record in records]
-    return torch.stack([x[:1] / 2 + 0.5 for x, _ in pairs]), torch.stack([mask for _, mask in pairs])
 
 
 def find_in_batches(

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,6 +25,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.evaluation.memorisation.closest_pairs import CLOSEST, NOTE, Pair, draw_pairs
 from ldm_us.evaluation.memorisation.nearest_training import (
+    RATIOS,
     SCORES,
     Described,
     Encode,
@@ -110,14 +111,18 @@ def run_memorisation(options: argparse.Namespace) -> int:
     check_size(model.config, size)
     check_enough_images(training, held_out, options.false_alarms)
 
-    audit = begin_audit(model, training, size, options.false_alarms)
+    encode = latent_features(model)
+    known = describe(shown(training, size, "training images"), encode)
+    groups = [record.group for record in training]
+    thresholds = calibrate(shown(training, size, "calibration"), known, encode, groups, options.false_alarms)
+    audit = Audit(training, known, encode, thresholds, size)
     unknown = audit.nearest(shown(held_out, size, "held-out images"))
     found = audit.nearest(shown(samples, size, "samples"))
-    thresholds, flags = audit.thresholds, audit.thresholds.flags(found)
+    any_flag = [thresholds.flags(one).any(dim=0).tolist() for one in (found, unknown)]
     report = {
         "samples": len(samples),
-        "flagged": shares(flags),
-        "flagged_beyond_false_alarms": difference_of_shares(flags["any"], thresholds.flags(unknown)["any"]),
+        "flagged": shares(thresholds.flags(found)),
+        "flagged_beyond_false_alarms": difference_of_shares(*any_flag),
         "training_images_copied": count_copied(training, found, thresholds),
         "calibration": calibration_fields(thresholds),
         "held_out": held_out_fields(training, held_out, unknown, thresholds)
@@ -130,15 +135,6 @@ def run_memorisation(options: argparse.Namespace) -> int:
     if options.out is not None:
         write_files(options.out, report, audit, samples, found)
     return 0
-
-
-def begin_audit(model: LatentDiffusion, training: Sequence[Record], size: int, false_alarms: float) -> Audit:
-    """Describe the training images, and compare each with the others for the thresholds."""
-    encode = latent_features(model)
-    known = describe(shown(training, size, "training images"), encode)
-    groups = [record.group for record in training]
-    thresholds = calibrate(shown(training, size, "calibration"), known, encode, groups, false_alarms)
-    return Audit(training, known, encode, thresholds, size)
 
 
 def shown(records: Sequence[Record], size: int, name: str) -> Iterator[Tensor]:
@@ -166,18 +162,13 @@ def find_planted(audit: Audit, planted: int, seed: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(audit.training), generator=generator)[:planted].tolist()
     originals = [audit.training[i] for i in chosen]
+    family = torch.from_numpy(np.unique([record.group for record in audit.training], return_inverse=True)[1])
     figures = {}
     for kind in (*KINDS, *OUTSIDE):
         images = shown(originals, audit.size, f"planted: {kind}")
         copies = (torch.stack([plant(image, kind, generator) for image in x]) for x in images)
         found = audit.nearest(copies)
-        flags = audit.thresholds.flags(found)
-        for name in SCORES:
-            named = [audit.training[i] for i in found.index[name].tolist()]
-            right = zip(flags[name], named, originals, strict=True)
-            flags[name] = [flag and one.group == other.group for flag, one, other in right]
-        flags["any"] = [any(row) for row in zip(*(flags[name] for name in SCORES), strict=True)]
-        figures[kind] = shares(flags)
+        figures[kind] = shares(audit.thresholds.flags(found) & (family[found.image] == family[chosen]))
     return figures
 
 
@@ -197,16 +188,15 @@ def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequen
     out.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    ratios = ("pixels", "features")
+    ratios = [SCORES[k] for k in RATIOS]
     columns = [*(f"nearest_by_{name}" for name in SCORES), *(f"{name}_distance" for name in ratios)]
     table.writerow(["file", *columns, *(f"{name}_ratio" for name in ratios), "detail_correlation", "flagged_by"])
-    flags = audit.thresholds.flags(found)
-    for i, record in enumerate(samples):
-        near = [audit.training[int(found.index[name][i])].image.name for name in SCORES]
-        numbers = [found.distances[name][i] for name in ratios] + [found.scores[name][i] for name in ratios]
-        numbers.append(1 - found.scores["detail"][i])
-        flagged_by = " ".join(name for name in SCORES if flags[name][i])
-        table.writerow([record.image.name, *near, *(f"{float(value):.4f}" for value in numbers), flagged_by])
+    numbers = torch.cat([found.distances[RATIOS], found.scores[RATIOS], 1 - found.scores[[SCORES.index("detail")]]])
+    rows = zip(samples, found.image.T.tolist(), numbers.T.tolist(), audit.thresholds.flags(found).T, strict=True)
+    for record, near, values, flags in rows:
+        names = [audit.training[i].image.name for i in near]
+        flagged_by = " ".join(SCORES[k] for k in flags.nonzero()[:, 0].tolist())
+        table.writerow([record.image.name, *names, *(f"{value:.4f}" for value in values), flagged_by])
     write_text(out / TABLE, text.getvalue())
     save_png(draw_pairs(closest(audit, samples, found), audit.size), out / PICTURE, {"note": NOTE})
     write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
@@ -215,7 +205,8 @@ def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequen
 def closest(audit: Audit, samples: Sequence[Record], found: Nearest) -> Iterator[Pair]:
     """The samples nearest to the training images, by the score that is smallest beside its threshold."""
     smallest = audit.thresholds.suspicion(found).min(dim=0)
-    for i in islice(smallest.values.argsort(stable=True).tolist(), CLOSEST):
-        name = SCORES[int(smallest.indices[i])]
-        other = audit.training[int(found.index[name][i])]
-        yield Pair(samples[i].image, other.image, name, float(found.scores[name][i]), audit.thresholds.values[name])
+    for i in smallest.values.argsort(stable=True)[:CLOSEST].tolist():
+        k = int(smallest.indices[i])
+        other = audit.training[int(found.image[k, i])]
+        value, threshold = float(found.scores[k, i]), float(audit.thresholds.values[k])
+        yield Pair(samples[i].image, other.image, SCORES[k], value, threshold)

@@ -41,7 +41,7 @@ class TrainingImages:
         """Whether one of them is what a sample (3, H, W) in [0, 1] shows."""
         seen = (x.mean(dim=0, keepdim=True)[None].clamp(0, 1) * 255).round() / 255  # as the file will be read
         with computing(self.model, self.threads):
-            return self.thresholds.flags(nearest(seen, self.known, latent_features(self.model)))["any"][0]
+            return bool(self.thresholds.flags(nearest(seen, self.known, latent_features(self.model))).any())
 
 
 def load_training_images(

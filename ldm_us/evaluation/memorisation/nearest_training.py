@@ -12,7 +12,7 @@ image takes 13 kB and its features; on one core a sample takes 30 ms against 554
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from ldm_us.data.near_duplicates import SIDE as SIDE_OF_FAMILIES
 from ldm_us.files.pictures import to_picture
 
 SCORES = ("pixels", "detail", "features")
+RATIOS = [0, 2]  # those of SCORES that are distances over the mean to the neighbours
 PIXELS = 32  # side of the images whose pixels are compared, that of CIFAR-10 in the paper
 NEIGHBOURS = 50  # n of the paper
 SIDE = 48  # of the images whose detail is compared; the blur shrinks with it
@@ -54,25 +55,20 @@ class Alignment(NamedTuple):
         return details[..., rows, columns]
 
 
-@dataclass(frozen=True)
-class Described:
+class Described(NamedTuple):
     """What is kept of n images to compare others with."""
 
     pixels: Tensor  # (n, PIXELS^2), each of mean 0 and deviation 1
     details: Tensor  # (n, SIDE, SIDE)
     features: Tensor  # (n, d), each of mean 0 and deviation 1
 
-    def __len__(self) -> int:
-        return len(self.pixels)
 
-
-@dataclass(frozen=True)
-class Nearest:
+class Nearest(NamedTuple):
     """For b images and each of SCORES: the score, and which training image is the nearest."""
 
-    scores: dict[str, Tensor]  # (b,), small: near
-    index: dict[str, Tensor]  # (b,) int64
-    distances: dict[str, Tensor]  # (b,), of pixels and features before the division
+    scores: Tensor  # (scores, b), small: near
+    image: Tensor  # (scores, b) int64, of the training images
+    distances: Tensor  # (scores, b), before those of RATIOS are divided
 
 
 def describe(images: Iterable[Tensor], encode: Encode) -> Described:
@@ -84,26 +80,25 @@ def describe(images: Iterable[Tensor], encode: Encode) -> Described:
 def nearest(x: Tensor, training: Described, encode: Encode, excluded: Tensor | None = None) -> Nearest:
     """Compare images (b, 1, H, W) in [0, 1] with all training images but those `excluded` (b, n) bool."""
     views = (x, x.flip(-1))
-    between = {
-        "pixels": torch.stack([l2(pixels_of(view), training.pixels) for view in views]).amin(dim=0),  # (b, n)
-        "detail": 1 - detail_correlations(x, training.details),
-        "features": torch.stack([l2(standardised(encode(view)), training.features) for view in views]).amin(dim=0),
-    }
+    between = torch.stack(
+        [
+            torch.stack([l2(pixels_of(view), training.pixels) for view in views]).amin(dim=0),
+            1 - detail_correlations(x, training.details),
+            torch.stack([l2(standardised(encode(view)), training.features) for view in views]).amin(dim=0),
+        ]
+    )  # (scores, b, n)
     if excluded is not None:
-        between = {name: distance.masked_fill(excluded, float("inf")) for name, distance in between.items()}
-    smallest = {name: distance.min(dim=1) for name, distance in between.items()}
-    scores = {name: ratio_to_neighbours(distance) for name, distance in between.items() if name != "detail"}
-    return Nearest(
-        {name: smallest[name].values if name == "detail" else scores[name] for name in SCORES},
-        {name: smallest[name].indices for name in SCORES},
-        {name: smallest[name].values for name in scores},
-    )
+        between = between.masked_fill(excluded, float("inf"))
+    distances, image = between.min(dim=2)
+    scores = distances.clone()
+    scores[RATIOS] = ratio_to_neighbours(between[RATIOS])
+    return Nearest(scores, image, distances)
 
 
 def ratio_to_neighbours(distance: Tensor) -> Tensor:
-    """(b, n) -> (b,): the smallest distance over the mean of the NEIGHBOURS smallest.   arXiv 2301.13188, section 5"""
-    near = distance.topk(NEIGHBOURS, dim=1, largest=False).values
-    return near[:, 0] / near.mean(dim=1).clamp_min(1e-12)
+    """(..., n) -> (...): the smallest over the mean of the NEIGHBOURS smallest.   arXiv 2301.13188, section 5"""
+    near = distance.topk(NEIGHBOURS, largest=False).values
+    return near[..., 0] / near.mean(dim=-1).clamp_min(1e-12)
 
 
 def l2(one: Tensor, other: Tensor) -> Tensor:
@@ -131,37 +126,39 @@ def details_of(x: Tensor, height: int, width: int) -> Tensor:
 def detail_correlations(x: Tensor, training: Tensor) -> Tensor:
     """Correlate images (b, 1, H, W) with training details (n, SIDE, SIDE): the largest over all alignments, (b, n)."""
     best = torch.full((len(x), len(training)), -1.0)
-    for details, alignments in cropped(x):
-        views = torch.cat([details, details.flip(-1)])  # (b, height, width) -> (2b, height, width)
-        uncut = unit(views)
-        for alignment in alignments:
-            cut = alignment.of_sample(views)
-            here = uncut if cut.shape == views.shape else unit(cut)
-            correlations = here @ unit(alignment.of_training(training)).T  # (2b, n)
-            best = torch.maximum(best, correlations.view(2, *best.shape).amax(dim=0))
+    for _, correlations in aligned(x, training):
+        best = torch.maximum(best, correlations.amax(dim=0))
     return best
 
 
 def best_alignment(x: Tensor, training: Tensor) -> tuple[float, bool, Alignment]:
     """Find how one image (1, H, W) lies best on a training detail (SIDE, SIDE): correlation, mirrored or not, where."""
     found = [
-        (float(unit(alignment.of_sample(view)) @ unit(alignment.of_training(training[None])).T), mirrored, alignment)
-        for details, alignments in cropped(x[None])
-        for alignment in alignments
-        for mirrored, view in ((False, details), (True, details.flip(-1)))
+        (float(correlations[i]), i == 1, alignment)
+        for alignment, correlations in aligned(x[None], training[None])
+        for i in range(2)
     ]
     return max(found, key=lambda one: one[0])
 
 
-def cropped(x: Tensor) -> Iterator[tuple[Tensor, list[Alignment]]]:
-    """Shrink images (b, 1, H, W) to every size of a crop; yield details (b, height, width) and where they may lie."""
-    for height in CROPPED:
-        for width in CROPPED:
-            rows, columns = range(SIDE - height + 1), range(SIDE - width + 1)
-            if height == width == SIDE:  # not cropped, but perhaps shifted
-                rows = columns = range(-REACH, REACH + 1)
-            alignments = [Alignment(height, width, top, left) for top in rows for left in columns]
-            yield details_of(x, height, width), alignments
+def aligned(x: Tensor, training: Tensor) -> Iterator[tuple[Alignment, Tensor]]:
+    """Lay images (b, 1, H, W) on training details (n, SIDE, SIDE) in every way; yield it and the correlations.
+
+    They are (2, b, n): of the images as they are and mirrored.
+    """
+    for height, width in product(CROPPED, CROPPED):
+        details = details_of(x, height, width)
+        views = torch.cat([details, details.flip(-1)])  # (b, height, width) -> (2b, height, width)
+        uncut = unit(views)
+        rows, columns = range(SIDE - height + 1), range(SIDE - width + 1)
+        if height == width == SIDE:  # not cropped, but perhaps shifted
+            rows = columns = range(-REACH, REACH + 1)
+        for top, left in product(rows, columns):
+            alignment = Alignment(height, width, top, left)
+            cut = alignment.of_sample(views)
+            here = uncut if cut.shape == views.shape else unit(cut)
+            correlations = here @ unit(alignment.of_training(training)).T  # (2b, n)
+            yield alignment, correlations.view(2, len(x), len(training))
 
 
 def nearest_of_stream(
@@ -172,12 +169,4 @@ def nearest_of_stream(
     for x in images:
         parts.append(nearest(x, training, encode, None if excluded is None else excluded[start : start + len(x)]))
         start += len(x)
-
-    def joined(columns: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
-
-    return Nearest(
-        joined([part.scores for part in parts]),
-        joined([part.index for part in parts]),
-        joined([part.distances for part in parts]),
-    )
+    return Nearest(*(torch.cat(columns, dim=1) for columns in zip(*parts, strict=True)))

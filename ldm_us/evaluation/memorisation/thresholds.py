@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,20 +46,18 @@ HELD_OUT_NEEDED = 20  # of 20 images without a false alarm the interval of the r
 class Thresholds:
     """Below which distance each of SCORES flags a sample, and what that rests on."""
 
-    values: dict[str, float]
+    values: Tensor  # (scores,)
     pairs: int  # m, training images against all others, one of each family
     rank: int  # k
     false_alarms: float  # expected, of all scores together
 
-    def flags(self, found: Nearest) -> dict[str, list[bool]]:
-        """Whether each score flags each image, and whether any of them does."""
-        flagged = {name: found.scores[name] < self.values[name] for name in SCORES}
-        either = torch.stack(list(flagged.values())).any(dim=0)
-        return {"any": either.tolist()} | {name: values.tolist() for name, values in flagged.items()}
+    def flags(self, found: Nearest) -> Tensor:
+        """Whether each score flags each image: (scores, b) bool."""
+        return found.scores < self.values[:, None]
 
     def suspicion(self, found: Nearest) -> Tensor:
         """Divide every score by its threshold: (scores, b), below 1 where flagged."""
-        return torch.stack([found.scores[name] / self.values[name] for name in SCORES])
+        return found.scores / self.values[:, None]
 
 
 def families_needed(false_alarms: float) -> int:
@@ -91,19 +90,11 @@ def calibrate(
     images: Iterable[Tensor], training: Described, encode: Encode, groups: Sequence[str], false_alarms: float
 ) -> Thresholds:
     """Compare the training images, in batches and in order, with those of other families, and take the thresholds."""
-    names = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    number = torch.tensor([names[group] for group in groups])
-    found = nearest_of_stream(images, training, encode, excluded=number[:, None] == number)
-    first = torch.tensor(first_of_each(groups))
+    _, first, family = np.unique(groups, return_index=True, return_inverse=True)
+    found = nearest_of_stream(images, training, encode, torch.from_numpy(family[:, None] == family))
     rank = math.floor(false_alarms / len(SCORES) * (len(first) + 1) + 1e-9)
     assert rank >= 1, "check_enough_images"
-    values = {name: float(found.scores[name][first].kthvalue(rank).values) for name in SCORES}
-    return Thresholds(values, len(first), rank, false_alarms)
-
-
-def first_of_each(groups: Sequence[str]) -> list[int]:
-    """The index of the first image of each family."""
-    return sorted({group: i for i, group in reversed(list(enumerate(groups)))}.values())
+    return Thresholds(found.scores[:, first].kthvalue(rank).values, len(first), rank, false_alarms)
 
 
 def latent_features(model: LatentDiffusion) -> Encode:
@@ -134,7 +125,7 @@ def false_alarms_at_most(thresholds: Thresholds) -> float:
 def calibration_fields(thresholds: Thresholds) -> dict[str, Any]:
     """What the thresholds are and rest on."""
     return {
-        "thresholds": {name: round(value, 6) for name, value in thresholds.values.items()},
+        "thresholds": {name: round(value, 6) for name, value in zip(SCORES, thresholds.values.tolist(), strict=True)},
         "pairs": thresholds.pairs,
         "rank": thresholds.rank,
         "expected_false_alarms": thresholds.false_alarms,
@@ -147,10 +138,9 @@ def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
     try:
         fields = json.loads(report.read_text(encoding="utf-8"))
         kept = fields["calibration"]
-        values = {name: float(kept["thresholds"][name]) for name in SCORES}
-        return Thresholds(values, int(kept["pairs"]), int(kept["rank"]), float(kept["expected_false_alarms"])), dict(
-            fields["compared"]
-        )
+        values = torch.tensor([float(kept["thresholds"][name]) for name in SCORES])
+        rests_on = int(kept["pairs"]), int(kept["rank"]), float(kept["expected_false_alarms"])
+        return Thresholds(values, *rests_on), dict(fields["compared"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{report}: no thresholds in it ({error!r}). Give the memorisation.json that `python -m ldm_us.evaluation "
@@ -158,9 +148,9 @@ def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
         ) from error
 
 
-def shares(flags: dict[str, list[bool]]) -> dict[str, dict[str, float]]:
-    """The share that each score flags, with its 95 % interval."""
-    return {name: share_of(values) for name, values in flags.items()}
+def shares(flags: Tensor) -> dict[str, dict[str, float]]:
+    """The share that any score flags, and that each does, (scores, b) bool, with their 95 % intervals."""
+    return {"any": share_of(flags.any(dim=0).tolist())} | dict(zip(SCORES, map(share_of, flags.tolist()), strict=True))
 
 
 def difference_of_shares(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
@@ -179,12 +169,8 @@ def difference_of_shares(first: Sequence[bool], second: Sequence[bool]) -> dict[
 def count_copied(training: Sequence[Record], found: Nearest, thresholds: Thresholds) -> int:
     """How many different training images the flagged samples are copies of: of each the most suspicious one."""
     smallest = thresholds.suspicion(found).min(dim=0)
-    originals = [
-        training[int(found.index[SCORES[name]][i])].image
-        for i, (value, name) in enumerate(zip(smallest.values.tolist(), smallest.indices.tolist(), strict=True))
-        if value < 1
-    ]
-    return len(set(originals))
+    nearest = found.image.gather(0, smallest.indices[None])[0]  # (scores, b) -> (b,)
+    return len({training[i].image for i in nearest[smallest.values < 1].tolist()})
 
 
 def held_out_fields(
@@ -192,12 +178,8 @@ def held_out_fields(
 ) -> dict[str, Any]:
     """The false alarms, and between which images: an auditor must see whether they are copies after all."""
     flags = thresholds.flags(found)
-    pairs = []
-    for i, record in enumerate(held_out):
-        near = {name: training[int(found.index[name][i])].image.name for name in SCORES if flags[name][i]}
-        pairs += [{"image": record.image.name, "score": name, "nearest": other} for name, other in near.items()]
-    return {
-        "images": len(held_out),
-        "false_alarms": {name: share_of(values) for name, values in flags.items()},
-        "flagged_pairs": pairs,
-    }
+    pairs = [
+        {"image": held_out[i].image.name, "score": SCORES[k], "nearest": training[int(found.image[k, i])].image.name}
+        for i, k in flags.T.nonzero().tolist()
+    ]
+    return {"images": len(held_out), "false_alarms": shares(flags), "flagged_pairs": pairs}

@@ -72,7 +72,7 @@ def make_key(
     merged = merged_over_both(real, generated)
     of_real = {record.group for record in merged[: len(real)]}
     apart = [record for record in merged[len(real) :] if record.group not in of_real]
-    groups = [sorted(one_per_group(records).records) for records in (merged[: len(real)], apart)]
+    groups = [sorted(one_per_group(records)[0]) for records in (merged[: len(real)], apart)]
     for records, option in zip(groups, ("--real", "--generated"), strict=True):
         check_enough(records, n // 2, option, f"a reader study of {n} images (one image per patient, family or mask)")
     shared = len(generated) - len(apart)
@@ -85,7 +85,9 @@ def make_key(
     order.shuffle(cards)
     shown = json.dumps([[card.sha256 for card in cards], sides, ask_class])
     study = sha256(shown.encode()).hexdigest()[:12]
-    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared_sentence(sides))
+    squares = ", then to ".join(f"{side}x{side}" for side in sides)
+    prepared = f"Every image, real or generated, was made grey and resized whole to {squares}, and none was enlarged."
+    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared)
 
 
 def merged_over_both(real: Sequence[Record], generated: Sequence[Record]) -> list[Record]:
@@ -140,12 +142,6 @@ def chain_of_sides(real: Sequence[Record], generated: Sequence[Record], size: in
 def _side(path: Path) -> int:
     with Image.open(path) as picture:  # the header alone: check_sets has decoded it
         return min(picture.size)
-
-
-def prepared_sentence(sides: Sequence[int]) -> str:
-    """What was done to the images."""
-    squares = ", then to ".join(f"{side}x{side}" for side in sides)
-    return f"Every image, real or generated, was made grey and resized whole to {squares}, and none was enlarged."
 
 
 def prepare(path: Path, sides: Sequence[int]) -> Tensor:

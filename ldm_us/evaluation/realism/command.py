@@ -4,42 +4,28 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from ldm_us.data.records import Record
 from ldm_us.evaluation.difference import scipy_stats
 from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
-from ldm_us.evaluation.realism.measures import BINS, Measured, measure_reconstructions, measure_set
+from ldm_us.evaluation.realism.measures import BINS, Measured, measure
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import artefact_test_as_json, as_markdown, describe_set, figure_test_as_json, how
 from ldm_us.evaluation.results import check_out
-from ldm_us.evaluation.sets.image_sets import (
-    Independent,
-    check_enough,
-    check_sets,
-    one_per_family,
-    read_set,
-    shared_classes,
-)
+from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.checks import check_finite
+from ldm_us.training.reconstruction import reconstruct
 
 FILES = ("realism.json", "realism.md", "realism.png")
-
-
-class Sets(NamedTuple):
-    """Both sets as they are compared."""
-
-    measured: tuple[Measured, Measured]
-    images: tuple[int, int]  # in all, before one of each family was taken
-    size: int  # pixels along a side
-    left_out: list[str]  # a sentence each
 
 
 def add_realism_command(commands: Any) -> None:
@@ -62,21 +48,29 @@ def add_realism_command(commands: Any) -> None:
 
 def run_realism(options: argparse.Namespace) -> int:
     """Measure, compare, print JSON; with --out also write it, a table and a picture."""
-    check_realism_options(options)
+    check_finite({"dynamic_range": options.dynamic_range})
+    if options.dynamic_range <= 0:
+        raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
+    check_speckle_size(options.size)
+    check_out(options.out, FILES, options.overwrite)
+    scipy_stats()
     real, dynamic_range, weights = read_set(options.real), options.dynamic_range, options.reconstructions
-    paired = weights is not None
+    paired, left_out = weights is not None, list[str]()
     if paired:
-        sets = measure_pairs(real, weights, options.size, dynamic_range, options.device)
+        images = len(real), len(real)
+        size, measured = measure_pairs(real, weights, options.size, dynamic_range, options.device, left_out)
         source: dict[str, Any] = {"weights": str(weights), "weights_sha256": sha256_file(weights)}
     else:
-        sets = measure_both(real, read_set(options.generated), options.size, dynamic_range)
+        generated = read_set(options.generated)
+        images = len(real), len(generated)
+        size, measured = measure_both(real, generated, options.size, dynamic_range, left_out)
         source = {"folders": list(map(str, options.generated))}
-    figures, artefacts, missing = compare(*sets.measured, paired)
+    figures, artefacts, missing = compare(*measured, paired)
     compared = "reconstructed" if paired else "generated"
-    described = [describe_set(*one) for one in zip(sets.measured, sets.images, strict=True)]
+    described = [describe_set(*one) for one in zip(measured, images, strict=True)]
     result = {
         "compared": compared,
-        "size": sets.size,
+        "size": size,
         "assumed_dynamic_range_db": dynamic_range,
         "gcnr_bins": BINS,
         "how": how(paired, dynamic_range, len(figures) + len(artefacts)),
@@ -84,7 +78,7 @@ def run_realism(options: argparse.Namespace) -> int:
         compared: source | described[1],
         "figures": [figure_test_as_json(test, paired) for test in figures],
         "artefact_tests": [artefact_test_as_json(test) for test in artefacts],
-        "left_out": sets.left_out + missing,
+        "left_out": left_out + missing,
     }
     if options.out is not None:
         write_realism(options.out, result, figures)
@@ -92,62 +86,50 @@ def run_realism(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_realism_options(options: argparse.Namespace) -> None:
-    """Raise ValueError for what can be refused before an image is opened."""
-    check_finite({"dynamic_range": options.dynamic_range})
-    if options.dynamic_range <= 0:
-        raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
-    if options.size is not None:
-        check_speckle_size(options.size)
-    check_out(options.out, FILES, options.overwrite)
-    scipy_stats()
-
-
-def check_speckle_size(size: int) -> None:
+def check_speckle_size(size: int | None) -> None:
     """Raise ValueError for images too small to have speckle."""
-    if size < SMALLEST_SIZE:
+    if size is not None and size < SMALLEST_SIZE:
         raise ValueError(f"--size {size}: speckle is measured at {SMALLEST_SIZE} pixels and more. Use a larger size.")
 
 
-def measure_both(real: Sequence[Record], generated: Sequence[Record], size: int | None, dynamic_range: float) -> Sets:
+def measure_both(
+    real: Sequence[Record], generated: Sequence[Record], size: int | None, dynamic_range: float, left_out: list[str]
+) -> tuple[int, tuple[Measured, Measured]]:
     """Measure both sets at one size, one image of each family, in the classes that both have."""
     size = check_sets(real, generated, size)
     check_speckle_size(size)
     classes = shared_classes(real, generated)
-    independent: list[Independent] = []
-    left_out: list[str] = []
+    sets = []
     for option, records in (("--real", real), ("--generated", generated)):
         for label, count in sorted(Counter(r.label for r in records if r.label not in classes).items()):
             left_out.append(f"{count} {label} images of {option}: the other set has no {label} images.")
-        one = one_per_family([record for record in records if record.label in classes])
-        check_enough(one.records, LEAST, f"{option}, near-duplicates counted once", "a distribution")
-        left_out += mixed_families(option, one)
-        independent.append(one)
-    with tqdm(total=sum(len(one.records) for one in independent), unit="image", desc="measuring", delay=0.1) as bar:
-        first, second = (measure_set(one.records, size, dynamic_range, bar.update) for one in independent)
-    return Sets((first, second), (len(real), len(generated)), size, left_out)
+        sets.append(independent([record for record in records if record.label in classes], option, left_out))
+    with tqdm(total=sum(map(len, sets)), unit="image", desc="measuring", delay=0.1) as bar:
+        first, second = (measure(records, size, dynamic_range, bar.update)[0] for records in sets)
+    return size, (first, second)
 
 
-def measure_pairs(real: Sequence[Record], weights: Path, size: int | None, dynamic_range: float, device: str) -> Sets:
+def measure_pairs(
+    real: Sequence[Record], weights: Path, size: int | None, dynamic_range: float, device: str, left_out: list[str]
+) -> tuple[int, tuple[Measured, Measured]]:
     """Measure each image and what the autoencoder makes of it, one image of each family."""
-    check_enough(real, LEAST, "--real", "a distribution")
     model = load_model(weights, device=device)
     size, factor = size or model.config.image_size, model.config.vae.downsampling
     check_speckle_size(size)
     if size % factor:
         raise ValueError(f"--size {size}: this autoencoder needs a multiple of {factor}. Use {size - size % factor}.")
-    independent = one_per_family(real)
-    check_enough(independent.records, LEAST, "--real, near-duplicates counted once", "a distribution")
-    with tqdm(total=len(independent.records), unit="image", desc="measuring", delay=0.1) as bar:
-        measured = measure_reconstructions(independent.records, model, size, dynamic_range, bar.update)
-    return Sets(measured, (len(real), len(real)), size, mixed_families("--real", independent))
+    records = independent(real, "--real", left_out)
+    with tqdm(total=len(records), unit="image", desc="measuring", delay=0.1) as bar:
+        return size, measure(records, size, dynamic_range, bar.update, partial(reconstruct, model))
 
 
-def mixed_families(option: str, independent: Independent) -> list[str]:
-    """A sentence where families were left out."""
-    if independent.mixed == 0:
-        return []
-    return [f"{independent.mixed} families of {option}: their near-duplicate images have different classes."]
+def independent(records: Sequence[Record], option: str, left_out: list[str]) -> list[Record]:
+    """One image of each family, with a sentence more where families were left out."""
+    kept, mixed = one_per_family(records)
+    check_enough(kept, LEAST, f"{option}, near-duplicates counted once", "a distribution")
+    if mixed:
+        left_out.append(f"{mixed} families of {option}: their near-duplicate images have different classes.")
+    return kept
 
 
 def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTest]) -> None:

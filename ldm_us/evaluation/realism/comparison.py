@@ -47,14 +47,9 @@ def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[FigureT
     """
     rng = np.random.default_rng(SEED)
     figures: list[FigureTest] = []
-    left_out = no_lesions(real, other)
-    for name, label in wanted_figures(real, other):
-        first, second = real.of(name, label), other.of(name, label)
-        if paired:
-            known = np.isfinite(first) & np.isfinite(second)
-            classes = [(first[known], second[known])]
-        else:
-            classes = pairs_by_class(real, other, first, second, label)
+    wanted, left_out = wanted_figures(real, other)
+    for name, label in wanted:
+        classes = known_values(real, other, real.of(name, label), other.of(name, label), paired, label)
         first, second = (np.concatenate([np.empty(0), *(pair[i] for pair in classes)]) for i in (0, 1))
         if min(len(first), len(second)) < LEAST:
             counted = f"{len(first)} and {len(second)} values, but each set needs {LEAST}."
@@ -68,19 +63,22 @@ def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[FigureT
     return figures, [replace(one, p_holm=next(corrected)) for one in artefacts], left_out
 
 
-def pairs_by_class(
-    real: Measured, other: Measured, first: np.ndarray, second: np.ndarray, label: str | None = None
+def known_values(
+    real: Measured, other: Measured, first: np.ndarray, second: np.ndarray, paired: bool, label: str | None = None
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split the known values of both sets, (n,) and (m,), into those of each class that both have.
 
-    All are one class where values are of a class alone, or where a class is unknown.
+    All are one class where they are of pairs or of a class alone, or where a class is unknown.
     """
+    if paired:
+        known = np.isfinite(first) & np.isfinite(second)
+        return [(first[known], second[known])]
     pairs = [(first, second)]
     if label is None and UNKNOWN not in {*real.labels, *other.labels}:
         shared = sorted({*real.labels} & {*other.labels})
         pairs = [(first[real.members(one)], second[other.members(one)]) for one in shared]
-    known = [(one[np.isfinite(one)], two[np.isfinite(two)]) for one, two in pairs]
-    return [(one, two) for one, two in known if len(one) and len(two)]
+    finite = [(one[np.isfinite(one)], two[np.isfinite(two)]) for one, two in pairs]
+    return [(one, two) for one, two in finite if len(one) and len(two)]
 
 
 def artefact_tests(real: Measured, other: Measured, paired: bool, rng: np.random.Generator) -> list[ArtefactTest]:
@@ -98,32 +96,29 @@ def artefact_tests(real: Measured, other: Measured, paired: bool, rng: np.random
             p = stats.fisher_exact([[hits.sum(), (~hits).sum()] for hits in (first, second)])[1]
         tests.append(ArtefactTest("black_upper_corners", label, float(p), float(p)))
     first, second = (np.array(one.grey_deviation, float) for one in (real, other))
-    if paired:
-        p = paired_difference(first, second, rng).p
-    else:
-        p = within_classes(pairs_by_class(real, other, first, second), rng).p
+    classes = known_values(real, other, first, second, paired)
+    p = paired_difference(*classes[0], rng).p if paired else within_classes(classes, rng).p
     return [*tests, ArtefactTest("grey_deviation", None, p, p)]
 
 
-def wanted_figures(real: Measured, other: Measured) -> list[tuple[str, str | None]]:
-    """Every figure of all images, and of each class with a lesion in either set, unless a set has no lesions."""
-    classes = [classes_with_lesions(measured) for measured in (real, other)]
-    labels = sorted(classes[0] | classes[1]) if all(classes) else []
+def wanted_figures(real: Measured, other: Measured) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """Every figure of all images, and of each class with a lesion in either set, unless a set has no lesions.
+
+    Also a sentence where a set has none.
+    """
+    classes = {"--real": classes_with_lesions(real), "the images compared with it": classes_with_lesions(other)}
+    left_out = [
+        f"Lesion contrast, gCNR and what is behind the lesion: no lesion masks in {option}."
+        for option, labels in classes.items()
+        if not labels
+    ]
+    labels = [] if left_out else sorted(set().union(*classes.values()))
     of_images = [(name, None) for name, figure in FIGURES.items() if not figure.of_lesions]
     of_lesions = [(name, label) for label in labels for name, figure in FIGURES.items() if figure.of_lesions]
-    return [*of_images, *of_lesions]
+    return [*of_images, *of_lesions], left_out
 
 
 def classes_with_lesions(measured: Measured) -> set[str]:
     """The classes with an image whose lesion is large enough to measure."""
     known = np.isfinite(measured.of("lesion_contrast"))
     return {label for label, has_lesion in zip(measured.labels, known, strict=True) if has_lesion}
-
-
-def no_lesions(real: Measured, other: Measured) -> list[str]:
-    """A sentence where a set has no lesions to measure."""
-    return [
-        f"Lesion contrast, gCNR and what is behind the lesion: no lesion masks in {option}."
-        for option, measured in (("--real", real), ("the images compared with it", other))
-        if not classes_with_lesions(measured)
-    ]

@@ -1,7 +1,7 @@
 """How real do ultrasound images look in figures that sonography knows: speckle, texture, depth, lesions, artefacts."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
-from ldm_us.data.records import Record, load_pair
-from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.data.records import Record, load_pair, open_image
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures
 from ldm_us.evaluation.sets.image_sets import grey_deviation
-from ldm_us.training.reconstruction import reconstruct
 
 CORNER = 16  # a corner is a sixteenth of the image high and wide
 BLACK = 10.0  # grey levels, mean of a black corner
@@ -48,21 +46,20 @@ class Measured:
     """The figures of a set, image by image."""
 
     labels: list[str] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in FIGURES})
+    figures: list[dict[str, float]] = field(default_factory=list)
     black_corners: list[bool] = field(default_factory=list)
     grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
 
     def add(self, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
         """Take in one image (h, h)."""
         self.labels.append(label)
-        for name, value in figures.items():
-            self.values[name].append(value)
+        self.figures.append(figures)
         self.black_corners.append(has_black_corners(grey))
         self.grey_deviation.append(deviation)
 
     def of(self, name: str, label: str | None = None) -> np.ndarray:
         """The values of a figure, NaN where an image has none; of a class or of all images."""
-        values = np.array(self.values[name])
+        values = np.array([figures[name] for figures in self.figures])
         return values if label is None else values[self.members(label)]
 
     def members(self, label: str) -> np.ndarray:
@@ -113,37 +110,31 @@ def figures_of(
     }
 
 
-def measure_set(records: Sequence[Record], size: int, dynamic_range: float, on_image: Callable[[], object]) -> Measured:
-    """Measure every image of a set, resized whole to (size, size)."""
-    measured = Measured()
-    for record, x, lesion in load_images(records, size):
-        grey = to_grey(x)
-        figures = figures_of(grey, lesion, dynamic_range, homogeneous_blocks(grey, lesion))
-        measured.add(record.label, grey, figures, grey_deviation(record.image))
-        on_image()
-    return measured
-
-
-def measure_reconstructions(
-    records: Sequence[Record], model: LatentDiffusion, size: int, dynamic_range: float, on_image: Callable[[], object]
+def measure(
+    records: Sequence[Record],
+    size: int,
+    dynamic_range: float,
+    on_image: Callable[[], object],
+    change: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Measured, Measured]:
-    """Measure every image and its decode(encode(x).mean), in the same homogeneous blocks: those of the image."""
-    real, reconstructed = Measured(), Measured()
-    for record, x, lesion in load_images(records, size):
-        grey, x_hat = to_grey(x), reconstruct(model, x[None])[0]
-        grey_hat, blocks = to_grey(x_hat), homogeneous_blocks(grey, lesion)
-        real.add(record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), grey_deviation(record.image))
-        figures = figures_of(grey_hat, lesion, dynamic_range, blocks)
-        reconstructed.add(record.label, grey_hat, figures, channel_deviation(x_hat))
-        on_image()
-    return real, reconstructed
+    """Measure every image of a set, resized whole to (size, size), and what `change` makes of (1, 3, size, size).
 
-
-def load_images(records: Sequence[Record], size: int) -> Iterator[tuple[Record, Tensor, np.ndarray | None]]:
-    """Each record with its image (3, size, size) in [-1, 1] and its lesion (size, size), bool, if it has one."""
+    The second is measured in the same homogeneous blocks, those of the image; it is empty without `change`.
+    """
+    measured = Measured(), Measured()
     for record in records:
         x, hint = load_pair(record, size)
-        yield record, x, hint[0].numpy() > 0 if bool(hint.any()) else None
+        lesion = hint[0].numpy() > 0 if bool(hint.any()) else None
+        blocks = homogeneous_blocks(to_grey(x), lesion)
+        versions = [(x, grey_deviation(open_image(record.image)))]
+        if change is not None:
+            x_hat = change(x[None])[0]
+            versions.append((x_hat, channel_deviation(x_hat)))
+        for one, (version, deviation) in zip(measured, versions, strict=False):
+            grey = to_grey(version)
+            one.add(record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), deviation)
+        on_image()
+    return measured
 
 
 def to_grey(x: Tensor) -> np.ndarray:

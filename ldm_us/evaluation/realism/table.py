@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_us.display.pages import environment
 from ldm_us.evaluation.figures import share_of
 from ldm_us.evaluation.realism.comparison import ArtefactTest, FigureTest, title_of
 from ldm_us.evaluation.realism.measures import FIGURES, Measured
@@ -87,33 +88,15 @@ def how(paired: bool, dynamic_range: float, tests: int) -> str:
 def as_markdown(result: dict[str, Any], figures: Sequence[FigureTest]) -> str:
     """The whole page: which sets, a line for every figure, artefacts, what was left out and how to read it."""
     other = result["compared"]
-    effect = "Mean difference [95 %]" if other == "reconstructed" else "Cliff's delta [95 %]"
-    header = ["Figure", "Unit", "Real", other.capitalize(), effect, "p"]
-    lines = [
-        "# Realism",
-        "",
-        f"{say_set(result['real'], 'real')} {say_set(result[other], other)} At {result['size']}x{result['size']}.",
-        "",
-        *table(header, [figure_cells(test) for test in figures]),
-        "",
-        "Median (quartiles) over the images. " + result["how"],
-        "",
-        *table(["Artefact", "Real", other.capitalize(), "p"], artefact_cells(result, other)),
-        "",
-        *(f"- {sentence}" for sentence in result["left_out"]),
-    ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table."""
-    return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
-
-
-def say_set(described: dict[str, Any], kind: str) -> str:
-    """How many images of which classes were measured."""
-    classes = ", ".join(f"{count} {label}" for label, count in described["by_class"].items())
-    return f"{described['measured']:,} {kind} images ({classes}), of {described['images']:,}."
+    template = environment().get_template("ldm_us/evaluation/realism/realism.md")
+    page = template.render(
+        result=result,
+        other=other,
+        effect="Mean difference" if other == "reconstructed" else "Cliff's delta",
+        figures=[figure_cells(test) for test in figures],
+        artefacts=artefact_cells(result, other),
+    )
+    return page.rstrip() + "\n"
 
 
 def figure_cells(test: FigureTest) -> list[str]:

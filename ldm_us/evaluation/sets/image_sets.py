@@ -8,7 +8,6 @@ in training. Only a batch of pixels is in memory at a time.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -70,18 +69,10 @@ def sources_of(entry: dict[str, Any], image: Path, label: str) -> list[str]:
     return [f"sample {kind} {sha256}" for kind, sha256 in sources.items() if sha256] or [str(image)]
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What one pass over the files of a set tells, in the order of its records."""
-
-    digests: list[bytes]  # of the grey pixels
-    sizes: list[tuple[int, int]]  # width, height
-    coloured: bool  # most of the images
-
-
-def look_at(records: Sequence[Record], option: str) -> Seen:
+def look_at(records: Sequence[Record], option: str) -> tuple[list[bytes], list[tuple[int, int]], bool]:
     """Decode every image of a set once. Raise ValueError for none, for one listed twice and for one without a picture.
 
+    -> digests of their grey pixels and sizes (width, height), in order, and whether most of them are coloured.
     Two files of the same pixels may be in a set: real datasets have such, and so has a generator that repeats itself.
     A coloured mark in a few images does not make a set of colour images.
     """
@@ -104,8 +95,8 @@ def look_at(records: Sequence[Record], option: str) -> Seen:
         sizes.append(picture.size)
         digests.append(sha256(f"{picture.size} ".encode() + picture.convert("L").tobytes()).digest())
         if i % step == 0 and len(deviations) < LOOKED_AT:
-            deviations.append(deviation_of_channels(picture))
-    return Seen(digests, sizes, sum(one > COLOURED for one in deviations) > len(deviations) / 2)
+            deviations.append(grey_deviation(picture))
+    return digests, sizes, sum(one > COLOURED for one in deviations) > len(deviations) / 2
 
 
 def check_sets(
@@ -123,23 +114,24 @@ def check_sets(
     """
     if size is not None and size < LEAST_SIDE:
         raise ValueError(f"--size {size}: no picture. Use {LEAST_SIDE} pixels or more.")
-    seen, seen_generated = look_at(real, option), look_at(generated, "--generated")
-    known = {digest: record.image.name for digest, record in zip(seen.digests, real, strict=True)}
-    copied = [known[digest] for digest in seen_generated.digests if digest in known]
+    digests, sizes, coloured = look_at(real, option)
+    digests_generated, sizes_generated, coloured_generated = look_at(generated, "--generated")
+    known = {digest: record.image.name for digest, record in zip(digests, real, strict=True)}
+    copied = [known[digest] for digest in digests_generated if digest in known]
     if copied and (not seek_copies or len(copied) == len(generated)):
         raise ValueError(
             f"--generated: {len(copied)} of {len(generated)} images are, pixel for pixel, images of {option} "
             f"({copied[0]}{', ...' if len(copied) > 1 else ''}). Give two different sets of images."
         )
-    if seen.coloured != seen_generated.coloured:
-        which = (option, "--generated") if seen.coloured else ("--generated", option)
+    if coloured != coloured_generated:
+        which = (option, "--generated") if coloured else ("--generated", option)
         raise ValueError(f"{which[0]}: in colour, but {which[1]} is grey. Save both as grey images.")
-    return size if size is not None else common_size(seen, seen_generated)
+    return size if size is not None else common_size(sizes, sizes_generated)
 
 
-def common_size(real: Seen, generated: Seen) -> int:
+def common_size(real: Sequence[tuple[int, int]], generated: Sequence[tuple[int, int]]) -> int:
     """Return the side that all images of both sets have; ValueError where there is none."""
-    sizes = {option: sorted(set(seen.sizes)) for option, seen in (("--real", real), ("--generated", generated))}
+    sizes = {"--real": sorted(set(real)), "--generated": sorted(set(generated))}
     found = sizes["--real"]
     if found == sizes["--generated"] and len(found) == 1 and found[0][0] == found[0][1]:
         return found[0][0]
@@ -154,13 +146,8 @@ def common_size(real: Seen, generated: Seen) -> int:
     )
 
 
-def grey_deviation(path: Path) -> int:
+def grey_deviation(picture: Image.Image) -> int:
     """Return the largest difference between red, green and blue of a pixel, in grey levels: 0 where R = G = B."""
-    return deviation_of_channels(open_image(path))
-
-
-def deviation_of_channels(picture: Image.Image) -> int:
-    """The same of a decoded image."""
     if picture.mode in ("1", "L", "LA"):
         return 0
     channels = np.asarray(picture.convert("RGB")).astype(int)
@@ -180,30 +167,21 @@ def check_enough(records: Sequence[Record], needed: int, option: str, metric: st
         raise ValueError(f"{option}: {len(records)} images, but {metric} needs at least {needed}. Give more images.")
 
 
-@dataclass(frozen=True)
-class Independent:
-    """What is left of a set."""
-
-    records: list[Record]  # the first of each family
-    images: int  # in the whole set
-    mixed: int  # families left out because their images have different classes
-
-
-def one_per_family(records: Sequence[Record]) -> Independent:
-    """Keep the first image of each group, near-duplicates joined; a group of two classes has no class and is left out.
-
-    Samples of one mask are a group too. Opens every image once.
-    """
+def one_per_family(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """Keep the first image of each group, near-duplicates joined, as one_per_group does. Opens every image once."""
     return one_per_group(merge_families(records))
 
 
-def one_per_group(records: Sequence[Record]) -> Independent:
-    """The same of records whose near-duplicates are in one group already."""
+def one_per_group(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """Keep the first image of each group; a group of two classes has no class and is left out: -> how many of them.
+
+    Samples of one mask are a group too.
+    """
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record.group, []).append(record)
     pure = [family for family in families.values() if len({record.label for record in family}) == 1]
-    return Independent([family[0] for family in pure], len(records), len(families) - len(pure))
+    return [family[0] for family in pure], len(families) - len(pure)
 
 
 def shared_classes(first: Sequence[Record], second: Sequence[Record]) -> set[str]:

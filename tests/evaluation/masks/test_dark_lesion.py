@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_fill_holes, label
 
 from ldm_us.evaluation.gaussian_blur import gaussian_blur
 from ldm_us.evaluation.mask_errors import dice
-from ldm_us.evaluation.masks.dark_lesion import connected_regions, dark_lesion, fill_holes
+from ldm_us.evaluation.masks.dark_lesion import ALL_8, dark_lesion
 from ldm_us.training.reconstruction import psnr
 
 
@@ -45,7 +46,7 @@ def test_a_flat_image_has_no_lesion():
 
 def test_regions_are_8_connected_and_get_one_label_each():
     binary = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 1]], bool)
-    labels = connected_regions(binary)
+    labels, _ = label(binary, ALL_8)
     assert labels[0, 0] == labels[1, 1] > 0
     assert labels[0, 3] == labels[1, 3] > 0
     assert len(np.unique(labels)) == 5  # background and four regions
@@ -54,10 +55,10 @@ def test_regions_are_8_connected_and_get_one_label_each():
 
 def test_holes_are_filled_and_bays_are_not():
     ring = (ellipse(32, (16, 16), (10, 10)) - ellipse(32, (16, 16), (5, 5)))[0].numpy()
-    assert (fill_holes(ring) == ellipse(32, (16, 16), (10, 10))[0].numpy()).all()
+    assert (binary_fill_holes(ring, ALL_8) == ellipse(32, (16, 16), (10, 10))[0].numpy()).all()
     bay = ring.copy()
     bay[14:18, :16] = 0
-    assert (fill_holes(bay) == bay).all()
+    assert (binary_fill_holes(bay, ALL_8) == bay).all()
 
 
 def test_blur_keeps_a_constant_and_has_the_variance_asked_for():

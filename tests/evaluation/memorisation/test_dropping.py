@@ -13,7 +13,7 @@ import sample
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.memorisation.command import compared_fields
 from ldm_us.evaluation.memorisation.dropping import ATTEMPTS, drop_copies, next_seed
-from ldm_us.evaluation.memorisation.nearest_training import describe, nearest_of_stream
+from ldm_us.evaluation.memorisation.nearest_training import SCORES, describe, nearest_of_stream
 from ldm_us.evaluation.sets.image_sets import read_set, stream
 from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.files.lineage import Lineage
@@ -114,7 +114,7 @@ def detail_distances(out, training):
     """Of every sample in a folder, as the audit measures them."""
     known = describe(stream(training, 16), lambda x: x)
     samples = stream(read_set([out]), 16)
-    return nearest_of_stream(samples, known, lambda x: x).scores["detail"]
+    return nearest_of_stream(samples, known, lambda x: x).scores[SCORES.index("detail")]
 
 
 def test_dropped_samples_are_replaced_whatever_the_batch_and_can_be_verified(trained_on_noise, noise, report, tmp_path):

@@ -15,6 +15,7 @@ from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.records import Record, load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
+from ldm_us.evaluation.memorisation import thresholds
 from ldm_us.evaluation.memorisation.nearest_training import (
     SCORES,
     SIDE,
@@ -30,11 +31,11 @@ from ldm_us.evaluation.memorisation.nearest_training import (
 from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, blur, plant, rotate
 from ldm_us.evaluation.memorisation.thresholds import (
     Thresholds,
+    calibrate,
     count_copied,
     difference_of_shares,
     false_alarms_at_most,
     families_needed,
-    first_of_each,
 )
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lineage import Lineage
@@ -139,16 +140,12 @@ def test_copies_among_samples_are_flagged_with_the_name_of_their_original(audit,
 
 
 def test_a_flagged_sample_is_a_copy_of_one_original_though_its_scores_name_three():
-    thresholds = Thresholds(dict.fromkeys(SCORES, 0.5), 100, 1, 0.03)
-    scores = {"pixels": [0.4, 0.6, 0.4], "detail": [0.1, 0.7, 0.45], "features": [0.3, 0.8, 0.2]}
-    index = {"pixels": [0, 3, 0], "detail": [1, 4, 2], "features": [2, 5, 1]}
-    found = Nearest(
-        {name: torch.tensor(values) for name, values in scores.items()},
-        {name: torch.tensor(values) for name, values in index.items()},
-        {},
-    )
+    limits = Thresholds(torch.full((len(SCORES),), 0.5), 100, 1, 0.03)
+    scores = torch.tensor([[0.4, 0.6, 0.4], [0.1, 0.7, 0.45], [0.3, 0.8, 0.2]])
+    index = torch.tensor([[0, 3, 0], [1, 4, 2], [2, 5, 1]])
+    found = Nearest(scores, index, scores)
     training = [Record(Path(str(i)), (), "benign", "", str(i)) for i in range(6)]
-    assert count_copied(training, found, thresholds) == 1
+    assert count_copied(training, found, limits) == 1
 
 
 def test_the_difference_of_shares_is_newcombes_published_example_and_has_a_width_at_the_edge():
@@ -163,7 +160,7 @@ def test_all_scores_together_keep_their_bound_in_95_of_100_calibrations():
     rng, m, k = np.random.default_rng(0), 199, 2
     smallest = np.sort(rng.random((3000, 3, m)), axis=2)[:, :, k - 1]
     rates = 1 - np.prod(1 - smallest, axis=1)
-    bound = false_alarms_at_most(Thresholds({}, m, k, 0.03))
+    bound = false_alarms_at_most(Thresholds(torch.zeros(3), m, k, 0.03))
     assert rates.mean() == pytest.approx(0.03, abs=0.001)
     assert (rates <= bound).mean() > 0.95
     assert bound < 0.12
@@ -223,12 +220,12 @@ def test_gain_mirroring_and_batches_change_no_score_and_excluded_images_are_neve
 
     known = describe(x.split(25), encode)
     itself = nearest(0.5 * x[:4].flip(-1) + 0.25, known, encode)
-    assert itself.index["pixels"].tolist() == itself.index["detail"].tolist() == [0, 1, 2, 3]
-    assert max(itself.scores["pixels"].max(), itself.scores["detail"].max()) < 0.02
+    assert itself.image[:2].tolist() == [[0, 1, 2, 3]] * 2  # by pixels and by detail
+    assert itself.scores[:2].max() < 0.02
     excluded = torch.eye(60, dtype=torch.bool)[:4]
     other = nearest(x[:4], known, encode, excluded)
-    assert all(index[i] != i for index in other.index.values() for i in range(4))
-    assert all(float(score.min()) > 0.1 for score in other.scores.values())
+    assert (other.image != torch.arange(4)).all()
+    assert other.scores.min() > 0.1
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.03, 0.04, 0.3])
@@ -239,8 +236,12 @@ def test_the_least_number_of_families_is_the_least_that_gives_a_threshold_a_rank
     assert rank(families_needed(rate)) >= 1 > rank(families_needed(rate) - 1)
 
 
-def test_one_image_of_each_family_is_the_first():
-    assert first_of_each(["a", "b", "a", "c", "b"]) == [0, 1, 3]
+def test_thresholds_rest_on_the_first_image_of_each_family(monkeypatch):
+    scores = torch.tensor([[0.5, 0.3, 0.1, 0.4, 0.0]] * 3)
+    monkeypatch.setattr(thresholds, "nearest_of_stream", lambda *_: Nearest(scores, scores, scores))
+    found = calibrate([], None, None, ["a", "b", "a", "c", "b"], 0.75)
+    assert found.values.tolist() == pytest.approx([0.3] * 3)  # of 0.5, 0.3 and 0.4
+    assert (found.pairs, found.rank) == (3, 1)
 
 
 def refused(capsys, *words):

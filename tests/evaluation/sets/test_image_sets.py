@@ -135,5 +135,5 @@ def test_grey_deviation_is_the_largest_difference_of_channels_in_a_pixel(tmp_pat
     Image.fromarray(pixels).save(tmp_path / "grey.png")
     pixels[2, 1] = (100, 93, 104)
     Image.fromarray(pixels).save(tmp_path / "mark.png")
-    assert grey_deviation(tmp_path / "grey.png") == 0
-    assert grey_deviation(tmp_path / "mark.png") == 11
+    assert grey_deviation(Image.open(tmp_path / "grey.png")) == 0
+    assert grey_deviation(Image.open(tmp_path / "mark.png")) == 11
