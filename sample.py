@@ -12,7 +12,7 @@ killed one stopped.
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
@@ -36,7 +36,7 @@ from ldm_us.synthesis.grid import draw_grid, shown_subjects
 from ldm_us.synthesis.masks import check_masks, load_original, mask_of
 from ldm_us.synthesis.option_checks import check_seeds_matter, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
-from ldm_us.synthesis.plan import Plan, Sample, make_plan
+from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.recipe_files import check_files, load_added, resizing_notes
 from ldm_us.synthesis.verify import Means, verify, verify_folder
@@ -105,7 +105,7 @@ def make_samples(
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
-        for samples in batches(left, options.batch):
+        while samples := list(islice(left, options.batch)):
             wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, size)) for s in samples]
             drawn = draw_samples(model, wanted, recipe, added, strips, bar)
             drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
@@ -121,15 +121,8 @@ def make_samples(
 def plan_of(options: SampleOptions) -> Plan:
     """Which samples the options ask for."""
     once = options.n is None and options.balance is None and options.recipe.draws_no_noise
-    plan = make_plan(
-        list(options.labels),
-        options.prompt,
-        options.mask,
-        n=1 if once else options.n,
-        seed=options.seed,
-        balance=options.balance,
-        layout=options.layout,
-    )
+    n = 1 if once else options.n
+    plan = make_plan(options.labels, options.prompt, options.mask, n, options.seed, options.balance, options.layout)
     check_seeds_matter(options.recipe, plan)
     return plan
 
@@ -175,12 +168,6 @@ def describe_plan(plan: Plan, size: int, strips: Sequence[str]) -> Fields:
         "subjects_sha256": hashlib.sha256("\n".join(s.name for s in plan.subjects).encode()).hexdigest(),
         "strips": list(strips) or None,
     }
-
-
-def batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    """Lists of `size` samples, the last one shorter."""
-    while batch := list(islice(samples, size)):
-        yield batch
 
 
 def note(sentence: str) -> None:
