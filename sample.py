@@ -61,18 +61,17 @@ def main(argv: list[str] | None = None) -> int:
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say)
         recipe = resolved(options, model, plan)
-        size = recipe.sampling.size
-        assert size is not None
+        size = recipe.size
         check_files(recipe, model, {subject.prompt for subject in plan.subjects})
         added = load_added(recipe.controls, model, options.device, size)
         training = known_images(options, model, recipe)
         fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
         fields |= more_fields(options, size)
-        checked = check_masks(plan, size)
+        masks_sha256, mask_notes = check_masks(plan, size)
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
-        for sentence in (*ignored, *resizing_notes(recipe), *checked.notes):
+        for sentence in (*ignored, *resizing_notes(recipe), *mask_notes):
             say(sentence)
-        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": checked.sha256}
+        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         out = options.out or first_free(Path("samples"))
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)

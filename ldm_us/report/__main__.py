@@ -9,7 +9,6 @@ from ldm_us.display.pages import render
 from ldm_us.files.atomic import atomic_file
 from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure, result_figures
-from ldm_us.report.key_figures import key_figures
 from ldm_us.report.run_folder import Run, read_pictures, read_run
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.runtime.entry import run_command
@@ -65,7 +64,6 @@ def section_of(run: Run, options: argparse.Namespace) -> dict[str, object]:
         "run": run,
         "figures": figures,  # made with the result
         "notes": [*run.notes, *notes],
-        "key_figures": key_figures(run.stage, run.lines),
         "configuration": configuration,
         "pictures": pictures,  # made during the training
         "damaged": damaged,  # sentences about pictures that cannot be read

@@ -24,7 +24,7 @@ from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
-from ldm_us.synthesis.explain import decoded, moments
+from ldm_us.synthesis.explain import decoded, spread
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
@@ -112,7 +112,7 @@ def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Exampl
         conditions = conditions_of(model, [class_prompt(label)], own, masks=masks)
         steps = list(denoise(model, z_T, conditions, generators, own))
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
-        chosen = moments(steps)
+        chosen = spread(len(steps))
         before = [decoded(model, z[i])[0] for i in chosen]
         predicted = [decoded(model, steps[i].z_0_hat)[0] for i in chosen]
     rows = [("z_t decoded", before), ("predicted z_0 decoded", predicted)]

@@ -59,12 +59,13 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     elif not parsed.info:
         check_options(values, defaults)
     as_given = ("labels", "prompt", "mask", "n", "balance", "seed", "layout", "batch", "out", "overwrite", "watermark")
+    added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
         recipe=Recipe() if parsed.verify is not None else recipe_of(values),
         device=local_device(parsed.device),
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
-        given=given_files(values),
+        given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
         **{name: values[name] for name in (*as_given, "fast", "drop_memorised", "data", "info", "verify")},
     )
 
@@ -104,13 +105,6 @@ def parse_added(words: Sequence[str]) -> AddedControl:
         return AddedControl(Path(path), Path(hint), float(text))
     except ValueError as error:
         raise ValueError(f"--also-control {path} {hint} {text}: the weight {text} is not a finite number.") from error
-
-
-def given_files(values: dict[str, Any]) -> Given:
-    """The files that edits may have been made with, by their options."""
-    named = {f"--{name.replace('_', '-')}": values[name] for name in EDIT_FILES}
-    added = [Path(word) for words in values["also_control"] for word in words[:2]]
-    return {option: [path] for option, path in named.items() if path is not None} | {"--also-control": added}
 
 
 def build_parser() -> argparse.ArgumentParser:
