@@ -99,13 +99,13 @@ def make_samples(
     world: World,
 ) -> int:
     """For each batch that is this process's and not there yet: draw, drop copies, mark, write; -> how many samples."""
-    size, strips, done = fields["settings"]["sampling"]["size"], options.strips, done_numbers(out)
+    strips, done = options.strips, done_numbers(out)
     left = (sample for sample in plan if world.takes(sample.number) and sample.number not in done)
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
         while samples := list(islice(left, options.batch)):
-            wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, size)) for s in samples]
+            wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, recipe.size)) for s in samples]
             drawn = draw_samples(model, wanted, recipe, added, strips, bar)
             drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
             for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):

@@ -155,11 +155,6 @@ def edited_image(fields: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found["sha256"])
 
 
-def followed_hints(fields: Mapping[str, Any]) -> list[str]:
-    """SHA-256 of the hint of every further ControlNet."""
-    return [str(control["hint"]["sha256"]) for control in settings_of(fields)["controls"]]
-
-
 def _plain(values: Any) -> dict[str, Any]:
     """The fields of a dataclass ready for JSON: of a file its name and digest."""
     return {

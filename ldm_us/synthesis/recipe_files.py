@@ -1,12 +1,10 @@
 """The files that a Recipe names: further ControlNets and their hints, images and masks of an edit."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ldm_us.data.records import open_image, prompted_class
 from ldm_us.diffusion.controls import ControlTerm
@@ -18,17 +16,12 @@ from ldm_us.synthesis.subjects import check_mask
 from ldm_us.synthesis.weights import read_controlnet
 
 
-def load_hint(path: Path, size: int) -> Tensor:
-    """A picture as a ControlNet takes it: (1, 3, size, size) in [0, 1], resized by the nearest pixel."""
-    picture = open_image(path).convert("RGB").resize((size, size), Image.Resampling.NEAREST)
-    return torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 255
-
-
 def load_added(added: Sequence[AddedControl], model: LatentDiffusion, device: str, size: int) -> list[ControlTerm]:
     """The terms of these ControlNets, for one sample. Raise ValueError for a file that does not fit the model."""
     terms = []
     for control in added:
-        hint = load_hint(control.hint, size)
+        picture = open_image(control.hint).convert("RGB").resize((size, size), Image.Resampling.NEAREST)
+        hint = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 255  # (1, 3, size, size)
         controlnet = read_controlnet(control.path, model, device, "--also-control").controlnet
         assert controlnet is not None
         terms.append(ControlTerm(controlnet, hint, control.scale))

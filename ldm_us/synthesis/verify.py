@@ -21,7 +21,7 @@ from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256,
 from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
 from ldm_us.synthesis.recipe import AddedControl, Given, Recipe, Region, read_recipe, settings_of
 from ldm_us.synthesis.recipe_files import load_added
-from ldm_us.synthesis.watermark import add_watermark, can_read_watermarks, has_watermark, watermark_version
+from ldm_us.synthesis.watermark import add_watermark, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
@@ -198,6 +198,8 @@ def reason(text: Mapping[str, str], rounded: bool, device: str) -> str:
 
 
 def _seen_mark(picture: Image.Image) -> str:
-    if not can_read_watermarks():
+    try:
+        marked = has_watermark(picture)
+    except ValueError:
         return " (the extra `watermark` would look for an invisible mark)"
-    return ", but its watermark says that it is synthetic" if has_watermark(picture) else ", and it has no watermark"
+    return ", but its watermark says that it is synthetic" if marked else ", and it has no watermark"
