@@ -12,7 +12,7 @@ killed one stopped.
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
@@ -36,7 +36,7 @@ from ldm_us.synthesis.grid import draw_grid, shown_subjects
 from ldm_us.synthesis.masks import check_masks, load_original, mask_of
 from ldm_us.synthesis.option_checks import check_seeds_matter, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
-from ldm_us.synthesis.plan import Plan, Sample, make_plan
+from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.recipe_files import check_files, load_added, resizing_notes
 from ldm_us.synthesis.verify import Means, verify, verify_folder
@@ -61,18 +61,17 @@ def main(argv: list[str] | None = None) -> int:
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say)
         recipe = resolved(options, model, plan)
-        size = recipe.sampling.size
-        assert size is not None
+        size = recipe.size
         check_files(recipe, model, {subject.prompt for subject in plan.subjects})
         added = load_added(recipe.controls, model, options.device, size)
         training = known_images(options, model, recipe)
         fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
         fields |= more_fields(options, size)
-        checked = check_masks(plan, size)
+        masks_sha256, mask_notes = check_masks(plan, size)
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
-        for sentence in (*ignored, *resizing_notes(recipe), *checked.notes):
+        for sentence in (*ignored, *resizing_notes(recipe), *mask_notes):
             say(sentence)
-        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": checked.sha256}
+        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         out = options.out or first_free(Path("samples"))
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
@@ -100,13 +99,13 @@ def make_samples(
     world: World,
 ) -> int:
     """For each batch that is this process's and not there yet: draw, drop copies, mark, write; -> how many samples."""
-    size, strips, done = fields["settings"]["sampling"]["size"], options.strips, done_numbers(out)
+    strips, done = options.strips, done_numbers(out)
     left = (sample for sample in plan if world.takes(sample.number) and sample.number not in done)
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
-        for samples in batches(left, options.batch):
-            wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, size)) for s in samples]
+        while samples := list(islice(left, options.batch)):
+            wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, recipe.size)) for s in samples]
             drawn = draw_samples(model, wanted, recipe, added, strips, bar)
             drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
             for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):
@@ -121,15 +120,8 @@ def make_samples(
 def plan_of(options: SampleOptions) -> Plan:
     """Which samples the options ask for."""
     once = options.n is None and options.balance is None and options.recipe.draws_no_noise
-    plan = make_plan(
-        list(options.labels),
-        options.prompt,
-        options.mask,
-        n=1 if once else options.n,
-        seed=options.seed,
-        balance=options.balance,
-        layout=options.layout,
-    )
+    n = 1 if once else options.n
+    plan = make_plan(options.labels, options.prompt, options.mask, n, options.seed, options.balance, options.layout)
     check_seeds_matter(options.recipe, plan)
     return plan
 
@@ -175,12 +167,6 @@ def describe_plan(plan: Plan, size: int, strips: Sequence[str]) -> Fields:
         "subjects_sha256": hashlib.sha256("\n".join(s.name for s in plan.subjects).encode()).hexdigest(),
         "strips": list(strips) or None,
     }
-
-
-def batches(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
-    """Lists of `size` samples, the last one shorter."""
-    while batch := list(islice(samples, size)):
-        yield batch
 
 
 def note(sentence: str) -> None:

@@ -126,12 +126,11 @@ def scale(
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     decades = math.log10(high / low) if log_scale else 0.0
-    if log_scale and decades > 0.5:
-        axes.set(**{f"{name}scale": "log"})
+    axes.set(**{f"{name}scale": "log" if log_scale else "linear"})
+    if decades > 0.5:
         factors = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 3 else (1.0,)
         ticks = LogLocator(subs=factors, numticks=most + 3).tick_values(low, high)
     else:
-        axes.set(**{f"{name}scale": "log" if log_scale else "linear"})
         ticks = MaxNLocator(most, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1).tick_values(low, high)
     room = 0.0 if log_scale else 1e-9 * (high - low)  # for ticks at the very ends
     inside = [float(tick) for tick in ticks if low - room <= tick <= high + room]

@@ -1,14 +1,15 @@
 """Command line of the report: python -m ldm_us.report RUN [RUN ...] writes one HTML file about one or several runs."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from ldm_us.display.pages import render
 from ldm_us.files.atomic import atomic_file
+from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure, result_figures
-from ldm_us.report.run_folder import read_run
-from ldm_us.report.sections import section_of
+from ldm_us.report.run_folder import Run, read_pictures, read_run
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import read_data
@@ -40,15 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     check_options(options)
     runs = [read_run(path) for path in options.runs]
     out = options.runs[-1] / "report.html" if options.out is None else options.out
-    sections = []
-    for run in runs:
-        figures: list[Figure] = []
-        notes: list[str] = []
-        if run.result is not None and not options.no_samples:
-            print(f"sampling with {run.path / 'model.safetensors'}")
-            folders = options.data or [Path(folder) for folder in run.config["data"]]
-            figures, notes = result_figures(run, folders, options.steps, options.seed, options.device)
-        sections.append(section_of(run, figures, notes))
+    sections = [section_of(run, options) for run in runs]
     title = options.title or "Training report: " + ", ".join(run.name for run in runs)
     page = render("ldm_us/report/page.html", title=title, sections=sections)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +49,26 @@ def main(argv: list[str] | None = None) -> int:
         file.write(page.encode("ascii"))
     print(f"wrote {out}")
     return 0
+
+
+def section_of(run: Run, options: argparse.Namespace) -> dict[str, object]:
+    """All that page.html shows of a run."""
+    figures, notes = list[Figure](), list[str]()
+    if run.result is not None and not options.no_samples:
+        print(f"sampling with {run.path / 'model.safetensors'}")
+        folders = options.data or [Path(folder) for folder in run.config["data"]]
+        figures, notes = result_figures(run, folders, options.steps, options.seed, options.device)
+    pictures, damaged = read_pictures(run)
+    configuration = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in run.config.items()]
+    return {
+        "run": run,
+        "figures": figures,  # made with the result
+        "notes": [*run.notes, *notes],
+        "configuration": configuration,
+        "pictures": pictures,  # made during the training
+        "damaged": damaged,  # sentences about pictures that cannot be read
+        "curves": curves(run.name, run.lines),
+    }
 
 
 def check_options(options: argparse.Namespace) -> None:

@@ -50,12 +50,10 @@ def choose(records: Sequence[Record]) -> list[Record]:
 
 
 def drawn_examples(size: int) -> list[Example]:
-    """An oval lying for benign, and one standing for malignant."""
-    lesions = (("drawn, lying", "benign", 0.24, 0.13), ("drawn, standing", "malignant", 0.13, 0.24))
-    return [Example(name, label, ellipse(size, width, height), None) for name, label, width, height in lesions]
-
-
-def ellipse(size: int, width: float, height: float) -> Tensor:
-    """A white ellipse in the middle of a black mask (1, size, size); half axes as shares of the side."""
-    place = torch.linspace(-0.5, 0.5, size)
-    return ((place[None, :] / width) ** 2 + (place[:, None] / height) ** 2 <= 1).float()[None]
+    """An oval lying for benign, and one standing for malignant, white in the middle of a black mask."""
+    examples, place = [], torch.linspace(-0.5, 0.5, size)
+    # Half axes as shares of the side.
+    for name, label, width, height in (("lying", "benign", 0.24, 0.13), ("standing", "malignant", 0.13, 0.24)):
+        oval = (place[None, :] / width) ** 2 + (place[:, None] / height) ** 2 <= 1
+        examples.append(Example(f"drawn, {name}", label, oval.float()[None], None))
+    return examples

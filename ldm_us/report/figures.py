@@ -7,7 +7,6 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
@@ -25,7 +24,7 @@ from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
-from ldm_us.synthesis.explain import decoded, moments
+from ldm_us.synthesis.explain import decoded, spread
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
@@ -34,14 +33,12 @@ ROWS = ("normal", "benign", "malignant")  # as in the paper's Figure 3
 
 @dataclass(frozen=True)
 class Figure:
-    """Rows of pictures under column names, and what they mean."""
+    """Rows of pictures under column names."""
 
-    title: str
-    meaning: str
+    kind: str  # meanings.html has the title and the meaning of each
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[Image.Image | None]]]
     settings: str  # what it takes to make it again
-    synthetic: bool = True
 
 
 def result_figures(
@@ -69,39 +66,23 @@ def result_figures(
 
 def reconstructions(model: LatentDiffusion, examples: Sequence[Example]) -> Figure:
     """Held-out images, what the autoencoder makes of them, and the difference."""
-    originals, copies, differences, columns = [], [], [], []
+    names, pictures, columns = ("original", "reconstruction", "difference x 4"), [], []
     for example in examples:
         assert example.x is not None
         x_hat = reconstruct(model, example.x[None])[0]
         grey, grey_hat = (image.mean(dim=0, keepdim=True) / 2 + 0.5 for image in (example.x, x_hat))
-        originals.append(to_picture(grey))
-        copies.append(to_picture(grey_hat))
-        differences.append(to_picture(0.5 + 2 * (grey_hat - grey)))
+        pictures.append([to_picture(image) for image in (grey, grey_hat, 0.5 + 2 * (grey_hat - grey))])
         columns.append(f"{example.label}, {psnr(grey_hat, grey):.1f} dB")
-    return Figure(
-        "Held-out images and their reconstructions",
-        "What the autoencoder loses is lost to every later stage: speckle that is missing in the middle row cannot be "
-        "in any sample. The last row is the difference, four times enlarged; grey is none.",
-        columns,
-        [("original", originals), ("reconstruction", copies), ("difference x 4", differences)],
-        "Decoded from the posterior mean, without noise.",
-        synthetic=False,
-    )
+    rows = list(zip(names, zip(*pictures, strict=True), strict=True))
+    return Figure("reconstructions", columns, rows, "Decoded from the posterior mean, without noise.")
 
 
 def by_class(model: LatentDiffusion, sampling: Sampling, seed: int) -> Figure:
     """Samples of every class, as in the paper's Figure 3."""
     seeds = [seed + i for i in range(SAMPLES["unet"])]
-    assert set(ROWS) == set(CLASSES)
     rows = [(label, sample(model, sampling, class_prompt(label), None, seeds)) for label in ROWS]
-    return Figure(
-        "Samples by class, like the paper's Figure 3",
-        "Every row has its own prompt and every column its own noise: what differs down a column is what the model "
-        "has learnt about the class.",
-        [f"seed {own}" for own in seeds],
-        rows,
-        settings_of(model, sampling, False, f"Prompts '{class_prompt(ROWS[0])}' and so on."),
-    )
+    settings = settings_of(model, sampling, False, f"Prompts '{class_prompt(ROWS[0])}' and so on.")
+    return Figure("by class", [f"seed {own}" for own in seeds], rows, settings)
 
 
 def by_mask(model: LatentDiffusion, sampling: Sampling, seed: int, examples: Sequence[Example]) -> Figure:
@@ -115,14 +96,9 @@ def by_mask(model: LatentDiffusion, sampling: Sampling, seed: int, examples: Seq
             cells.append(None if example.x is None else to_picture(example.x[:1] / 2 + 0.5))
         samples = sample(model, sampling, class_prompt(example.label), example.mask, seeds)
         rows.append((example.name, [*cells, *samples]))
-    return Figure(
-        "Samples that follow a mask, like the paper's Figure 4",
-        "The lesion of every sample should lie where its mask is white, and the tissue around it should differ from "
-        "seed to seed.",
-        ["mask", *(["original"] if with_original else []), *(f"seed {own}" for own in seeds)],
-        rows,
-        settings_of(model, sampling, True, "The prompt names the class of the mask."),
-    )
+    columns = ["mask", *(["original"] if with_original else []), *(f"seed {own}" for own in seeds)]
+    settings = settings_of(model, sampling, True, "The prompt names the class of the mask.")
+    return Figure("by mask", columns, rows, settings)
 
 
 def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Example | None) -> Figure:
@@ -136,22 +112,13 @@ def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Exampl
         conditions = conditions_of(model, [class_prompt(label)], own, masks=masks)
         steps = list(denoise(model, z_T, conditions, generators, own))
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
-        chosen = moments(steps)
+        chosen = spread(len(steps))
         before = [decoded(model, z[i])[0] for i in chosen]
         predicted = [decoded(model, steps[i].z_0_hat)[0] for i in chosen]
-    return Figure(
-        "One sample in the making",
-        "Above, the latents at timestep t, decoded: noise that becomes an image. Below, the clean image that the model "
-        "predicts from them: a blur first, then a composition, then speckle.",
-        [f"t = {steps[i].t}" for i in chosen],
-        [("z_t decoded", before), ("predicted z_0 decoded", predicted)],
-        settings_of(
-            model,
-            sampling,
-            example is not None,
-            f"Seed {seed}, class {label}" + (f", mask {example.name}." if example else "."),
-        ),
-    )
+    rows = [("z_t decoded", before), ("predicted z_0 decoded", predicted)]
+    more = f"Seed {seed}, class {label}" + (f", mask {example.name}." if example else ".")
+    settings = settings_of(model, sampling, masks is not None, more)
+    return Figure("strip", [f"t = {steps[i].t}" for i in chosen], rows, settings)
 
 
 def sample(

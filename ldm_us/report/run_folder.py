@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from ldm_us.data.records import open_image
 from ldm_us.files.checkpoint import open_model_file, read_metadata
 from ldm_us.files.lineage import read_lineage
 from ldm_us.training.options import STAGES
@@ -44,9 +47,9 @@ class Run:
         return int(self.result["steps"]) if self.result is not None else int(self.lines[-1]["step"])
 
     @property
-    def images_per_step(self) -> int:
-        """The global batch."""
-        return int(self.config["images_per_step"])
+    def lineage(self) -> list[dict[str, Any]]:
+        """The stages behind the result, oldest first."""
+        return self.ancestors if self.result is None else [*self.ancestors, self.result]
 
     @property
     def trained_parts(self) -> list[str]:
@@ -123,6 +126,17 @@ def read_result(path: Path) -> tuple[list[dict[str, Any]], dict[str, int], list[
     if not entries or not isinstance(entries[-1].get("steps"), int):
         return [], {}, ["not finished: model.safetensors does not say which run made it."]
     return entries, sizes, []
+
+
+def read_pictures(run: Run) -> tuple[list[tuple[int, Image.Image]], list[str]]:
+    """(step, picture) of the training, oldest first, and what is wrong with those that cannot be read."""
+    pictures, damaged = [], []
+    for step, path in run.samples:
+        try:
+            pictures.append((step, open_image(path)))
+        except ValueError as error:
+            damaged.append(str(error))
+    return pictures, damaged
 
 
 def ancestors_in(weights: str | None) -> list[dict[str, Any]]:

@@ -47,15 +47,11 @@ def untrue_claims(text: Mapping[str, str]) -> list[str]:
     if lacking := [name for name in ORIGIN if not text.get(name)]:
         problems.append(f"origin: no field {' and '.join(lacking)}")
     label, prompted = text.get("class"), prompted_class(text.get("prompt", ""))
-    if label is not None and label != prompted and (prompted or label not in _classes_of_masks(text)):
+    of_masks = {match["label"] for match in map(NAME.fullmatch, text.get("mask", "").split(", ")) if match is not None}
+    # A prompt of one's own leaves the class that the name of the mask tells.
+    if label is not None and label != prompted and (prompted or label not in of_masks):
         problems.append(f"class: {label}, but the prompt is {text.get('prompt', '')!r}")
     return problems
-
-
-def _classes_of_masks(text: Mapping[str, str]) -> set[str]:
-    """A prompt of one's own leaves the class that the name of the mask tells."""
-    matches = map(NAME.fullmatch, text.get("mask", "").split(", "))
-    return {match["label"] for match in matches if match is not None}
 
 
 def other_files(text: Mapping[str, str], source: Source, digest: Callable[[Path], str]) -> list[str]:

@@ -72,7 +72,7 @@ def draw_samples(
     for first in range(0, len(wanted), together):
         part, steps = wanted[first : first + together], list[Step]()
         with computing(model, recipe.sampling), torch.no_grad():
-            with record(model, 1) if "explain" in strips else nullcontext() as seen:
+            with record(model) if "explain" in strips else nullcontext() as seen:
                 for step in walk(model, part, recipe, added):
                     steps = [*steps, step] if "trajectory" in strips else [step]
                     if progress is not None:
@@ -80,7 +80,7 @@ def draw_samples(
             images = pictured(model, steps[-1], recipe)
             pictures = {"trajectory": trajectory(model, steps)} if "trajectory" in strips else {}
         if seen is not None:
-            pictures["attention"] = attention_picture(seen, images, [part[0].prompt])
+            pictures["attention"] = attention_picture(seen, images[0], part[0].prompt)
             pictures |= {"control": control_picture(seen)} if seen.control else {}
         drawn += [Drawn(x, pictures) for x in images.float().cpu()]
     return drawn
@@ -103,7 +103,7 @@ def walk(
 
     x = edited_images(recipe, len(wanted))
     if isinstance(begin, Region):
-        region = load_region(begin, x)
+        region = load_masks(begin.inpaint, recipe.size, len(wanted))
         yield from inpaint(model, x, region, conditions, generators, sampling, begin.resample)
     elif isinstance(begin, Inversion):
         source = source_conditions(model, recipe, prompts)
@@ -114,33 +114,29 @@ def walk(
 
 def pictured(model: LatentDiffusion, last: Step, recipe: Recipe) -> Tensor:
     """The images (b, 3, H, W) in [0, 1] that the last Step of a walk stands for."""
-    if not isinstance(recipe.begin, Region):
+    begin, batch = recipe.begin, len(last.z)
+    if not isinstance(begin, Region):
         return decode(model, last.z)
-    x = edited_images(recipe, len(last.z))
-    return composed(model, last.z, x, load_region(recipe.begin, x), recipe.begin.paste)
+    region = load_masks(begin.inpaint, recipe.size, batch)
+    return composed(model, last.z, edited_images(recipe, batch), region, begin.paste)
 
 
 def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[str]) -> Conditions:
     """What the image of an inversion shows, at guidance 1: by default what the samples are to show."""
     begin, sampling = recipe.begin, replace(recipe.sampling, guidance=1.0, guidance_rescale=0.0, guidance_interval=None)
     assert isinstance(begin, Inversion)
-    assert sampling.size is not None
     shown = prompts if begin.source_prompt is None else [begin.source_prompt] * len(prompts)
-    masks = None
-    if begin.source_mask is not None:
-        masks = load_mask([begin.source_mask], sampling.size).expand(len(prompts), -1, -1, -1)
+    masks = None if begin.source_mask is None else load_masks(begin.source_mask, recipe.size, len(prompts))
     return conditions_of(model, shown, sampling, masks=masks)
 
 
 def edited_images(recipe: Recipe, batch: int) -> Tensor:
-    """The image to be edited, once for each sample: (b, 3, size, size) in [-1, 1]."""
+    """The image to be edited, once for each sample: (b, 3, size, size) in [-1, 1].
+
+    It has to have the size of the samples, so that pixels stay pixels.
+    """
     assert isinstance(recipe.begin, FromImage | Region | Inversion)
-    assert recipe.sampling.size is not None
-    return load_init(recipe.begin.init, recipe.sampling.size).expand(batch, -1, -1, -1)
-
-
-def load_init(path: Path, size: int) -> Tensor:
-    """The image to be edited, (3, size, size) in [-1, 1]; it has to have that size, so that pixels stay pixels."""
+    path, size = recipe.begin.init, recipe.size
     picture = open_image(path)
     if picture.mode not in MODES:
         raise ValueError(f"--init {path} has mode {picture.mode}. Save it as 8-bit grey or RGB.")
@@ -149,9 +145,9 @@ def load_init(path: Path, size: int) -> Tensor:
             f"--init {path} is {picture.width}x{picture.height}, but the samples are {size}x{size}. Resize it, or give "
             "--size."
         )
-    return image_tensor(picture, size)
+    return image_tensor(picture, size).expand(batch, -1, -1, -1)
 
 
-def load_region(begin: Region, x: Tensor) -> Tensor:
-    """The region to draw anew, once for each image of x (b, 3, H, W): (b, 1, H, W) in {0, 1}."""
-    return load_mask([begin.inpaint], x.shape[-1]).expand(len(x), -1, -1, -1)
+def load_masks(path: Path, size: int, batch: int) -> Tensor:
+    """The mask of an edit, once for each sample: (b, 1, size, size) in {0, 1}."""
+    return load_mask([path], size).expand(batch, -1, -1, -1)

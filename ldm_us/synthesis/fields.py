@@ -51,13 +51,8 @@ def as_text(fields: Fields) -> dict[str, str]:
 
     The digest has no key: who forges a picture computes it anew. What cannot be forged is what --verify draws again.
     """
-    text = {key: value if isinstance(value, str) else json_or_plain(value) for key, value in fields.items()}
+    text = {key: json.dumps(value) if isinstance(value, list | dict) else str(value) for key, value in fields.items()}
     return text | {DIGEST: fields_sha256(text)}
-
-
-def json_or_plain(value: Any) -> str:
-    """Lists and dictionaries as JSON, numbers as Python writes them."""
-    return json.dumps(value) if isinstance(value, list | dict) else str(value)
 
 
 def fields_sha256(text: Mapping[str, str]) -> str:

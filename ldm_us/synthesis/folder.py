@@ -26,7 +26,7 @@ from ldm_us.files.locks import take_shared, try_exclusive
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
 from ldm_us.synthesis.plan import STRIPS, Plan, Sample
-from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, followed_hints, settings_of
+from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, settings_of
 
 COMMAND = "command.json"  # what the folder was begun with
 MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
@@ -171,7 +171,8 @@ def merge_lists(out: Path, target: Path) -> None:
     last = -1
     with atomic_file(target) as file:
         for entry in heapq.merge(*map(read_list, sources), key=lambda entry: int(entry["number"])):
-            if entry["number"] > last and _is_whole(out, entry):
+            # Somebody may have deleted files of a line, or a copy of the folder broken off.
+            if entry["number"] > last and all(ends_as_png(out / name) for name in files_of(entry)):
                 file.write((json.dumps(entry) + "\n").encode())
                 last = entry["number"]
     for path in sources:
@@ -205,8 +206,8 @@ def shared_source(entry: Fields) -> str | None:
     """What makes samples one family: the image they edit, else hints they follow, else the mask of their lesion."""
     if (edited := edited_image(entry)) is not None:
         return edited
-    if hints := followed_hints(entry):
-        return json.dumps(hints)
+    if controls := settings_of(entry)["controls"]:
+        return json.dumps([str(control["hint"]["sha256"]) for control in controls])
     return entry.get("mask_sha256") if entry.get("class") in LESION_CLASSES else None
 
 
@@ -224,11 +225,6 @@ def read_list(path: Path) -> Iterator[Fields]:
                         "its sample again."
                     ) from error
                 yield entry
-
-
-def _is_whole(out: Path, entry: Fields) -> bool:
-    """Whether the files of a line are there to their end; somebody may have deleted them, or a copy broken off."""
-    return all(ends_as_png(out / name) for name in files_of(entry))
 
 
 def ends_as_png(path: Path) -> bool:

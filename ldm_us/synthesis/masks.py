@@ -1,7 +1,6 @@
 """The masks of a plan: read one at a time, all checked before the first sample is drawn."""
 
 import hashlib
-from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
@@ -12,20 +11,16 @@ from ldm_us.synthesis.plan import Plan, Sample
 from ldm_us.synthesis.subjects import Subject, check_mask
 
 
-class Checked(NamedTuple):
-    """What was found out about the masks of a plan."""
+def check_masks(plan: Plan, size: int) -> tuple[str | None, list[str]]:
+    """Read every mask of a plan; -> SHA-256 of all as the ControlNet sees them, in order, and notes for the user.
 
-    sha256: str | None  # of all of them as the ControlNet sees them, in order
-    notes: list[str]  # sentences for the user
-
-
-def check_masks(plan: Plan, size: int) -> Checked:
-    """Read every mask of a plan, and originals that will be shown. Raise ValueError for one that does not fit."""
+    Raise ValueError for one that does not fit.
+    """
     if not plan.masked:
         lesions = [label for label in LESION_CLASSES if any(subject.label == label for subject in plan.subjects)]
         if plan.layout == "busi" and lesions:
-            return Checked(None, [f"without --mask there are no mask files for {' and '.join(lesions)}."])
-        return Checked(None, [])
+            return None, [f"without --mask there are no mask files for {' and '.join(lesions)}."]
+        return None, []
     digest, resized = hashlib.sha256(), []
     for subject in plan.subjects:
         union = union_of_masks(subject.masks)
@@ -35,11 +30,10 @@ def check_masks(plan: Plan, size: int) -> Checked:
         if union is not None and union.size != (size, size):
             resized.append(f"{subject.masks[0].name} of {union.width}x{union.height}")
         digest.update(bytes(mask.byte().numpy().data))
-    notes = []
-    if resized:
-        rest = f" and {len(resized) - 1} other masks" if len(resized) > 1 else ""
-        notes.append(f"{resized[0]}{rest} resized to {size}x{size}, each pixel from the nearest one.")
-    return Checked(digest.hexdigest(), notes)
+    if not resized:
+        return digest.hexdigest(), []
+    rest = f" and {len(resized) - 1} other masks" if len(resized) > 1 else ""
+    return digest.hexdigest(), [f"{resized[0]}{rest} resized to {size}x{size}, each pixel from the nearest one."]
 
 
 def mask_of(plan: Plan, sample: Sample, size: int) -> Tensor | None:

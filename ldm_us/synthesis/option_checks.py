@@ -1,12 +1,10 @@
 """What the command line of sample.py makes no sense with: refused before anything is loaded, or told in a note."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.records import CLASSES
 from ldm_us.runtime.checks import check_device, check_finite, check_seed
 from ldm_us.runtime.processes import process_count
 from ldm_us.synthesis.plan import Plan
@@ -34,25 +32,19 @@ def check_options(options: Options, defaults: Options) -> None:
     for lora in options["lora"]:
         if not abs(lora.scale) < float("inf"):
             raise ValueError(f"--lora {lora.path}:{lora.scale}: use a finite scale.")
-    check_controls(options, given)
-    check_edits(options, given)
-    check_copies(options)
+    check_combinations(options, given)
     if options["out"] is None and process_count() > 1:
         raise ValueError("several processes need one folder: give --out.")
 
 
-def check_controls(options: Options, given: Sequence[str]) -> None:
-    """Refuse limits and weights of a control that there is not."""
+def check_combinations(options: Options, given: Sequence[str]) -> None:
+    """Refuse what does nothing beside the other options, or contradicts them."""
     masked = options["mask"] is not None or options["source_mask"] is not None
     for name in ("guess", "control_start", "control_end"):
         if name in given and not masked and not options["also_control"]:
             raise ValueError(f"{named(name)} does nothing without --mask or --also-control: add one of them.")
     if options["control_scale"] is not None and not masked:
         raise ValueError("--control-scale does nothing without --mask, whose weight it is: add that.")
-
-
-def check_edits(options: Options, given: Sequence[str]) -> None:
-    """Refuse edits that do not fit together."""
     for needed, names in NEEDS.items():
         if alone := sorted(set(given) & set(names)) if needed not in given else []:
             raise ValueError(f"{named(alone[0])} does nothing without --{needed}: add that.")
@@ -68,10 +60,6 @@ def check_edits(options: Options, given: Sequence[str]) -> None:
         raise ValueError("--explain follows the way from noise to image, and --invert also walks back: leave out one.")
     if options["strength"] == 0 and (options["trajectory"] or options["explain"]):
         raise ValueError("--strength 0 takes no step that --trajectory or --explain could show: leave them out.")
-
-
-def check_copies(options: Options) -> None:
-    """Refuse --drop-memorised and --data where they do not stand together, or stand beside --init."""
     if (options["drop_memorised"] is None) != (options["data"] is None):
         raise ValueError("--drop-memorised and --data belong together: give both, or none.")
     if options["drop_memorised"] is not None and options["init"] is not None:
@@ -92,13 +80,7 @@ def check_verify_options(options: Options, defaults: Options, looked_at: Sequenc
 def check_seeds_matter(recipe: Recipe, plan: Plan) -> None:
     """Refuse several samples of one subject where they would be the same picture under different seeds."""
     check_seed(plan.last_seed)
-    if not recipe.draws_no_noise:
-        return
-    subjects = Counter(subject.label for subject in plan.subjects)
-    most = plan.n if plan.counts is None else max(
-        count / subjects[label] for label, count in zip(CLASSES, plan.counts, strict=True) if count
-    )  # fmt: skip
-    if most > 1:
+    if recipe.draws_no_noise and len({sample.row for sample in plan}) < plan.total:
         option = "--invert" if isinstance(recipe.begin, Inversion) else "--strength 0"
         raise ValueError(f"{option} draws no noise: all samples of one subject would be one picture. Use --n 1.")
 

@@ -1,7 +1,6 @@
 """The command line of sample.py: what can be asked for. It is parsed once, into a SampleOptions."""
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,19 +17,9 @@ from ldm_us.synthesis.plan import LAYOUTS
 from ldm_us.synthesis.recipe import AddedControl, Beginning, FromImage, FromNoise, Given, Inversion, Recipe, Region
 from ldm_us.synthesis.weights import Source, parse_lora
 
+EDIT_FILES = ("init", "inpaint", "source_mask")
 # What --verify looks at; everything else it reads from the picture.
-OF_VERIFY = (
-    "verify",
-    "weights",
-    "controlnet",
-    "lora",
-    "device",
-    "mask",
-    "init",
-    "inpaint",
-    "source_mask",
-    "also_control",
-)
+OF_VERIFY = ("verify", "weights", "controlnet", "lora", "device", "mask", "also_control", *EDIT_FILES)
 
 
 @dataclass(frozen=True)
@@ -39,11 +28,11 @@ class SampleOptions:
 
     source: Source
     recipe: Recipe
-    labels: tuple[str, ...]
+    labels: list[str]
     prompt: str | None
     mask: Path | None
     n: int | None
-    balance: tuple[float, ...] | None
+    balance: list[float] | None
     seed: int  # of the first sample
     layout: str  # of LAYOUTS
     batch: int  # images at a time
@@ -54,7 +43,7 @@ class SampleOptions:
     strips: tuple[str, ...]  # pictures of how a sample came about
     fast: bool  # asked for; the recipe says whether it can be
     drop_memorised: Path | None
-    data: tuple[Path, ...] | None
+    data: list[Path] | None
     info: bool
     verify: Path | None
     given: Given  # the files of an edit, by option, for --verify
@@ -69,20 +58,15 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
         check_verify_options(values, defaults, OF_VERIFY)
     elif not parsed.info:
         check_options(values, defaults)
-    kept = ("prompt", "mask", "n", "seed", "layout", "batch", "out", "overwrite", "watermark", "fast")
+    as_given = ("labels", "prompt", "mask", "n", "balance", "seed", "layout", "batch", "out", "overwrite", "watermark")
+    added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
         recipe=Recipe() if parsed.verify is not None else recipe_of(values),
-        labels=tuple(parsed.labels),
-        balance=None if parsed.balance is None else tuple(parsed.balance),
         device=local_device(parsed.device),
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
-        drop_memorised=parsed.drop_memorised,
-        data=None if parsed.data is None else tuple(parsed.data),
-        info=parsed.info,
-        verify=parsed.verify,
-        given=given_files(values),
-        **{name: values[name] for name in kept},
+        given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
+        **{name: values[name] for name in (*as_given, "fast", "drop_memorised", "data", "info", "verify")},
     )
 
 
@@ -115,22 +99,12 @@ def beginning_of(values: dict[str, Any]) -> Beginning:
 
 
 def parse_added(words: Sequence[str]) -> AddedControl:
-    """--also-control FILE HINT X. Raise ValueError for an X that is no finite number."""
+    """--also-control FILE HINT X. Raise ValueError for an X that is no number."""
     path, hint, text = words
     try:
-        scale = float(text)
-    except ValueError:
-        scale = math.nan
-    if not math.isfinite(scale):
-        raise ValueError(f"--also-control {path} {hint} {text}: the weight {text} is not a finite number.")
-    return AddedControl(Path(path), Path(hint), scale)
-
-
-def given_files(values: dict[str, Any]) -> Given:
-    """The files that edits may have been made with, by their options."""
-    named = {f"--{name.replace('_', '-')}": values[name] for name in ("init", "inpaint", "source_mask")}
-    added = [Path(word) for words in values["also_control"] for word in words[:2]]
-    return {option: [path] for option, path in named.items() if path is not None} | {"--also-control": added}
+        return AddedControl(Path(path), Path(hint), float(text))
+    except ValueError as error:
+        raise ValueError(f"--also-control {path} {hint} {text}: the weight {text} is not a finite number.") from error
 
 
 def build_parser() -> argparse.ArgumentParser:

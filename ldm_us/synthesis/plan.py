@@ -90,7 +90,6 @@ def make_plan(
     labels: list[str],
     prompt: str | None,
     mask: Path | None,
-    *,
     n: int | None,
     seed: int,
     balance: Sequence[float] | None,

@@ -18,7 +18,7 @@ from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.old_fields import settings_of_old_fields
 
-Given = Mapping[str, Sequence[Path]]  # the files of each option of the command line
+Given = Mapping[str, Sequence[Path]]  # the files of each option of the command line, by its name: init, also_control
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ class Recipe:
     controls: tuple[AddedControl, ...] = ()
 
     @property
+    def size(self) -> int:
+        """Pixels along one side. Raise ValueError where they are missing: sample.py writes its settings resolved."""
+        if self.sampling.size is None:
+            raise ValueError("the field size is missing")
+        return self.sampling.size
+
+    @property
     def draws_no_noise(self) -> bool:
         """Whether the seed changes nothing: the noise comes from the image, or there is none."""
         return isinstance(self.begin, Inversion) or (isinstance(self.begin, FromImage) and self.begin.strength == 0)
@@ -119,7 +126,7 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
     try:
         begin = dict(values["begin"])
         kind = BEGINNINGS[begin.pop("from")]
-        recipe = Recipe(
+        return Recipe(
             _build(Sampling, values["sampling"]),
             str(values["negative_prompt"]),
             _build(kind, _with_files(begin, given, digest)),
@@ -127,7 +134,6 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"the settings are no Recipe ({error!r})") from error
-    return recipe
 
 
 def settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,18 +155,12 @@ def edited_image(fields: Mapping[str, Any]) -> str | None:
     return None if found is None else str(found["sha256"])
 
 
-def followed_hints(fields: Mapping[str, Any]) -> list[str]:
-    """SHA-256 of the hint of every further ControlNet."""
-    return [str(control["hint"]["sha256"]) for control in settings_of(fields)["controls"]]
-
-
 def _plain(values: Any) -> dict[str, Any]:
-    named = {each.name: getattr(values, each.name) for each in dataclasses.fields(values)}
-    return {name: _hashed(value) if isinstance(value, Path) else value for name, value in named.items()}
-
-
-def _hashed(path: Path) -> dict[str, str]:
-    return {"file": path.name, "sha256": sha256_file(path)}
+    """The fields of a dataclass ready for JSON: of a file its name and digest."""
+    return {
+        name: {"file": value.name, "sha256": sha256_file(value)} if isinstance(value, Path) else value
+        for name, value in vars(values).items()
+    }
 
 
 def _with_files(values: Mapping[str, Any], given: Given, digest: Callable[[Path], str]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _with_files(values: Mapping[str, Any], given: Given, digest: Callable[[Path]
     is_control = "hint" in values
     found = {}
     for name, value in values.items():
-        option = "--also-control" if is_control else f"--{name.replace('_', '-')}"
+        option = "also_control" if is_control else name
         found[name] = _same_file(option, value, given.get(option, ()), digest) if isinstance(value, dict) else value
     return found
 
@@ -178,6 +178,7 @@ def _same_file(option: str, recorded: Any, given: Sequence[Path], digest: Callab
     for path in given:
         if digest(path) == sha256:
             return path
+    option = f"--{option.replace('_', '-')}"
     made = f"made with {option} {name} ({sha256[:12]})"
     if len(given) == 1:
         raise ValueError(f"{made}, but {given[0]} is {digest(given[0])[:12]}")

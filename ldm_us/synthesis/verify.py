@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.data.records import load_mask, open_image
@@ -20,9 +19,9 @@ from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, re
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
 from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
-from ldm_us.synthesis.recipe import AddedControl, FromNoise, Given, Inversion, Recipe, Region, read_recipe, settings_of
+from ldm_us.synthesis.recipe import AddedControl, Given, Recipe, Region, read_recipe, settings_of
 from ldm_us.synthesis.recipe_files import load_added
-from ldm_us.synthesis.watermark import add_watermark, can_read_watermarks, has_watermark, watermark_version
+from ldm_us.synthesis.watermark import add_watermark, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
@@ -77,7 +76,7 @@ def verify(path: Path, means: Means) -> Verdict:
     recipe, size, unreadable = Recipe(), None, list[str]()
     try:
         recipe = read_recipe(text, means.given, means.digest)
-        size = size_of(recipe)
+        size = recipe.size
     except ValueError as error:
         unreadable.append(f"settings: {error}")
     problems = changed_since(picture, text, size) + untrue_claims(text) + other_files(text, means.source, means.digest)
@@ -105,10 +104,8 @@ def verify_folder(folder: Path, means: Means) -> Verdict:
             f"--verify {folder}: no {MANIFEST} in it. Give a picture, or a folder that sample.py finished."
         )
     entries = list(read_list(folder / MANIFEST))
-    differing = []
-    for entry in tqdm(entries, unit="image", desc="verifying", disable=not entries):
-        if problem := problem_of(folder, entry, means):
-            differing.append(problem)
+    shown = tqdm(entries, unit="image", desc="verifying", disable=not entries)
+    differing = [problem for entry in shown if (problem := problem_of(folder, entry, means))]
     known = {name for entry in entries for name in files_of(entry)}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")} - {"grid.png"}
     differing += [f"{folder / name}: {MANIFEST} does not list it." for name in sorted(found - known)]
@@ -143,20 +140,12 @@ def fields_of(picture: Image.Image) -> dict[str, str]:
     return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
 
 
-def size_of(recipe: Recipe) -> int:
-    """Pixels along one side. Raise ValueError for fields that hold none: sample.py writes its settings resolved."""
-    if recipe.sampling.size is None:
-        raise ValueError("the field size is missing")
-    return recipe.sampling.size
-
-
 def draw_again(text: Mapping[str, str], recipe: Recipe, means: Means) -> Image.Image:
     """The picture that the fields describe."""
     paths = {means.digest(lora.path): lora.path for lora in means.source.loras}
     loras = tuple(ScaledLoRA(paths[lora["sha256"]], float(lora["scale"])) for lora in recorded_loras(text))
-    size = size_of(recipe)
-    model, terms = means.load(means.source._replace(loras=loras), means.device, recipe.controls, size)
-    mask: Tensor | None = unpack_mask(text["mask_bits"], size) if "mask_bits" in text else None
+    model, terms = means.load(means.source._replace(loras=loras), means.device, recipe.controls, recipe.size)
+    mask = unpack_mask(text["mask_bits"], recipe.size) if "mask_bits" in text else None
     ((x, _),) = draw_samples(model, [Wanted(text["prompt"], int(text["seed"]), mask)], recipe, terms)
     again = to_picture(x.mean(dim=0, keepdim=True))
     return add_watermark(again) if "watermark" in text else again
@@ -181,15 +170,13 @@ def compare(
 
 def made_of(text: Mapping[str, str], recipe: Recipe) -> str:
     """Name all that the pixels were drawn from."""
-    begin, files, pasted = recipe.begin, "", ""
-    if not isinstance(begin, FromNoise):
-        files = f", --init {begin.init.name}"
-    if isinstance(begin, Region):
-        files += f", --inpaint {begin.inpaint.name}"
-        pasted = "; outside --inpaint they are those of --init" if begin.paste else ""
-    if isinstance(begin, Inversion) and begin.source_mask is not None:
-        files += f", --source-mask {begin.source_mask.name}"
-    return f"seed, settings and weights{files}{', with its watermark' if 'watermark' in text else ''}{pasted}"
+    begin = recipe.begin
+    files = [
+        f", --{name.replace('_', '-')} {file.name}" for name, file in vars(begin).items() if isinstance(file, Path)
+    ]
+    marked = ", with its watermark" if "watermark" in text else ""
+    pasted = "; outside --inpaint they are those of --init" if isinstance(begin, Region) and begin.paste else ""
+    return f"seed, settings and weights{''.join(files)}{marked}{pasted}"
 
 
 def reason(text: Mapping[str, str], rounded: bool, device: str) -> str:
@@ -200,18 +187,19 @@ def reason(text: Mapping[str, str], rounded: bool, device: str) -> str:
     other = [f"{key} {text.get(key, 'none')}, here {here[key]}" for key in here if text.get(key) != here[key]]
     if other:
         return f"made with {'; '.join(other)}{', whose rounding is likely all there is to it' if rounded else ''}"
+    unsaid = "the fields name no other machine or software"
     if rounded:
-        return (
-            "the fields name no other machine or software, but so little is likely the rounding of another processor "
-            "or library, or else a change with a new digest"
-        )
+        likely = "the rounding of another processor or library, or else a change with a new digest"
+        return f"{unsaid}, but so little is likely {likely}"
     return (
-        "the fields name no other machine or software. Either they are not what made these pixels, or something that "
-        "they do not hold, as a driver, chose other kernels"
+        f"{unsaid}. Either they are not what made these pixels, or something that they do not hold, as a driver, chose "
+        "other kernels"
     )
 
 
 def _seen_mark(picture: Image.Image) -> str:
-    if not can_read_watermarks():
+    try:
+        marked = has_watermark(picture)
+    except ValueError:
         return " (the extra `watermark` would look for an invisible mark)"
-    return ", but its watermark says that it is synthetic" if has_watermark(picture) else ", and it has no watermark"
+    return ", but its watermark says that it is synthetic" if marked else ", and it has no watermark"

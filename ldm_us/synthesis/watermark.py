@@ -26,10 +26,10 @@ def add_watermark(picture: Image.Image) -> Image.Image:
 
 
 def has_watermark(picture: Image.Image) -> bool:
-    """Whether a picture carries the mark."""
+    """Whether a picture carries the mark. Raise ValueError where the extra is missing."""
+    core = _core()
     if min(picture.size) < SMALLEST:
         return False
-    core = _core()
     core.wm_size = len(MESSAGE)
     votes = core.extract_raw(img=_three_channels(picture))[0]  # the brightness; the colours of a grey picture hold none
     read = np.array([votes[i :: len(MESSAGE)].mean() > 0.5 for i in range(len(MESSAGE))])
@@ -40,15 +40,6 @@ def watermark_version() -> str:
     """Library and version, for the fields of a sample. Raise ValueError where the extra is missing."""
     _core()
     return f"blind-watermark {version('blind-watermark')}"
-
-
-def can_read_watermarks() -> bool:
-    """Whether the extra is installed."""
-    try:
-        _core()
-    except ValueError:
-        return False
-    return True
 
 
 def check_watermark_size(size: int) -> None:

@@ -46,7 +46,11 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
     fields: Fields = {"weights_sha256": sha256_file(source.weights)}
     bases = {fields["weights_sha256"]}
     if source.controlnet is not None:
-        take_controlnet(model, source.controlnet, device)
+        other = read_controlnet(source.controlnet, model, device, "--controlnet")
+        model.controlnet = other.controlnet
+        model.config = dataclasses.replace(
+            model.config, control=other.config.control
+        )  # the scale and guidance it suits
         fields["controlnet_sha256"] = sha256_file(source.controlnet)
         bases.add(fields["controlnet_sha256"])
     merged = []
@@ -62,13 +66,6 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
     if merged:
         fields["loras"] = merged
     return model, fields
-
-
-def take_controlnet(model: LatentDiffusion, path: Path, device: str) -> None:
-    """Give `model` the ControlNet of another model file, with the scale and guidance that suit it."""
-    other = read_controlnet(path, model, device, "--controlnet")
-    model.controlnet = other.controlnet
-    model.config = dataclasses.replace(model.config, control=other.config.control)
 
 
 def read_controlnet(path: Path, model: LatentDiffusion, device: str, option: str) -> LatentDiffusion:
