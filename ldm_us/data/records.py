@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from PIL import Image, ImageChops
+from PIL import Image
 from torch import Tensor
 
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow raises on bad files
@@ -75,7 +75,7 @@ def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
     """
     union = None
     for path in paths:
-        grey = np.asarray(brightest_channel(open_image(path)))
+        grey = np.asarray(open_image(path).convert("RGB")).max(axis=2)  # an alpha channel is ignored
         if 0 < grey.max() <= 127:
             raise ValueError(
                 f"{path} is not empty, but its brightest pixel is {grey.max()} and only pixels above 127 count. "
@@ -88,12 +88,6 @@ def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
             )
         union = grey > 127 if union is None else union | (grey > 127)
     return None if union is None else Image.fromarray(union.astype(np.uint8) * 255)
-
-
-def brightest_channel(picture: Image.Image) -> Image.Image:
-    """Take the largest of red, green and blue at every pixel, mode L; an alpha channel is ignored."""
-    red, green, blue = picture.convert("RGB").split()
-    return ImageChops.lighter(ImageChops.lighter(red, green), blue)
 
 
 def image_tensor(picture: Image.Image, size: int) -> Tensor:

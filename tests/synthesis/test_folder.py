@@ -100,8 +100,8 @@ def test_the_reader_of_busi_takes_what_was_written(straight, masks):
         assert line["class"] == record.label == record.image.parent.name
     found = audit_folder(out)
     assert found.usable
-    assert [*found.lesion_without_mask, *found.lesion_with_empty_mask, *found.normal_with_lesion] == []
-    assert [*found.orphan_masks, *found.other_files] == []
+    nothing = ("lesion_without_mask", "lesion_with_empty_mask", "normal_with_lesion", "orphan_masks", "other_files")
+    assert [name for kind in nothing for name in found.found[kind]] == []
 
 
 def test_samples_of_one_mask_are_one_family_and_no_number_of_busi_joins_them(straight):

@@ -15,12 +15,23 @@ from ldm_us.data.readers.datasets import find_dataset, read_dataset
 from ldm_us.data.records import BUSI_GROUP, LESION_CLASSES, UNKNOWN, Record, open_image, union_of_masks
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 
+FINDINGS = {  # what an audit calls its lists of file names
+    "several_masks": "images with several masks (OR-ed)",
+    "lesion_without_mask": "lesion images without a mask",
+    "lesion_with_empty_mask": "lesion images whose masks are all empty",
+    "normal_with_lesion": "normal images with a non-empty mask",
+    "both_lesions": "images with benign and malignant lesions (taken as malignant)",
+    "orphan_masks": "masks whose image is missing",
+    "other_files": "other files, skipped",
+    "empty_classes": "CANNOT BE USED, class folders without an image",
+    "other_size": "CANNOT BE USED, mask size differs from the image",
+}
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass
 class Audit:
-    """Findings about one dataset; the lists hold file names or one sentence a file."""
+    """What was found in one dataset."""
 
     folder: Path
     layout: str
@@ -29,23 +40,13 @@ class Audit:
     image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
     image_modes: Counter[str] = field(default_factory=Counter)
     mask_modes: Counter[str] = field(default_factory=Counter)
-    # cannot be used
-    unreadable: list[str] = field(default_factory=list)
-    other_size: list[str] = field(default_factory=list)  # the mask's size is not its image's
-    empty_classes: list[str] = field(default_factory=list)
-    # can be used, but worth a look
-    several_masks: list[str] = field(default_factory=list)
-    lesion_without_mask: list[str] = field(default_factory=list)
-    lesion_with_empty_mask: list[str] = field(default_factory=list)
-    normal_with_lesion: list[str] = field(default_factory=list)
-    both_lesions: list[str] = field(default_factory=list)  # benign and malignant in one image
-    orphan_masks: list[str] = field(default_factory=list)
-    other_files: list[str] = field(default_factory=list)
+    found: dict[str, list[str]] = field(default_factory=lambda: {kind: [] for kind in FINDINGS})
+    unreadable: list[str] = field(default_factory=list)  # whole sentences; cannot be used either
 
     @property
     def usable(self) -> bool:
         """Say whether every file can be used for training."""
-        return not (self.unreadable or self.other_size or self.empty_classes)
+        return not (self.unreadable or self.found["other_size"] or self.found["empty_classes"])
 
 
 def audit_folder(folder: Path) -> Audit:
@@ -53,28 +54,23 @@ def audit_folder(folder: Path) -> Audit:
     root, layout = find_dataset(folder)
     audit = Audit(Path(folder), layout)
     if layout == "BUSI":
-        records = list_busi_oddities(root, audit)
+        listing = list_busi(root)
+        records = listing.records
+        audit.images.update(dict.fromkeys(listing.empty_classes, 0))
+        audit.found["empty_classes"] = listing.empty_classes
+        audit.found["orphan_masks"] = [path.name for path in listing.orphan_masks]
+        audit.found["other_files"] = [f"{path.parent.name}/{path.name}" for path in listing.other_files]
     else:
         records = read_dataset(root)
         used = {path for record in records for path in (record.image, *record.masks)}
         others = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES and path not in used]
-        audit.other_files = [path.relative_to(root).as_posix() for path in others]
+        audit.found["other_files"] = [path.relative_to(root).as_posix() for path in others]
     for record in records:
         audit.images[record.label] += 1
         audit_files(record, audit)
     if layout == "BUS-UCLM":
-        audit.both_lesions = [r.image.name for r in records if len(lesions_of_mask(r.masks[0])) > 1]
+        audit.found["both_lesions"] = [r.image.name for r in records if len(lesions_of_mask(r.masks[0])) > 1]
     return audit
-
-
-def list_busi_oddities(root: Path, audit: Audit) -> list[Record]:
-    """List the records of BUSI, and note classes without images, masks without images and files with other names."""
-    listing = list_busi(root)
-    audit.empty_classes = listing.empty_classes
-    audit.orphan_masks = [path.name for path in listing.orphan_masks]
-    audit.other_files = [f"{path.parent.name}/{path.name}" for path in listing.other_files]
-    audit.images.update(dict.fromkeys(listing.empty_classes, 0))
-    return listing.records
 
 
 def audit_files(record: Record, audit: Audit) -> None:
@@ -90,9 +86,9 @@ def audit_files(record: Record, audit: Audit) -> None:
             audit.mask_modes[mask.mode] += 1
         if mask is not None and picture is not None and mask.size != picture.size:
             sizes = f"{mask.width}x{mask.height}, image {picture.width}x{picture.height}"
-            audit.other_size.append(f"{path.name} ({sizes})")
+            audit.found["other_size"].append(f"{path.name} ({sizes})")
     if len(masks) > 1:
-        audit.several_masks.append(f"{record.image.name} ({len(masks)})")
+        audit.found["several_masks"].append(f"{record.image.name} ({len(masks)})")
     if all(mask is not None for _, mask in masks):
         audit_mask_content(record, audit)
 
@@ -111,7 +107,7 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
     name = record.image.name
     if not record.masks:
         if record.label in LESION_CLASSES:
-            audit.lesion_without_mask.append(name)
+            audit.found["lesion_without_mask"].append(name)
         return
     drawn = False
     for path in record.masks:  # one at a time: masks of different sizes are reported elsewhere
@@ -122,25 +118,20 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
             return
         drawn = drawn or (union is not None and union.getbbox() is not None)
     if record.label in LESION_CLASSES and not drawn:
-        audit.lesion_with_empty_mask.append(name)
+        audit.found["lesion_with_empty_mask"].append(name)
     if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:
-        audit.normal_with_lesion.append(name)
+        audit.found["normal_with_lesion"].append(name)
 
 
 @dataclass
 class Families:
     """Groups and near-duplicate families of one dataset."""
 
-    groups: Counter[str] = field(default_factory=Counter)  # patients, cases and known families: images by name
-    families: list[list[Record]] = field(default_factory=list)  # of two images or more
-    not_listed: list[str] = field(default_factory=list)  # images of BUSI that the shipped list does not know
-    listed: int = 0  # families of BUSI's shipped list with two images here
-    found_again: int = 0  # those of them that comparing the images gives exactly
-
-    @property
-    def mixed(self) -> list[list[Record]]:
-        """Families whose images disagree about the class."""
-        return [family for family in self.families if len({record.label for record in family}) > 1]
+    groups: Counter[str]  # patients, cases and known families: images by name
+    families: list[list[Record]]  # of two images or more
+    not_listed: list[str]  # images of BUSI that the shipped list does not know
+    listed: int  # families of BUSI's shipped list with two images here
+    found_again: int  # those of them that comparing the images gives exactly
 
 
 @dataclass
@@ -160,11 +151,10 @@ def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
     pairs = near_duplicates(records)
     train, test = split_by_group(merge_groups(records, pairs), held_out, SPLIT_SEED)
     of_folder, start = [], 0
-    for audit in audits:
-        end = start + len(audit.records)
-        inside = [(i - start, j - start) for i, j in pairs if start <= i and j < end]
+    for nth, audit in enumerate(audits):
+        inside = [(i - start, j - start) for i, j in pairs if owner[i] == owner[j] == nth]
         of_folder.append(families_of(audit.records, inside))
-        start = end
+        start += len(audit.records)
     crossing = [[records[i] for i in one] for one in families(records, pairs) if len({owner[i] for i in one}) > 1]
     counts = [Counter(record.label for record in side) for side in (train, test)]
     return GroupAudit(of_folder, crossing, *counts)
@@ -172,15 +162,19 @@ def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
 
 def families_of(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Families:
     """Collect the families of one dataset, and compare BUSI's list with what the images say."""
-    found = Families(Counter(record.group for record in records))
-    found.families = [[records[i] for i in family] for family in families(records, pairs)]
-    of_busi = [i for i, record in enumerate(records) if record.group.startswith(BUSI_GROUP)]
-    found.not_listed = [records[i].image.name for i in of_busi if records[i].image.stem not in listed_families()]
     listed: dict[str, list[int]] = {}
-    for i in of_busi:
-        listed.setdefault(records[i].group, []).append(i)
+    not_listed = []
+    for i, record in enumerate(records):
+        if record.group.startswith(BUSI_GROUP):
+            listed.setdefault(record.group, []).append(i)
+            if record.image.stem not in listed_families():
+                not_listed.append(record.image.name)
     known = {tuple(members) for members in listed.values() if len(members) > 1}
     nameless = [replace(record, group="") for record in records]  # joined by the pairs alone
-    found.listed = len(known)
-    found.found_again = len(known & {tuple(family) for family in families(nameless, pairs)})
-    return found
+    return Families(
+        groups=Counter(record.group for record in records),
+        families=[[records[i] for i in family] for family in families(records, pairs)],
+        not_listed=not_listed,
+        listed=len(known),
+        found_again=len(known & {tuple(family) for family in families(nameless, pairs)}),
+    )

@@ -114,10 +114,10 @@ def summarize(records: Sequence[Record], statistics: Sequence[ImageStatistics]) 
     lesions: dict[str, dict[str, float]] = {}
     for label in sorted({record.label for record in records}):
         of_class = [s for s, record in zip(statistics, records, strict=True) if record.label == label]
-        figures = {name: np.array([getattr(s, name) for s in of_class]) for name in ("lesion_contrast", "posterior")}
-        known = {name: values[~np.isnan(values)] for name, values in figures.items()}
-        means = {name: round(float(values.mean()), 1) for name, values in known.items() if values.size}
-        lesions |= {label: means} if means else {}
+        for name in ("lesion_contrast", "posterior"):
+            known = [value for s in of_class if not np.isnan(value := getattr(s, name))]
+            if known:
+                lesions.setdefault(label, {})[name] = round(float(np.mean(known)), 1)
     table = {name: np.array([getattr(s, name) for s in statistics]) for name in ("depth_profile", "axial", "lateral")}
     return {
         "images": len(statistics),

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from ldm_us.data.audit.findings import Audit, Families, GroupAudit
+from ldm_us.data.audit.findings import FINDINGS, Audit, Families, GroupAudit
 
 SHOWN = 8  # names in one list before it is cut
 
@@ -15,23 +15,9 @@ def format_audit(audit: Audit, groups: Families, all_families: bool = False) -> 
     lines.append("image modes: " + format_counts(audit.image_modes))
     lines.append("mask modes: " + format_counts(audit.mask_modes))
     lines.extend(format_families(groups, all_families))
-    for what, names in (
-        ("images with several masks (OR-ed)", audit.several_masks),
-        ("lesion images without a mask", audit.lesion_without_mask),
-        ("lesion images whose masks are all empty", audit.lesion_with_empty_mask),
-        ("normal images with a non-empty mask", audit.normal_with_lesion),
-        ("images with benign and malignant lesions (taken as malignant)", audit.both_lesions),
-        ("masks whose image is missing", audit.orphan_masks),
-        ("other files, skipped", audit.other_files),
-        ("CANNOT BE USED, class folders without an image", audit.empty_classes),
-        ("CANNOT BE USED, mask size differs from the image", audit.other_size),
-    ):
-        lines.append(f"{what}: {format_names(names)}")
+    lines.extend(f"{what}: {format_names(audit.found[kind])}" for kind, what in FINDINGS.items())
     lines.append(f"CANNOT BE USED, files that do not open: {len(audit.unreadable)}")
-    lines.extend(f"  {sentence}" for sentence in audit.unreadable[:SHOWN])
-    if len(audit.unreadable) > SHOWN:
-        lines.append(f"  and {len(audit.unreadable) - SHOWN} more")
-    return "\n".join(lines)
+    return "\n".join([*lines, *listed(audit.unreadable, False)])
 
 
 def format_families(groups: Families, all_families: bool) -> list[str]:
@@ -43,8 +29,9 @@ def format_families(groups: Families, all_families: bool) -> list[str]:
         f"near-duplicate families: {n}, holding {held} images ({held - n} surplus)",
     ]
     names = [", ".join(record.image.name for record in family) for family in groups.families]
-    lines.extend(listed(names, all_families))
-    mixed = [f"[{', '.join(record.image.name for record in family)}]" for family in groups.mixed]
+    lines.extend(listed(names, all_families, "; --families lists all"))
+    families = zip(groups.families, names, strict=True)
+    mixed = [f"[{name}]" for family, name in families if len({record.label for record in family}) > 1]
     lines.append(f"families with conflicting classes: {format_names(mixed)}")
     if groups.listed:
         lines.append(f"families of the shipped list: {groups.listed}, found again by comparing: {groups.found_again}")
@@ -58,7 +45,8 @@ def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, 
     lines = []
     if len(audits) > 1:
         lines.append(f"near-duplicate families across datasets: {len(groups.crossing)}")
-        lines.extend(listed([", ".join(str(record.image) for record in one) for one in groups.crossing], all_families))
+        names = [", ".join(str(record.image) for record in family) for family in groups.crossing]
+        lines.extend(listed(names, all_families, "; --families lists all"))
     if not all(audit.usable for audit in audits):
         return "\n".join([*lines, "split: train.py would refuse what cannot be used"])
     for side, counts in ((f"split with --held-out {held_out:g}: train", groups.train), ("held out", groups.held_out)):
@@ -66,11 +54,10 @@ def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, 
     return "\n".join(lines)
 
 
-def listed(families: Sequence[str], all_families: bool) -> list[str]:
-    """One line for each of the first families, or for every one."""
-    lines = [f"  {family}" for family in families]
-    left = len(lines) - SHOWN
-    return lines if all_families or left <= 0 else [*lines[:SHOWN], f"  and {left} more; --families lists all"]
+def listed(items: Sequence[str], all_items: bool, hint: str = "") -> list[str]:
+    """One line for each of the first items, or for every one; the hint says how to see all."""
+    shown = [f"  {item}" for item in (items if all_items else items[:SHOWN])]
+    return shown if len(shown) == len(items) else [*shown, f"  and {len(items) - SHOWN} more{hint}"]
 
 
 def format_classes(counts: Counter[str]) -> str:

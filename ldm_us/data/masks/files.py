@@ -7,6 +7,7 @@ from PIL import Image
 
 from ldm_us.data.masks.augment import augment_mask
 from ldm_us.data.masks.sampler import Mask, draw_mask, fit_shapes
+from ldm_us.data.phantom.files import check_numbers
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import LESION_CLASSES, load_mask
@@ -20,10 +21,7 @@ def write_masks(like: Path, n: int, out: Path, *, seed: int = 0, size: int = 128
 
     Raise ValueError where `like` holds no lesion masks, `out` is not empty, or a number makes no sense.
     """
-    if n < 1:
-        raise ValueError(f"--n {n}: use 1 or more.")
-    if not 16 <= size <= 2048:
-        raise ValueError(f"--size {size}: use 16 to 2048 pixels.")
+    check_numbers(n, size)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out}: exists and is not empty. Choose another folder.")
     given = read_masks(like, size if augment else FIT_SIZE)

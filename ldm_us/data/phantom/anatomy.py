@@ -5,37 +5,20 @@ retromammary fat, the pectoral muscle between its fasciae, and ribs over the ple
 Attenuation in dB/cm/MHz: Duck, "Physical properties of tissues" (1990); fat .43, fibroglandular .80, others .55.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ldm_us.data.phantom.grid import Array, Grid, smooth_curve, smooth_field, step, strands, warp
 from ldm_us.data.phantom.lesion import Lesion
 
 FAT, GLAND, OTHER, RIB = 0.43, 0.80, 0.55, 2.2  # attenuation in dB/cm/MHz
+Layers = list[Array]  # depth of the lower boundary in mm, (1, PIXELS) each: skin, fat, gland, retromammary fat, muscle
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """Maps over the grid, (PIXELS, PIXELS) each."""
+def draw_anatomy(rng: np.random.Generator, grid: Grid, lesions: list[Lesion]) -> tuple[Array, Array]:
+    """A random breast, its strands bent around the lesions, and the lesions in it.
 
-    echo: Array  # echogenicity in dB
-    attenuation: Array  # dB/cm/MHz
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Depth of the lower boundary of each layer in mm: (1, PIXELS) each."""
-
-    skin: Array
-    fat: Array
-    gland: Array
-    retromammary: Array
-    muscle: Array
-
-
-def draw_anatomy(rng: np.random.Generator, grid: Grid, lesions: list[Lesion]) -> Anatomy:
-    """A random breast, its strands bent around the lesions, and the lesions in it."""
+    Maps (PIXELS, PIXELS): echogenicity in dB, attenuation in dB/cm/MHz.
+    """
     density = rng.uniform()  # 0: fatty, 1: dense breast
     layers = draw_layers(rng, grid, density)
     echo = layered_echo(rng, grid, layers, density)
@@ -44,7 +27,7 @@ def draw_anatomy(rng: np.random.Generator, grid: Grid, lesions: list[Lesion]) ->
     echo, attenuation = warp(np.stack([echo, attenuation]), rows, columns)
     for lesion in lesions:
         echo, attenuation = insert_lesion(rng, grid, lesion, echo, attenuation)
-    return Anatomy(echo, attenuation)
+    return echo, attenuation
 
 
 def draw_layers(rng: np.random.Generator, grid: Grid, density: float) -> Layers:
@@ -59,24 +42,24 @@ def draw_layers(rng: np.random.Generator, grid: Grid, density: float) -> Layers:
     gland = boundary(fat, rng.uniform(7.0, 12.0) + 6.0 * density, rng.uniform(0.6, 1.8), 9)
     retromammary = boundary(gland, rng.uniform(0.8, 3.5), 0.5, 8)
     muscle = boundary(retromammary, rng.uniform(4.0, 8.0), 0.7, 14)
-    return Layers(skin, fat, gland, retromammary, muscle)
+    return [skin, fat, gland, retromammary, muscle]
 
 
 def layered_echo(rng: np.random.Generator, grid: Grid, layers: Layers, density: float) -> Array:
     """Echogenicity in dB of the layers, before bending."""
     z = grid.z
+    skin, fat, _, retromammary, muscle = layers
     echo = np.full((z.size, z.size), rng.uniform(-18, -13), np.float32)  # skin
-    echo += 5 * strands(z - 0.6 * layers.skin, 0.25)
+    echo += 5 * strands(z - 0.6 * skin, 0.25)
     textures = (fat_echo(rng, grid), gland_echo(rng, grid, density), fat_echo(rng, grid), muscle_echo(rng, grid))
-    boundaries = (layers.skin, layers.fat, layers.gland, layers.retromammary)
-    for texture, top in zip(textures, boundaries, strict=True):
+    for texture, top in zip(textures, layers[:-1], strict=True):
         echo += (texture - echo) * step(z - top, 0.15)
-    echo += (rng.uniform(-36, -28) + 2 * smooth_field(rng, grid, 2, 6) - echo) * step(z - layers.muscle, 0.3)
-    for boundary, strength in ((layers.fat, 4.0), (layers.retromammary, 8.0), (layers.muscle, 7.0)):
+    echo += (rng.uniform(-36, -28) + 2 * smooth_field(rng, grid, 2, 6) - echo) * step(z - muscle, 0.3)
+    for boundary, strength in ((fat, 4.0), (retromammary, 8.0), (muscle, 7.0)):
         bright = strength * rng.uniform(0.3, 1.2) * np.clip(0.6 + 0.9 * smooth_field(rng, grid, 9, 5), 0, 2)
         echo += bright * strands(z - boundary, rng.uniform(0.2, 0.5))
     if rng.random() < 0.5:
-        echo += rng.uniform(8, 16) * ribs(rng, grid, layers)
+        echo += rng.uniform(8, 16) * ribs(rng, grid, muscle)
     return echo.astype(np.float32)
 
 
@@ -120,20 +103,20 @@ def layered_attenuation(grid: Grid, layers: Layers) -> Array:
     """Attenuation in dB/cm/MHz of the layers, before bending."""
     z = grid.z
     values = np.full((z.size, z.size), OTHER, np.float32)
-    for value, top in ((FAT, layers.skin), (GLAND, layers.fat), (FAT, layers.gland), (OTHER, layers.retromammary)):
+    for value, top in zip((FAT, GLAND, FAT, OTHER), layers[:-1], strict=True):
         values += (np.float32(value) - values) * step(z - top, 0.3)
     return values
 
 
-def ribs(rng: np.random.Generator, grid: Grid, layers: Layers) -> Array:
+def ribs(rng: np.random.Generator, grid: Grid, muscle: Array) -> Array:
     """The upper surfaces of ribs every 19 to 27 mm below the muscle, and the pleura between them: 0 to 1."""
     spacing = rng.uniform(19, 27)
     first = rng.uniform(-0.5, 0.5) * spacing
     phase = np.mod(grid.x - first, spacing) - spacing / 2
     half_width = rng.uniform(3.5, 6.0)
-    arch = layers.muscle + 0.6 + 2.2 * (phase / half_width) ** 2
+    arch = muscle + 0.6 + 2.2 * (phase / half_width) ** 2
     surface = strands(grid.z - arch, 0.35) * (np.abs(phase) < half_width)
-    pleura = strands(grid.z - layers.muscle - rng.uniform(4, 6), 0.35) * (np.abs(phase) > half_width)
+    pleura = strands(grid.z - muscle - rng.uniform(4, 6), 0.35) * (np.abs(phase) > half_width)
     return (surface + 0.8 * pleura).astype(np.float32)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_us.data.phantom.anatomy import Anatomy
 from ldm_us.data.phantom.grid import PIXELS, Array, Grid, smooth_curve, smooth_field
 
 SPEED_OF_SOUND = 1.54  # mm / us
@@ -47,12 +46,9 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
     )
 
 
-def scan(
-    anatomy_rng: np.random.Generator, rng: np.random.Generator, grid: Grid, anatomy: Anatomy, scanner: Scanner
-) -> Array:
-    """The displayed image (PIXELS, PIXELS), 0 to 1. `rng` draws the speckle and the noise."""
-    intensity = speckle(rng, grid, np.exp(anatomy.echo * AMPLITUDE), scanner)
-    gain = depth_gain(anatomy_rng, grid, anatomy, scanner)
+def scan(rng: np.random.Generator, grid: Grid, echo: Array, gain: Array, scanner: Scanner) -> Array:
+    """The displayed image (PIXELS, PIXELS), 0 to 1, of maps in dB. `rng` draws the speckle and the noise."""
+    intensity = speckle(rng, grid, np.exp(echo * AMPLITUDE), scanner)
     noise = np.float32(10 ** (scanner.noise_floor / 10)) * rng.standard_exponential(gain.shape, dtype=np.float32)
     received = 10 * np.log10(intensity * np.exp(2 * AMPLITUDE * gain) + noise)
     return np.clip(1 + (received + scanner.gain) / scanner.dynamic_range, 0, 1) ** scanner.gamma
@@ -99,9 +95,9 @@ def gaussian(sigma: Array) -> Array:
     return (taps / np.linalg.norm(taps, axis=0)).astype(np.float32)
 
 
-def depth_gain(rng: np.random.Generator, grid: Grid, anatomy: Anatomy, scanner: Scanner) -> Array:
+def depth_gain(rng: np.random.Generator, grid: Grid, attenuation: Array, scanner: Scanner) -> Array:
     """Gain in dB: what the tissue above attenuates, there and back, against the time gain; with lateral stripes."""
-    per_mm = 2 * scanner.frequency * (scanner.tgc - anatomy.attenuation) / 10
+    per_mm = 2 * scanner.frequency * (scanner.tgc - attenuation) / 10
     gain = np.cumsum(per_mm, axis=0, dtype=np.float32) * np.float32(grid.pitch)
     narrow = gaussian(np.array([1.2 / grid.pitch], np.float32))
     spread = blur_rows(gain, narrow / narrow.sum())  # the beam is wide: shadows are soft, the more so the deeper

@@ -49,7 +49,7 @@ class Plan:
 def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = False) -> None:
     """Make the data set in a folder beside `out`, then move it there. Raise ValueError where that cannot be."""
     out = out.resolve()
-    check_plan(plan, workers)
+    check_numbers(plan.n, plan.size, workers)
     check_out(out, overwrite)
     with atomic_folder(out) as folder:
         for label in CLASSES[: plan.n]:
@@ -79,12 +79,12 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def check_plan(plan: Plan, workers: int) -> None:
+def check_numbers(n: int, size: int, workers: int = 1) -> None:
     """Refuse numbers that make no sense."""
-    if plan.n < 1:
-        raise ValueError(f"--n {plan.n}: use 1 or more.")
-    if not SIZES[0] <= plan.size <= SIZES[1]:
-        raise ValueError(f"--size {plan.size}: use {SIZES[0]} to {SIZES[1]} pixels.")
+    if n < 1:
+        raise ValueError(f"--n {n}: use 1 or more.")
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ValueError(f"--size {size}: use {SIZES[0]} to {SIZES[1]} pixels.")
     if workers < 1:
         raise ValueError(f"--workers {workers}: use 1 or more.")
 
@@ -165,16 +165,11 @@ def captions(plan: Plan, folder: Path) -> list[dict[str, str | list[str]]]:
 
 def overview(folder: Path, columns: int = 7) -> Image.Image:
     """The first images of each class, one class a row."""
-    rows = [
-        [
-            Image.open(path)
-            for nth in range(1, columns + 1)
-            if (path := folder / label / f"{label} ({nth}).png").exists()
-        ]
-        for label in CLASSES
-    ]
-    shown = [(label, row) for label, row in zip(CLASSES, rows, strict=True) if row]
-    return labelled_grid([row for _, row in shown], [label for label, _ in shown])
+    rows: dict[str, list[Image.Image]] = {}
+    for label in (label for label in CLASSES if (folder / label).is_dir()):
+        paths = [folder / label / f"{label} ({nth}).png" for nth in range(1, columns + 1)]
+        rows[label] = [Image.open(path) for path in paths if path.exists()]
+    return labelled_grid(list(rows.values()), list(rows))
 
 
 def phantom_of(plan: Plan, label: str, nth: int) -> Phantom:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_us.data.phantom.anatomy import draw_anatomy
-from ldm_us.data.phantom.bmode import draw_scanner, scan
+from ldm_us.data.phantom.bmode import depth_gain, draw_scanner, scan
 from ldm_us.data.phantom.grid import Grid, centres
 from ldm_us.data.phantom.lesion import Lesion, draw_lesion
 
@@ -35,8 +35,9 @@ def simulate(seed: int, number: int, label: str, size: int, *, lesions: int = 1,
     grid = Grid(side=rng.uniform(*FIELD))
     scanner = draw_scanner(rng)
     drawn = draw_lesions(rng, label, grid.side, lesions)
-    anatomy = draw_anatomy(rng, grid, drawn)
-    shown = scan(rng, np.random.default_rng([seed, number, SPECKLE, rescan]), grid, anatomy, scanner)
+    echo, attenuation = draw_anatomy(rng, grid, drawn)
+    gain = depth_gain(rng, grid, attenuation, scanner)
+    shown = scan(np.random.default_rng([seed, number, SPECKLE, rescan]), grid, echo, gain, scanner)
     picture = Image.fromarray(np.rint(shown * 255).astype(np.uint8))
     image = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS))
     at = centres(size, grid.side)

@@ -16,15 +16,9 @@ PROMPT = "Ultrasound image of a {label} breast, from BUS-UCLM"  # our choice: th
 NAME = re.compile(r"(?P<patient>[A-Z]{4})_\d+\.png")
 
 
-def is_bus_uclm(root: Path) -> bool:
-    """Say whether BUS-UCLM lies in this folder."""
-    return (root / "masks").is_dir() and bool(list_images(root))
-
-
 def list_images(root: Path) -> list[Path]:
     """List the images by name."""
-    folder = root / "images"
-    return [path for path in sorted(folder.iterdir()) if NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return [path for path in sorted((root / "images").glob("*.png")) if NAME.fullmatch(path.name)]
 
 
 def read_bus_uclm(root: Path) -> list[Record]:
@@ -34,20 +28,15 @@ def read_bus_uclm(root: Path) -> list[Record]:
         mask = root / "masks" / image.name
         if not mask.is_file():
             raise ValueError(f"{mask} is missing, and with it the class of {image.name}. Add it, or remove the image.")
-        label = class_of_mask(mask)
+        lesions = lesions_of_mask(mask)
+        label = "malignant" if "malignant" in lesions else "benign" if lesions else "normal"
         group = f"bus-uclm:{image.name[:4]}"
         records.append(Record(image, (mask,), label, PROMPT.format(label=label), group))
     return records
 
 
-def class_of_mask(path: Path) -> str:
-    """Read the class from the colours of a mask: malignant where any pixel is red, else benign where any is green."""
-    lesions = lesions_of_mask(path)
-    return "malignant" if "malignant" in lesions else "benign" if lesions else "normal"
-
-
 def lesions_of_mask(path: Path) -> set[str]:
-    """Collect the classes of the lesions that a mask shows."""
+    """Collect the classes of the lesions that a mask shows: malignant where any pixel is red, benign where green."""
     red, green, blue = np.moveaxis(np.asarray(open_image(path).convert("RGB")), 2, 0) > 127
     if bool((blue | (red & green)).any()):
         raise ValueError(f"{path} has lesions that are neither red nor green, so their class is unknown. Replace it.")

@@ -9,15 +9,13 @@ found with the normalised cross-correlation of 96x96 high-passed images, shifts 
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from ldm_us.data.records import BUSI_GROUP, CLASSES, PAPER_PROMPT, PHANTOM_GROUP, SAMPLES_GROUP, Record
+from ldm_us.data.records import BUSI_GROUP, CLASSES, PHANTOM_GROUP, SAMPLES_GROUP, Record, class_prompt
 
-PROMPT = PAPER_PROMPT  # also of phantoms, and of other images in this layout
-FOLDER = "Dataset_BUSI_with_GT"
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
 NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
@@ -27,10 +25,10 @@ NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mas
 class Listing:
     """What lies in a BUSI folder, by name only."""
 
-    records: list[Record]
-    empty_classes: list[str]  # class folders without an image
-    orphan_masks: list[Path]  # masks whose image is missing
-    other_files: list[Path]  # skipped: not named like BUSI files
+    records: list[Record] = field(default_factory=list)
+    empty_classes: list[str] = field(default_factory=list)  # class folders without an image
+    orphan_masks: list[Path] = field(default_factory=list)  # masks whose image is missing
+    other_files: list[Path] = field(default_factory=list)  # skipped: not named like BUSI files
 
 
 def is_busi(root: Path) -> bool:
@@ -38,71 +36,66 @@ def is_busi(root: Path) -> bool:
     return any((root / label).is_dir() for label in CLASSES)
 
 
-def read_busi(folder: Path) -> list[Record]:
-    """List the records of BUSI in natural order; `folder` is Dataset_BUSI_with_GT or the folder that holds it.
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder."""
+    if not folder.is_dir():
+        problem = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{folder} {problem}. Give the folder of a dataset.")
+
+
+def names_in(folder: Path) -> str:
+    """Write the first names in a folder."""
+    names = [path.name + "/" * path.is_dir() for path in sorted(folder.iterdir())]
+    return (", ".join(names[:5]) or "nothing") + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def read_busi(root: Path) -> list[Record]:
+    """List the records of BUSI in natural order; `root` is the folder that holds those of the classes.
 
     A lesion image without a mask file is kept with no masks, and files named otherwise are skipped: the audit tells.
     """
-    listing = list_busi(folder)
+    listing = list_busi(root)
     if listing.empty_classes:
         names = " and ".join(listing.empty_classes)
         example = f"{listing.empty_classes[0]} (1).png"
-        raise ValueError(f"{folder}: no image in {names}. Add files named like '{example}', or remove the folder.")
+        raise ValueError(f"{root}: no image in {names}. Add files named like '{example}', or remove the folder.")
     return listing.records
 
 
-def list_busi(folder: Path) -> Listing:
+def list_busi(root: Path) -> Listing:
     """Sort the files of a BUSI folder into records, orphan masks and the rest, without opening them."""
-    root = find_root(Path(folder))
-    listing = Listing([], [], [], [])
-    groups = family_groups(root)
+    check_folder(root)
+    if not is_busi(root):
+        raise ValueError(
+            f"{root} is not BUSI: expected the folders benign, malignant or normal in it, found {names_in(root)}. "
+            "Give the folder that holds them."
+        )
+    listing, groups = Listing(), family_groups(root)
     for label in CLASSES:
         if (root / label).is_dir():
-            records, orphans, others = list_class(root / label, label, groups)
-            listing.records.extend(records)
-            listing.orphan_masks.extend(orphans)
-            listing.other_files.extend(others)
-            if not records:
-                listing.empty_classes.append(label)
+            list_class(root / label, groups, listing)
     return listing
 
 
-def find_root(folder: Path) -> Path:
-    """Find the folder that holds the class folders: `folder` or its Dataset_BUSI_with_GT."""
-    if not folder.is_dir():
-        problem = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise ValueError(f"{folder} {problem}. Give the folder {FOLDER} or the one that holds it.")
-    for root in (folder, folder / FOLDER):
-        if is_busi(root):
-            return root
-    found = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    listed = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    raise ValueError(
-        f"{folder} is not BUSI: expected the folders benign, malignant or normal (or {FOLDER} with them), "
-        f"found {listed or 'nothing'}. Give the folder {FOLDER} or the one that holds it."
-    )
-
-
-def list_class(folder: Path, label: str, groups: Callable[[str], str]) -> tuple[list[Record], list[Path], list[Path]]:
-    """List one class folder: records in natural order, masks without an image, files with other names."""
+def list_class(folder: Path, groups: Callable[[str], str], listing: Listing) -> None:
+    """Add what lies in one class folder, the records in natural order."""
     images: dict[str, tuple[int, Path]] = {}
     masks: dict[str, list[tuple[int, Path]]] = {}
-    others = []
     for path in sorted(folder.iterdir()):
         match = NAME.fullmatch(path.name)
-        if match is None or match["label"] != label or not path.is_file():
-            others.append(path)
+        if match is None or match["label"] != folder.name or not path.is_file():
+            listing.other_files.append(path)
         elif match["mask"]:
             nth = int(match["nth"] or 0)  # _mask, _mask_1, _mask_2, ..., _mask_10
             masks.setdefault(match["stem"], []).append((nth, path))
         else:
             images[match["stem"]] = int(match["number"]), path
-    records = []
     for stem, (_, path) in sorted(images.items(), key=lambda item: item[1]):
         ordered = tuple(mask for _, mask in sorted(masks.get(stem, [])))
-        records.append(Record(path, ordered, label, PROMPT.format(label=label), groups(stem)))
-    orphans = [path for stem in masks.keys() - images.keys() for _, path in masks[stem]]
-    return records, sorted(orphans), others
+        listing.records.append(Record(path, ordered, folder.name, class_prompt(folder.name), groups(stem)))
+    listing.orphan_masks.extend(sorted(path for stem in masks.keys() - images.keys() for _, path in masks[stem]))
+    if not images:
+        listing.empty_classes.append(folder.name)
 
 
 def family_groups(root: Path) -> Callable[[str], str]:

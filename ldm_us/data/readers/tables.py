@@ -5,7 +5,6 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ldm_us.data.records import CLASSES
@@ -13,14 +12,7 @@ from ldm_us.runtime.checks import check_extra
 
 LARGEST = 50_000_000  # bytes of a spreadsheet when unpacked; tables of datasets have less than one million
 LAST_ROW = 2**20  # of a sheet in Excel; a file that names a later one would keep us counting
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: the text of its cells by column name, and where it stands."""
-
-    cells: dict[str, str]
-    where: str  # "PATH line N", for sentences about it
+Row = tuple[str, dict[str, str]]  # "PATH line N", for sentences about it; the text of its cells by column name
 
 
 def find_table(folder: Path) -> Path:
@@ -53,7 +45,7 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
             raise ValueError(f"{path} line {line} has more cells than the first row has names. Quote commas in a text.")
         cells = {name: value.strip() for name, value in zip(columns, values, strict=False)}
         if any(cells.values()):
-            table.append(Row(dict.fromkeys(columns, "") | cells, f"{path} line {line}"))
+            table.append((f"{path} line {line}", dict.fromkeys(columns, "") | cells))
     if not table:
         raise ValueError(f"{path} has no row below the names of its columns. Add one a line for each image.")
     return table
@@ -125,10 +117,10 @@ def file_in(folder: Path, name: str, where: str) -> Path:
     return folder / path
 
 
-def check_once(names: Sequence[str], places: Sequence[str]) -> None:
-    """Refuse a file that two lines name; places[i] says where names[i] stands."""
+def check_once(named: Sequence[tuple[str, str]]) -> None:
+    """Refuse a file that two lines name; each name comes with where it stands."""
     first: dict[str, str] = {}
-    for name, where in zip(names, places, strict=True):
+    for name, where in named:
         if name in first:
             raise ValueError(f"{where}: {name!r} is named by {first[name]} already. Remove one of the two.")
         first[name] = where

@@ -74,14 +74,14 @@ def test_images_with_two_and_three_masks_are_named_with_their_count(tmp_path):
         image(tmp_path, f"benign ({number}).png")
         for nth in range(count):
             mask(tmp_path, f"benign ({number})_mask" + (f"_{nth}" if nth else "") + ".png")
-    assert audit_folder(tmp_path).several_masks == ["benign (2).png (2)", "benign (3).png (3)"]
+    assert audit_folder(tmp_path).found["several_masks"] == ["benign (2).png (2)", "benign (3).png (3)"]
 
 
 def test_a_lesion_without_a_mask_is_found_and_a_normal_image_without_one_is_not(tmp_path):
     for label in ("benign", "malignant", "normal"):
         image(tmp_path, f"{label} (1).png")
     audit = audit_folder(tmp_path)
-    assert audit.lesion_without_mask == ["benign (1).png", "malignant (1).png"]
+    assert audit.found["lesion_without_mask"] == ["benign (1).png", "malignant (1).png"]
     assert audit.usable
 
 
@@ -91,7 +91,7 @@ def test_a_lesion_is_called_empty_only_when_all_its_masks_are(tmp_path):
         mask(tmp_path, f"malignant ({number})_mask.png", drawn=drawn[0])
         mask(tmp_path, f"malignant ({number})_mask_1.png", drawn=drawn[1])
     audit = audit_folder(tmp_path)
-    assert audit.lesion_with_empty_mask == ["malignant (1).png"]
+    assert audit.found["lesion_with_empty_mask"] == ["malignant (1).png"]
     assert audit.usable
 
 
@@ -99,12 +99,12 @@ def test_a_normal_image_with_a_drawn_mask_is_found(tmp_path):
     for number, drawn in ((1, True), (2, False)):
         image(tmp_path, f"normal ({number}).png")
         mask(tmp_path, f"normal ({number})_mask.png", mode="RGB", drawn=drawn)
-    assert audit_folder(tmp_path).normal_with_lesion == ["normal (1).png"]
+    assert audit_folder(tmp_path).found["normal_with_lesion"] == ["normal (1).png"]
 
 
 def test_a_mask_of_another_size_is_found_and_gives_exit_code_1(tmp_path):
     mask(clean(tmp_path), "benign (1)_mask_1.png", (6, 8))
-    assert audit_folder(tmp_path).other_size == ["benign (1)_mask_1.png (6x8, image 8x6)"]
+    assert audit_folder(tmp_path).found["other_size"] == ["benign (1)_mask_1.png (6x8, image 8x6)"]
     assert main(["audit", str(tmp_path)]) == 1
 
 
@@ -132,8 +132,8 @@ def test_orphan_masks_and_stray_files_are_named_and_can_be_lived_with(tmp_path):
     mask(clean(tmp_path), "benign (5)_mask.png")
     (tmp_path / "normal" / "Thumbs.db").touch()
     audit = audit_folder(tmp_path)
-    assert audit.orphan_masks == ["benign (5)_mask.png"]
-    assert audit.other_files == ["normal/Thumbs.db"]
+    assert audit.found["orphan_masks"] == ["benign (5)_mask.png"]
+    assert audit.found["other_files"] == ["normal/Thumbs.db"]
     assert audit.usable
 
 

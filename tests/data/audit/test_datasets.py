@@ -30,12 +30,12 @@ def test_every_layout_is_audited_under_its_name_with_nothing_to_mend(tmp_path, c
 
 def test_images_that_no_record_uses_are_listed(tmp_path):
     save(busbra(tmp_path / "busbra") / "Images" / "bus_9999-l.png")
-    assert audit_folder(tmp_path / "busbra").other_files == ["Images/bus_9999-l.png"]
-    assert audit_folder(breast(tmp_path / "breast")).other_files == ["case001_other1.png"]
+    assert audit_folder(tmp_path / "busbra").found["other_files"] == ["Images/bus_9999-l.png"]
+    assert audit_folder(breast(tmp_path / "breast")).found["other_files"] == ["case001_other1.png"]
 
 
 def test_an_image_with_lesions_of_both_colours_is_named(tmp_path):
-    assert audit_folder(bus_uclm(tmp_path)).both_lesions == ["ANAT_001.png"]
+    assert audit_folder(bus_uclm(tmp_path)).found["both_lesions"] == ["ANAT_001.png"]
 
 
 def test_mask_problems_are_found_in_every_layout(tmp_path, capsys):

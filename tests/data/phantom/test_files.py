@@ -55,13 +55,13 @@ def test_the_audit_finds_the_oddities_of_busi_and_nothing_to_mend(folder):
     audit = audit_folder(folder)
     (found,) = audit_groups([audit], 0.1).of_folder
     assert audit.usable
-    assert not audit.other_files
+    assert not audit.found["other_files"]
     assert not found.not_listed
     assert audit.image_modes == {"RGB": 30}
     assert audit.mask_modes == {"RGB": 10, "1": 20, "RGBA": 2}  # 20 lesion images, two of them with two masks
-    assert audit.several_masks == ["benign (7).png (2)", "malignant (7).png (2)"]
+    assert audit.found["several_masks"] == ["benign (7).png (2)", "malignant (7).png (2)"]
     assert [len(family) for family in found.families] == [2, 2, 2]
-    assert not found.mixed
+    assert all(len({record.label for record in family}) == 1 for family in found.families)
 
 
 def test_a_few_images_carry_a_coloured_mark(folder):

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.audit.statistics import SIZE, image_statistics
-from ldm_us.data.phantom.anatomy import Anatomy
 from ldm_us.data.phantom.bmode import Scanner, depth_gain, point_spread, speckle
 from ldm_us.data.phantom.grid import PIXELS, Grid, smooth_field, warp
 from ldm_us.data.phantom.lesion import draw_lesion
@@ -141,8 +140,7 @@ def test_attenuation_darkens_by_two_f_alpha_z_less_the_time_gain():
             return np.zeros(size, dtype)
 
     attenuation = np.full((PIXELS, PIXELS), 0.6, np.float32)
-    anatomy = Anatomy(np.zeros_like(attenuation), attenuation)
-    gain = depth_gain(Silent(np.random.PCG64(0)), GRID, anatomy, SCANNER)
+    gain = depth_gain(Silent(np.random.PCG64(0)), GRID, attenuation, SCANNER)
     assert gain[-1].mean() == pytest.approx(2 * 8.0 * (0.4 - 0.6) * 4.0, rel=1e-3)  # 4 cm
 
 

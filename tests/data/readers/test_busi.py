@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.readers.busi import families, list_busi, read_busi
+from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import load_pair
 from ldm_us.data.split import split_by_group
 
@@ -29,8 +30,8 @@ def names(paths) -> list[str]:
 
 def test_the_folder_itself_and_the_one_that_holds_it_give_the_same_records(tmp_path):
     root = touch(tmp_path / "Dataset_BUSI_with_GT", "benign/benign (1).png", "benign/benign (1)_mask.png")
-    assert len(read_busi(root)) == 1
-    assert read_busi(root) == read_busi(tmp_path)
+    assert len(read_dataset(root)) == 1
+    assert read_busi(root) == read_dataset(root) == read_dataset(tmp_path)
 
 
 def test_a_record_has_its_image_masks_class_and_prompt(tmp_path):
