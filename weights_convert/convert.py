@@ -1,6 +1,6 @@
 """From the tensors of a file to our tensors: a plan that uses every source tensor once, then one tensor at a time."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -31,8 +31,8 @@ class Piece:
     file: Path
     key: str
     entry: LazyTensor
-    index: int
-    count: int
+    index: int = 0
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,21 @@ def plan_source(
     Of `wanted`, the parts that the source has are taken, each complete; `reason` says why its other parts are not.
     """
     plan = examine_source(source, config, wanted, ema, reason)
-    refuse_problems(plan, config)
+    misshaped = []
+    for rule in plan.misshaped:
+        expected = list(expected_shape(rule, target_shapes(config)))
+        misshaped.append(f"{rule.source} is {type_and_shape(source.entries[rule.source])}, not {expected}")
+    kinds = {"missing": [rule.source for rule in plan.missing], "unexpected": plan.unexpected, "misshaped": misshaped}
+    problems = []
+    for kind, names in kinds.items():
+        if names:
+            more = ", ..." if len(names) > MENTIONED else ""
+            problems.append(f"{len(names)} {kind} ({', '.join(names[:MENTIONED])}{more})")
+    if problems:
+        raise ValueError(
+            f"{source.path}: does not hold the tensors of {config.name}: {'; '.join(problems)}. "
+            f"Check that the file is complete and of the sizes that --preset, or the config it carries, names."
+        )
     return plan
 
 
@@ -92,7 +106,12 @@ def examine_source(
     used = {rule.source for rule in rules}
     ignored = ignored_names(source, used, left_out, found, ema)
     present = [rule for rule in rules if rule.source in source.entries]
-    fitting = {rule for rule in present if fills(source.entries[rule.source], rule, shapes)}
+    fitting = {
+        rule
+        for rule in present
+        if fits(source.entries[rule.source].shape, expected_shape(rule, shapes))
+        and source.entries[rule.source].dtype.is_floating_point  # weights, not whole numbers
+    }
     pieces = [
         Piece(target, shapes[target], source.path, rule.source, source.entries[rule.source], i, len(rule.targets))
         for rule in rules
@@ -142,32 +161,9 @@ def expected_shape(rule: Rule, shapes: Shapes) -> tuple[int, ...]:
     return (len(rule.targets) * first, *rest)
 
 
-def fills(entry: LazyTensor, rule: Rule, shapes: Shapes) -> bool:
-    """Whether the tensor has the rule's shape and holds weights, not whole numbers."""
-    return fits(entry.shape, expected_shape(rule, shapes)) and entry.dtype.is_floating_point
-
-
-def refuse_problems(plan: Plan, config: ModelConfig) -> None:
-    """Raise ValueError if a tensor is missing, unexpected, of a wrong shape or no weight."""
-    misshaped = []
-    for rule in plan.misshaped:
-        entry = plan.source.entries[rule.source]
-        found = f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
-        misshaped.append(f"{rule.source} is {found}, not {list(expected_shape(rule, target_shapes(config)))}")
-    missing = [rule.source for rule in plan.missing]
-    problems = [_list("missing", missing), _list("unexpected", plan.unexpected), _list("misshaped", misshaped)]
-    if any(problems):
-        raise ValueError(
-            f"{plan.source.path}: does not hold the tensors of {config.name}: {'; '.join(filter(None, problems))}. "
-            f"Check that the file is complete and of the sizes that --preset, or the config it carries, names."
-        )
-
-
-def _list(kind: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    more = ", ..." if len(names) > MENTIONED else ""
-    return f"{len(names)} {kind} ({', '.join(names[:MENTIONED])}{more})"
+def type_and_shape(entry: LazyTensor) -> str:
+    """Type and shape, as in "float32 [4, 320]"."""
+    return f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
 
 
 def fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

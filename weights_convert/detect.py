@@ -1,10 +1,10 @@
 """Which model a file holds, told from the names and shapes of its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from ldm_us.files.checkpoint import PARTS, LazyTensor
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.rules import Layout
 from weights_convert.sources import Source
 
@@ -62,7 +62,7 @@ FOREIGN_INPUT_CHANNELS = {  # 4 in 1.x
 
 def detect(source: Source) -> list[Layout]:
     """The layout of every part in the source. Raise ValueError, with the name, for what is no Stable Diffusion 1.x."""
-    family = foreign_family(source)
+    family = next(foreign_families(source), None)
     if family is not None:
         raise ValueError(f"{source.path}: this is {family}. {SUPPORTED}")
     found: dict[str, Layout] = {}
@@ -81,27 +81,16 @@ def _folder(name: str) -> str:
     return name[: name.find("/") + 1]
 
 
-def foreign_family(source: Source) -> str | None:
-    """The name of a model family that cannot be imported, or None."""
-    if source.path.is_dir():
-        for folder, family in FOREIGN_FOLDERS:
-            if (source.path / folder).is_dir():
-                return family
+def foreign_families(source: Source) -> Iterator[str]:
+    """What cannot be imported, told from folders, then names, then shapes."""
+    yield from (family for folder, family in FOREIGN_FOLDERS if (source.path / folder).is_dir())
     for pattern, family in FOREIGN_NAMES:
         if any(fnmatchcase(name, pattern) for name in source.entries):
-            return family
-    return _foreign_by_shape(source.entries)
-
-
-def _foreign_by_shape(entries: Mapping[str, LazyTensor]) -> str | None:
-    for name, entry in entries.items():
-        family = None
-        if len(entry.shape) < 2:
-            continue
-        if name.endswith("attn2.to_k.weight"):
-            family = FOREIGN_CONTEXT_WIDTHS.get(entry.shape[-1])
-        elif name.endswith("input_blocks.0.0.weight") or name in ("conv_in.weight", "unet/conv_in.weight"):
-            family = FOREIGN_INPUT_CHANNELS.get(entry.shape[1])
-        if family is not None:
-            return family
-    return None
+            yield family
+    for name, entry in source.entries.items():
+        columns, channels = (entry.shape[-1], entry.shape[1]) if len(entry.shape) > 1 else (0, 0)
+        if name.endswith("attn2.to_k.weight") and columns in FOREIGN_CONTEXT_WIDTHS:
+            yield FOREIGN_CONTEXT_WIDTHS[columns]
+        first = name.endswith("input_blocks.0.0.weight") or name in ("conv_in.weight", "unet/conv_in.weight")
+        if first and channels in FOREIGN_INPUT_CHANNELS:
+            yield FOREIGN_INPUT_CHANNELS[channels]

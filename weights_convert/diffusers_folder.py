@@ -25,77 +25,61 @@ Fields = dict[str, Any]
 def folder_texts(config: ModelConfig, with_controlnet: bool) -> dict[str, str]:
     """The contents of every file that holds no weights, by its path in the folder."""
     fixed: dict[str, Fields] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="ascii"))
-    own = {
-        "model_index.json": {},
-        "scheduler/scheduler_config.json": scheduler_fields(config),
-        "text_encoder/config.json": text_fields(config),
-        "unet/config.json": unet_fields(config),
-        "vae/config.json": vae_fields(config),
-    }
-    if with_controlnet:
-        hints = list(config.control.hint_channels)
-        own["controlnet/config.json"] = encoder_fields(config.unet) | {"conditioning_embedding_out_channels": hints}
+    own = fields_by_file(config)
+    if not with_controlnet:
+        del own["controlnet/config.json"]
     texts = {name: json.dumps(fixed[name] | own[name], indent=2, sort_keys=True) + "\n" for name in own}
     return texts | {f"tokenizer/{name}": text for name, text in tokenizer_texts(config.text.length).items()}
 
 
-def scheduler_fields(config: ModelConfig) -> Fields:
-    """DDIM on the grid and to the end that the schedule has here."""
+def fields_by_file(config: ModelConfig) -> dict[str, Fields]:
+    """The fields that depend on the config; the scheduler is DDIM on the grid and to the end of the schedule here."""
+    schedule, text, vae, encoder = config.schedule, config.text, config.vae, encoder_fields(config.unet)
     return {
-        "num_train_timesteps": config.schedule.timesteps,
-        "beta_start": config.schedule.beta_start,
-        "beta_end": config.schedule.beta_end,
-        "steps_offset": config.schedule.first_timestep,
-        "set_alpha_to_one": config.schedule.final_alpha_bar_one,
-        "prediction_type": PREDICTIONS[config.schedule.prediction],
-    }
-
-
-def text_fields(config: ModelConfig) -> Fields:
-    """CLIP's text tower."""
-    return {
-        "vocab_size": config.text.vocabulary,
-        "max_position_embeddings": config.text.length,
-        "hidden_size": config.text.width,
-        "intermediate_size": config.text.mlp_width,
-        "num_attention_heads": config.text.heads,
-        "num_hidden_layers": config.text.layers,
-        "projection_dim": config.text.width,  # of a projection that Stable Diffusion does not have
-    }
-
-
-def vae_fields(config: ModelConfig) -> Fields:
-    """The autoencoder; every level is of one kind."""
-    levels = len(config.vae.multipliers)
-    return {
-        "latent_channels": config.vae.latent_channels,
-        "block_out_channels": [config.vae.width * multiplier for multiplier in config.vae.multipliers],
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": config.vae.res_blocks,
-        "norm_num_groups": config.vae.groups,
-        "sample_size": config.image_size,
-        "scaling_factor": config.vae.scale,
-    }
-
-
-def unet_fields(config: ModelConfig) -> Fields:
-    """The denoiser."""
-    up = ["CrossAttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(config.unet.attention)]
-    return encoder_fields(config.unet) | {
-        "out_channels": config.unet.latent_channels,
-        "up_block_types": up,
-        "sample_size": config.image_size // config.vae.downsampling,
+        "model_index.json": {},
+        "scheduler/scheduler_config.json": {
+            "num_train_timesteps": schedule.timesteps,
+            "beta_start": schedule.beta_start,
+            "beta_end": schedule.beta_end,
+            "steps_offset": schedule.first_timestep,
+            "set_alpha_to_one": schedule.final_alpha_bar_one,
+            "prediction_type": PREDICTIONS[schedule.prediction],
+        },
+        "text_encoder/config.json": {
+            "vocab_size": text.vocabulary,
+            "max_position_embeddings": text.length,
+            "hidden_size": text.width,
+            "intermediate_size": text.mlp_width,
+            "num_attention_heads": text.heads,
+            "num_hidden_layers": text.layers,
+            "projection_dim": text.width,  # of a projection that Stable Diffusion does not have
+        },
+        "unet/config.json": encoder
+        | {
+            "out_channels": config.unet.latent_channels,
+            "up_block_types": [f"{'CrossAttn' * attends}UpBlock2D" for attends in reversed(config.unet.attention)],
+            "sample_size": config.image_size // vae.downsampling,
+        },
+        "vae/config.json": {
+            "latent_channels": vae.latent_channels,
+            "block_out_channels": [vae.width * multiplier for multiplier in vae.multipliers],
+            "down_block_types": ["DownEncoderBlock2D"] * len(vae.multipliers),
+            "up_block_types": ["UpDecoderBlock2D"] * len(vae.multipliers),
+            "layers_per_block": vae.res_blocks,
+            "norm_num_groups": vae.groups,
+            "sample_size": config.image_size,
+            "scaling_factor": vae.scale,
+        },
+        "controlnet/config.json": encoder | {"conditioning_embedding_out_channels": list(config.control.hint_channels)},
     }
 
 
 def encoder_fields(config: UNetConfig) -> Fields:
     """What a UNet and a ControlNet say of the left half and the middle."""
-    down = ["CrossAttnDownBlock2D" if attention else "DownBlock2D" for attention in config.attention]
     return {
         "in_channels": config.latent_channels,
         "block_out_channels": [config.width * multiplier for multiplier in config.multipliers],
-        "down_block_types": down,
+        "down_block_types": [f"{'CrossAttn' * attends}DownBlock2D" for attends in config.attention],
         "layers_per_block": config.res_blocks,
         "attention_head_dim": config.heads,  # diffusers' name for the NUMBER of heads, since the first SD folders
         "cross_attention_dim": config.context_width,

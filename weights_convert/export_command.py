@@ -14,12 +14,13 @@ Every file of weights carries the metadata of the model file, config included, s
 
 import argparse
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
 from ldm_us.config import SD15, ModelConfig
 from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, write_text
-from ldm_us.files.checkpoint import PARTS, LazyTensor, write_safetensors
+from ldm_us.files.checkpoint import PARTS, write_safetensors
 from weights_convert.convert import DTYPES, Plan, plan_source
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
@@ -27,7 +28,7 @@ from weights_convert.export_plan import DIFFUSERS, layouts_by_file, tensors_of
 from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.source_config import choose_config
-from weights_convert.sources import COMPONENTS, Source, open_source
+from weights_convert.sources import COMPONENTS, open_source
 from weights_convert.summary import of_part, summary
 
 FORMATS = ("compvis", "diffusers", "controlnet", "lora")
@@ -79,43 +80,29 @@ def run_export(args: argparse.Namespace) -> None:
     else:
         check_result_file(args.out, ".safetensors", args.overwrite, [args.file])
     source = open_source(args.file)
-    config = own_config(source)
+    if any(layout.naming != "ours" for layout in detect(source)) or "config" not in source.metadata:
+        raise ValueError(
+            f"{source.path}: not a model file of ours. Make one of it with `python -m weights_convert import "
+            f"{source.path} --out model.safetensors`, and export that."
+        )
+    config = choose_config(source, preset=None)
     plan = plan_source(source, config)
     layouts = layouts_by_file(args.format, plan)
     dtype = DTYPES.get(args.dtype)
     weights = {name: tensors_of(source, config, inside, dtype) for name, inside in layouts.items()}
     taken = {layout.part for inside in layouts.values() for layout in inside}
     metadata = {key: value for key, value in source.metadata.items() if key != "format"}
-    with full_disk_is_an_error_of_input(args.out):
-        if args.format == "diffusers":
-            with atomic_folder(args.out) as folder:
-                write_files(folder, folder_texts(config, "controlnet" in taken), weights, metadata)
-        else:
-            write_files(args.out, {}, weights, metadata)
+    texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
+    place = atomic_folder(args.out) if args.format == "diffusers" else nullcontext(args.out)
+    with full_disk_is_an_error_of_input(args.out), place as out:
+        for name, text in texts.items():
+            (out / name).parent.mkdir(exist_ok=True)
+            write_text(out / name, text)
+        for name, tensors in weights.items():  # "" is --out itself
+            write_safetensors(out / name, tensors, metadata)
     pieces = [piece for part in taken for piece in of_part(part, plan.pieces)]
     said = summary([plan], pieces, dtype, [args.out / name for name in weights], left_out(plan, taken), "text" in taken)
     print(said, *notes(args.out, args.format, config, taken), sep="\n")
-
-
-def own_config(source: Source) -> ModelConfig:
-    """The config of a model file of ours. Raise ValueError for other files, which an import reads first."""
-    if any(layout.naming != "ours" for layout in detect(source)) or "config" not in source.metadata:
-        raise ValueError(
-            f"{source.path}: not a model file of ours. Make one of it with `python -m weights_convert import "
-            f"{source.path} --out model.safetensors`, and export that."
-        )
-    return choose_config(source, preset=None)
-
-
-def write_files(
-    out: Path, texts: dict[str, str], weights: dict[str, list[LazyTensor]], metadata: dict[str, str]
-) -> None:
-    """Write files of text and of weights, tensor by tensor, by their names in `out`; "" is `out` itself."""
-    for name, text in texts.items():
-        (out / name).parent.mkdir(exist_ok=True)
-        write_text(out / name, text)
-    for name, tensors in weights.items():
-        write_safetensors(out / name, tensors, metadata)
 
 
 def left_out(plan: Plan, taken: set[str]) -> list[str]:

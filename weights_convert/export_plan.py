@@ -71,7 +71,7 @@ def plan_export(source: Source, config: ModelConfig, layout: Layout) -> list[Pie
     for rule in rules_for(config, layout, shapes):
         (ours,) = rule.targets  # only open_clip, which is never written, joins tensors
         shape = original_shape(layout, shapes[ours])
-        pieces.append(Piece(rule.source, shape, source.path, ours, source.entries[ours], index=0, count=1))
+        pieces.append(Piece(rule.source, shape, source.path, ours, source.entries[ours]))
     return pieces
 
 

@@ -37,12 +37,12 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
     source, number = open_source(path), DTYPES.get(dtype or "")
     tensors: list[LazyTensor] = []
     for update in lora.updates:
-        for matrix, end in zip(("lora_down", "lora_up"), ENDS[names][:2], strict=True):
-            entry = source.entries[key := f"{update.module}.{matrix}.weight"]
-            target = f"{theirs[update.module]}{end}"
-            tensors.append(lazy(Piece(target, entry.shape, path, key, entry, 0, 1), number))
+        for matrix in ("down", "up"):
+            entry = source.entries[key := f"{update.module}.lora_{matrix}.weight"]
+            target = f"{theirs[update.module]}{ENDS[names][matrix]}"
+            tensors.append(lazy(Piece(target, entry.shape, path, key, entry), number))
         if names == "kohya":
-            tensors.append(alpha_tensor(f"{theirs[update.module]}{ENDS[names].alpha}", update.alpha))
+            tensors.append(alpha_tensor(f"{theirs[update.module]}{ENDS[names]['alpha']}", update.alpha))
     carried = {key: value for key, value in lora.metadata.items() if key not in ("lora", "format")}
     settings = diffusers_settings(lora.updates, theirs) if names == "diffusers" else kohya_settings(lora.updates)
     with full_disk_is_an_error_of_input(out):

@@ -20,7 +20,7 @@ from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import write_safetensors
 from ldm_us.files.lora_file import UNKNOWN_BASE
 from ldm_us.networks.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
-from weights_convert.convert import DTYPES, Piece, lazy
+from weights_convert.convert import DTYPES, Piece, lazy, type_and_shape
 from weights_convert.detect import FLUX, FOREIGN_CONTEXT_WIDTHS, V3, XL
 from weights_convert.lora_names import COMPONENTS, HEADER, layers, spellings, split_name
 from weights_convert.result_place import check_result_file
@@ -58,7 +58,10 @@ def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, ove
     adapters and for names or shapes without a place in `base`.
     """
     check_result_file(out, ".safetensors", overwrite, [path, base])
-    config = config_of_base(base)
+    sizes = open_source(base)
+    if "config" not in sizes.metadata:
+        raise ValueError(f"--base {base}: not a model file of ours. Give one that train.py or weights_convert wrote.")
+    config = choose_config(sizes, preset=None)
     source = open_source(path / FOLDER_FILE if path.is_dir() else path)
     updates, pieces = read_lora(source, config)
     metadata = imported_metadata(source, plainest(updates, layers(config)))
@@ -69,14 +72,6 @@ def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, ove
     if metadata["base_sha256"] == UNKNOWN_BASE:
         print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")
     print(f"wrote {out}  {written(out)}")
-
-
-def config_of_base(base: Path) -> ModelConfig:
-    """The config of a model file of ours."""
-    source = open_source(base)
-    if "config" not in source.metadata:
-        raise ValueError(f"--base {base}: not a model file of ours. Give one that train.py or weights_convert wrote.")
-    return choose_config(source, preset=None)
 
 
 def imported_metadata(source: Source, config: LoRAConfig) -> dict[str, str]:
@@ -103,7 +98,12 @@ def read_lora(source: Source, config: ModelConfig) -> tuple[list[Update], list[P
         key = keys[module]
         entry = source.entries[key["down"]]
         rank = entry.shape[0] if entry.shape else 0
-        alpha = tensor_alpha(source, key["alpha"]) if "alpha" in key else alphas.get(module, float(rank))
+        alpha = alphas.get(module, float(rank))
+        if "alpha" in key:  # a tensor, in kohya's names
+            alpha_entry = source.entries[key["alpha"]]
+            if math.prod(alpha_entry.shape) != 1:
+                raise ValueError(f"{source.path}: {key['alpha']} is {list(alpha_entry.shape)}, not one number.")
+            alpha = float(alpha_entry.load().to(torch.float64))
         if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"{source.path}: {key['down']} has rank {rank} and alpha {alpha}. Both must be above 0.")
         updates.append(Update(module, rank, alpha))
@@ -154,21 +154,13 @@ def piece(source: Source, key: str, target: str, shape: tuple[int, ...]) -> Piec
     """One matrix. A linear layer and a convolution of 1 x 1 are the same map, so either shape does for both."""
     entry = source.entries[key]
     if _matrix(entry.shape) != _matrix(shape) or not entry.dtype.is_floating_point:
-        found = f"{str(entry.dtype).removeprefix('torch.')} {list(entry.shape)}"
-        raise ValueError(f"{source.path}: {key} is {found}, not {list(shape)}. Give --base the size of its model.")
-    return Piece(target, shape, source.path, key, entry, 0, 1)
+        found, expected = type_and_shape(entry), list(shape)
+        raise ValueError(f"{source.path}: {key} is {found}, not {expected}. Give --base the size of its model.")
+    return Piece(target, shape, source.path, key, entry)
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if shape[2:] == (1, 1) else shape
-
-
-def tensor_alpha(source: Source, key: str) -> float:
-    """The alpha of one module in kohya's names."""
-    entry = source.entries[key]
-    if math.prod(entry.shape) != 1:
-        raise ValueError(f"{source.path}: {key} is {list(entry.shape)}, not one number.")
-    return float(entry.load().to(torch.float64))
 
 
 def header_alphas(source: Source, keys: Mapping[str, Mapping[str, str]]) -> dict[str, float]:

@@ -9,7 +9,6 @@ AUTOMATIC1111's web UI, Forge and ComfyUI read kohya's. Sources: networks/lora.p
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from ldm_us.config import SD15, ModelConfig
 from weights_convert.convert import target_shapes
@@ -19,39 +18,31 @@ from weights_convert.rules import Layout
 COMPONENTS = {"unet": "unet.", "text": "text_encoder."}  # what such LoRAs update -> what stands before it in diffusers
 HEADER = "lora_adapter_metadata"  # where diffusers >= 0.34 keeps rank and alpha: PEFT's LoraConfig of each component
 
-# How a naming writes each part: in what we write, and then in what others have written.
+# How a naming writes the parts: first the two layouts that we write, then those that others have written.
 LAYOUTS = {
-    "diffusers": (Layout("unet", "diffusers", "unet."), Layout("text", "transformers", "text_encoder.text_model.")),
-    "kohya": (Layout("unet", "diffusers", "lora_unet_"), Layout("text", "transformers", "lora_te_text_model_")),
-}
-OTHER_LAYOUTS = {
     "diffusers": (
+        Layout("unet", "diffusers", "unet."),
+        Layout("text", "transformers", "text_encoder.text_model."),
         Layout("unet", "diffusers", ""),  # UNet2DConditionModel.save_attn_procs
         Layout("text", "transformers", "text_encoder."),  # transformers 5, where CLIPTextModel has no text_model
     ),
     "kohya": (
+        Layout("unet", "diffusers", "lora_unet_"),
+        Layout("text", "transformers", "lora_te_text_model_"),
         Layout("unet", "compvis", "lora_unet_"),
         Layout("text", "transformers", "lora_te1_text_model_"),  # the first text encoder of programs that know two
     ),
 }
 
 
-class Ends(NamedTuple):
-    """What stands behind the name of a module: A, B, and alpha where it is a tensor."""
-
-    down: str
-    up: str
-    alpha: str | None = None
-
-
-ENDS = {
-    "diffusers": Ends(".lora_A.weight", ".lora_B.weight"),
-    "kohya": Ends(".lora_down.weight", ".lora_up.weight", ".alpha"),
+ENDS = {  # what stands behind the name of a module: A, B, and alpha where it is a tensor
+    "diffusers": {"down": ".lora_A.weight", "up": ".lora_B.weight"},
+    "kohya": {"down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha"},
 }
 OTHER_ENDS = (  # diffusers before PEFT, the newest first
-    Ends(".lora.down.weight", ".lora.up.weight"),
-    Ends(".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
-    Ends("_lora.down.weight", "_lora.up.weight"),  # behind attn1.processor.to_q
+    {"down": ".lora.down.weight", "up": ".lora.up.weight"},
+    {"down": ".lora_linear_layer.down.weight", "up": ".lora_linear_layer.up.weight"},
+    {"down": "_lora.down.weight", "up": "_lora.up.weight"},  # behind attn1.processor.to_q
 )
 
 
@@ -62,7 +53,7 @@ def names_of(modules: Iterable[str], naming: str) -> dict[str, str]:
     """
     wanted = set(modules)
     names: dict[str, str] = {}
-    for layout in LAYOUTS[naming]:
+    for layout in LAYOUTS[naming][:2]:
         known = [f"{layout.part}.{row[0]}" for row in part_rows(SD15, layout.part)]
         names |= module_names(SD15, layout, [module for module in known if module in wanted])
     if names.keys() < wanted:
@@ -82,8 +73,8 @@ def module_names(config: ModelConfig, layout: Layout, modules: Iterable[str]) ->
 def spellings(config: ModelConfig) -> dict[str, str]:
     """Every name that a LoRA of another program may have for a module of this model -> our module."""
     found: dict[str, str] = {}
-    for naming in LAYOUTS:
-        for layout in (*LAYOUTS[naming], *OTHER_LAYOUTS[naming]):
+    for naming, layouts in LAYOUTS.items():
+        for layout in layouts:
             modules = [module for module in layers(config) if module.startswith(f"{layout.part}.")]
             for ours, theirs in module_names(config, layout, modules).items():
                 found[theirs] = ours
@@ -108,7 +99,7 @@ def layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def split_name(name: str) -> tuple[str, str] | None:
     """A tensor's name -> its module, and which of "down", "up", "alpha" it is; None if it is no part of an update."""
     for ends in (*ENDS.values(), *OTHER_ENDS):
-        for kind, end in ends._asdict().items():
-            if end is not None and name.endswith(end):
+        for kind, end in ends.items():
+            if name.endswith(end):
                 return name.removesuffix(end).replace(".processor.", "."), kind
     return None

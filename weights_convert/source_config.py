@@ -95,8 +95,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def number(values: dict[str, Any], name: str, otherwise: float, path: Path, whole: bool = False) -> float:
     """A positive number of a table."""
     value = values.get(name, otherwise)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ValueError(f"{path}: {name} is {value!r}, not a positive number. Download or copy it again.")
-    if whole and value != int(value):
-        raise ValueError(f"{path}: {name} is {value!r}, not a whole number. Download or copy it again.")
+    in_range = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e6
+    if not in_range or (whole and value != int(value)):
+        kind = "whole" if in_range else "positive"
+        raise ValueError(f"{path}: {name} is {value!r}, not a {kind} number. Download or copy it again.")
     return float(value)

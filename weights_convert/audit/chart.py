@@ -31,13 +31,13 @@ BAR = {"marker": "_", "markeredgewidth": 2.5, "color": INK, "gid": "blocks"}
 def drift_chart(drifts: Sequence[Drift], name: str) -> str:
     """Draw the tensors of one part as dots, hollow for a vector, and each block as a bar: see GroupDrift."""
     blocks = by_block(drifts)
-    own = {block.name: [drift for drift in drifts if block_of(drift.target)[1] == block.name] for block in blocks}
     dots, bars = defaultdict(list), []  # (kind of layer, whether a vector) -> (x, relative change, tooltip); the same
     for i, block in enumerate(blocks):
         bars.append((i + 0.5, block.relative, f"{block.name}: {block.relative:.3g}"))
-        for j, drift in enumerate(own[block.name]):
+        own = [drift for drift in drifts if block_of(drift.target)[1] == block.name]
+        for j, drift in enumerate(own):
             change = "nothing changed" if drift.relative == 0 else f"{drift.relative:.3g}"
-            dot = i + (j + 1) / (len(own[block.name]) + 1), drift.relative, f"{drift.target}: {change}"
+            dot = i + (j + 1) / (len(own) + 1), drift.relative, f"{drift.target}: {change}"
             dots[kind_of(drift.target), drift.axes < 2].append(dot)
 
     with style():

@@ -1,14 +1,16 @@
 """What changed between two files of one architecture, and where: tensor by tensor, then block by block."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ldm_us.files.checkpoint import PARTS
-from weights_convert.audit.blocks import KIND_NAMES, block_of, kind_of, network_order
+from weights_convert.audit.blocks import KIND_NAMES, block_of, kind_of
 from weights_convert.audit.numbers import CHUNK
 
 STATES = {
@@ -66,8 +68,8 @@ def relative(squared_difference: float, squared_norm: float) -> float:
 
 def measure_drift(target: str, a: Tensor, b: Tensor) -> Drift:
     """Compare a tensor with its reference of the same shape; their types may differ."""
-    difference = squares_a = squares_b = product = largest = 0.0
-    same = True
+    difference = squares_a = squares_b = product = 0.0
+    largest, same = torch.zeros((), dtype=torch.float64), True
     flat_a, flat_b = a.contiguous().reshape(-1), b.contiguous().reshape(-1)
     for chunk_a, chunk_b in zip(flat_a.split(CHUNK), flat_b.split(CHUNK), strict=True):
         wide_a, wide_b = chunk_a.double(), chunk_b.double()
@@ -79,16 +81,13 @@ def measure_drift(target: str, a: Tensor, b: Tensor) -> Drift:
         same = False
         change = wide_a - wide_b
         difference += float(change.dot(change))
-        largest = _larger(largest, float(change.abs().max()))
+        largest = torch.maximum(largest, change.abs().max())  # not a number as soon as one change is none
     state = "identical" if a.dtype == b.dtype and same else "changed"
     if a.dtype != b.dtype and rounds_to_the_same(flat_a, flat_b):
         state = "rounded"
     norms = math.sqrt(squares_a) * math.sqrt(squares_b)
-    return Drift(target, a.dim(), state, difference, squares_b, largest, product / norms if norms > 0 else math.nan)
-
-
-def _larger(a: float, b: float) -> float:
-    return math.nan if math.isnan(a) or math.isnan(b) else max(a, b)
+    cosine = product / norms if norms > 0 else math.nan
+    return Drift(target, a.dim(), state, difference, squares_b, float(largest), cosine)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -105,32 +104,29 @@ def rounds_to_the_same(a: Tensor, b: Tensor) -> bool:
 
 
 def by_block(drifts: Sequence[Drift]) -> list[GroupDrift]:
-    """One line per block, in the order of the network."""
-    blocks: dict[tuple[str, str], list[Drift]] = {}
-    for drift in sorted(drifts, key=lambda drift: network_order(drift.target)):
-        blocks.setdefault(block_of(drift.target), []).append(drift)
-    return [group_drift(part, block, own) for (part, block), own in blocks.items()]
+    """One line per block, in the order of the drifts: that of the network."""
+    return _groups(drifts, block_of)
 
 
 def by_kind(drifts: Sequence[Drift]) -> list[GroupDrift]:
     """One line per part and kind of layer."""
-    kinds: dict[tuple[str, str], list[Drift]] = {(part, kind): [] for part in PARTS for kind in KIND_NAMES}
+    groups = _groups(drifts, lambda target: (target.partition(".")[0], kind_of(target)))
+    return sorted(groups, key=lambda group: (PARTS.index(group.part), KIND_NAMES.index(group.name)))
+
+
+def _groups(drifts: Sequence[Drift], place_of: Callable[[str], tuple[str, str]]) -> list[GroupDrift]:
+    """Sums and counts of the tensors of each place, a part and a name."""
+    places = defaultdict(list)
     for drift in drifts:
-        kinds[drift.part, kind_of(drift.target)].append(drift)
-    return [group_drift(part, kind, own) for (part, kind), own in kinds.items() if own]
-
-
-def group_drift(part: str, name: str, drifts: Sequence[Drift]) -> GroupDrift:
-    """Sums and counts."""
-    matrices = [drift for drift in drifts if drift.axes > 1] or drifts
-    return GroupDrift(
-        part,
-        name,
-        tensors=len(drifts),
-        differing=sum(drift.state != "identical" for drift in drifts),
-        relative=relative(sum(d.squared_difference for d in matrices), sum(d.squared_norm for d in matrices)),
-        largest=math.nan if any(math.isnan(d.largest) for d in drifts) else max(d.largest for d in drifts),
-    )
+        places[place_of(drift.target)].append(drift)
+    groups = []
+    for (part, name), own in places.items():
+        matrices = [drift for drift in own if drift.axes > 1] or own
+        change = relative(sum(d.squared_difference for d in matrices), sum(d.squared_norm for d in matrices))
+        differing = sum(drift.state != "identical" for drift in own)
+        largest = float(np.max([drift.largest for drift in own]))  # not a number if one of them is none
+        groups.append(GroupDrift(part, name, len(own), differing, change, largest))
+    return groups
 
 
 def shares(groups: Sequence[GroupDrift]) -> list[float]:

@@ -3,18 +3,17 @@
 Nothing is refused: what an import would refuse has a row of its own.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-
-import torch
+from itertools import groupby
 
 from ldm_us.config import ModelConfig
 from ldm_us.files.checkpoint import PARTS
 from weights_convert.audit.blocks import network_order
 from weights_convert.audit.drift import Drift, measure_drift
 from weights_convert.audit.numbers import Numbers, numbers_of
-from weights_convert.convert import Piece, Plan, cut_piece, examine_source, expected_shape, target_shapes
+from weights_convert.convert import Plan, cut_piece, examine_source, expected_shape, target_shapes
 from weights_convert.sources import Source
 
 PROBLEMS = ("missing", "misshaped", "unexpected")  # what an import refuses
@@ -59,16 +58,6 @@ class Total:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How the tensors of a file differ from those of another."""
-
-    other: Plan
-    drifts: tuple[Drift, ...]  # in the order of the network
-    only_in_source: int  # tensors of ours
-    only_in_other: int
-
-
-@dataclass(frozen=True)
 class Audit:
     """All that was found."""
 
@@ -76,7 +65,8 @@ class Audit:
     config: ModelConfig
     rows: tuple[Row, ...]
     totals: tuple[Total, ...]
-    comparison: Comparison | None
+    other: Plan | None  # of the file that it is compared with
+    drifts: tuple[Drift, ...]  # of the tensors in both files, in the order of the network
 
     @property
     def problems(self) -> list[Row]:
@@ -95,45 +85,25 @@ def audit(source: Source, config: ModelConfig, ema: bool = False, other: Source 
     if ema and not any(layout.ema for layout in plan.layouts):
         raise ValueError(f"{source.path}: has no UNet to take the moving average of. Leave --ema out.")
     theirs = None if other is None else examine_source(other, config)
-    references = {} if theirs is None else comparable(plan, theirs)
-    pieces, rows, drifts = pieces_by_key(plan), [], []
+    mine = {piece.target: piece for piece in plan.pieces}
+    references = {} if theirs is None else {piece.target: piece for piece in theirs.pieces if piece.target in mine}
+    if theirs is not None and not references:
+        raise ValueError(
+            f"{theirs.source.path}: has no tensor to compare with those of {source.path}. Give two files of one "
+            "architecture that share a part."
+        )
+    rows, drifts = [], []
     for row in audit_rows(plan, config):
         if row.status == "missing":
             rows.append(row)
             continue
         tensor = source.entries[row.key].load()
         rows.append(replace(row, numbers=numbers_of(tensor)))
-        for piece in pieces.get(row.key, ()):
-            if piece.target in references:
-                reference = references[piece.target]
-                b = cut_piece(reference.entry.load(), reference)
-                drifts.append(measure_drift(piece.target, cut_piece(tensor, piece), b))
-    comparison = None
-    if theirs is not None:
-        drifts.sort(key=lambda drift: network_order(drift.target))
-        alone = len(plan.pieces) - len(drifts), len(theirs.pieces) - len(drifts)
-        comparison = Comparison(theirs, tuple(drifts), *alone)
-    return Audit(plan, config, tuple(rows), tuple(totals(rows, config)), comparison)
-
-
-def comparable(plan: Plan, theirs: Plan) -> dict[str, Piece]:
-    """Our name -> what the other file has for it, where both files have it. Raise ValueError if that is nothing."""
-    mine = {piece.target for piece in plan.pieces}
-    found = {piece.target: piece for piece in theirs.pieces if piece.target in mine}
-    if not found:
-        raise ValueError(
-            f"{theirs.source.path}: has no tensor to compare with those of {plan.source.path}. Give two files of one "
-            "architecture that share a part."
-        )
-    return found
-
-
-def pieces_by_key(plan: Plan) -> Mapping[str, Sequence[Piece]]:
-    """Name in the file -> what of ours is in that tensor."""
-    pieces = defaultdict(list)
-    for piece in plan.pieces:
-        pieces[piece.key].append(piece)
-    return pieces
+        for target in (target for target in row.targets if target in references):
+            reference = references[target]
+            b = cut_piece(reference.entry.load(), reference)
+            drifts.append(measure_drift(target, cut_piece(tensor, mine[target]), b))
+    return Audit(plan, config, tuple(rows), tuple(totals(rows, config)), theirs, tuple(drifts))
 
 
 def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
@@ -145,10 +115,14 @@ def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
         return Row(key, own, entries[key].shape, str(entries[key].dtype).removeprefix("torch."), status, note)
 
     rows = []
-    for key, pieces in pieces_by_key(plan).items():
+    for key, pieces in groupby(plan.pieces, key=lambda piece: piece.key):
         own = tuple(piece.target for piece in pieces)
-        note = transform(entries[key].shape, shapes[own[0]], len(own), own[0].partition(".")[0] in ema)
-        rows.append(row(key, own, "used", note))
+        steps = ["ema name"] * (own[0].partition(".")[0] in ema)
+        if len(own) > 1:
+            steps.append(f"split into {len(own)} equal parts")
+        elif entries[key].shape != shapes[own[0]]:
+            steps.append(f"{list(entries[key].shape)} -> {list(shapes[own[0]])}")
+        rows.append(row(key, own, "used", ", ".join(steps) or "none"))
     for rule in plan.misshaped:
         note = f"should be {list(expected_shape(rule, shapes))}"
         note += "" if entries[rule.source].dtype.is_floating_point else " of floating point"
@@ -158,16 +132,6 @@ def audit_rows(plan: Plan, config: ModelConfig) -> list[Row]:
     rows.sort(key=lambda row: network_order(row.targets[0]))
     rows += [row(key, (), "unexpected", "no place for it in the model") for key in plan.unexpected]
     return rows + [row(key, (), "ignored", reason) for key, reason in plan.ignored.items()]
-
-
-def transform(shape: tuple[int, ...], target: tuple[int, ...], count: int, ema: bool) -> str:
-    """What an import does to a tensor on its way to ours."""
-    steps = ["ema name"] * ema
-    if count > 1:
-        steps.append(f"split into {count} equal parts")
-    elif shape != target:
-        steps.append(f"{list(shape)} -> {list(target)}")
-    return ", ".join(steps) or "none"
 
 
 def totals(rows: list[Row], config: ModelConfig) -> list[Total]:
@@ -183,5 +147,5 @@ def totals(rows: list[Row], config: ModelConfig) -> list[Total]:
     return found
 
 
-def _parameters(shapes: list[tuple[int, ...]]) -> int:
-    return sum(torch.Size(shape).numel() for shape in shapes)
+def _parameters(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(map(math.prod, shapes))

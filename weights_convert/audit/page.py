@@ -1,11 +1,11 @@
 """An audit as one HTML page that loads nothing: verdict, totals, drift with charts, and a table of every tensor."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 from ldm_us.display.pages import render
+from ldm_us.files.checkpoint import PARTS
 from weights_convert.audit.chart import drift_chart
-from weights_convert.audit.drift import Drift, by_block, by_kind, most_drifted, shares, unchanged_parts
+from weights_convert.audit.drift import by_block, by_kind, most_drifted, shares, unchanged_parts
 from weights_convert.audit.findings import Audit, Row
 from weights_convert.audit.text import counts, detail, flag_lines, number, printable, ratio, shape_of, verdict
 from weights_convert.summary import layouts_of
@@ -16,10 +16,9 @@ FUNCTIONS = (by_block, by_kind, counts, detail, layouts_of, number, printable, r
 
 def audit_page(audit: Audit) -> str:
     """Fill page.html."""
-    comparison = audit.comparison
-    drifts = () if comparison is None else comparison.drifts
-    unchanged = unchanged_parts(drifts)
-    changed = [drift for drift in drifts if drift.part not in unchanged]
+    unchanged = unchanged_parts(audit.drifts)
+    changed = [drift for drift in audit.drifts if drift.part not in unchanged]
+    parts = {part: [drift for drift in changed if drift.part == part] for part in PARTS}
     return render(
         "weights_convert/audit/page.html",
         title=f"Weights audit: {printable(audit.plan.source.path.name or str(audit.plan.source.path))}",
@@ -29,22 +28,13 @@ def audit_page(audit: Audit) -> str:
         flags=flag_lines(audit.rows),
         unchanged=unchanged,
         changed=changed,
-        charts=charts(changed),
+        charts={part: drift_chart(own, f"drift of {part}") for part, own in parts.items() if own},
         furthest=most_drifted(changed, MOST_DRIFTED),
-        drifts={drift.target: drift for drift in drifts},
+        drifts={drift.target: drift for drift in audit.drifts},
         uses=dict.fromkeys(use for row in audit.rows for use in uses_of(row).split()),
         uses_of=uses_of,
         **{function.__name__: function for function in FUNCTIONS},
     )
-
-
-def charts(drifts: Sequence[Drift]) -> dict[str, str]:
-    """A chart for each part that changed."""
-    charts = {}
-    for part in dict.fromkeys(drift.part for drift in drifts):
-        own = [drift for drift in drifts if drift.part == part]
-        charts[part] = drift_chart(own, f"drift of {part}")
-    return charts
 
 
 def uses_of(row: Row) -> str:

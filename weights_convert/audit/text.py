@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from weights_convert.audit.drift import STATES, GroupDrift, by_block, by_kind, most_drifted, shares, unchanged_parts
-from weights_convert.audit.findings import Audit, Comparison, Row, Total
+from weights_convert.audit.findings import Audit, Row
 from weights_convert.convert import Plan
 from weights_convert.summary import layouts_of
 
@@ -17,7 +17,8 @@ BAR = 30  # letters of the longest bar
 
 PLACE_COLUMNS = ("key", "our name", "shape", "dtype", "status", "transform or reason")
 NUMBER_COLUMNS = ("sha256", "lowest", "highest", "rms", "flag")
-DRIFT_COLUMNS = ("drift", "relative change", "largest change", "cosine")
+# Column -> the field of a Drift.
+DRIFT_COLUMNS = {"drift": "state", "relative change": "relative", "largest change": "largest", "cosine": "cosine"}
 
 
 def audit_text(audit: Audit) -> str:
@@ -25,11 +26,12 @@ def audit_text(audit: Audit) -> str:
     lines = file_lines(audit.plan)
     lines += [f"  ignored {count:4}: {reason}" for reason, count in Counter(audit.plan.ignored.values()).items()]
     lines += ["", f"{audit.config.name:12}  tensors  expected     parameters       expected  types"]
-    lines += [total_line(total) for total in audit.totals]
+    for total in audit.totals:
+        found = (f"{total.tensors:,}", f"{total.parameters:,}") if total.dtypes else ("-", "-")
+        counts = f"{found[0]:>8}  {total.expected_tensors:8,}  {found[1]:>13}  {total.expected_parameters:13,}"
+        lines.append(f"{total.part:12} {counts}  {', '.join(total.dtypes) or 'not in this file'}")
     lines += ["", *flag_lines(audit.rows), *problem_lines(audit)]
-    if audit.comparison is not None:
-        lines += ["", *drift_lines(audit.comparison)]
-    return "\n".join(lines)
+    return "\n".join(lines + drift_lines(audit))
 
 
 def file_lines(plan: Plan) -> list[str]:
@@ -39,17 +41,6 @@ def file_lines(plan: Plan) -> list[str]:
     for file, digest in source.hashes.items():
         lines.append(f"  read {file}  {file.stat().st_size:,} bytes  sha256 {digest}")
     return lines
-
-
-def total_line(total: Total) -> str:
-    """One part, found and expected."""
-    found, types = (f"{total.tensors:,}", f"{total.parameters:,}"), ", ".join(total.dtypes)
-    if not total.dtypes:
-        found, types = ("-", "-"), "not in this file"
-    return (
-        f"{total.part:12} {found[0]:>8}  {total.expected_tensors:8,}  {found[1]:>13}  "
-        f"{total.expected_parameters:13,}  {types}"
-    )
 
 
 def flag_lines(rows: Sequence[Row]) -> list[str]:
@@ -102,12 +93,14 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def drift_lines(comparison: Comparison) -> list[str]:
+def drift_lines(audit: Audit) -> list[str]:
     """What changed: counts, then blocks and kinds with bars, then the tensors that moved furthest."""
-    lines = ["drift from", *file_lines(comparison.other), f"  {counts(comparison)}"]
-    same = unchanged_parts(comparison.drifts)
+    if audit.other is None:
+        return []
+    lines = ["", "drift from", *file_lines(audit.other), f"  {counts(audit)}"]
+    same = unchanged_parts(audit.drifts)
     lines += [f"  {part}: nothing changed: {why}" for part, why in same.items()]
-    drifts = [drift for drift in comparison.drifts if drift.part not in same]
+    drifts = [drift for drift in audit.drifts if drift.part not in same]
     lines += group_lines("by block", by_block(drifts)) + group_lines("by kind of layer", by_kind(drifts))
     worst = most_drifted(drifts, MOST_DRIFTED)
     if worst:
@@ -117,14 +110,14 @@ def drift_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def counts(comparison: Comparison) -> str:
+def counts(audit: Audit) -> str:
     """How many tensors are compared, and how they differ."""
-    states = Counter(drift.state for drift in comparison.drifts)
-    text = f"{len(comparison.drifts):,} tensors in both: "
+    states = Counter(drift.state for drift in audit.drifts)
+    text = f"{len(audit.drifts):,} tensors in both: "
     text += ", ".join(f"{states[state]:,} {words}" for state, words in STATES.items())
-    for count, file in ((comparison.only_in_source, "SRC"), (comparison.only_in_other, "OTHER")):
-        if count:
-            text += f"; {count:,} fit in {file} alone"
+    for plan, file in ((audit.plan, "SRC"), (audit.other, "OTHER")):
+        if plan is not None and len(plan.pieces) > len(audit.drifts):
+            text += f"; {len(plan.pieces) - len(audit.drifts):,} fit in {file} alone"
     return text
 
 
@@ -151,9 +144,9 @@ def number(value: float) -> str:
 
 def csv_table(audit: Audit) -> str:
     """The table, key by key, in full precision; a tensor of the file has a line for each of our names."""
-    drifts = {} if audit.comparison is None else {drift.target: drift for drift in audit.comparison.drifts}
+    drifts = {drift.target: drift for drift in audit.drifts}
     file = io.StringIO()
-    columns = (*PLACE_COLUMNS, *NUMBER_COLUMNS, *(() if audit.comparison is None else DRIFT_COLUMNS))
+    columns = (*PLACE_COLUMNS, *NUMBER_COLUMNS, *(DRIFT_COLUMNS if audit.drifts else ()))
     table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for row in audit.rows:
@@ -162,8 +155,6 @@ def csv_table(audit: Audit) -> str:
             if row.numbers is not None:
                 cells |= vars(row.numbers) | {"flag": row.flag}
             if target in drifts:
-                drift = drifts[target]
-                values = (drift.state, drift.relative, drift.largest, drift.cosine)
-                cells |= dict(zip(DRIFT_COLUMNS, values, strict=True))
+                cells |= {column: getattr(drifts[target], field) for column, field in DRIFT_COLUMNS.items()}
             table.writerow(cells)
     return file.getvalue()
