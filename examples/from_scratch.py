@@ -16,8 +16,8 @@ from ldm_us.diffusion.ddpm import q_sample, target_of
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
 
 IMAGES = 400
-VAE_STEPS, VAE_BATCH = 160, 8
-UNET_STEPS, UNET_BATCH = 550, 16
+VAE_STEPS, VAE_BATCH = 320, 4
+UNET_STEPS, UNET_BATCH = 800, 8
 SAMPLES, SAMPLING_STEPS = 8, 50
 VAE = VAEConfig(width=16, multipliers=(1, 2, 4), res_blocks=1, groups=8)  # each level but the last halves the sides
 TEXT = TextConfig(width=32, heads=4, layers=1, mlp_width=64)  # without it no denoiser; it says nothing here
