@@ -12,22 +12,20 @@ import torch.nn.functional as F
 import ldm_us
 from ldm_us.config import ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.data.phantom.simulate import simulate
-from ldm_us.diffusion.ddpm import q_sample
+from ldm_us.diffusion.ddpm import q_sample, target_of
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
 
 IMAGES = 400
-VAE_STEPS, VAE_BATCH = 220, 8
-UNET_STEPS, UNET_BATCH = 450, 16
+VAE_STEPS, VAE_BATCH = 160, 8
+UNET_STEPS, UNET_BATCH = 550, 16
 SAMPLES, SAMPLING_STEPS = 8, 50
-CONFIG = ModelConfig(
-    image_size=64,
-    schedule=ScheduleConfig(guidance=1.0),  # there is no text to be guided by
-    vae=VAEConfig(width=16, multipliers=(1, 2, 4), res_blocks=1, groups=8),  # each level but the last halves the sides
-    text=TextConfig(width=32, heads=4, layers=1, mlp_width=64),
-    unet=UNetConfig(
-        width=32, multipliers=(1, 2), attention=(False, True), res_blocks=1, heads=4, context_width=32, groups=8
-    ),
+VAE = VAEConfig(width=16, multipliers=(1, 2, 4), res_blocks=1, groups=8)  # each level but the last halves the sides
+TEXT = TextConfig(width=32, heads=4, layers=1, mlp_width=64)  # without it no denoiser; it says nothing here
+UNET = UNetConfig(
+    width=32, multipliers=(1, 2, 2), attention=(False, True, True), res_blocks=1, heads=4, context_width=32, groups=8
 )
+SCHEDULE = ScheduleConfig(guidance=1.0, prediction="v")  # no text to be guided by; v shows shapes sooner than eps
+CONFIG = ModelConfig(name="scratch", image_size=64, schedule=SCHEDULE, vae=VAE, text=TEXT, unet=UNET)
 
 
 def phantoms() -> torch.Tensor:
@@ -74,7 +72,7 @@ def main() -> None:
         z_0 = posterior_from_moments(moments[torch.randint(len(moments), (UNET_BATCH,))], model.vae.scale).sample()
         t, eps = torch.randint(model.schedule.timesteps, (UNET_BATCH,)), torch.randn(z_0.shape)
         z_t = q_sample(model.schedule, z_0, t, eps)  # DDPM Eq. 4
-        return F.mse_loss(model.unet(z_t, t, context), eps)  # DDPM Eq. 14, LDM Eq. 1
+        return F.mse_loss(model.unet(z_t, t, context), target_of(model.schedule, z_0, t, eps))  # LDM Eq. 1
 
     train("denoiser", model.unet, unet_loss, UNET_STEPS)
     samples = ldm_us.generate(model, [""] * SAMPLES, sampling=ldm_us.Sampling(steps=SAMPLING_STEPS, threads=None))

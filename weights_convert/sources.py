@@ -41,10 +41,9 @@ class Source:
         return {file: sha256_file(file) for file in self.files}
 
 
-def source_from_state_dict(state_dict: Mapping[str, Tensor], path: Path | None = None) -> Source:
+def source_from_state_dict(state_dict: Mapping[str, Tensor]) -> Source:
     """Look at tensors in memory as if they were a file."""
-    entries = {tensor.name: tensor for tensor in lazy_tensors(state_dict)}
-    return Source(path or Path("state dict"), () if path is None else (path,), entries)
+    return Source(Path("state dict"), (), {tensor.name: tensor for tensor in lazy_tensors(state_dict)})
 
 
 def open_source(path: Path) -> Source:

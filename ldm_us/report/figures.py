@@ -137,8 +137,8 @@ def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Exampl
         steps = list(denoise(model, z_T, conditions, generators, own))
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
         chosen = moments(steps)
-        before = decoded(model, [z[i][0] for i in chosen])
-        predicted = decoded(model, [steps[i].z_0_hat[0] for i in chosen])
+        before = [decoded(model, z[i])[0] for i in chosen]
+        predicted = [decoded(model, steps[i].z_0_hat)[0] for i in chosen]
     return Figure(
         "One sample in the making",
         "Above, the latents at timestep t, decoded: noise that becomes an image. Below, the clean image that the model "

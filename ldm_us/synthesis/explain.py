@@ -145,9 +145,9 @@ def moments(steps: Sequence[Step], columns: int = COLUMNS) -> list[int]:
     return torch.linspace(0, len(steps) - 1, min(columns, len(steps))).round().long().tolist()
 
 
-def decoded(model: LatentDiffusion, latents: Sequence[Tensor]) -> list[Image.Image]:
-    """Latents (c, h, w) each as a grey picture."""
-    return [to_picture(x.mean(dim=0, keepdim=True)) for x in decode(model, torch.stack(list(latents)))]
+def decoded(model: LatentDiffusion, latents: Tensor) -> list[Image.Image]:
+    """Latents (b, c, h, w), each as a grey picture."""
+    return [to_picture(x.mean(dim=0, keepdim=True)) for x in decode(model, latents)]
 
 
 def trajectory(
@@ -155,6 +155,6 @@ def trajectory(
 ) -> Image.Image:
     """Draw the steps of one sample of a batch: above, z after the step at t; below, z_0 as predicted at t."""
     chosen = [steps[i] for i in moments(steps, columns)]
-    rows = [decoded(model, [step.z[sample] for step in chosen])]
-    rows.append(decoded(model, [step.z_0_hat[sample] for step in chosen]))
+    latents = [step.z[sample] for step in chosen], [step.z_0_hat[sample] for step in chosen]
+    rows = [decoded(model, torch.stack(row)) for row in latents]
     return labelled_grid(rows, ("z after step t", "predicted z_0"), [f"t = {step.t}" for step in chosen])

@@ -29,7 +29,7 @@ def parts_that_differ(before, after):
 def test_a_run_writes_config_log_samples_states_and_a_model_that_loads(chain, stage, busi):
     run = chain[stage]
     assert {path.name for path in run.out.iterdir()} == {
-        "config.json", "log.jsonl", "curves.png", "samples", "state", "model.safetensors"
+        ".lock", "config.json", "log.jsonl", "curves.png", "samples", "state", "model.safetensors"
     }  # fmt: skip
     config = json.loads((run.out / "config.json").read_text())
     assert (config["stage"], config["images_per_step"], config["lr"], config["data"]) == (stage, 2, 1e-3, [str(busi)])

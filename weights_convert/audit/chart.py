@@ -80,7 +80,7 @@ def draw(
 def dot_style(kind: str, hollow: bool) -> dict[str, Any]:
     """One colour for each kind of layer."""
     colour = COLOURS[KIND_NAMES.index(kind)]
-    face = {"markerfacecolor": "none", "alpha": 0.6} if hollow else {"markeredgewidth": 0, "alpha": 0.75}
+    face = {"markerfacecolor": "none", "markeredgewidth": 1, "alpha": 0.6} if hollow else {"alpha": 0.75}
     return {"marker": "o", "markersize": 5.5, "color": colour, "gid": f"{kind} {hollow}", **face}
 
 

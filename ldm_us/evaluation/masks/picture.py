@@ -122,6 +122,13 @@ def draw_legend(figure: Figure, found_by: str) -> None:
     names = ["asked, or drawn", f"found by the {found_by}"]
     width, height = figure.get_size_inches() * DPI
     corner = (AROUND.left / width, 1 - 16 / height)
-    look = {"fontsize": 14, "frameon": True, "framealpha": 1, "facecolor": SHADOW, "labelcolor": "white"}
+    look = {
+        "fontsize": 14,
+        "borderpad": 0.5,
+        "frameon": True,
+        "framealpha": 1,
+        "facecolor": SHADOW,
+        "labelcolor": "white",
+    }
     figure.legend(strokes, names, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, ncols=2, **look)
     figure.add_artist(Line2D([0.5, 0.5], [0, 1 - 50 / height], color=GRID, linewidth=1))
