@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## phantoms, two trainings, samples and runs/demo/report.html
 	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --out $(DEMO)/report.html
 
 test: $(INSTALLED) ## run the tests; ARGS="-k ddim" passes options to pytest
-	$(RUN) pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED) ## check with ruff (rules and format) and mypy; changes nothing
 	$(RUN) ruff check .

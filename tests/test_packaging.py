@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import ldm_us
+from tests.conftest import SLOWEST
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -76,6 +77,10 @@ def test_make_help_lists_every_target_once_and_each_of_them_exists(run_make):
     for target in listed:
         dry_run = run_make("--dry-run", target)
         assert dry_run.returncode == 0, dry_run.stderr
+
+
+def test_the_files_that_are_tested_first_exist():
+    assert [name for name in SLOWEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_make_alone_prints_the_help(run_make):

@@ -66,19 +66,18 @@ def test_the_network_with_imported_weights_gives_the_golden_numbers(outputs, siz
     assert {name: value for name, value in differences.items() if not value < BAR} == {}
 
 
-@pytest.mark.parametrize(
-    ("part", "parameters", "tensors"),
-    [
-        ("unet", 859_520_964, 686),
-        ("vae", 83_653_863, 248),
-        ("text", 123_060_480, 196),
-        ("controlnet", 361_279_120, 340),
-    ],
-)
-def test_sd15_has_as_many_parameters_and_tensors_as_the_original(part, parameters, tensors):
+def test_sd15_has_as_many_parameters_and_tensors_as_the_original():
     with torch.device("meta"):
         model = LatentDiffusion(PRESETS["sd15"])
         model.add_controlnet()
-    values = list(getattr(model, part).parameters())
-    assert (sum(value.numel() for value in values), len(values)) == (parameters, tensors)
-    assert list(getattr(model, part).buffers()) == []
+    found = {
+        part: (sum(value.numel() for value in network.parameters()), len(list(network.parameters())))
+        for part, network in model.named_children()
+    }
+    assert found == {
+        "vae": (83_653_863, 248),
+        "text": (123_060_480, 196),
+        "unet": (859_520_964, 686),
+        "controlnet": (361_279_120, 340),
+    }
+    assert list(model.buffers()) == []
