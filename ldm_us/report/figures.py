@@ -10,21 +10,14 @@ from torch import Tensor
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import (
-    Sampling,
-    computing,
-    conditions_of,
-    denoise,
-    draw,
-    generate,
-    generators_of,
-    latent_shape,
-)
+from ldm_us.diffusion.sampling import Sampling, computing, draw, generate, generators_of, latent_shape
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
+from ldm_us.synthesis.drawing import Wanted, walk
 from ldm_us.synthesis.explain import decoded, spread
+from ldm_us.synthesis.recipe import Recipe
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
@@ -104,20 +97,18 @@ def by_mask(model: LatentDiffusion, sampling: Sampling, seed: int, examples: Seq
 def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Example | None) -> Figure:
     """One sample in the making: the latents and the predicted clean ones, decoded, at a few timesteps."""
     label = "malignant" if example is None else example.label
-    masks = None if example is None else example.mask[None]
+    mask = None if example is None else example.mask
     with computing(model, sampling):
-        generators = generators_of([seed])
-        z_T = draw((1, *latent_shape(model, sampling.size)), generators).to(model.device)
-        own = sampling.resolved(model.config, masked=masks is not None)
-        conditions = conditions_of(model, [class_prompt(label)], own, masks=masks)
-        steps = list(denoise(model, z_T, conditions, generators, own))
+        recipe = Recipe(sampling.resolved(model.config, masked=mask is not None))
+        steps = list(walk(model, [Wanted(class_prompt(label), seed, mask)], recipe, ()))
+        z_T = draw((1, *latent_shape(model, sampling.size)), generators_of([seed])).to(model.device)
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
         chosen = spread(len(steps))
         before = [decoded(model, z[i])[0] for i in chosen]
         predicted = [decoded(model, steps[i].z_0_hat)[0] for i in chosen]
     rows = [("z_t decoded", before), ("predicted z_0 decoded", predicted)]
     more = f"Seed {seed}, class {label}" + (f", mask {example.name}." if example else ".")
-    settings = settings_of(model, sampling, masks is not None, more)
+    settings = settings_of(model, sampling, mask is not None, more)
     return Figure("strip", [f"t = {steps[i].t}" for i in chosen], rows, settings)
 
 

@@ -18,9 +18,8 @@ NEEDS = {  # options that act with another one only
 Options = Mapping[str, Any]  # by the names of the command line
 
 
-def check_options(options: Options, defaults: Options) -> None:
-    """Refuse numbers that make no sense, and options that do nothing beside the others."""
-    given = [name for name in options if options[name] != defaults[name]]
+def check_options(options: Options, given: Sequence[str]) -> None:
+    """Refuse numbers that make no sense, and options that do nothing beside the others; given: those not at default."""
     for name, least in (("n", 1), ("batch", 1), ("threads", 1), ("resample", 1), ("iterations", 0)):
         if options[name] is not None and options[name] < least:
             raise ValueError(f"--{name} {options[name]}: use {least} or more.")
@@ -66,15 +65,14 @@ def check_combinations(options: Options, given: Sequence[str]) -> None:
         raise ValueError("--drop-memorised: an edit is meant to look like its original. Leave it away when editing.")
 
 
-def check_verify_options(options: Options, defaults: Options, looked_at: Sequence[str]) -> None:
+def check_verify_options(device: str, ignored: Sequence[str]) -> None:
     """Refuse options beside --verify that it would not look at."""
-    check_device(options["device"])
-    for name, value in options.items():
-        if name not in looked_at and value != defaults[name]:
-            raise ValueError(
-                f"{named(name)} beside --verify does nothing: a picture is drawn again as its fields say. Leave it "
-                "away."
-            )
+    check_device(device)
+    if ignored:
+        raise ValueError(
+            f"{named(ignored[0])} beside --verify does nothing: a picture is drawn again as its fields say. Leave it "
+            "away."
+        )
 
 
 def check_seeds_matter(recipe: Recipe, plan: Plan) -> None:

@@ -54,10 +54,11 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     parser = build_parser()
     parsed, defaults = parser.parse_args(argv), vars(parser.parse_args([]))
     values = vars(parsed)
+    changed = [name for name in values if values[name] != defaults[name]]
     if parsed.verify is not None:
-        check_verify_options(values, defaults, OF_VERIFY)
+        check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
     elif not parsed.info:
-        check_options(values, defaults)
+        check_options(values, changed)
     as_given = ("labels", "prompt", "mask", "n", "balance", "seed", "layout", "batch", "out", "overwrite", "watermark")
     added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
