@@ -161,29 +161,17 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     return config
 
 
-_PARTS = {
-    "schedule": ScheduleConfig,
-    "vae": VAEConfig,
-    "text": TextConfig,
-    "unet": UNetConfig,
-    "control": ControlConfig,
-}
-
-
 def _build(kind: Any, values: dict[str, Any], where: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{where}: {values!r} instead of a table of fields. Was the file changed by hand?")
-    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(defaults))
     if unknown:
         raise ValueError(f"{where}: unknown fields {unknown}. Was it made by a newer version? Use that one, or update.")
-    built = {
-        name: _build(_PARTS[name], value, f"{where}.{name}")
-        if kind is ModelConfig and name in _PARTS
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for name, value in values.items()
-    }
+    built = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name in values:
+        if dataclasses.is_dataclass(defaults[name]):
+            built[name] = _build(type(defaults[name]), values[name], f"{where}.{name}")
     return kind(**built)
 
 

@@ -73,11 +73,6 @@ class LoRAConfig:
             if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
                 raise ValueError(f"LoRA rank {rank}, alpha {alpha} of {module}: both must be above 0.")
 
-    @property
-    def scale(self) -> float:
-        """What B A is multiplied by, of the projections that `parts` and `targets` choose."""
-        return self.alpha / self.rank
-
     def updates(self, modules: Iterable[str]) -> list[Update]:
         """Rank and alpha of each of these modules."""
         own = {update.module: update for update in self.modules}
@@ -95,7 +90,7 @@ class LoRALinear(nn.Linear):
     def __init__(self, linear: nn.Linear, config: LoRAConfig, generator: torch.Generator):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
-        self.scale = config.scale
+        self.scale = config.alpha / config.rank
         self.lora_down = nn.Linear(linear.in_features, config.rank, bias=False, device="meta")
         self.lora_up = nn.Linear(config.rank, linear.out_features, bias=False, device="meta")
         # Gaussian A and zero B, as in section 4.1; with variance 1 / width, A x is as large as x.
@@ -131,13 +126,12 @@ def add_lora(model: nn.Module, config: LoRAConfig, generator: torch.Generator) -
         if config.rank > min(linear.weight.shape):
             raise ValueError(f"LoRA rank {config.rank}: {name} has rank {min(linear.weight.shape)}. Use a smaller one.")
     for whole in config.whole:
-        if not any(name == whole or name.startswith(f"{whole}.") for name, _ in model.named_parameters()):
+        if not any(is_within(name, whole) for name, _ in model.named_parameters()):
             raise ValueError(f"LoRA with {whole} trained whole: this model has none. Add it first, or leave it out.")
     model.requires_grad_(False)
     for name, linear in linears.items():
-        attention, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(attention), attribute, LoRALinear(linear, config, generator))
-    trained = {name: p for name, p in model.named_parameters() if is_update(name) or is_whole(name, config)}
+        model.set_submodule(name, LoRALinear(linear, config, generator))
+    trained = lora_parameters(model, config)
     for parameter in trained.values():
         parameter.requires_grad_(True)
     return trained
@@ -167,9 +161,18 @@ def is_update(name: str) -> bool:
     return name.endswith((".lora_down.weight", ".lora_up.weight"))
 
 
-def is_whole(name: str, config: LoRAConfig) -> bool:
-    """Whether a parameter is trained whole beside the updates."""
-    return any(name == whole or name.startswith(f"{whole}.") for whole in config.whole)
+def is_within(name: str, whole: str) -> bool:
+    """Whether a parameter is the one of this name, or one of the module of this name."""
+    return f"{name}.".startswith(f"{whole}.")
+
+
+def lora_parameters(model: nn.Module, config: LoRAConfig) -> dict[str, nn.Parameter]:
+    """Every parameter of the LoRA by its full name: A and B of each projection, and what is trained whole."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if is_update(name) or any(is_within(name, whole) for whole in config.whole)
+    }
 
 
 def has_lora(module: nn.Module) -> bool:
@@ -185,16 +188,14 @@ def merge_lora(model: nn.Module) -> None:
 
 def remove_lora(model: nn.Module) -> None:
     """Make plain projections again without their updates: every weight as it was before add_lora, bit for bit."""
-    for _ in _take_out(model):
-        pass
+    list(_take_out(model))
 
 
 def _take_out(model: nn.Module) -> Iterator[LoRALinear]:
-    for module in list(model.modules()):
-        for name, layer in list(module.named_children()):
-            if isinstance(layer, LoRALinear):
-                setattr(module, name, layer.plain())
-                yield layer
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, LoRALinear):
+            model.set_submodule(name, layer.plain())
+            yield layer
 
 
 @torch.no_grad()
@@ -211,19 +212,21 @@ def add_update(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> None:
 
 
 def lora_state(model: nn.Module, config: LoRAConfig) -> dict[str, Tensor]:
-    """Every tensor of the LoRA by its full name: A and B of each projection, and what is trained whole."""
-    return {name: p.detach() for name, p in model.named_parameters() if is_update(name) or is_whole(name, config)}
+    """Every tensor of the LoRA by its full name."""
+    return {name: parameter.detach() for name, parameter in lora_parameters(model, config).items()}
 
 
 def lora_shapes(model: nn.Module, config: LoRAConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a LoRA of this config has for a model without one."""
+    updates = [*config.updates(name for name, _ in projections(model, config)), *config.modules]
+    layers = {name: m.weight for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    unknown = [update.module for update in updates if update.module not in layers]
+    if unknown:
+        raise ValueError(f"LoRA on {', '.join(unknown[:3])}: of {len(unknown)} such modules this model has no layer.")
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, linear in projections(model, config):
-        shapes[f"{name}.lora_down.weight"] = (config.rank, linear.in_features)
-        shapes[f"{name}.lora_up.weight"] = (linear.out_features, config.rank)
-    for update, weight in zip(config.modules, _weights(model, config.modules), strict=True):
-        shapes |= update_shapes(update, tuple(weight.shape))
-    return shapes | {name: tuple(p.shape) for name, p in model.named_parameters() if is_whole(name, config)}
+    for update in updates:
+        shapes |= update_shapes(update, tuple(layers[update.module].shape))
+    return shapes | {name: tuple(p.shape) for name, p in lora_parameters(model, config).items()}
 
 
 def update_shapes(update: Update, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -233,11 +236,3 @@ def update_shapes(update: Update, weight: tuple[int, ...]) -> dict[str, tuple[in
         f"{update.module}.lora_down.weight": (update.rank, *c_in),
         f"{update.module}.lora_up.weight": (c_out, update.rank, *(1 for _ in c_in[1:])),
     }
-
-
-def _weights(model: nn.Module, updates: Iterable[Update]) -> list[Tensor]:
-    layers = {name: m.weight for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-    unknown = [update.module for update in updates if update.module not in layers]
-    if unknown:
-        raise ValueError(f"LoRA on {', '.join(unknown[:3])}: of {len(unknown)} such modules this model has no layer.")
-    return [layers[update.module] for update in updates]

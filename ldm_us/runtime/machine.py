@@ -40,8 +40,6 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def libraries() -> str:
     """The versions of oneDNN and MKL in this build of PyTorch."""
-    found = re.findall(r"MKL-DNN v[\d.]+|oneAPI Math Kernel Library Version [\d.]+", torch.__config__.show())
-    names = {"MKL-DNN v": "oneDNN ", "oneAPI Math Kernel Library Version ": "MKL "}
-    for long, short in names.items():
-        found = [text.replace(long, short) for text in found]
-    return ", ".join(sorted(found)) or "unknown"
+    names = {"MKL-DNN v": "oneDNN", "oneAPI Math Kernel Library Version ": "MKL"}
+    found = re.findall(f"({'|'.join(names)})([\\d.]+)", torch.__config__.show())
+    return ", ".join(sorted(f"{names[name]} {version}" for name, version in found)) or "unknown"

@@ -3,11 +3,8 @@
 They are recipes to be read and edited, at the top of a checkout. An installation has copies in ldm_us/scripts.
 """
 
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-
-from ldm_us.runtime.entry import run_command
+from runpy import run_path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -20,22 +17,11 @@ def script_path(script: str) -> Path:
     raise ValueError(f"{script} is neither beside {PACKAGE} nor in its folder scripts. Install ldm_us again.")
 
 
-def run_script(script: str) -> int:
-    """Do what `python SCRIPT` does, with the arguments of this process; -> exit code."""
-    path = script_path(script)
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return run_command(module.main)
+def train() -> None:
+    """The command ldm-us-train: what `python train.py` does, with the arguments of this process."""
+    run_path(str(script_path("train.py")), run_name="__main__")
 
 
-def train() -> int:
-    """The command ldm-us-train."""
-    return run_script("train.py")
-
-
-def sample() -> int:
-    """The command ldm-us-sample."""
-    return run_script("sample.py")
+def sample() -> None:
+    """The command ldm-us-sample, likewise."""
+    run_path(str(script_path("sample.py")), run_name="__main__")

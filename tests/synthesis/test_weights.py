@@ -61,7 +61,7 @@ def test_loras_merged_one_after_another_sample_as_those_beside_the_weights(weigh
         path = tmp_path / f"{i}.safetensors"
         state = write_lora(path, load_model(weights), config, base, seed=i)
         loras.append(ScaledLoRA(path, scale))
-        add_beside(beside, state, scale * config.scale)
+        add_beside(beside, state, scale * (config.alpha / config.rank))
     merged, _ = load_sampler(Source(weights, loras=loras), "cpu", warn=pytest.fail)
     mask = torch.zeros(1, 16, 16)
     mask[:, 4:9, 3:12] = 1
