@@ -54,15 +54,14 @@ def refuse_ours_only(lora: LoRA, names: str) -> None:
     """Raise ValueError for what the LoRAs of other programs do not have, naming it."""
     parts = [name for name in lora.config.parts if name not in COMPONENTS]
     whole = [name for name in lora.tensors if not is_update(name)]
-    if not parts and not whole:
-        return
     found = [f"updates of the {part}" for part in parts]
     if whole:
         found.append(f"{len(whole)} tensors trained whole ({', '.join(whole[:3])})")
-    raise ValueError(
-        f"{lora.name}: holds {' and '.join(found)}, which the names of {names} have no place for. Export the whole "
-        "model that train.py wrote beside it."
-    )
+    if found:
+        raise ValueError(
+            f"{lora.name}: holds {' and '.join(found)}, which the names of {names} have no place for. Export the whole "
+            "model that train.py wrote beside it."
+        )
 
 
 def check_pairs(lora: LoRA) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
+from ldm_us.files.checkpoint import lazy_tensors, misfits, write_safetensors
 from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
@@ -143,14 +143,8 @@ def check_fit(model: LatentDiffusion, lora: LoRA) -> None:
         expected = lora_shapes(like, lora.config)
     except ValueError as error:
         raise ValueError(f"{lora.name}: {error}") from error
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "that the model has no place for": sorted(found.keys() - expected.keys()),
-        "of another shape": sorted(n for n in expected.keys() & found.keys() if expected[n] != found[n]),
-    }
-    listed = [f"{len(names)} tensors {what} ({', '.join(names[:3])})" for what, names in problems.items() if names]
-    if listed:
+    wrong = misfits(expected, found, "that the model has no place for")
+    if wrong:
         raise ValueError(
-            f"{lora.name}: {'; '.join(listed)}. The LoRA does not fit {config.name}: apply it to the model it "
-            "was trained on."
+            f"{lora.name}: {wrong}. The LoRA does not fit {config.name}: apply it to the model it was trained on."
         )
