@@ -52,11 +52,10 @@ def names_of(modules: Iterable[str], naming: str) -> dict[str, str]:
     The names do not depend on the widths of a model, so those of SD 1.5, the deepest one, hold for all.
     """
     unet, text = (module_names(SD15, layout) for layout in LAYOUTS[naming][:2])
-    names = {module: (unet | text).get(module) for module in modules}
-    known = {module: name for module, name in names.items() if name is not None}
-    if known.keys() < names.keys():
-        raise ValueError(f"{min(names.keys() - known.keys())}: the names of {naming} have none for this module.")
-    return known
+    names, wanted = unet | text, set(modules)
+    if not wanted <= names.keys():
+        raise ValueError(f"{min(wanted - names.keys())}: the names of {naming} have none for this module.")
+    return {module: names[module] for module in wanted}
 
 
 def module_names(config: ModelConfig, layout: Layout) -> dict[str, str]:

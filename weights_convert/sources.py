@@ -71,22 +71,19 @@ def open_source(path: Path) -> Source:
 
 
 def _open_folder(folder: Path) -> Source:
-    files: list[Path] = []
+    found = {f"{component}/": _best(folder / component, names) for component, names in COMPONENTS.items()}
+    if not any(found.values()):
+        found = {"": _best(folder, (*WEIGHTS, *TEXT_WEIGHTS))}  # the folder of one component alone
+    files = {start: file for start, file in found.items() if file is not None}
+    if not files:
+        raise ValueError(
+            f"{folder}: no weights in this folder. A diffusers folder has unet/{WEIGHTS[0]}, vae/{WEIGHTS[0]} and "
+            f"text_encoder/{TEXT_WEIGHTS[0]}, or the same names with .bin."
+        )
     entries: dict[str, LazyTensor] = {}
-    for component, names in COMPONENTS.items():
-        file = _best(folder / component, names)
-        if file is not None:
-            files.append(file)
-            entries |= {f"{component}/{name}": entry for name, entry in open_source(file).entries.items()}
-    if files:
-        return Source(folder, tuple(files), entries)
-    file = _best(folder, WEIGHTS) or _best(folder, TEXT_WEIGHTS)  # the folder of one component alone
-    if file is not None:
-        return Source(folder, (file,), open_source(file).entries)
-    raise ValueError(
-        f"{folder}: no weights in this folder. A diffusers folder has unet/{WEIGHTS[0]}, vae/{WEIGHTS[0]} and "
-        f"text_encoder/{TEXT_WEIGHTS[0]}, or the same names with .bin."
-    )
+    for start, file in files.items():
+        entries |= {f"{start}{name}": entry for name, entry in open_source(file).entries.items()}
+    return Source(folder, tuple(files.values()), entries)
 
 
 def _best(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -111,22 +111,17 @@ def apply_lora(model: LatentDiffusion, lora: LoRA | Path | str, scale: float = 1
     """
     lora = lora if isinstance(lora, LoRA) else load_lora(lora)
     check_fit(model, lora)
-    _add_missing_parts(model, lora)
+    if lora.has_controlnet and model.controlnet is None:  # added frozen, as after load_model; so is a learned prompt
+        with torch.random.fork_rng(devices=[]):  # what is no copy of the UNet takes its values from the LoRA
+            model.add_controlnet().train(model.training).requires_grad_(False)
+    if PROMPT in lora.tensors and model.text.prompt is None:
+        model.add_prompt_tokens(len(lora.tensors[PROMPT]), torch.Generator()).requires_grad_(False)
     for name in lora.tensors:
         if not is_update(name):
             model.get_parameter(name).data.copy_(lora.tensors[name])
     for update in lora.updates:
         down, up = (lora.tensors[f"{update.module}.{matrix}.weight"] for matrix in ("lora_down", "lora_up"))
         add_update(model.get_parameter(f"{update.module}.weight"), down, up, scale * update.scale)
-
-
-def _add_missing_parts(model: LatentDiffusion, lora: LoRA) -> None:
-    """A ControlNet and a learned prompt where the LoRA has one and the model has none, frozen as after load_model."""
-    if lora.has_controlnet and model.controlnet is None:
-        with torch.random.fork_rng(devices=[]):  # what is no copy of the UNet takes its values from the LoRA
-            model.add_controlnet().train(model.training).requires_grad_(False)
-    if PROMPT in lora.tensors and model.text.prompt is None:
-        model.add_prompt_tokens(len(lora.tensors[PROMPT]), torch.Generator()).requires_grad_(False)
 
 
 def check_fit(model: LatentDiffusion, lora: LoRA) -> None:
