@@ -1,6 +1,6 @@
 """Weights of Stable Diffusion 1.5 and ControlNet, between the formats in use and the networks of ldm_us.
 
 sources (files, opened) -> detect (whose names) -> convert (plan and check, by rules and expansion) -> import_command;
-the same rules -> export_plan (the other way round) -> export_command, with diffusers_folder (configs and tokenizer);
+the same rules, the other way round -> export_command, with diffusers_folder (configs and tokenizer);
 lora_names -> lora_import, lora_export. The folder audit reads and changes nothing: findings -> text, page -> command.
 """

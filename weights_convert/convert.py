@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ldm_us.config import ModelConfig
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import PARTS, LazyTensor
+from ldm_us.files.checkpoint import PARTS, LazyTensor, Shapes
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
 from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, IGNORED_WITHOUT_EMA, Layout, Rule
 from weights_convert.sources import Source, source_from_state_dict
 
-Shapes = dict[str, tuple[int, ...]]
 MENTIONED = 3  # tensors of a kind that an error names
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # that numbers can be written in
 

@@ -30,6 +30,12 @@ def _column(row: Row, i: int) -> str:
     return row[min(i, len(row) - 1)]
 
 
+def layer_rows(ours: str, compvis: str, diffusers: str, j: int) -> Iterator[Row]:
+    """Layer j of a level: a residual block and the transformer behind it."""
+    yield from inside((f"{ours}.res.{j}", f"{compvis}.0", f"{diffusers}.resnets.{j}"), RES_BLOCK)
+    yield from inside((f"{ours}.transformers.{j}", f"{compvis}.1", f"{diffusers}.attentions.{j}"), TRANSFORMER)
+
+
 def encoder_rows(config: UNetConfig) -> Iterator[Row]:
     """Time embedding, left half and middle: what UNet and ControlNet share."""
     for ours, *theirs in TIME:
@@ -38,11 +44,7 @@ def encoder_rows(config: UNetConfig) -> Iterator[Row]:
     for i in range(len(config.multipliers)):
         first = 1 + i * (config.res_blocks + 1)  # CompVis counts the convolution and the downsamplings as blocks
         for j in range(config.res_blocks):
-            at = f"input_blocks.{first + j}"
-            yield from inside((f"encoder.levels.{i}.res.{j}", f"{at}.0", f"down_blocks.{i}.resnets.{j}"), RES_BLOCK)
-            yield from inside(
-                (f"encoder.levels.{i}.transformers.{j}", f"{at}.1", f"down_blocks.{i}.attentions.{j}"), TRANSFORMER
-            )
+            yield from layer_rows(f"encoder.levels.{i}", f"input_blocks.{first + j}", f"down_blocks.{i}", j)
         down = f"input_blocks.{first + config.res_blocks}.0.op"
         yield (f"encoder.downs.{i}.conv", down, f"down_blocks.{i}.downsamplers.0.conv")
     yield from inside(("middle.res_1", "middle_block.0", "mid_block.resnets.0"), RES_BLOCK)
@@ -56,10 +58,7 @@ def unet_rows(config: UNetConfig) -> Iterator[Row]:
     for i, attention in enumerate(reversed(config.attention)):
         for j in range(config.res_blocks + 1):
             at = f"output_blocks.{i * (config.res_blocks + 1) + j}"
-            yield from inside((f"decoder.levels.{i}.res.{j}", f"{at}.0", f"up_blocks.{i}.resnets.{j}"), RES_BLOCK)
-            yield from inside(
-                (f"decoder.levels.{i}.transformers.{j}", f"{at}.1", f"up_blocks.{i}.attentions.{j}"), TRANSFORMER
-            )
+            yield from layer_rows(f"decoder.levels.{i}", at, f"up_blocks.{i}", j)
         up = f"{at}.{2 if attention else 1}.conv"  # CompVis puts it behind the last block of the level
         yield (f"decoder.ups.{i}.conv", up, f"up_blocks.{i}.upsamplers.0.conv")
     yield ("decoder.norm_out", "out.0", "conv_norm_out")
@@ -124,22 +123,24 @@ def rules_for(config: ModelConfig, layout: Layout, targets: Iterable[str]) -> li
     for name in names:
         module, _, tensor = name.rpartition(".")
         tensors[module].append(tensor)
-    column = 1 + NAMINGS[layout.part].index(layout.naming)
     targets_of = defaultdict(list)
-    for row in part_rows(config, layout.part):
-        for tensor in tensors.pop(row[0], ()):  # a row without tensors is a block that this config does not have
-            targets_of[source_name(_column(row, column), tensor, layout)].append(f"{start}{row[0]}.{tensor}")
+    for ours, theirs in named_rows(config, layout):
+        for tensor in tensors.pop(ours, ()):  # a row without tensors is a block that this config does not have
+            targets_of[source_name(theirs, tensor, layout)].append(f"{start}{ours}.{tensor}")
     assert not tensors, f"no rule for {list(tensors)}"
     return [Rule(source, tuple(parts)) for source, parts in targets_of.items()]
 
 
-def part_rows(config: ModelConfig, part: str) -> Iterator[Row]:
-    """The table of one part."""
-    if part == "vae":
-        return vae_rows(config.vae)
-    if part == "text":
-        return text_rows(config.text)
-    return unet_rows(config.unet) if part == "unet" else controlnet_rows(config)
+def named_rows(config: ModelConfig, layout: Layout) -> Iterator[tuple[str, str]]:
+    """Each module of one part: our name within the part, and that of the layout without its prefix."""
+    rows = {
+        "vae": vae_rows(config.vae),
+        "text": text_rows(config.text),
+        "unet": unet_rows(config.unet),
+        "controlnet": controlnet_rows(config),
+    }
+    column = 1 + NAMINGS[layout.part].index(layout.naming)
+    return ((row[0], _column(row, column)) for row in rows[layout.part])
 
 
 def source_name(module: str, tensor: str, layout: Layout) -> str:

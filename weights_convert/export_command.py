@@ -18,18 +18,37 @@ from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
+import torch
+
 from ldm_us.config import SD15, ModelConfig
 from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, write_text
-from ldm_us.files.checkpoint import PARTS, write_safetensors
-from weights_convert.convert import DTYPES, Plan, plan_source
+from ldm_us.files.checkpoint import PARTS, LazyTensor, write_safetensors
+from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, target_shapes
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
-from weights_convert.export_plan import DIFFUSERS, layouts_by_file, tensors_of
+from weights_convert.expansion import rules_for
 from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
+from weights_convert.rules import CONVOLUTIONAL, Layout
 from weights_convert.source_config import choose_config
-from weights_convert.sources import COMPONENTS, open_source
+from weights_convert.sources import COMPONENTS, Source, open_source
 from weights_convert.summary import of_part, summary
+
+POSITION_IDS = "embeddings.position_ids"  # behind the prefix of the text encoder, in transformers' names
+
+# A CompVis file of a whole model. A ControlNet is a file of its own.
+COMPVIS = (
+    Layout("unet", "compvis", "model.diffusion_model."),
+    Layout("vae", "compvis", "first_stage_model."),
+    Layout("text", "transformers", "cond_stage_model.transformer.text_model."),
+)
+COMPVIS_CONTROLNET = Layout("controlnet", "compvis", "control_model.")
+DIFFUSERS = {  # component, a folder -> its tensors
+    "unet": Layout("unet", "diffusers", ""),
+    "vae": Layout("vae", "diffusers", ""),
+    "text_encoder": Layout("text", "transformers", "text_model."),
+    "controlnet": Layout("controlnet", "diffusers", ""),
+}
 
 FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 FOLDER = (  # every file that an export can put into a diffusers folder
@@ -89,7 +108,11 @@ def run_export(args: argparse.Namespace) -> None:
     plan = plan_source(source, config)
     layouts = layouts_by_file(args.format, plan)
     dtype = DTYPES.get(args.dtype)
-    weights = {name: tensors_of(source, config, inside, dtype) for name, inside in layouts.items()}
+    weights: dict[str, list[LazyTensor]] = {name: [] for name in layouts}
+    for name, inside in layouts.items():
+        for layout in inside:
+            weights[name] += [lazy(piece, dtype) for piece in plan_export(source, config, layout)]
+            weights[name] += position_ids(config, layout)
     taken = {layout.part for inside in layouts.values() for layout in inside}
     metadata = {key: value for key, value in source.metadata.items() if key != "format"}
     texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
@@ -146,3 +169,52 @@ def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
             if value != usual and field.name not in OF_SAMPLING.get(table, ()):
                 shown = f"{value:.5g}" if isinstance(value, float) else value
                 yield f"{table}.{field.name} {shown}"
+
+
+def layouts_by_file(format: str, plan: Plan) -> dict[str, tuple[Layout, ...]]:
+    """The files of weights in --out, and the parts in each; "" is --out itself."""
+    parts = {layout.part for layout in plan.layouts}
+    missing = [part for part in PARTS if part not in parts and (format == "controlnet") == (part == "controlnet")]
+    if missing:
+        raise ValueError(
+            f"{plan.source.path}: holds {', '.join(sorted(parts))}, but no {missing[0]}, which --format {format} "
+            "writes. Give a model that has one."
+        )
+    if format == "compvis":
+        return {"": COMPVIS}
+    if format == "controlnet":
+        return {"": (COMPVIS_CONTROLNET,)}
+    own = {component: layout for component, layout in DIFFUSERS.items() if layout.part in parts}
+    return {f"{component}/{COMPONENTS[component][0]}": (layout,) for component, layout in own.items()}
+
+
+def plan_export(source: Source, config: ModelConfig, layout: Layout) -> list[Piece]:
+    """One piece for every weight that `layout` has of its part; the source holds all tensors of the part in our names.
+
+    Raise ValueError for a learned prompt, which no other program has a place for.
+    """
+    if config.text.prompt_tokens and layout.part == "text":
+        raise ValueError(
+            f"{source.path}: has a learned prompt of {config.text.prompt_tokens} tokens, and no other program's format "
+            "has a place for it. Sample with sample.py, or export a model that was trained without one."
+        )
+    shapes = target_shapes(config)
+    pieces = []
+    for rule in rules_for(config, layout, shapes):
+        (ours,) = rule.targets  # only open_clip, which is never written, joins tensors
+        shape = original_shape(layout, shapes[ours])
+        pieces.append(Piece(rule.source, shape, source.path, ours, source.entries[ours]))
+    return pieces
+
+
+def original_shape(layout: Layout, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape there of a tensor of ours: a matrix stays one or is a convolution of 1x1."""
+    return (*shape, 1, 1) if len(shape) == 2 and (layout.part, layout.naming) in CONVOLUTIONAL else shape
+
+
+def position_ids(config: ModelConfig, layout: Layout) -> list[LazyTensor]:
+    """What a text encoder has beside its weights: the numbers 0 to n - 1, (1, n) int64 whatever the weights' type."""
+    if layout.part != "text":
+        return []
+    n = config.text.length
+    return [LazyTensor(layout.prefix + POSITION_IDS, (1, n), torch.int64, lambda: torch.arange(n).view(1, n))]

@@ -44,7 +44,13 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
         if names == "kohya":
             tensors.append(alpha_tensor(f"{theirs[update.module]}{ENDS[names]['alpha']}", update.alpha))
     carried = {key: value for key, value in lora.metadata.items() if key not in ("lora", "format")}
-    settings = diffusers_settings(lora.updates, theirs) if names == "diffusers" else kohya_settings(lora.updates)
+    if names == "diffusers":
+        settings = {HEADER: json.dumps(diffusers_settings(lora.updates, theirs))}
+    else:  # what kohya's scripts note in the header; nothing is computed from it
+        settings = {"ss_network_module": "networks.lora"}
+        if len({update[1:] for update in lora.updates}) == 1:
+            update = lora.updates[0]
+            settings |= {"ss_network_dim": str(update.rank), "ss_network_alpha": str(update.alpha)}
     with full_disk_is_an_error_of_input(out):
         write_safetensors(out, tensors, carried | settings)
     print(f"{path}: {updates_of(lora.updates)}\nwrote {out} in the names of {names}  {written(out)}")
@@ -54,15 +60,14 @@ def refuse_ours_only(lora: LoRA, names: str) -> None:
     """Raise ValueError for what the LoRAs of other programs do not have, naming it."""
     parts = [name for name in lora.config.parts if name not in COMPONENTS]
     whole = [name for name in lora.tensors if not is_update(name)]
-    if not parts and not whole:
-        return
     found = [f"updates of the {part}" for part in parts]
     if whole:
         found.append(f"{len(whole)} tensors trained whole ({', '.join(whole[:3])})")
-    raise ValueError(
-        f"{lora.name}: holds {' and '.join(found)}, which the names of {names} have no place for. Export the whole "
-        "model that train.py wrote beside it."
-    )
+    if found:
+        raise ValueError(
+            f"{lora.name}: holds {' and '.join(found)}, which the names of {names} have no place for. Export the whole "
+            "model that train.py wrote beside it."
+        )
 
 
 def check_pairs(lora: LoRA) -> None:
@@ -85,7 +90,7 @@ def alpha_tensor(name: str, alpha: float) -> LazyTensor:
     return LazyTensor(name, (), value.dtype, lambda: value)
 
 
-def diffusers_settings(updates: Sequence[Update], theirs: dict[str, str]) -> dict[str, str]:
+def diffusers_settings(updates: Sequence[Update], theirs: dict[str, str]) -> dict[str, object]:
     """The header from which diffusers makes PEFT's LoraConfig of each part: without it every alpha is the rank.
 
     PEFT takes the end of a name for the name, so it goes without the text_model that transformers 5 no longer has.
@@ -108,12 +113,4 @@ def diffusers_settings(updates: Sequence[Update], theirs: dict[str, str]) -> dic
             f"{start}rank_pattern": {name: update.rank for name, update in own.items() if update.rank != rank},
             f"{start}alpha_pattern": {name: update.alpha for name, update in own.items() if update.alpha != alpha},
         }
-    return {HEADER: json.dumps(settings)}
-
-
-def kohya_settings(updates: Sequence[Update]) -> dict[str, str]:
-    """What kohya's scripts note in the header; nothing is computed from it."""
-    settings = {"ss_network_module": "networks.lora"}
-    if len({update[1:] for update in updates}) == 1:
-        settings |= {"ss_network_dim": str(updates[0].rank), "ss_network_alpha": str(updates[0].alpha)}
     return settings

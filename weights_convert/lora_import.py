@@ -64,7 +64,15 @@ def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, ove
     config = choose_config(sizes, preset=None)
     source = open_source(path / FOLDER_FILE if path.is_dir() else path)
     updates, pieces = read_lora(source, config)
-    metadata = imported_metadata(source, plainest(updates, layers(config)))
+    sources = [{"file": file.name, "sha256": digest} for file, digest in source.hashes.items()]
+    metadata = {key: value for key, value in source.metadata.items() if key not in OF_OTHERS}
+    if "base_sha256" not in metadata:  # the history of a LoRA that we exported is carried on
+        metadata = {"base_sha256": UNKNOWN_BASE}
+    metadata |= {
+        "ldm_us": ldm_us.__version__,
+        "lora": json.dumps(dataclasses.asdict(plainest(updates, layers(config)))),
+        "sources": json.dumps(sources),
+    }
     with full_disk_is_an_error_of_input(out):
         write_safetensors(out, [lazy(piece, DTYPES.get(dtype or "")) for piece in pieces], metadata)
     print(f"{path}: {updates_of(updates)}")
@@ -72,17 +80,6 @@ def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, ove
     if metadata["base_sha256"] == UNKNOWN_BASE:
         print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")
     print(f"wrote {out}  {written(out)}")
-
-
-def imported_metadata(source: Source, config: LoRAConfig) -> dict[str, str]:
-    """Settings, base and provenance; the history of a LoRA that we exported is carried on."""
-    ours = {key: value for key, value in source.metadata.items() if key not in OF_OTHERS}
-    sources = [{"file": file.name, "sha256": digest} for file, digest in source.hashes.items()]
-    return (ours if "base_sha256" in ours else {"base_sha256": UNKNOWN_BASE}) | {
-        "ldm_us": ldm_us.__version__,
-        "lora": json.dumps(dataclasses.asdict(config)),
-        "sources": json.dumps(sources),
-    }
 
 
 def read_lora(source: Source, config: ModelConfig) -> tuple[list[Update], list[Piece]]:

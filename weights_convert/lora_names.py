@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ldm_us.config import SD15, ModelConfig
 from weights_convert.convert import target_shapes
-from weights_convert.expansion import part_rows, rules_for
+from weights_convert.expansion import named_rows
 from weights_convert.rules import Layout
 
 COMPONENTS = {"unet": "unet.", "text": "text_encoder."}  # what such LoRAs update -> what stands before it in diffusers
@@ -51,20 +51,16 @@ def names_of(modules: Iterable[str], naming: str) -> dict[str, str]:
 
     The names do not depend on the widths of a model, so those of SD 1.5, the deepest one, hold for all.
     """
-    wanted = set(modules)
-    names: dict[str, str] = {}
-    for layout in LAYOUTS[naming][:2]:
-        known = [f"{layout.part}.{row[0]}" for row in part_rows(SD15, layout.part)]
-        names |= module_names(SD15, layout, [module for module in known if module in wanted])
-    if names.keys() < wanted:
+    unet, text = (module_names(SD15, layout) for layout in LAYOUTS[naming][:2])
+    names, wanted = unet | text, set(modules)
+    if not wanted <= names.keys():
         raise ValueError(f"{min(wanted - names.keys())}: the names of {naming} have none for this module.")
-    return names
+    return {module: names[module] for module in wanted}
 
 
-def module_names(config: ModelConfig, layout: Layout, modules: Iterable[str]) -> dict[str, str]:
-    """Our modules of one part -> their names in a layout."""
-    rules = rules_for(config, layout, [f"{module}.weight" for module in modules])
-    names = {rule.targets[0].removesuffix(".weight"): rule.source.removesuffix(".weight") for rule in rules}
+def module_names(config: ModelConfig, layout: Layout) -> dict[str, str]:
+    """Every module of one part, and some that this config does not have -> its name in a layout."""
+    names = {f"{layout.part}.{ours}": f"{layout.prefix}{theirs}" for ours, theirs in named_rows(config, layout)}
     if layout.prefix.startswith("lora_"):
         return {ours: theirs.replace(".", "_") for ours, theirs in names.items()}
     return names
@@ -73,10 +69,11 @@ def module_names(config: ModelConfig, layout: Layout, modules: Iterable[str]) ->
 def spellings(config: ModelConfig) -> dict[str, str]:
     """Every name that a LoRA of another program may have for a module of this model -> our module."""
     found: dict[str, str] = {}
+    known = layers(config)
     for naming, layouts in LAYOUTS.items():
         for layout in layouts:
-            modules = [module for module in layers(config) if module.startswith(f"{layout.part}.")]
-            for ours, theirs in module_names(config, layout, modules).items():
+            names = module_names(config, layout)
+            for ours, theirs in ((ours, names[ours]) for ours in known if ours in names):
                 found[theirs] = ours
                 attention, _, projection = ours.rpartition(".")
                 if naming == "diffusers" and attention.endswith("attention"):

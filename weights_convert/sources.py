@@ -3,6 +3,7 @@
 A pickle is a program. None of its calls is run, and none of its names imported: see ldm_us/files/pickle_program.py.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor, lazy_tensors
 from ldm_us.files.pickle_file import stored_weights
 from ldm_us.files.safetensors_header import DTYPES, read_header
-from ldm_us.files.stored_tensor import Extent, StoredTensor, row_major
+from ldm_us.files.stored_tensor import Storage, StoredTensor, row_major
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
 
@@ -70,22 +71,19 @@ def open_source(path: Path) -> Source:
 
 
 def _open_folder(folder: Path) -> Source:
-    files: list[Path] = []
+    found = {f"{component}/": _best(folder / component, names) for component, names in COMPONENTS.items()}
+    if not any(found.values()):
+        found = {"": _best(folder, (*WEIGHTS, *TEXT_WEIGHTS))}  # the folder of one component alone
+    files = {start: file for start, file in found.items() if file is not None}
+    if not files:
+        raise ValueError(
+            f"{folder}: no weights in this folder. A diffusers folder has unet/{WEIGHTS[0]}, vae/{WEIGHTS[0]} and "
+            f"text_encoder/{TEXT_WEIGHTS[0]}, or the same names with .bin."
+        )
     entries: dict[str, LazyTensor] = {}
-    for component, names in COMPONENTS.items():
-        file = _best(folder / component, names)
-        if file is not None:
-            files.append(file)
-            entries |= {f"{component}/{name}": entry for name, entry in open_source(file).entries.items()}
-    if files:
-        return Source(folder, tuple(files), entries)
-    file = _best(folder, WEIGHTS) or _best(folder, TEXT_WEIGHTS)  # the folder of one component alone
-    if file is not None:
-        return Source(folder, (file,), open_source(file).entries)
-    raise ValueError(
-        f"{folder}: no weights in this folder. A diffusers folder has unet/{WEIGHTS[0]}, vae/{WEIGHTS[0]} and "
-        f"text_encoder/{TEXT_WEIGHTS[0]}, or the same names with .bin."
-    )
+    for start, file in files.items():
+        entries |= {f"{start}{name}": entry for name, entry in open_source(file).entries.items()}
+    return Source(folder, tuple(files.values()), entries)
 
 
 def _best(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -100,12 +98,13 @@ def _open_safetensors(path: Path) -> Source:
             f"{path}: not a complete .safetensors file ({error}). It was probably cut short: download or copy it again."
         ) from error
     tensors = {}
-    for name, (dtype, shape, begin, end) in header.tensors.items():
+    for name, (dtype, shape, begin, _) in header.tensors.items():
         if dtype not in DTYPES:
             raise ValueError(f"{path}: {name} has type {dtype}. Give the model in fp32, fp16 or bf16.")
-        tensors[name] = StoredTensor(path, Extent(begin, end - begin), DTYPES[dtype], shape, row_major(shape))
+        storage = Storage(name, DTYPES[dtype], math.prod(shape), path, begin)
+        tensors[name] = StoredTensor(storage, shape, row_major(shape))
     return Source(path, (path,), _unread(tensors), header.metadata)
 
 
 def _unread(tensors: Mapping[str, StoredTensor]) -> dict[str, LazyTensor]:
-    return {name: LazyTensor(name, tensor.shape, tensor.dtype, tensor.read) for name, tensor in tensors.items()}
+    return {name: LazyTensor(name, tensor.shape, tensor.storage.dtype, tensor.read) for name, tensor in tensors.items()}

@@ -24,6 +24,7 @@ BUNDLED = Path(__file__).parents[1] / "weights" / "us128.safetensors"  # trained
 
 PARTS = ("vae", "text", "unet", "controlnet")
 
+Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -102,7 +103,10 @@ def load_model(
     with open_model_file(path) as file:
         with_controlnet = any(name.startswith("controlnet.") for name in file.keys())  # noqa: SIM118
         model = _build_on_meta(path, _read_config(path, file.metadata() or {}), with_controlnet)
-        _check_keys(path, model, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    wrong = misfits({name: tuple(value.shape) for name, value in model.state_dict().items()}, found)
+    if wrong:
+        raise ValueError(f"{path}: {wrong}. The file does not fit the config it carries; convert it again.")
     for part in parts:
         if part != "controlnet" or with_controlnet:
             load_part(model, path, part, device, dtype)
@@ -199,13 +203,13 @@ def _build_on_meta(path: Path | str, config: ModelConfig, with_controlnet: bool)
         raise ValueError(f"{path}: no model can be built from its config: {shown(str(error))}") from error
 
 
-def _check_keys(path: Path | str, model: LatentDiffusion, shapes: dict[str, tuple[int, ...]]) -> None:
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+def misfits(expected: Shapes, found: Shapes, unknown: str = "unknown") -> str:
+    """Which tensors are missing, too many (what `unknown` says of them) or of another shape; "" where all fit."""
     problems = {
-        "missing": sorted(expected.keys() - shapes.keys()),
-        "unknown": sorted(shapes.keys() - expected.keys()),
-        "of another shape": sorted(n for n in expected.keys() & shapes.keys() if expected[n] != shapes[n]),
+        "missing": expected.keys() - found.keys(),
+        unknown: found.keys() - expected.keys(),
+        "of another shape": {n for n in expected.keys() & found.keys() if expected[n] != found[n]},
     }
-    found = [f"{len(names)} tensors {what} ({', '.join(names[:3])})" for what, names in problems.items() if names]
-    if found:
-        raise ValueError(f"{path}: {'; '.join(found)}. The file does not fit the config it carries; convert it again.")
+    return "; ".join(
+        f"{len(names)} tensors {what} ({', '.join(sorted(names)[:3])})" for what, names in problems.items() if names
+    )

@@ -64,7 +64,12 @@ def describe_model(path: Path) -> str:
     if not entries:
         lines.append("not trained here: no lineage")
     for number, entry in enumerate(entries, start=1):
-        lines += [f"stage {number}: {entry.get('stage')}", *settings(entry)]
+        lines.append(f"stage {number}: {entry.get('stage')}")
+        others = [name for name in entry if name not in (*SHOWN_FIRST, "stage")]
+        shown = [name for name in SHOWN_FIRST if name in entry]
+        for name in shown + [name for name in others if entry[name] not in (None, False, 0)]:
+            value = entry[name]
+            lines.append(f"  {name:16} {', '.join(map(str, value)) if isinstance(value, list) else value}")
     return "\n".join(lines)
 
 
@@ -76,10 +81,3 @@ def imported_files(metadata: dict[str, str]) -> list[dict[str, Any]]:
         return []
     found = found if isinstance(found, list) else []
     return [source for source in found if isinstance(source, dict) and {"file", "sha256"} <= source.keys()]
-
-
-def settings(entry: dict[str, Any]) -> list[str]:
-    """The settings of a stage that differ from none, the most telling ones first."""
-    names = [name for name in SHOWN_FIRST if name in entry]
-    names += [name for name in entry if name not in (*SHOWN_FIRST, "stage") and entry[name] not in (None, False, 0)]
-    return [f"  {name:16} {', '.join(map(str, v)) if isinstance(v := entry[name], list) else v}" for name in names]

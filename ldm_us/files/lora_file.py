@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
+from ldm_us.files.checkpoint import lazy_tensors, misfits, write_safetensors
 from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
@@ -111,22 +111,17 @@ def apply_lora(model: LatentDiffusion, lora: LoRA | Path | str, scale: float = 1
     """
     lora = lora if isinstance(lora, LoRA) else load_lora(lora)
     check_fit(model, lora)
-    _add_missing_parts(model, lora)
+    if lora.has_controlnet and model.controlnet is None:  # added frozen, as after load_model; so is a learned prompt
+        with torch.random.fork_rng(devices=[]):  # what is no copy of the UNet takes its values from the LoRA
+            model.add_controlnet().train(model.training).requires_grad_(False)
+    if PROMPT in lora.tensors and model.text.prompt is None:
+        model.add_prompt_tokens(len(lora.tensors[PROMPT]), torch.Generator()).requires_grad_(False)
     for name in lora.tensors:
         if not is_update(name):
             model.get_parameter(name).data.copy_(lora.tensors[name])
     for update in lora.updates:
         down, up = (lora.tensors[f"{update.module}.{matrix}.weight"] for matrix in ("lora_down", "lora_up"))
         add_update(model.get_parameter(f"{update.module}.weight"), down, up, scale * update.scale)
-
-
-def _add_missing_parts(model: LatentDiffusion, lora: LoRA) -> None:
-    """A ControlNet and a learned prompt where the LoRA has one and the model has none, frozen as after load_model."""
-    if lora.has_controlnet and model.controlnet is None:
-        with torch.random.fork_rng(devices=[]):  # what is no copy of the UNet takes its values from the LoRA
-            model.add_controlnet().train(model.training).requires_grad_(False)
-    if PROMPT in lora.tensors and model.text.prompt is None:
-        model.add_prompt_tokens(len(lora.tensors[PROMPT]), torch.Generator()).requires_grad_(False)
 
 
 def check_fit(model: LatentDiffusion, lora: LoRA) -> None:
@@ -143,14 +138,8 @@ def check_fit(model: LatentDiffusion, lora: LoRA) -> None:
         expected = lora_shapes(like, lora.config)
     except ValueError as error:
         raise ValueError(f"{lora.name}: {error}") from error
-    problems = {
-        "missing": sorted(expected.keys() - found.keys()),
-        "that the model has no place for": sorted(found.keys() - expected.keys()),
-        "of another shape": sorted(n for n in expected.keys() & found.keys() if expected[n] != found[n]),
-    }
-    listed = [f"{len(names)} tensors {what} ({', '.join(names[:3])})" for what, names in problems.items() if names]
-    if listed:
+    wrong = misfits(expected, found, "that the model has no place for")
+    if wrong:
         raise ValueError(
-            f"{lora.name}: {'; '.join(listed)}. The LoRA does not fit {config.name}: apply it to the model it "
-            "was trained on."
+            f"{lora.name}: {wrong}. The LoRA does not fit {config.name}: apply it to the model it was trained on."
         )

@@ -9,13 +9,13 @@ import struct
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from torch import Tensor
 
-from ldm_us.files.pickle_program import PickledTensor, RefusedPickleError, Storage, run_pickle
-from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Extent, StoredTensor, check_name, shown
+from ldm_us.files.pickle_program import RefusedPickleError, run_pickle
+from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Storage, StoredTensor, check_name, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file: torch/serialization.py
 LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a ZIP entry: signature, ..., length of the name and of what follows it
@@ -23,19 +23,6 @@ DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, BadZipFile, EOFEr
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # where trainers keep weights, one in another at times
 NESTED = 3  # times
 PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
-
-
-class PickleFile(NamedTuple):
-    """What a file holds: dictionaries, lists and plain values, and PickledTensor for every tensor."""
-
-    path: Path
-    content: Any
-    extents: dict[str, Extent]  # where the numbers of each storage are
-
-    def stored(self, tensor: PickledTensor) -> StoredTensor:
-        """The tensor, ready to be read."""
-        extent = self.extents[tensor.storage.key]
-        return StoredTensor(self.path, extent, tensor.storage.dtype, tensor.shape, tensor.stride, tensor.offset)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -51,8 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def stored_weights(path: Path) -> dict[str, StoredTensor]:
     """read_weights without reading the numbers: each tensor's `read` does so, and shape and type are known before."""
-    file = read_pickle_file(path)
-    content = file.content
+    content = read_pickle_file(path)
     for _ in range(NESTED):
         inside = [
             content[name] for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)
@@ -63,7 +49,7 @@ def stored_weights(path: Path) -> dict[str, StoredTensor]:
     if content and all(str(name).startswith(PARALLEL) for name in content):
         content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
     for name, value in content.items():
-        if not isinstance(value, PickledTensor):
+        if not isinstance(value, StoredTensor):
             raise ValueError(
                 f"{path}: entry {shown(str(name))!r} is a {type(value).__name__}, not a tensor. Give a file with a "
                 f"state dict, or with one under {', '.join(f'`{wrapper}`' for wrapper in WRAPPERS)}."
@@ -72,11 +58,14 @@ def stored_weights(path: Path) -> dict[str, StoredTensor]:
             check_name(name)
         except ValueError as error:
             raise ValueError(f"{path}: {error}. Nothing was read.") from error
-    return {name: file.stored(value) for name, value in content.items()}
+    return dict(content)
 
 
-def read_pickle_file(path: Path) -> PickleFile:
-    """Read a file's pickle and check that every tensor lies within the file. Raise ValueError, in one sentence."""
+def read_pickle_file(path: Path) -> Any:
+    """What a file holds: dictionaries, lists and plain values, and a StoredTensor for every tensor.
+
+    Raise ValueError, in one sentence, for a file that is damaged, hostile, or shorter than its tensors.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file, or a device or a pipe. Check the path.")
     size = path.stat().st_size
@@ -85,8 +74,12 @@ def read_pickle_file(path: Path) -> PickleFile:
             head = file.read(512)
             if head[257:262] == b"ustar":
                 raise ValueError("a tar archive, as PyTorch wrote before version 0.1.10, which is not read here")
-            read = _read_zip if head.startswith(b"PK") else _read_old
-            return PickleFile(path, *read(file, size))
+            content, storages = _read_zip(file) if head.startswith(b"PK") else _read_old(file)
+        for storage in storages:
+            storage.path, end = path, storage.begin + storage.size
+            if end > size:
+                raise ValueError(f"its numbers end at byte {end}, but the file has {size}")
+        return content
     except RefusedPickleError as error:
         raise ValueError(
             f"{path}: refused: {error}, which weights do not need and which could run code. Nothing in it was run. "
@@ -101,7 +94,7 @@ def read_pickle_file(path: Path) -> PickleFile:
         ) from error
 
 
-def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, Extent]]:
+def _read_zip(file: BinaryIO) -> tuple[Any, list[Storage]]:
     with ZipFile(cast(BinaryIO, _Bounded(file))) as archive:
         entries = _check_entries(archive.infolist(), archive.start_dir)
         described = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -113,14 +106,11 @@ def _read_zip(file: BinaryIO, size: int) -> tuple[Any, dict[str, Extent]]:
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("its numbers have the bytes of a big-endian machine")
         content, storages = run_pickle(io.BytesIO(archive.read(described[0])))
-    extents = {}
     for storage in storages:
-        if storage.key not in extents:
-            extents[storage.key] = _extent(file, entries[f"{root}data/{storage.key}"])
-        _check_size(storage, extents[storage.key].size)
-    if any(extent.begin + extent.size > size for extent in extents.values()):
-        raise ValueError("its entries reach beyond the end of the file")
-    return content, extents
+        entry = entries[f"{root}data/{storage.key}"]
+        _check_size(storage, entry.file_size)
+        storage.begin, storage.crc32 = _begin(file, entry), entry.CRC
+    return content, storages
 
 
 class _Bounded:
@@ -157,15 +147,15 @@ def _check_entries(entries: Iterable[ZipInfo], end: int) -> dict[str, ZipInfo]:
     return named
 
 
-def _extent(file: BinaryIO, entry: ZipInfo) -> Extent:
+def _begin(file: BinaryIO, entry: ZipInfo) -> int:
     file.seek(entry.header_offset)
     signature, name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
     if signature != b"PK\x03\x04" or file.read(name) != entry.orig_filename.encode():
         raise ValueError("an entry is not where the list of entries says")
-    return Extent(entry.header_offset + LOCAL_HEADER.size + name + extra, entry.file_size, entry.CRC)
+    return int(entry.header_offset + LOCAL_HEADER.size + name + extra)
 
 
-def _read_old(file: BinaryIO, size: int) -> tuple[Any, dict[str, Extent]]:
+def _read_old(file: BinaryIO) -> tuple[Any, list[Storage]]:
     file.seek(0)
     head = io.BytesIO(file.read(DESCRIPTION_LIMIT))
     magic = run_pickle(head)[0]
@@ -180,20 +170,19 @@ def _read_old(file: BinaryIO, size: int) -> tuple[Any, dict[str, Extent]]:
         raise ValueError("its list of storages is damaged")
 
     named = {storage.key: storage for storage in storages}
-    extents, at = {}, head.tell()
+    begins, at = {}, head.tell()
     for key in keys:  # each: the number of elements in 8 bytes, then the elements
         file.seek(at)
         if int.from_bytes(file.read(8), "little") != named[key].elements:
             raise ValueError("its storages are not as long as it says")
-        extents[key] = Extent(at + 8, named[key].elements * named[key].dtype.itemsize)
-        at += 8 + extents[key].size
-    if at > size:
-        raise ValueError(f"it describes {at} bytes, but the file has {size}")
+        begins[key] = at + 8
+        at += 8 + named[key].size
     for storage in storages:
-        _check_size(storage, extents[storage.key].size)
-    return content, extents
+        _check_size(storage, named[storage.key].size)
+        storage.begin = begins[storage.key]
+    return content, storages
 
 
 def _check_size(storage: Storage, size: int) -> None:
-    if storage.elements * storage.dtype.itemsize != size:
+    if storage.size != size:
         raise ValueError(f"{storage.elements} numbers are described, but {size} bytes are there for them")

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ldm_us.files.stored_tensor import check_shape, shown, span
+from ldm_us.files.stored_tensor import Storage, StoredTensor, check_shape, shown, span
 
 MAX_WORK = 1_000_000  # instructions; about 45 a tensor
 
@@ -56,25 +56,6 @@ class Name:
     """A name of Python that stands in a pickle. It was not looked up."""
 
     text: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Numbers that a tensor looks at, as the pickle names them."""
-
-    key: str
-    dtype: torch.dtype
-    elements: int
-
-
-@dataclass(frozen=True)
-class PickledTensor:
-    """A tensor within a storage; offset and strides count elements."""
-
-    storage: Storage
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    offset: int
 
 
 @dataclass
@@ -227,7 +208,7 @@ def _storage(persistent: Any) -> Storage:
     return Storage(key, STORAGES[name.text.removeprefix("torch.")], elements)
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> PickledTensor:
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor:
     """A view of a storage. Refuse one that reaches beyond it, or that repeats its numbers to look larger than it is."""
     shape, stride = check_shape(shape), check_shape(stride)
     if not isinstance(storage, Storage) or type(offset) is not int or offset < 0 or len(stride) != len(shape):
@@ -237,4 +218,4 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> PickledTensor
         raise ValueError(f"a tensor of shape {list(shape)} reaches beyond its {storage.elements} numbers")
     if torch.Size(shape).numel() > storage.elements:
         raise ValueError(f"a tensor of shape {list(shape)} repeats its {storage.elements} numbers")
-    return PickledTensor(storage, shape, stride, offset)
+    return StoredTensor(storage, shape, stride, offset)

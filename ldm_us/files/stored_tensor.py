@@ -16,42 +16,49 @@ DESCRIPTION_LIMIT = 1 << 24  # bytes of a header, a pickle or a list of entries;
 NAME_LIMIT = 500  # characters of a tensor's name
 
 
-@dataclass(frozen=True)
-class Extent:
-    """A run of bytes of a file."""
+@dataclass
+class Storage:
+    """A row of numbers in a file: first what the file says of them, then where they lie."""
 
-    begin: int
-    size: int
+    key: str  # its name in a pickle
+    dtype: torch.dtype
+    elements: int
+    path: Path = Path()
+    begin: int = 0  # the first of its bytes
     crc32: int | None = None  # of the bytes, where the format says it
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.elements * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where the numbers of a tensor are. Offset and strides count elements from the begin of the extent."""
+    """A tensor within a storage; offset and strides count elements."""
 
-    path: Path
-    extent: Extent
-    dtype: torch.dtype
+    storage: Storage
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int = 0
 
     def read(self) -> Tensor:
         """The tensor in memory. Raise ValueError if the file has shrunk, or its bytes have changed."""
-        first, count = self.offset * self.dtype.itemsize, span(self.shape, self.stride) * self.dtype.itemsize
+        path, dtype, crc32 = self.storage.path, self.storage.dtype, self.storage.crc32
+        count = span(self.shape, self.stride) * dtype.itemsize
         content = torch.empty(count, dtype=torch.uint8)
         if count:
-            with self.path.open("rb") as file:
-                file.seek(self.extent.begin + first)
+            with path.open("rb") as file:
+                file.seek(self.storage.begin + self.offset * dtype.itemsize)
                 got = file.readinto(content.numpy().data)
             if got != count:
-                raise ValueError(f"{self.path}: the file was cut short while it was read. Download or copy it again.")
-            whole = count == self.extent.size
-            if whole and self.extent.crc32 is not None and self.extent.crc32 != zlib.crc32(content.numpy().data):
+                raise ValueError(f"{path}: the file was cut short while it was read. Download or copy it again.")
+            whole = count == self.storage.size
+            if whole and crc32 is not None and crc32 != zlib.crc32(content.numpy().data):
                 raise ValueError(
-                    f"{self.path}: numbers in it do not match their checksum (CRC-32). Download or copy it again."
+                    f"{path}: numbers in it do not match their checksum (CRC-32). Download or copy it again."
                 )
-        return content.view(self.dtype).as_strided(self.shape, self.stride)
+        return content.view(dtype).as_strided(self.shape, self.stride)
 
 
 def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:

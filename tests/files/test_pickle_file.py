@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ldm_us.files.pickle_file import read_pickle_file, read_weights
-from ldm_us.files.pickle_program import MAX_WORK, PickledTensor
+from ldm_us.files.pickle_program import MAX_WORK
+from ldm_us.files.stored_tensor import StoredTensor
 
 DTYPES = [
     torch.float64,
@@ -86,13 +87,13 @@ def refusal(path, within=5.0):
     return said
 
 
-def resolved(file, value):
+def resolved(value):
     """Every tensor of a content read."""
     if isinstance(value, dict):
-        return {key: resolved(file, item) for key, item in value.items()}
+        return {key: resolved(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(resolved(file, item) for item in value)
-    return file.stored(value).read() if isinstance(value, PickledTensor) else value
+        return type(value)(resolved(item) for item in value)
+    return value.read() if isinstance(value, StoredTensor) else value
 
 
 def equal(ours, theirs):
@@ -134,8 +135,7 @@ contents = st.recursive(
 def test_what_torch_saves_is_read_as_torch_reads_it(content, new, tmp_path):
     path = tmp_path / "x.pt"
     torch.save(content, path, _use_new_zipfile_serialization=new)
-    file = read_pickle_file(path)
-    assert equal(resolved(file, file.content), torch.load(path, weights_only=True))
+    assert equal(resolved(read_pickle_file(path)), torch.load(path, weights_only=True))
 
 
 def test_tensors_that_share_numbers_each_read_their_own(tmp_path):
@@ -146,8 +146,7 @@ def test_tensors_that_share_numbers_each_read_their_own(tmp_path):
             tmp_path / "x.pt",
             _use_new_zipfile_serialization=new,
         )
-        file = read_pickle_file(tmp_path / "x.pt")
-        read = resolved(file, file.content)
+        read = resolved(read_pickle_file(tmp_path / "x.pt"))
         assert (read["end"].tolist(), read["matrix"].tolist()) == ([4.0, 5.0], [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]])
 
 
@@ -285,7 +284,7 @@ def test_a_program_made_to_fill_time_or_memory_ends_soon(write, program, sentenc
         assert any(part in said for part in sentence.split("|"))
         return
     began = time.process_time()
-    content = read_pickle_file(path).content if write is write_zip else None
+    content = read_pickle_file(path) if write is write_zip else None
     assert time.process_time() - began < 5
     assert content is None or list(content) == ["a"]
 
@@ -352,13 +351,13 @@ def test_a_file_cut_at_any_byte_is_refused_or_has_every_number(new, tmp_path):
 def test_a_file_that_shrinks_or_changes_after_it_was_opened_is_a_sentence_and_no_signal(changed, tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save({"a": torch.ones(10_000)}, path)
-    file = read_pickle_file(path)
+    content = read_pickle_file(path)
     if changed == "shorter":
         os.truncate(path, 5000)
     else:
         path.write_bytes(path.read_bytes().replace(struct.pack("<f", 1.0), struct.pack("<f", 2.0)))
     with pytest.raises(ValueError, match="cut short while it was read" if changed == "shorter" else "checksum"):
-        file.stored(file.content["a"]).read()
+        content["a"].read()
 
 
 @pytest.mark.skipif(not hasattr(torch.serialization, "set_crc32_options"), reason="this torch always writes checksums")

@@ -16,7 +16,7 @@ from tests.golden.original import LAYOUTS
 from weights_convert.convert import target_shapes
 from weights_convert.diffusers_folder import folder_texts, tokenizer_texts
 from weights_convert.expansion import rules_for
-from weights_convert.export_plan import COMPVIS, DIFFUSERS, original_shape
+from weights_convert.export_command import COMPVIS, DIFFUSERS, original_shape
 
 
 def tables(config, with_controlnet=True):

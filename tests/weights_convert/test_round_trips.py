@@ -17,7 +17,7 @@ from ldm_us.config import SD15
 from ldm_us.files.checkpoint import LazyTensor
 from tests.golden.original import LAYOUTS, PREFIXES, diffusers_name, shapes, tiny_compvis, to_diffusers, to_open_clip
 from weights_convert.convert import lazy, plan_source
-from weights_convert.export_plan import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
+from weights_convert.export_command import COMPVIS, COMPVIS_CONTROLNET, DIFFUSERS, plan_export, position_ids
 from weights_convert.sources import COMPONENTS, Source
 
 POSITION_IDS = f"{PREFIXES['text']}embeddings.position_ids"
