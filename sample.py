@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm_us.data.records import load_mask
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
@@ -32,13 +33,12 @@ from ldm_us.runtime.processes import World, joined
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
-from ldm_us.synthesis.grid import draw_grid, shown_subjects
-from ldm_us.synthesis.masks import check_masks, load_original, mask_of
+from ldm_us.synthesis.grid import draw_grid, load_original, shown_subjects
+from ldm_us.synthesis.inputs import check_files, check_masks, load_added, resizing_notes
 from ldm_us.synthesis.option_checks import check_seeds_matter, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
-from ldm_us.synthesis.recipe_files import check_files, load_added, resizing_notes
 from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
 from ldm_us.synthesis.weights import load_sampler
@@ -105,7 +105,8 @@ def make_samples(
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
         while samples := list(islice(left, options.batch)):
-            wanted = [Wanted(s.subject.prompt, s.seed, mask_of(plan, s, recipe.size)) for s in samples]
+            masks = [load_mask(one.subject.masks, recipe.size) if plan.masked else None for one in samples]
+            wanted = [Wanted(one.subject.prompt, one.seed, mask) for one, mask in zip(samples, masks, strict=True)]
             drawn = draw_samples(model, wanted, recipe, added, strips, bar)
             drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
             for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):

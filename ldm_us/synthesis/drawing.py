@@ -8,7 +8,6 @@ the Recipe is not exact, and the number of threads is a setting.
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ldm_us.data.records import image_tensor, load_mask, open_image
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.editing import image_to_image
 from ldm_us.diffusion.guidance import Conditions
@@ -34,9 +32,8 @@ from ldm_us.diffusion.sampling import (
     latent_shape,
 )
 from ldm_us.synthesis.explain import attention_picture, control_picture, record, trajectory
-from ldm_us.synthesis.recipe import FromImage, FromNoise, Inversion, Recipe, Region
-
-MODES = ("1", "L", "RGB")  # of an image to be edited
+from ldm_us.synthesis.inputs import edited_images, load_masks
+from ldm_us.synthesis.recipe import FromNoise, Inversion, Recipe, Region
 
 
 class Wanted(NamedTuple):
@@ -128,26 +125,3 @@ def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[
     shown = prompts if begin.source_prompt is None else [begin.source_prompt] * len(prompts)
     masks = None if begin.source_mask is None else load_masks(begin.source_mask, recipe.size, len(prompts))
     return conditions_of(model, shown, sampling, masks=masks)
-
-
-def edited_images(recipe: Recipe, batch: int) -> Tensor:
-    """The image to be edited, once for each sample: (b, 3, size, size) in [-1, 1].
-
-    It has to have the size of the samples, so that pixels stay pixels.
-    """
-    assert isinstance(recipe.begin, FromImage | Region | Inversion)
-    path, size = recipe.begin.init, recipe.size
-    picture = open_image(path)
-    if picture.mode not in MODES:
-        raise ValueError(f"--init {path} has mode {picture.mode}. Save it as 8-bit grey or RGB.")
-    if picture.size != (size, size):
-        raise ValueError(
-            f"--init {path} is {picture.width}x{picture.height}, but the samples are {size}x{size}. Resize it, or give "
-            "--size."
-        )
-    return image_tensor(picture, size).expand(batch, -1, -1, -1)
-
-
-def load_masks(path: Path, size: int, batch: int) -> Tensor:
-    """The mask of an edit, once for each sample: (b, 1, size, size) in {0, 1}."""
-    return load_mask([path], size).expand(batch, -1, -1, -1)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.records import load_mask
+from ldm_us.data.records import Record, load_mask, load_pair
 from ldm_us.files.pictures import labelled_grid, to_picture
-from ldm_us.synthesis.masks import load_original
 from ldm_us.synthesis.plan import Plan
 from ldm_us.synthesis.subjects import Subject
 
@@ -47,3 +46,11 @@ def sample_rows(plan: Plan, out: Path, count: int) -> list[list[Image.Image | No
         if room == 0:
             break
     return rows
+
+
+def load_original(subject: Subject, size: int) -> Image.Image | None:
+    """The image a mask was drawn on, for the grid; its size must be that of the mask."""
+    if subject.original is None:
+        return None
+    x, _ = load_pair(Record(subject.original, subject.masks, subject.name, subject.prompt, subject.name), size)
+    return to_picture(x[:1] / 2 + 0.5)

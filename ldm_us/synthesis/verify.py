@@ -19,8 +19,8 @@ from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, re
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
 from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
+from ldm_us.synthesis.inputs import load_added
 from ldm_us.synthesis.recipe import AddedControl, Given, Recipe, Region, read_recipe, settings_of
-from ldm_us.synthesis.recipe_files import load_added
 from ldm_us.synthesis.watermark import add_watermark, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
 

@@ -21,9 +21,9 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, decode, generate, generators_of
 from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.inputs import check_files
 from ldm_us.synthesis.options import parse_options
 from ldm_us.synthesis.recipe import FromNoise, Recipe, read_recipe
-from ldm_us.synthesis.recipe_files import check_files
 
 SIZE = 16
 PROMPTS = [class_prompt("benign")]
