@@ -1,5 +1,6 @@
 """Split records into training and held-out ones, whole groups at a time: no near-duplicate stands on both sides."""
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
 
@@ -20,10 +21,7 @@ def split_by_group(records: Iterable[Record], held_out: float, seed: int) -> tup
     labels = labels_of_groups(records)
     chosen: set[str] = set()
     for label in sorted({record.label for record in records}):
-        sizes: dict[str, int] = {}  # every group that holds this label, mixed ones too
-        for record in records:
-            if record.label == label:
-                sizes[record.group] = sizes.get(record.group, 0) + 1
+        sizes = Counter(record.group for record in records if record.label == label)  # of mixed groups too
         pure = {group: n for group, n in sizes.items() if len(labels[group]) == 1}
         if held_out > 0 and len(sizes) >= 2:
             spare = len(pure) < len(sizes)  # a mixed group keeps the label in training

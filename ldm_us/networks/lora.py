@@ -58,11 +58,6 @@ class LoRAConfig:
                 raise ValueError(f"LoRA {what} {', '.join(values)}: use each of {', '.join(known)} at most once.")
         if not all(isinstance(name, str) and name for name in self.full):
             raise ValueError(f"LoRA with {self.full} trained whole: name parameters or modules.")
-        self._check_modules()
-        if not (self.parts and self.targets) and not self.full and not self.modules:
-            raise ValueError("a LoRA without parts or targets trains nothing: name at least one of each.")
-
-    def _check_modules(self) -> None:
         if self.modules and (self.parts or self.full):
             raise ValueError("a LoRA of single modules has no parts and trains nothing whole: leave those empty.")
         if len({update.module for update in self.modules}) < len(self.modules):
@@ -72,6 +67,8 @@ class LoRAConfig:
                 raise ValueError(f"LoRA on {module}: single modules are those of unet and text.")
             if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
                 raise ValueError(f"LoRA rank {rank}, alpha {alpha} of {module}: both must be above 0.")
+        if not (self.parts and self.targets) and not self.full and not self.modules:
+            raise ValueError("a LoRA without parts or targets trains nothing: name at least one of each.")
 
     def updates(self, modules: Iterable[str]) -> list[Update]:
         """Rank and alpha of each of these modules."""

@@ -31,10 +31,7 @@ class World:
 
     def barrier(self) -> None:
         """Wait for all."""
-        if self.size > 1:
-            import torch.distributed as dist
-
-            dist.barrier()
+        self.gathered(None)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """Average each value over all processes."""

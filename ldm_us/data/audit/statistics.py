@@ -7,7 +7,7 @@ BI-RADS (contrast of the lesion, shadow or enhancement behind it).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -23,33 +23,20 @@ BEHIND = 3  # pixels between a lesion and the strip behind it
 SMALLEST_LESION = 64  # pixels; a smaller mask has no inside to speak of
 
 
-@dataclass(frozen=True)
-class ImageStatistics:
-    """Figures of one image; grey levels are 0 to 255. The lesion figures are NaN without a lesion."""
-
-    mean: float
-    std: float
-    depth_profile: tuple[float, ...]  # mean grey of equal bands from the skin down
-    axial: tuple[float, ...]  # autocorrelation of the high-passed image along depth, at LAGS
-    lateral: tuple[float, ...]  # and across
-    lesion_contrast: float  # inside minus the ring around it
-    posterior: float  # strip below the lesion minus its flanks: shadow below 0, enhancement above
-
-
-def image_statistics(image: np.ndarray, mask: np.ndarray | None = None) -> ImageStatistics:
-    """Figures of a grey image (256, 256) and of the lesion where `mask` (256, 256) is true."""
+def image_statistics(image: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
+    """Figures of a grey image (256, 256), 0 to 255, and of the lesion where `mask` (256, 256) is true, else NaN."""
     grey = image.astype(np.float64)
     detail = high_passed(image)
     contrast, posterior = (np.nan, np.nan) if mask is None else lesion_figures(grey, mask)
-    return ImageStatistics(
-        float(grey.mean()),
-        float(grey.std()),
-        depth_profile(grey),
-        autocorrelation(detail),
-        autocorrelation(detail.T),
-        contrast,
-        posterior,
-    )
+    return {
+        "mean": float(grey.mean()),
+        "std": float(grey.std()),
+        "depth_profile": depth_profile(grey),
+        "axial": autocorrelation(detail),  # along depth
+        "lateral": autocorrelation(detail.T),  # across
+        "lesion_contrast": contrast,  # inside minus the ring around it
+        "posterior": posterior,  # strip below the lesion minus its flanks: shadow below 0, enhancement above
+    }
 
 
 def depth_profile(grey: np.ndarray) -> tuple[float, ...]:
@@ -100,7 +87,7 @@ def lesion_figures(grey: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     return contrast, float(below.mean() - flanks.mean())
 
 
-def record_statistics(record: Record) -> ImageStatistics:
+def record_statistics(record: Record) -> dict[str, Any]:
     """Figures of one image file."""
     image = np.array(open_image(record.image).convert("L").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     union = union_of_masks(record.masks)
@@ -109,20 +96,20 @@ def record_statistics(record: Record) -> ImageStatistics:
     return image_statistics(image, np.array(union.resize((SIZE, SIZE), Image.Resampling.NEAREST)) > 127)
 
 
-def summarize(records: Sequence[Record], statistics: Sequence[ImageStatistics]) -> dict[str, object]:
+def summarize(records: Sequence[Record], statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Means over images, and of the lesion figures over each class, ready for JSON."""
     lesions: dict[str, dict[str, float]] = {}
     for label in sorted({record.label for record in records}):
         of_class = [s for s, record in zip(statistics, records, strict=True) if record.label == label]
         for name in ("lesion_contrast", "posterior"):
-            known = [value for s in of_class if not np.isnan(value := getattr(s, name))]
+            known = [s[name] for s in of_class if not np.isnan(s[name])]
             if known:
                 lesions.setdefault(label, {})[name] = round(float(np.mean(known)), 1)
-    table = {name: np.array([getattr(s, name) for s in statistics]) for name in ("depth_profile", "axial", "lateral")}
+    means = {name: np.mean([s[name] for s in statistics], axis=0) for name in statistics[0]}
     return {
         "images": len(statistics),
-        "mean": round(float(np.mean([s.mean for s in statistics])), 1),
-        "std": round(float(np.mean([s.std for s in statistics])), 1),
-        **{name: np.round(values.mean(axis=0), 2).tolist() for name, values in table.items()},
+        "mean": round(float(means["mean"]), 1),
+        "std": round(float(means["std"]), 1),
+        **{name: np.round(means[name], 2).tolist() for name in ("depth_profile", "axial", "lateral")},
         "lesions": lesions,
     }

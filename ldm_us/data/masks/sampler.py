@@ -31,16 +31,12 @@ class Shape:
     column: float
     amplitudes: Values  # a_k, one per order
 
-    def features(self) -> Values:
-        """What is normally distributed among lesions: log area, log aspect, tilt, row, column."""
-        return np.array([np.log(self.area), np.log(self.aspect), self.tilt, self.row, self.column])
-
 
 @dataclass(frozen=True)
 class ShapeModel:
-    """How the lesions of a class are distributed."""
+    """How the lesions of a class are distributed: normally in log area, log aspect, tilt, row and column."""
 
-    mean: Values  # of Shape.features
+    mean: Values  # (5,)
     covariance: Values  # (5, 5): large lesions lie deeper, for one
     areas: tuple[float, float]  # least and largest
     amplitudes: Values  # root mean square of each a_k, large lesions counting more
@@ -53,7 +49,7 @@ def fit_shapes(masks: Sequence[Mask]) -> ShapeModel:
     shapes = [measure_shape(one) for of_mask in lesions for one in of_mask]
     if len(shapes) < 2:
         raise ValueError(f"{len(shapes)} lesions of {LEAST_PIXELS} pixels or more: a shape model needs at least 2.")
-    features = np.stack([shape.features() for shape in shapes])
+    features = np.array([[np.log(s.area), np.log(s.aspect), s.tilt, s.row, s.column] for s in shapes])
     areas = [shape.area for shape in shapes]
     # Weighted by area, because what is irregular in the outline of a small lesion are its pixels.
     amplitudes = np.sqrt(np.average([shape.amplitudes**2 for shape in shapes], axis=0, weights=areas))

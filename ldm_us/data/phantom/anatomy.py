@@ -69,9 +69,7 @@ def fat_echo(rng: np.random.Generator, grid: Grid) -> Array:
     fine = smooth_field(rng, grid, 0.8, 2.5)
     septa = strands(lobules, 0.15) * np.clip(0.8 + 0.5 * smooth_field(rng, grid, 3, 5), 0, 1.5)
     base = rng.uniform(-28, -23)
-    return (base + 1.2 * fine + rng.uniform(8, 14) * septa + 5 * strands(fine, 0.15) * (lobules > -0.3)).astype(
-        np.float32
-    )
+    return base + 1.2 * fine + rng.uniform(8, 14) * septa + 5 * strands(fine, 0.15) * (lobules > -0.3)
 
 
 def gland_echo(rng: np.random.Generator, grid: Grid, density: float) -> Array:
@@ -94,9 +92,7 @@ def muscle_echo(rng: np.random.Generator, grid: Grid) -> Array:
     """Dark muscle with long parallel bright fibres."""
     fibres = strands(smooth_field(rng, grid, rng.uniform(0.6, 1.0), rng.uniform(9, 16)), 0.25)
     gate = np.clip(0.6 + 0.6 * smooth_field(rng, grid, 2.5, 8), 0, 1.3)
-    return (rng.uniform(-29, -24) + rng.uniform(5, 9) * fibres * gate + smooth_field(rng, grid, 1, 5)).astype(
-        np.float32
-    )
+    return rng.uniform(-29, -24) + rng.uniform(5, 9) * fibres * gate + smooth_field(rng, grid, 1, 5)
 
 
 def layered_attenuation(grid: Grid, layers: Layers) -> Array:

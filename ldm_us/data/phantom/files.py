@@ -126,16 +126,13 @@ def write_phantom(plan: Plan, i: int, folder: Path) -> None:
 
 def draw_calipers(picture: Image.Image, mask: NDArray[np.bool_]) -> None:
     """Crosses at the ends of the widest row and the tallest column of a lesion, dotted lines between them."""
-    rows, columns = np.nonzero(mask)
-    if rows.size == 0:
+    if not mask.any():
         return
-    row, column = int(np.argmax(mask.sum(axis=1))), int(np.argmax(mask.sum(axis=0)))
-    across = columns[rows == row]
-    down = rows[columns == column]
+    row, column = int(mask.sum(axis=1).argmax()), int(mask.sum(axis=0).argmax())
+    across, down = mask[row].nonzero()[0].tolist(), mask[:, column].nonzero()[0].tolist()
     draw = ImageDraw.Draw(picture)
     arm, gap = max(1, picture.width // 64), max(3, picture.width // 40)
-    for ends in (((across.min(), row), (across.max(), row)), ((column, down.min()), (column, down.max()))):
-        (x0, y0), (x1, y1) = ((int(x), int(y)) for x, y in ends)
+    for x0, y0, x1, y1 in ((across[0], row, across[-1], row), (column, down[0], column, down[-1])):
         for x, y in ((x0, y0), (x1, y1)):
             draw.line((x - arm, y, x + arm, y), INK)
             draw.line((x, y - arm, x, y + arm), INK)

@@ -99,11 +99,14 @@ def list_class(folder: Path, groups: Callable[[str], str], listing: Listing) -> 
 
 
 def family_groups(root: Path) -> Callable[[str], str]:
-    """Map an image's stem to its near-duplicate family: BUSI's shipped list, or that of phantoms or samples."""
+    """Map an image's stem to its near-duplicate family, named after the family's first member or the image itself.
+
+    The families are those of BUSI's shipped list, or those that the phantoms or samples in this folder list.
+    """
     phantoms, samples = root / PHANTOM_INFO, root / SAMPLES_INFO
     info = phantoms if phantoms.is_file() else samples
     if not info.is_file():
-        return busi_group
+        return lambda stem: BUSI_GROUP + families().get(stem, stem)
     try:
         made = json.loads(info.read_text(encoding="utf-8"))
         first = first_of_family(made["families"])
@@ -113,11 +116,6 @@ def family_groups(root: Path) -> Callable[[str], str]:
             f"{info} is damaged ({error!r}). Make the phantoms or samples again, or remove the file."
         ) from error
     return lambda stem: f"{prefix}:{first.get(stem, stem)}"
-
-
-def busi_group(stem: str) -> str:
-    """Name the near-duplicate family of an image by the family's first member, else by the image itself."""
-    return BUSI_GROUP + families().get(stem, stem)
 
 
 @cache

@@ -3,7 +3,7 @@
 import csv
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -63,32 +63,32 @@ def read_csv(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def read_xlsx(path: Path) -> list[tuple[int, list[str]]]:
-    """Read the first sheet of an .xlsx: (row number, texts of its cells from column A on) of every row with a text."""
+    """Read the first sheet of an .xlsx: (row number, texts of its cells from column A on) of every row with a text.
+
+    Within bounds on what a small file can unpack to.
+    """
     check_extra("spreadsheets", "openpyxl")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and menus, which say nothing about the cells
-            return list(rows_of_xlsx(path))
-    except Exception as error:  # whatever openpyxl stumbles over in a damaged file
-        raise ValueError(f"{path} cannot be read as a spreadsheet ({error}). Save its first sheet as CSV.") from error
-
-
-def rows_of_xlsx(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Walk through the rows, within bounds on what a small file can unpack to."""
     from openpyxl import load_workbook
 
-    with zipfile.ZipFile(path) as archive:
-        if sum(part.file_size for part in archive.infolist()) > LARGEST:
-            raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
-    with closing(load_workbook(path, read_only=True, data_only=True)) as book:
-        for nth, row in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1):
-            if nth > LAST_ROW:
-                raise ValueError(f"it has more than {LAST_ROW:,} rows")
-            cells = ["" if value is None else str(value) for value in row]
-            while cells and not cells[-1]:
-                cells.pop()
-            if cells:
-                yield nth, cells
+    rows = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST:,} bytes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and menus, which say nothing about the cells
+            with closing(load_workbook(path, read_only=True, data_only=True)) as book:
+                for nth, row in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1):
+                    if nth > LAST_ROW:
+                        raise ValueError(f"it has more than {LAST_ROW:,} rows")
+                    cells = ["" if value is None else str(value) for value in row]
+                    while cells and not cells[-1]:
+                        cells.pop()
+                    if cells:
+                        rows.append((nth, cells))
+    except Exception as error:  # whatever openpyxl stumbles over in a damaged file
+        raise ValueError(f"{path} cannot be read as a spreadsheet ({error}). Save its first sheet as CSV.") from error
+    return rows
 
 
 def read_text(path: Path) -> str:
