@@ -1,75 +1,114 @@
-"""What a user may change per run of train.py, and which of it must stay the same when a run resumes."""
+"""What a user may change per run of train.py, and which of it must stay the same when a run resumes.
+
+The paper states no hyper-parameters: the defaults are ours, after the field's.
+"""
+
+# ruff: noqa: RUF009 - option() is dataclasses.field()
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from ldm_us.config import PREDICTIONS
 from ldm_us.data.mixing import check_weights
-from ldm_us.networks.lora import PROJECTIONS, LoRAConfig
+from ldm_us.networks.lora import PROJECTIONS, TARGETS, LoRAConfig
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.training.log import summary_writer
+from ldm_us.training.optimizers import OPTIMIZERS
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
 
 
-@dataclass(frozen=True)
+class Bound(NamedTuple):
+    """The numbers that make sense, in words, and the test for one of them."""
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+FROM_0 = Bound("0 or more", lambda value: value >= 0)
+FROM_1 = Bound("1 or more", lambda value: value >= 1)
+FINITE = Bound("0 (none) or a finite number above, such as 0.1", lambda value: 0 <= value < math.inf)
+ABOVE_0 = Bound("a finite number above 0", lambda value: 0 < value < math.inf)
+BELOW_1 = Bound("a number from 0 up to below 1", lambda value: 0 <= value < 1)
+SHARE = Bound("0 (none) to 1 (all: no text is learned)", lambda value: 0 <= value <= 1)
+
+
+def option(
+    meaning: str, default: Any = None, metavar: str | None = None, bound: Bound | None = None, among: Sequence[str] = ()
+) -> Any:
+    """A field of TrainOptions: the help of its option, the default (... where it must be given), and what it may be."""
+    about = {"help": meaning, "default": default, "metavar": metavar, "bound": bound, "among": among}
+    return field(metadata=about)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """One run. What changes the numbers of a run may not change when it resumes; see FREE."""
+    """One run: a field for each option. What changes the numbers of a run may not change when it resumes; see FREE.
+
+    A type is that of the option, a tuple takes one value or more, and a bool that is not off by default has a --no-.
+    """
 
     stage: str
-    data: tuple[Path, ...]
-    data_weights: tuple[float, ...] | None
-    weights: Path | None
-    preset: str | None
-    out: Path
-    steps: int | None
-    epochs: float | None
-    batch: int
-    accumulate: int
-    lr: float | None
-    warmup: int
-    weight_decay: float
-    clip: float
-    ema: float
-    flip: bool
-    held_out: float
-    seed: int
-    size: int | None
+    data: tuple[Path, ...] = option("datasets; `ldm_us.data audit` says which", ..., "DIR")
+    data_weights: tuple[float, ...] | None = option("shares of the datasets (all images alike)", None, "W")
+    weights: Path | None = option("start from a model.safetensors", None, "FILE")
+    preset: str | None = option("start from random weights of this size: sd15, us128 or tiny", None, "NAME")
+    out: Path = option("folder of the run", ..., "RUN")
+    steps: int | None = option("optimiser steps, those of a resumed run included", None, "N", ABOVE_0)
+    epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
+    batch: int = option("images at a time (%(default)s)", 4, "N", FROM_1)
+    accumulate: int = option("batches per optimiser step (%(default)s)", 1, "N", FROM_1)
+    lr: float | None = option(
+        f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})", bound=ABOVE_0
+    )
+    warmup: int = option("steps of linear warm-up (%(default)s)", 100, "N", FROM_0)
+    weight_decay: float = option("(%(default)s)", 1e-2, "X", FINITE)
+    clip: float = option("largest gradient norm (%(default)s)", 1.0, "X", ABOVE_0)
+    ema: float = option("decay of the averaged weights, 0: none (%(default)s)", 0.9999, "X", BELOW_1)
+    flip: bool = option("mirror half of the images, masks with them", True)
+    held_out: float = option("share kept for evaluation (%(default)s)", 0.1, "P", BELOW_1)
+    seed: int = option("of weights, order and noise (%(default)s)", 0, "N")
+    size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
     # what the unet and controlnet stages learn
-    caption_dropout: float
-    objective: str | None
-    min_snr: float | None
-    offset_noise: float
-    train_text: bool
-    text_warmup: int
-    # less to train, less to hold
-    lora: int | None
-    lora_alpha: float | None
-    lora_targets: tuple[str, ...] | None
-    prompt_tokens: int
-    decoder_only: bool
-    unlock_decoder: bool
-    optimizer: str
-    gradient_checkpointing: bool
-    # speed and several processes
-    precision: str
-    device: str
-    cache: Path
-    workers: int
-    channels_last: bool
-    compile: bool
-    shard: bool
-    processes: int  # that torchrun started
+    caption_dropout: float = option("share of empty prompts (%(default)s)", 0.1, "P", SHARE)
+    objective: str | None = option(
+        "what the denoiser predicts, noise or v (that of the start, else eps)", among=PREDICTIONS
+    )
+    min_snr: float | None = option("weigh noise levels, usually 5 (none: all count the same)", None, "GAMMA", ABOVE_0)
+    offset_noise: float = option("noise per channel, added (%(default)s)", 0.0, "X", FINITE)
+    train_text: bool = option("unet stage: train the text encoder too, as LDM does from scratch", False)
+    text_warmup: int = option("contrastive steps first, for a random text encoder", 0, "N", FROM_0)
+    # less to train, less to hold in memory
+    lora: int | None = option("train low-rank updates of the attention alone", None, "RANK")
+    lora_alpha: float | None = option("scale of the updates, times 1 / RANK (RANK)", None, "X")
+    lora_targets: tuple[str, ...] | None = option("q k v out self.q ... (q k v out)", None, "P", among=TARGETS)
+    prompt_tokens: int = option("unet stage: learn N vectors before the words alone", 0, "N", FROM_0)
+    decoder_only: bool = option("vae stage: train what decodes the latents, and leave those", False)
+    unlock_decoder: bool = option("controlnet stage: train the UNet's decoder too, at a lower --lr", False)
+    optimizer: str = option("the others need less memory (%(default)s)", "adamw", among=OPTIMIZERS)
+    gradient_checkpointing: bool = option("compute activations twice instead of keeping them", False)
+    # speed, and several processes under torchrun; no figure changes beyond rounding
+    precision: str = option("bf16: autocast, for GPUs and CPUs with bf16", "fp32", among=("fp32", "bf16"))
+    device: str = option("cpu, cuda, cuda:1 (%(default)s)", "cpu")
+    cache: Path = option("of latents and text states (cache, beside RUN)", None, "DIR")
+    workers: int = option("processes that prepare batches (2 with a GPU, else 0)", None, "N", FROM_0)
+    channels_last: bool = option("memory layout (yes with a GPU, else no)", None)
+    compile: bool = option("let torch.compile fuse the networks: slow first steps", False)
+    shard: bool = option("split weights and optimiser over the processes (FSDP2)", False)
+    processes: int  # no option: that torchrun started
     # what is kept and shown
-    log_every: int
-    save_every: int
-    sample_every: int
-    validate_every: int
-    tensorboard: bool
-    restart: bool
-    dry_run: bool
+    log_every: int = option("steps per line of log.jsonl (%(default)s)", 10, "N", FROM_1)
+    save_every: int = option("steps per resumable state (%(default)s)", 500, "N", FROM_1)
+    sample_every: int = option("steps per sample grid, 0 for none (%(default)s)", 500, "N", FROM_0)
+    validate_every: int = option("steps per validation, 0 for none (%(default)s)", 500, "N", FROM_0)
+    tensorboard: bool = option("log to RUN/tensorboard as well (needs the extra logs)", False)
+    restart: bool = option("start again; a run that is in --out is renamed, not deleted", False)
+    dry_run: bool = option("print the resolved configuration and parameter counts, and stop", False)
 
     @property
     def images_per_step(self) -> int:
@@ -110,8 +149,10 @@ FREE = (
 
 def check_options(options: TrainOptions) -> None:
     """Raise ValueError for numbers that make no sense and options that do not go together."""
-    check_numbers(options)
-    check_diffusion_options(options)
+    for one in fields(options):
+        value, bound = getattr(options, one.name), one.metadata.get("bound")
+        if bound and value is not None and not bound.holds(value):
+            raise ValueError(f"{flag(one.name)} {value}: use {bound.words}.")
     check_adapter(options)
     check_together(options)
     check_seed(options.seed)
@@ -120,36 +161,6 @@ def check_options(options: TrainOptions) -> None:
         summary_writer()
     if options.data_weights is not None:
         check_weights([1] * len(options.data), options.data_weights)
-
-
-def check_numbers(options: TrainOptions) -> None:
-    """Each number by itself."""
-    at_least = {"batch": 1, "accumulate": 1, "warmup": 0, "weight_decay": 0, "workers": 0, "prompt_tokens": 0}
-    at_least |= {"log_every": 1, "save_every": 1, "sample_every": 0, "validate_every": 0, "text_warmup": 0}
-    for name, least in at_least.items():
-        if not getattr(options, name) >= least:
-            raise ValueError(f"{flag(name)} {getattr(options, name)}: use {least} or more.")
-    for name in ("held_out", "ema"):
-        if not 0.0 <= getattr(options, name) < 1.0:
-            raise ValueError(f"{flag(name)} {getattr(options, name)}: use a number from 0 up to below 1.")
-    if not options.weight_decay < math.inf:
-        raise ValueError(f"--weight-decay {options.weight_decay}: use a finite number.")
-    for name in ("steps", "epochs", "lr", "clip", "size", "min_snr"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{flag(name)} {value}: use a finite number above 0.")
-    if not 0.0 <= options.caption_dropout <= 1.0:
-        raise ValueError(f"--caption-dropout {options.caption_dropout}: use 0 (none) to 1 (all: no text is learned).")
-
-
-def check_diffusion_options(options: TrainOptions) -> None:
-    """Refuse what the loss of the vae stage has no use for, and offset noise that is no number."""
-    if not 0 <= options.offset_noise < math.inf:
-        raise ValueError(f"--offset-noise {options.offset_noise}: use 0 (none) or a finite number above, such as 0.1.")
-    given = {"--objective": options.objective, "--min-snr": options.min_snr, "--offset-noise": options.offset_noise}
-    for name, value in given.items():
-        if value and options.stage == "vae":
-            raise ValueError(f"{name} belongs to the unet and controlnet stages: the vae stage predicts no noise.")
 
 
 def check_adapter(options: TrainOptions) -> None:
@@ -176,6 +187,11 @@ def check_together(options: TrainOptions) -> None:
     for name, stage in of_stage.items():
         if getattr(options, name) and options.stage != stage:
             raise ValueError(f"{flag(name)} belongs to the {stage} stage, not to {options.stage}.")
+    for name in ("objective", "min_snr", "offset_noise"):
+        if getattr(options, name) and options.stage == "vae":
+            raise ValueError(
+                f"{flag(name)} belongs to the unet and controlnet stages: the vae stage predicts no noise."
+            )
     if options.text_warmup and (not options.train_text or options.lora):
         raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
     if options.decoder_only and options.weights is None:
