@@ -69,7 +69,7 @@ def run(options: TrainOptions, world: World) -> int:
     digest, records_digest = data_hashes(records)
     hashes = {"data_sha256": digest, "records_sha256": records_digest, "parent_sha256": lineage.parent}
     with opened_run(options, hashes, world):
-        stage = Stage(model, data, options, options.cache, world)
+        stage = Stage(model, data, options, world)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average

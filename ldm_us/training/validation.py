@@ -37,7 +37,7 @@ def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
     if data is None or len(data) == 0:
         return None
     plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
-    return Stage(training.model, data, plain, training.cache, training.world)
+    return Stage(training.model, data, plain, training.world)
 
 
 def log_validation(log: Log, held_out: Stage, ema: EMA, step: int) -> None:
@@ -113,9 +113,9 @@ def others_of_their_class(labels: Sequence[str]) -> Tensor:
 def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch:
     """Every held-out image once, at timesteps spread evenly over first .. last, with noise that never changes."""
     data, n = held_out.data, len(held_out.data)
-    assert data.moments is not None
     generator = stream_generator(SEED, 2, band)
-    z_0 = posterior_from_moments(data.moments[:, 0], held_out.model.vae.scale).sample(generator)
+    moments = torch.stack([data.moments[i][0] for i in range(n)])
+    z_0 = posterior_from_moments(moments, held_out.model.vae.scale).sample(generator)
     places = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n  # one in each n-th
     t = (first + (places * (last - first + 1)).long()).clamp(max=last)
     eps = torch.randn(z_0.shape, generator=generator)
