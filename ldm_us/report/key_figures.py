@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ldm_us.training.panels import Lines, Point, values_of
+from ldm_us.training.curves import Lines, Point, values_of
 
 KEYS = {
     "vae": (("val_psnr_db", "PSNR, dB", "higher is better"), ("val_l1", "L1, held-out images", "lower is better")),
