@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -34,12 +33,12 @@ from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.preview import preview
 from ldm_us.training.result import save_result
-from ldm_us.training.run import opened_run, resume, total_steps
+from ldm_us.training.run import opened_run, resume
 from ldm_us.training.stages import Stage, StageLoss, stream
-from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, training_size
+from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters
 from ldm_us.training.state import save_state
 from ldm_us.training.text_warmup import warm_up_text
-from ldm_us.training.validation import held_out_stage, log_validation, spread_out
+from ldm_us.training.validation import held_out_stage, spread_out, validate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,13 +53,13 @@ def run(options: TrainOptions, world: World) -> int:
     model, lineage = start_model(options)
     free_weights(model, options)
     records, held_out = split_data(options.data, options.held_out)
-    steps = total_steps(options, len(records))
+    steps = options.total_steps(len(records))
     if world.main:
         print_summary(options, model, len(records), len(held_out), steps)
     if options.dry_run:
         return 0
 
-    size, with_pixels = training_size(model, options), options.stage == "vae"
+    size, with_pixels = options.size or model.config.image_size, options.stage == "vae"
     data = load_training_set(records, size, with_pixels)
     mix_folders(data, options.data, options.data_weights)
     if options.stage == "controlnet":
@@ -69,7 +68,7 @@ def run(options: TrainOptions, world: World) -> int:
     digest, records_digest = data_hashes(records)
     hashes = {"data_sha256": digest, "records_sha256": records_digest, "parent_sha256": lineage.parent}
     with opened_run(options, hashes, world):
-        stage = Stage(model, data, options, options.cache, world)
+        stage = Stage(model, data, options, world)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
@@ -149,37 +148,33 @@ def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, 
     """Every so many steps: validation figures and pictures of the averaged weights."""
     options = stage.options
     if validation is not None and (step % options.validate_every == 0 or last):
-        log_validation(log, validation, ema, step)
+        with ema.swapped_in():
+            log.write({"step": step} | validate(validation))
     if options.sample_every and (step % options.sample_every == 0 or last):
-        save_preview(stage, ema, step)
+        parts = ("vae",) if options.stage == "vae" else ("vae", "text")
+        with ema.swapped_in(), loaded(stage.model, options.weights, *parts):
+            picture = preview(stage.model, stage.data, options.stage)
+        if stage.world.main:
+            save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
 
 
 def save(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA, log: Log, step: int, last: bool) -> None:
-    """Every so many steps: a state, after the figures and pictures so far, so that none lacks them; and the curves."""
+    """Every so many steps: a state, after the figures and pictures so far, so that none lacks them; and the curves.
+
+    The state is everything that the next step depends on: weights, their average, the optimiser's moments.
+    """
     options = stage.options
     if step % options.save_every == 0 or last:
         check_next_loss(stage, step)
         log.flush()
-        save_state(options.out, step, resumable_state(stage, optimizer, ema), stage.world)
+        if options.shard:
+            state = gathered_state(stage.networks, optimizer, ema)
+        else:
+            trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
+            state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
+        save_state(options.out, step, state, stage.world)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)
-
-
-def resumable_state(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> dict[str, Any]:
-    """Everything that the next step depends on: weights, their average, the optimiser's moments."""
-    if stage.options.shard:
-        return gathered_state(stage.networks, optimizer, ema)
-    trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
-    return {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
-
-
-def save_preview(stage: Stage, ema: EMA, step: int) -> None:
-    """RUN/samples/step_N.png, made with the averaged weights."""
-    parts = ("vae",) if stage.options.stage == "vae" else ("vae", "text")
-    with ema.swapped_in(), loaded(stage.model, stage.options.weights, *parts):
-        picture = preview(stage.model, stage.data, stage.options.stage)
-    if stage.world.main:
-        save_png(picture, stage.options.out / "samples" / f"step_{step:08d}.png")
 
 
 def check_finite(run: Path, where: str, values: dict[str, float]) -> None:
@@ -200,9 +195,8 @@ def check_next_loss(stage: Stage, step: int) -> None:
 
 def print_summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> None:
     """The resolved configuration and what it amounts to."""
-    resolved = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-    resolved |= {"data": [str(folder) for folder in options.data], "lr": options.learning_rate, "steps": steps}
-    print(json.dumps({"run": resolved, "model": dataclasses.asdict(model.config)}, indent=2))
+    resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
+    print(json.dumps({"run": resolved, "model": dataclasses.asdict(model.config)}, indent=2, default=str))
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
     print(f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps")

@@ -4,8 +4,7 @@ import math
 from typing import NamedTuple
 
 from ldm_us.display import charts
-from ldm_us.training.curves import draw_panel
-from ldm_us.training.panels import Lines, Panel, panels
+from ldm_us.training.curves import Lines, Panel, draw_panel, panels
 
 WIDTH, HEIGHT = 400, 250  # pixels of a chart; the rows of its legend come on top
 LEFT, RIGHT, ABOVE, BOTTOM = 60, 16, 28, 42  # margins of the plot in it

@@ -30,6 +30,9 @@ class LatentBatch(NamedTuple):
     eps: Tensor  # (b, c, h, w)
 
 
+Batch = ImageBatch | LatentBatch
+
+
 def stream_generator(seed: int, *counters: int) -> torch.Generator:
     """A CPU generator of its own for (seed, counters), independent of every other."""
     state = np.random.SeedSequence([seed, *counters]).generate_state(1, np.uint64)[0]
@@ -84,11 +87,11 @@ def latent_batch(
     offset_noise shifts the noise of every channel of an image by as much as it says, times a normal number: a network
     can then learn to change the mean grey (Guttenberg 2023, "Diffusion with Offset Noise").
     """
-    assert data.moments is not None
     generator = stream_generator(seed, 1, step)
     index = step_indices(data, seed, step, size)
     mirrored = draw_mirrored(size, flip, generator)
-    z_0 = posterior_from_moments(data.moments[index, mirrored.long()], scale).sample(generator)
+    moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
+    z_0 = posterior_from_moments(torch.stack(moments), scale).sample(generator)
     dropped = torch.rand(size, generator=generator) < caption_dropout
     hint = mirror(data.masks[index].float(), mirrored).expand(-1, 3, -1, -1)
     t = torch.randint(0, timesteps, (size,), generator=generator)

@@ -28,8 +28,7 @@ class TrainingSet:
     masks: Tensor  # (n, 1, H, W) bool
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
-    moments: Tensor | None = None  # (n, 2, 2c, h, w): of each image and its mirror image, where encoded
-    encoded: set[int] = field(default_factory=set)
+    moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
     weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
     folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
 
@@ -88,16 +87,13 @@ def check_hints(data: TrainingSet) -> None:
         )
 
 
-def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache | None) -> list[int]:
+def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache) -> list[int]:
     """Take what the cache has of the images `index` into data.moments; return those that it lacks."""
-    missing = []
-    for i in sorted(set(index) - data.encoded):
-        moments = None if cache is None else cache.read(moments_key(data.records[i].image, data.size))
-        if moments is None:
-            missing.append(i)
-        else:
-            keep_moments(data, i, moments)
-    return missing
+    for i in sorted(set(index) - data.moments.keys()):
+        moments = cache.read(moments_key(data.records[i].image, data.size))
+        if moments is not None:
+            data.moments[i] = moments.clone()  # else it would keep the file open
+    return sorted(set(index) - data.moments.keys())
 
 
 @torch.no_grad()
@@ -106,25 +102,16 @@ def encode_images(model: LatentDiffusion, data: TrainingSet, index: Iterable[int
 
     Each is encoded alone: in a batch the last bits would depend on its neighbours.
     """
-    for i in sorted(set(index) - data.encoded):
+    for i in sorted(set(index) - data.moments.keys()):
         if data.pixels is None:
             x, _ = load_pair(data.records[i], data.size)  # the mask is checked too
             pixels = to_uint8(x[None, :1])
         else:
             pixels = data.pixels[i : i + 1]
         x = to_signed(pixels).to(model.device)
-        moments = torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
-        keep_moments(data, i, moments)
+        data.moments[i] = torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
         if cache is not None:
-            cache.write(moments_key(data.records[i].image, data.size), moments)
-
-
-def keep_moments(data: TrainingSet, i: int, moments: Tensor) -> None:
-    """Put the moments (2, 2c, h, w) of image i in place."""
-    if data.moments is None:
-        data.moments = torch.empty(len(data), *moments.shape)
-    data.moments[i] = moments
-    data.encoded.add(i)
+            cache.write(moments_key(data.records[i].image, data.size), data.moments[i])
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -86,19 +86,17 @@ def scatter_state(
     networks: nn.ModuleDict, optimizer: torch.optim.Optimizer, ema: EMA, state: dict[str, Any], world: World
 ) -> None:
     """Undo gathered_state: process 0 reads the tensors of the state, and every process is sent its share of each."""
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
+    from torch.distributed.checkpoint import state_dict as distributed
 
-    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)  # some weights are frozen
+    options = distributed.StateDictOptions(
+        full_state_dict=True, broadcast_from_rank0=True, strict=False
+    )  # some weights are frozen
     names, moments = list(ema.parameters), state["optimizer"]
     groups = [group | {"params": names} for group in moments["param_groups"]]
     named: Any = {"state": {name: moments["state"][i] for i, name in enumerate(names)}, "param_groups": groups}
-    set_optimizer_state_dict(networks, optimizer, named if world.main else {}, options=options)
-    set_model_state_dict(networks, state["trained"] if world.main else {}, options=options)
+    distributed.set_optimizer_state_dict(networks, optimizer, named if world.main else {}, options=options)
+    distributed.set_model_state_dict(networks, state["trained"] if world.main else {}, options=options)
     ema.updates = state["ema"]["updates"]
     if ema.average:
         with ema.swapped_in():  # what is put in place inside is the average after
-            set_model_state_dict(networks, state["ema"]["average"] if world.main else {}, options=options)
+            distributed.set_model_state_dict(networks, state["ema"]["average"] if world.main else {}, options=options)

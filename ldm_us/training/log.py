@@ -1,12 +1,12 @@
 """RUN/log.jsonl, a line every few steps; and RUN/tensorboard, the same for TensorBoard, which is an extra."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from ldm_us.files.atomic import atomic_file
 from ldm_us.runtime.processes import ALONE, World
-from ldm_us.training.curves import read_lines
 
 
 class Log:
@@ -80,16 +80,30 @@ def summary_writer() -> Any:
     return SummaryWriter
 
 
+def read_lines(path: Path) -> list[dict[str, float]]:
+    """The numbers in a log, line by line; a line that is not whole, and a log that is not there, are left out."""
+    if not path.is_file():
+        return []
+    lines = (read_line(row) for row in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return [line for line in lines if line]
+
+
+def read_line(row: str) -> dict[str, float]:
+    """The numbers of a row of the log; none where it is not whole or has no step."""
+    try:
+        line = json.loads(row)
+    except ValueError:
+        return {}
+    step = line.get("step") if isinstance(line, dict) else None
+    if not isinstance(step, int | float) or not math.isfinite(step):
+        return {}
+    return {name: value for name, value in line.items() if isinstance(value, int | float)}
+
+
 def trim_log(path: Path, step: int) -> None:
-    """Drop the lines of a log that lie after `step`: a resumed run writes them again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed while writing it
-            continue
-    with atomic_file(path) as file:
-        file.write("".join(kept).encode())
+    """Drop the lines of a log that lie after `step`, and one that is not whole: a resumed run writes them again."""
+    if path.exists():
+        rows = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [row + "\n" for row in rows if read_line(row).get("step", math.inf) <= step]
+        with atomic_file(path) as file:
+            file.write("".join(kept).encode())

@@ -30,12 +30,8 @@ def make_optimizer(
         # torch squares eps1 where the paper has 1e-30, but also takes it as the least mean square of a row: its default
         # of 1e-7 would level gradients below 3e-4, and those of a large UNet are about 1e-6.
         return torch.optim.Adafactor(parameters, lr=lr, eps=(1e-15, 1.0), weight_decay=weight_decay)
-    if name == "adamw8bit":
-        return _adamw8bit(parameters, lr, weight_decay)
-    raise ValueError(f"optimizer {name!r}: use one of {', '.join(OPTIMIZERS)}.")
-
-
-def _adamw8bit(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    if name != "adamw8bit":
+        raise ValueError(f"optimizer {name!r}: use one of {', '.join(OPTIMIZERS)}.")
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:

@@ -115,6 +115,10 @@ class TrainOptions:
         """The global batch: what one optimiser step sees, all processes together."""
         return self.batch * self.accumulate * self.processes
 
+    def total_steps(self, images: int) -> int:
+        """--steps, or --epochs of so many images in steps."""
+        return self.steps or max(1, math.ceil((self.epochs or 0) * images / self.images_per_step))
+
     @property
     def learning_rate(self) -> float:
         """--lr, or the stage's default."""

@@ -5,7 +5,6 @@ Guidance and control scale are the model's own, as in sample.py.
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
@@ -19,32 +18,21 @@ STEPS = 20  # DDIM steps: a preview, not a result
 
 @torch.no_grad()
 def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Image:
-    """vae: images and their reconstructions. unet: samples of a few prompts. controlnet: of their masks."""
+    """vae: images and their reconstructions. unet: four samples of a few prompts. controlnet: of their masks."""
     if stage == "vae":
         return reconstructions(model, data)
-    prompts = spread([prompt for prompt in data.prompts if prompt])
-    masks: list[Tensor | None] = [None] * len(prompts)
-    if stage == "controlnet":
-        masks = [data.masks[first_of(data, prompt)].float() for prompt in prompts]
+    prompts = [prompt for prompt in data.prompts if prompt]
+    count = min(ROWS, len(prompts))
+    prompts = [prompts[i * len(prompts) // count] for i in range(count)]  # from all over the list
+    sampling = Sampling(steps=STEPS, size=data.size, threads=None, exact=False)
     rows: list[list[Image.Image | None]] = []
-    for prompt, mask in zip(prompts, masks, strict=True):
-        rows.append([] if mask is None else [to_picture(mask)])
-        rows[-1] += [to_picture(x) for x in sample_row(model, data, prompt, mask)]
+    for prompt in prompts:
+        mask = data.masks[first_of(data, prompt)].float() if stage == "controlnet" else None
+        masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
+        samples = generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
+        rows.append([to_picture(x) for x in ([] if mask is None else [mask]) + [*samples]])
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]
     return labelled_grid(rows, labels, () if stage == "unet" else ("mask", *[""] * COLUMNS))
-
-
-def spread(prompts: list[str]) -> list[str]:
-    """At most ROWS of the prompts, from all over the list."""
-    rows = min(ROWS, len(prompts))
-    return [prompts[i * len(prompts) // rows] for i in range(rows)]
-
-
-def sample_row(model: LatentDiffusion, data: TrainingSet, prompt: str, mask: Tensor | None) -> Tensor:
-    """Four samples of a prompt, with a mask or without, at the training size; every row has the same seeds."""
-    masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
-    sampling = Sampling(steps=STEPS, size=data.size, threads=None, exact=False)
-    return generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
 
 
 def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:

@@ -1,7 +1,6 @@
 """The folder of a run: config.json, log.jsonl, samples/, state/, model.safetensors. The same command again resumes."""
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -21,14 +20,6 @@ from ldm_us.training.log import trim_log
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.stages import Stage
 from ldm_us.training.state import delete_old_states, load_newest_state
-
-
-def total_steps(options: TrainOptions, images: int) -> int:
-    """--steps, or --epochs in steps."""
-    if options.steps is not None:
-        return options.steps
-    assert options.epochs is not None
-    return max(1, math.ceil(options.epochs * images / options.images_per_step))
 
 
 @contextmanager
@@ -66,7 +57,8 @@ def check_folder(out: Path, config: dict[str, Any]) -> bool:
     """Say whether the folder holds this very run. Raise ValueError where it holds another, or anything else."""
     before = read_config(out / "config.json")
     if before is None:
-        if out.exists() and not holds_only_leftovers(out):
+        # A run that was killed while it wrote its config.json has left nothing but these.
+        if out.exists() and not all(path.name == LOCK or path.match(".config.json.*.tmp") for path in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no run. Choose another --out.")
         return False
     differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
@@ -77,11 +69,6 @@ def check_folder(out: Path, config: dict[str, Any]) -> bool:
             "run aside."
         )
     return True
-
-
-def holds_only_leftovers(out: Path) -> bool:
-    """Whether a folder is empty, or was left by a run that was killed while it wrote its config.json."""
-    return all(path.name == LOCK or path.match(".config.json.*.tmp") for path in out.iterdir())
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -1,8 +1,7 @@
 """One stage of training: the batch of any step, and its loss."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.processes import ALONE, World
-from ldm_us.training.batches import ImageBatch, LatentBatch, image_batch, latent_batch, step_indices
+from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, step_indices
 from ldm_us.training.cache import moments_cache, states_cache
 from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
@@ -21,28 +20,20 @@ from ldm_us.training.options import TrainOptions
 from ldm_us.training.start import needed_parts
 
 
-class Stage:
+class Stage(Dataset):
     """Data and model of one run, ready to give the batches and the loss of any step."""
 
-    def __init__(
-        self,
-        model: LatentDiffusion,
-        data: TrainingSet,
-        options: TrainOptions,
-        cache: Path | None = None,
-        world: World = ALONE,
-    ):
+    def __init__(self, model: LatentDiffusion, data: TrainingSet, options: TrainOptions, world: World = ALONE):
         self.model = model
         self.data = data
         self.options = options
-        self.cache = cache  # the folder of all caches; None: nothing is kept on disk
         self.world = world
         self.device = model.device
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
         if options.stage != "vae":
             self.tokens = tokenize(data.prompts, model.config.text.length).to(self.device)  # (prompts, n)
             if not options.trains_text:
-                self.context = prompt_states(model, data.prompts, self.tokens, options.weights, cache).to(self.device)
+                self.context = self.prompt_states().to(self.device)
 
     @cached_property
     def networks(self) -> nn.ModuleDict:
@@ -58,59 +49,77 @@ class Stage:
             seen.update(step_indices(self.data, self.options.seed, step, self.options.images_per_step).tolist())
             if len(seen) == len(self.data):
                 break
-        self.encode(sorted(seen))
+        self.encode(seen)
 
-    def encode(self, index: Sequence[int]) -> None:
+    def encode(self, index: Iterable[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
-        cache = None if self.cache is None else moments_cache(self.cache, self.model, self.options.weights)
+        options = self.options
+        cache = moments_cache(options.cache, self.model, options.weights)
         missing = missing_moments(self.data, index, cache)
-        sharing = self.world if cache is not None else ALONE
-        share = [i for i in missing if sharing.takes(i)]  # by number: others may have written some
+        share = [i for i in missing if self.world.takes(i)]  # by number: others may have written some
         if share:
-            with loaded(self.model, self.options.weights, "vae"):
+            with loaded(self.model, options.weights, "vae"):
                 shown = tqdm(share, desc="latents", unit="image", delay=1, disable=not self.world.main)
                 encode_images(self.model, self.data, shown, cache)
         self.world.barrier()
         missing = missing_moments(self.data, index, cache)  # takes what the other processes have encoded
         if missing:
             raise ValueError(
-                f"--cache {self.cache}: process {self.world.rank} does not see the latents of {len(missing)} images "
+                f"--cache {options.cache}: process {self.world.rank} does not see the latents of {len(missing)} images "
                 "that others wrote. Give a folder that all processes share."
             )
 
-    def batches(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
+    @torch.no_grad()
+    def prompt_states(self) -> Tensor:
+        """Text states (p, n, d) of the prompts; the text encoder is loaded only for those that the cache lacks."""
+        prompts = self.data.prompts
+        cache = states_cache(self.options.cache, self.model, self.options.weights)
+        states = {prompt: state for prompt in prompts if (state := cache.read(prompt)) is not None}
+        if len(states) < len(prompts):
+            with loaded(self.model, self.options.weights, "text"):
+                for i, prompt in enumerate(prompts):
+                    if prompt not in states:
+                        states[prompt] = self.model.text(self.tokens[i : i + 1])[0].float().cpu()
+                        cache.write(prompt, states[prompt])
+        return torch.stack([states[prompt] for prompt in prompts])
+
+    def batches(self, step: int) -> list[Batch]:
         """This process's share of the global batch of a step, cut in --accumulate parts.
 
         The global batch is a function of (seed, step), whatever the number of processes.
         """
         options = self.options
-        parts, mine = options.accumulate * self.world.size, slice(self.world.rank, None, self.world.size)
+        parts = options.accumulate * self.world.size
         size = options.batch * parts
+        batch: Batch
         if options.stage == "vae":
             config = self.model.config.vae
             side = self.data.size // config.downsampling
             shape = (config.latent_channels, side, side)
-            images = image_batch(self.data, shape, options.seed, step, size, options.flip)
-            return [ImageBatch(*part) for part in split(images, parts)[mine]]
-        latents = latent_batch(
-            self.data,
-            self.model.vae.scale,
-            self.model.config.schedule.timesteps,
-            options.seed,
-            step,
-            size,
-            options.flip,
-            options.caption_dropout,
-            options.offset_noise,
-        )
-        return [LatentBatch(*part) for part in split(latents, parts)[mine]]
+            batch = image_batch(self.data, shape, options.seed, step, size, options.flip)
+        else:
+            batch = latent_batch(
+                self.data,
+                self.model.vae.scale,
+                self.model.config.schedule.timesteps,
+                options.seed,
+                step,
+                size,
+                options.flip,
+                options.caption_dropout,
+                options.offset_noise,
+            )
+        cut = zip(*(value.chunk(parts) for value in batch), strict=True)
+        return [type(batch)(*part) for part in cut][self.world.rank :: self.world.size]
 
-    def loss(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    __getitem__ = batches  # as torch's DataLoader asks for them
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
+        batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
             if isinstance(batch, ImageBatch):
-                return vae_loss(self.model, ImageBatch(*(value.to(self.device, non_blocking=True) for value in batch)))
-            batch = LatentBatch(*(value.to(self.device, non_blocking=True) for value in batch))
+                return vae_loss(self.model, batch)
             if self.context is None:
                 context = self.model.text(self.tokens[batch.prompt_index])
             else:
@@ -127,49 +136,15 @@ class StageLoss(nn.Module):
         self.stage = stage
         self.networks = stage.networks
 
-    def forward(self, batch: ImageBatch | LatentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch -> the loss, a scalar, and what else the log should hold."""
         return self.stage.loss(batch)
 
 
-class StepBatches(Dataset):
-    """Item n is the batch of step n, for torch's DataLoader to prepare ahead."""
-
-    def __init__(self, stage: Stage):
-        self.stage = stage
-
-    def __getitem__(self, step: int) -> list[ImageBatch] | list[LatentBatch]:
-        return self.stage.batches(step)
-
-
-def stream(stage: Stage, steps: range, workers: int) -> Iterator[list[ImageBatch] | list[LatentBatch]]:
+def stream(stage: Stage, steps: range, workers: int) -> Iterator[list[Batch]]:
     """The batches of the steps, where there are worker processes prepared by those, in pinned memory for a GPU."""
     if workers == 0:
         return map(stage.batches, steps)
     pinned = stage.device.type == "cuda"
     unused = torch.Generator()  # else the loader would draw from the global one
-    return iter(
-        DataLoader(StepBatches(stage), None, sampler=steps, num_workers=workers, pin_memory=pinned, generator=unused)
-    )
-
-
-@torch.no_grad()
-def prompt_states(
-    model: LatentDiffusion, prompts: list[str], tokens: Tensor, weights: Path | None, root: Path | None
-) -> Tensor:
-    """Text states (p, n, d) of the prompts; the text encoder is loaded only for those that the cache lacks."""
-    cache = None if root is None else states_cache(root, model, weights)
-    states = [None if cache is None else cache.read(prompt) for prompt in prompts]
-    missing = [i for i, state in enumerate(states) if state is None]
-    if missing:
-        with loaded(model, weights, "text"):
-            for i in missing:
-                states[i] = state = model.text(tokens[i : i + 1])[0].float().cpu()
-                if cache is not None:
-                    cache.write(prompts[i], state)
-    return torch.stack([state for state in states if state is not None])
-
-
-def split(batch: tuple[Tensor, ...], parts: int) -> list[tuple[Tensor, ...]]:
-    """Cut every tensor of a batch in equal parts along its first axis."""
-    return list(zip(*(value.chunk(parts) for value in batch), strict=True))
+    return iter(DataLoader(stage, None, sampler=steps, num_workers=workers, pin_memory=pinned, generator=unused))

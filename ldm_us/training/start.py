@@ -36,7 +36,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)  # of the hint network; the rest is a copy
             model.add_controlnet()
-    check_size(model.config, training_size(model, options))
+    check_size(model.config, options.size or model.config.image_size)
     return model, dataclasses.replace(lineage, parent=parent)
 
 
@@ -65,11 +65,6 @@ def random_model(preset: str, seed: int) -> LatentDiffusion:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LatentDiffusion(PRESETS[preset])
-
-
-def training_size(model: LatentDiffusion, options: TrainOptions) -> int:
-    """Pixels along one side of the training images."""
-    return options.size or model.config.image_size
 
 
 def needed_parts(options: TrainOptions) -> tuple[str, ...]:

@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.records import Record
-from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.batches import LatentBatch, stream_generator
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import whole
-from ldm_us.training.ema import EMA
-from ldm_us.training.log import Log
 from ldm_us.training.reconstruction import psnr, reconstruct
 from ldm_us.training.stages import Stage
 
@@ -37,13 +34,7 @@ def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
     if data is None or len(data) == 0:
         return None
     plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
-    return Stage(training.model, data, plain, training.cache, training.world)
-
-
-def log_validation(log: Log, held_out: Stage, ema: EMA, step: int) -> None:
-    """Validate the averaged weights; the figures are a line of their own in log.jsonl."""
-    with ema.swapped_in():
-        log.write({"step": step} | validate(held_out))
+    return Stage(training.model, data, plain, training.world)
 
 
 @torch.no_grad()
@@ -54,7 +45,9 @@ def validate(held_out: Stage) -> dict[str, float]:
     figures = denoising_figures(held_out)
     controlnet = held_out.model.controlnet
     if held_out.options.stage == "controlnet" and controlnet is not None:
-        figures |= zero_conv_norms(controlnet)
+        # How far each zero convolution has left 0: those of the skips from the finest on, then the middle's.
+        for i, conv in enumerate([*controlnet.zero_convs, controlnet.zero_conv_middle]):
+            figures[f"zero_conv_norm_{i:02d}"] = float(whole(conv.get_parameter("weight").detach().norm()))
     return figures
 
 
@@ -76,22 +69,22 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
     held_out.encode(range(len(data)))
     lesion = data.masks.flatten(1).any(dim=1)
     lesions = int(lesion.sum())
+    hints = {"true": data.masks[lesion].float().expand(-1, 3, -1, -1)}  # of the images with a lesion
+    if held_out.options.stage == "controlnet" and lesions >= 2:
+        labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
+        other = hints["true"][others_of_their_class(labels)]
+        hints |= {"shuffled": other, "empty": torch.zeros_like(other)}
     bands: dict[str, float] = {}
-    sums = {"true": 0.0, "shuffled": 0.0, "empty": 0.0}
+    sums = dict.fromkeys(hints, 0.0)
     for band in range(BANDS):
         first, last = timesteps * band // BANDS, timesteps * (band + 1) // BANDS - 1
         batch = band_batch(held_out, band, first, last)
         with_lesion, without = take(batch, lesion), take(batch, ~lesion)
-        loss = summed_loss(held_out, with_lesion)
-        bands[f"val_loss_{first}_{last}"] = (loss + summed_loss(held_out, without)) / len(data)
-        sums["true"] += loss
-        if held_out.options.stage == "controlnet" and lesions >= 2:
-            labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
-            other = with_lesion.hint[others_of_their_class(labels)]
-            sums["shuffled"] += summed_loss(held_out, with_lesion._replace(hint=other))
-            sums["empty"] += summed_loss(held_out, with_lesion._replace(hint=torch.zeros_like(other)))
+        losses = {kind: summed_loss(held_out, with_lesion._replace(hint=hint)) for kind, hint in hints.items()}
+        bands[f"val_loss_{first}_{last}"] = (losses["true"] + summed_loss(held_out, without)) / len(data)
+        sums = {kind: total + losses[kind] for kind, total in sums.items()}
     figures = {"val_loss": sum(bands.values()) / BANDS} | bands
-    if held_out.options.stage == "controlnet" and lesions >= 2:
+    if "shuffled" in hints:
         masks = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
         figures |= masks | {"control_gap": masks["val_loss_shuffled_mask"] - masks["val_loss_true_mask"]}
     return figures
@@ -113,9 +106,9 @@ def others_of_their_class(labels: Sequence[str]) -> Tensor:
 def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch:
     """Every held-out image once, at timesteps spread evenly over first .. last, with noise that never changes."""
     data, n = held_out.data, len(held_out.data)
-    assert data.moments is not None
     generator = stream_generator(SEED, 2, band)
-    z_0 = posterior_from_moments(data.moments[:, 0], held_out.model.vae.scale).sample(generator)
+    moments = torch.stack([data.moments[i][0] for i in range(n)])
+    z_0 = posterior_from_moments(moments, held_out.model.vae.scale).sample(generator)
     places = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n  # one in each n-th
     t = (first + (places * (last - first + 1)).long()).clamp(max=last)
     eps = torch.randn(z_0.shape, generator=generator)
@@ -134,10 +127,3 @@ def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
         chunk = LatentBatch(*(value[start : start + size] for value in batch))
         total += len(chunk.t) * float(held_out.loss(chunk)[0])
     return total
-
-
-def zero_conv_norms(controlnet: ControlNet) -> dict[str, float]:
-    """How far each zero convolution has left 0: those of the skips from the finest on, then the middle's."""
-    convs = [*controlnet.zero_convs, controlnet.zero_conv_middle]
-    norms = [whole(conv.get_parameter("weight").detach().norm()) for conv in convs]
-    return {f"zero_conv_norm_{i:02d}": float(norm) for i, norm in enumerate(norms)}

@@ -8,7 +8,7 @@ import pytest
 
 from ldm_us.display.pages import environment
 from ldm_us.report.curves import ABOVE, BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, curves, draw
-from ldm_us.training.panels import MOST_POINTS, Panel, Series, smoothed, thinned
+from ldm_us.training.curves import MOST_POINTS, Panel, Series, smoothed, thinned
 
 NAN, INF = math.nan, math.inf
 MEANINGS = environment().get_template("ldm_us/report/meanings.html").module

@@ -9,8 +9,8 @@ from PIL import Image, ImageColor
 
 from ldm_us.display.charts import COLOURS
 from ldm_us.training import curves
-from ldm_us.training.curves import HEAD, HEIGHT, WIDTH, draw_curves, read_lines, write_curves
-from ldm_us.training.panels import panels
+from ldm_us.training.curves import HEAD, HEIGHT, WIDTH, draw_curves, panels, write_curves
+from ldm_us.training.log import read_lines
 
 NAN, INF = math.nan, math.inf
 TRAINING = {"loss": 0.5, "grad_norm": 1.0, "lr": 1e-4, "images_per_s": 5.0}

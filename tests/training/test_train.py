@@ -155,7 +155,8 @@ def test_after_the_vae_stage_the_scaled_latents_have_unit_standard_deviation(cha
     data = load_training_set(split_data([busi], 0.1)[0], 16)
     encode_images(model, data, range(len(data)))
     generator = torch.Generator().manual_seed(0)
-    posterior = posterior_from_moments(data.moments[:, 0], model.vae.scale)
+    moments = torch.stack([data.moments[i][0] for i in range(len(data))])
+    posterior = posterior_from_moments(moments, model.vae.scale)
     z_0 = torch.cat([posterior.sample(generator) for _ in range(50)])
     assert float(z_0.std()) == pytest.approx(1.0, abs=0.02)
 

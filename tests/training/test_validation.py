@@ -45,11 +45,11 @@ def train_stage(run, chain, data):
 
 
 @pytest.fixture
-def held_out(arguments, data):
+def held_out(arguments, data, tmp_path):
     """A function of a stage, its weights and flags: the stage on held-out images."""
 
     def build(stage, path, *flags):
-        options = parse_options(arguments(stage, "unused", "--validate-every", 1, *flags, weights=path))
+        options = parse_options(arguments(stage, tmp_path / "unused", "--validate-every", 1, *flags, weights=path))
         training, evaluation = split_data([data], BUSI_SHARE)
         model = load_model(path)
         stage = Stage(model, load_training_set(training, model.config.image_size), options)
