@@ -15,7 +15,7 @@ from ldm_us.files.checkpoint import PARTS, LazyTensor, Shapes
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
 from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, IGNORED_WITHOUT_EMA, Layout, Rule
-from weights_convert.sources import Source, source_from_state_dict
+from weights_convert.sources import Source
 
 MENTIONED = 3  # tensors of a kind that an error names
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # that numbers can be written in
@@ -193,9 +193,3 @@ def load_piece(piece: Piece, dtype: torch.dtype | None = None) -> Tensor:
 def lazy(piece: Piece, dtype: torch.dtype | None) -> LazyTensor:
     """One of our tensors, read while it is written."""
     return LazyTensor(piece.target, piece.shape, dtype or piece.entry.dtype, lambda: load_piece(piece, dtype))
-
-
-def convert_state_dict(state_dict: Mapping[str, Tensor], config: ModelConfig, ema: bool = False) -> dict[str, Tensor]:
-    """Tensors in any known layout -> tensors in our names, of the parts that are there; each part must be complete."""
-    plan = plan_source(source_from_state_dict(state_dict), config, ema=ema)
-    return {piece.target: load_piece(piece) for piece in plan.pieces}

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import LazyTensor, lazy_tensors
+from ldm_us.files.checkpoint import LazyTensor
 from ldm_us.files.pickle_file import stored_weights
 from ldm_us.files.safetensors_header import DTYPES, read_header
 from ldm_us.files.stored_tensor import Storage, StoredTensor, row_major
@@ -40,11 +39,6 @@ class Source:
     def hashes(self) -> dict[Path, str]:
         """SHA-256 of every file; each is read once for it."""
         return {file: sha256_file(file) for file in self.files}
-
-
-def source_from_state_dict(state_dict: Mapping[str, Tensor]) -> Source:
-    """Look at tensors in memory as if they were a file."""
-    return Source(Path("state dict"), (), {tensor.name: tensor for tensor in lazy_tensors(state_dict)})
 
 
 def open_source(path: Path) -> Source:

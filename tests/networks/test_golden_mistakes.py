@@ -17,8 +17,8 @@ from ldm_us.networks import vae as vae_module
 from ldm_us.networks.clip import END_OF_TEXT
 from ldm_us.networks.layers import Attention, GroupNorm, Upsample
 from tests.golden.compare import BAR, GOLDEN, difference, hint, named, unet_inputs, vae_inputs
+from tests.golden.converted import convert_state_dict
 from tests.golden.original import tiny_compvis
-from weights_convert.convert import convert_state_dict
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import Control, UNet
 from ldm_us.networks.vae import VAE
 from tests.golden.compare import BAR, GOLDEN, difference, hint, named, unet_inputs, vae_inputs
+from tests.golden.converted import convert_state_dict
 from tests.golden.original import filled
-from weights_convert.convert import convert_state_dict
 
 ARRAYS = {"unet": 1, "controlnet": 14, "vae": 2, "clip": 1}  # how many golden arrays each network has; tokens go in
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from tests.golden.converted import source_from_state_dict
 from tests.golden.original import LAYOUTS, PREFIXES, shapes
 from weights_convert.detect import detect
 from weights_convert.rules import Layout
-from weights_convert.sources import Source, source_from_state_dict
+from weights_convert.sources import Source
 
 
 def source(*layouts, **shapes_of):

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldm_us.config import PRESETS, SD15, TINY
+from tests.golden.converted import convert_state_dict, source_from_state_dict
 from tests.golden.original import LAYOUTS, PREFIXES, shapes, tiny_compvis, to_diffusers, to_open_clip
-from weights_convert.convert import convert_state_dict, fits, plan_source, target_shapes
+from weights_convert.convert import fits, plan_source, target_shapes
 from weights_convert.expansion import rules_for
 from weights_convert.rules import IGNORED, IGNORED_WITHOUT_EMA, NAMINGS, Layout
-from weights_convert.sources import source_from_state_dict
 
 POSITION_IDS = "text_model.embeddings.position_ids"
 PARTS_OF = {  # what each list of names in sd15_layouts.json holds, and what of it is ignored

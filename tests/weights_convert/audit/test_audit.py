@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.config import SD15, TINY
 from ldm_us.runtime.entry import run_command
+from tests.golden.converted import source_from_state_dict
 from tests.golden.original import LAYOUTS, PREFIXES, tiny_compvis, to_open_clip
 from weights_convert.__main__ import main
 from weights_convert.audit.command import say
@@ -24,7 +25,7 @@ from weights_convert.audit.findings import audit, audit_rows, totals
 from weights_convert.audit.numbers import CHUNK, numbers_of
 from weights_convert.audit.text import verdict
 from weights_convert.convert import examine_source, target_shapes
-from weights_convert.sources import open_source, source_from_state_dict
+from weights_convert.sources import open_source
 
 UNET = PREFIXES["unet"]
 NAN, ZERO, CONSTANT = (UNET + name for name in ("out.2.weight", "out.2.bias", "time_embed.0.bias"))

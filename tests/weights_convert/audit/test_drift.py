@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from ldm_us.config import PRESETS, TINY
+from tests.golden.converted import convert_state_dict, source_from_state_dict
 from tests.golden.original import PREFIXES, tiny_compvis, to_diffusers, to_open_clip
 from weights_convert.__main__ import main
 from weights_convert.audit.blocks import KIND_NAMES, block_of, kind_of, network_order
@@ -17,8 +18,7 @@ from weights_convert.audit.chart import drift_chart
 from weights_convert.audit.drift import by_block, by_kind, measure_drift, most_drifted, unchanged_parts
 from weights_convert.audit.findings import audit
 from weights_convert.audit.text import drift_lines
-from weights_convert.convert import convert_state_dict, target_shapes
-from weights_convert.sources import source_from_state_dict
+from weights_convert.convert import target_shapes
 
 UNET = PREFIXES["unet"]
 SCALED, FROM_0 = f"{UNET}out.2.weight", f"{UNET}out.2.bias"
