@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ldm_us.diffusion.model import LatentDiffusion
@@ -33,10 +34,9 @@ from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.preview import preview
 from ldm_us.training.result import save_result
-from ldm_us.training.run import opened_run, resume
+from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters
-from ldm_us.training.state import save_state
 from ldm_us.training.text_warmup import warm_up_text
 from ldm_us.training.validation import held_out_stage, spread_out, validate
 
@@ -98,13 +98,7 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
 
 
 def train(
-    stage: Stage,
-    loss_of: nn.Module,
-    validation: Stage | None,
-    optimizer: torch.optim.Optimizer,
-    ema: EMA,
-    log: Log,
-    steps: range,
+    stage: Stage, loss_of: nn.Module, validation: Stage | None, optimizer: Optimizer, ema: EMA, log: Log, steps: range
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before."""
     options, world = stage.options, stage.world
@@ -158,7 +152,7 @@ def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, 
             save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
 
 
-def save(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA, log: Log, step: int, last: bool) -> None:
+def save(stage: Stage, optimizer: Optimizer, ema: EMA, log: Log, step: int, last: bool) -> None:
     """Every so many steps: a state, after the figures and pictures so far, so that none lacks them; and the curves.
 
     The state is everything that the next step depends on: weights, their average, the optimiser's moments.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import LazyTensor, open_model_file, write_safetensors
+from ldm_us.files.checkpoint import lazy_tensors, open_model_file, write_safetensors
 from ldm_us.files.safetensors_header import open_safetensors
 
 ENCODER = ("vae.encoder.", "vae.quant_conv.")  # what moments depend on: a decoder may be trained further
@@ -53,9 +53,9 @@ class Cache:
     def write(self, key: str, value: Tensor) -> None:
         """Keep a value; the file is whole or not there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        value = value.detach().float().cpu()
-        tensor = LazyTensor("value", tuple(value.shape), value.dtype, lambda: value)
-        write_safetensors(self.path(key), [tensor], {"network": self.network})
+        write_safetensors(
+            self.path(key), lazy_tensors({"value": value.detach().float().cpu()}), {"network": self.network}
+        )
 
     def path(self, key: str) -> Path:
         """The file of `key`."""

@@ -1,6 +1,7 @@
 """The folder of a run: config.json, log.jsonl, samples/, state/, model.safetensors. The same command again resumes."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -13,13 +14,16 @@ from torch import nn
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import NAME as LOCK
 from ldm_us.files.locks import locked
+from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.distributed import scatter_state
 from ldm_us.training.ema import EMA
 from ldm_us.training.log import trim_log
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.stages import Stage
-from ldm_us.training.state import delete_old_states, load_newest_state
+
+KEPT = 2  # states on disk: the newest, and the one before it
+STATE = re.compile(r"step_(\d{8})\.pt")
 
 
 @contextmanager
@@ -88,6 +92,66 @@ def fixed_options(options: TrainOptions) -> dict[str, Any]:
     return fixed
 
 
+def set_aside(options: TrainOptions) -> None:
+    """Make room for --restart: the run that is there, if any, goes to RUN-before-1, -2, ..."""
+    run = options.out
+    if read_config(run / "config.json") is None:
+        return
+    for path in (options.weights, options.cache, *options.data):
+        if path is not None and path.resolve().is_relative_to(run.resolve()):
+            raise ValueError(f"--restart would rename {run}, and {path} lies in it. Choose another --out.")
+    places = (run.with_name(f"{run.name}-before-{i}") for i in count(1))
+    run.rename(next(place for place in places if not place.exists()))
+
+
+def save_state(run: Path, step: int, state: dict[str, Any], world: World = ALONE) -> None:
+    """Write RUN/state/step_N.pt atomically, then delete all but the newest two; only process 0 does."""
+    if not world.main:
+        return
+    folder = run / "state"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"step_{step:08d}.pt"
+    try:
+        with atomic_file(path) as file:
+            torch.save({"step": step} | state, file)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch makes a RuntimeError of a full disk
+        if not isinstance(cause, OSError):
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
+    delete_old_states(run)
+
+
+def delete_old_states(run: Path) -> None:
+    """Delete all states but the newest two. A run that was killed before it did so does it when it resumes."""
+    for path in list_states(run)[:-KEPT]:
+        path.unlink()
+
+
+def load_newest_state(run: Path) -> dict[str, Any] | None:
+    """The newest state that can be read, or None where there is none.
+
+    weights_only alone does not make a stranger's file safe (CVE-2025-32434, CVE-2026-24747): read_pickle_file comes
+    first, runs nothing, and refuses whatever is not tensors, numbers and names.
+    """
+    paths = list_states(run)
+    failures = []
+    for path in reversed(paths):
+        try:
+            read_pickle_file(path)  # it is ours by its name alone
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # whatever a damaged file makes torch raise
+            failures.append(f"{path}: {type(error).__name__}")
+    if failures:
+        raise ValueError(f"no state can be read ({'; '.join(failures)}). Delete {run / 'state'} to start again.")
+    return None
+
+
+def list_states(run: Path) -> list[Path]:
+    """State files, oldest first."""
+    return sorted(path for path in (run / "state").glob("step_*.pt") if STATE.fullmatch(path.name))
+
+
 @torch.no_grad()
 def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
     """Put the newest state of the run in place; return its step, 0 for a fresh run."""
@@ -117,15 +181,3 @@ def laid_out_like(value: Any, parameter: nn.Parameter) -> Any:
     if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter).copy_(value)
-
-
-def set_aside(options: TrainOptions) -> None:
-    """Make room for --restart: the run that is there, if any, goes to RUN-before-1, -2, ..."""
-    run = options.out
-    if read_config(run / "config.json") is None:
-        return
-    for path in (options.weights, options.cache, *options.data):
-        if path is not None and path.resolve().is_relative_to(run.resolve()):
-            raise ValueError(f"--restart would rename {run}, and {path} lies in it. Choose another --out.")
-    places = (run.with_name(f"{run.name}-before-{i}") for i in count(1))
-    run.rename(next(place for place in places if not place.exists()))

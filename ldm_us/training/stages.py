@@ -90,25 +90,16 @@ class Stage(Dataset):
         """
         options = self.options
         parts = options.accumulate * self.world.size
-        size = options.batch * parts
+        draw = (options.seed, step, options.batch * parts, options.flip)
         batch: Batch
         if options.stage == "vae":
             config = self.model.config.vae
             side = self.data.size // config.downsampling
             shape = (config.latent_channels, side, side)
-            batch = image_batch(self.data, shape, options.seed, step, size, options.flip)
+            batch = image_batch(self.data, shape, *draw)
         else:
-            batch = latent_batch(
-                self.data,
-                self.model.vae.scale,
-                self.model.config.schedule.timesteps,
-                options.seed,
-                step,
-                size,
-                options.flip,
-                options.caption_dropout,
-                options.offset_noise,
-            )
+            scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
+            batch = latent_batch(self.data, scale, timesteps, *draw, options.caption_dropout, options.offset_noise)
         cut = zip(*(value.chunk(parts) for value in batch), strict=True)
         return [type(batch)(*part) for part in cut][self.world.rank :: self.world.size]
 

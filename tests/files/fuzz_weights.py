@@ -33,7 +33,7 @@ from ldm_us.files.lineage import describe_model
 from ldm_us.files.lora_file import apply_lora, save_lora
 from ldm_us.networks.lora import LoRAConfig, add_lora
 from ldm_us.runtime.entry import run_command
-from ldm_us.training.state import load_newest_state, save_state
+from ldm_us.training.run import load_newest_state, save_state
 from tests.files.weights_mutations import mutate
 from weights_convert.__main__ import main as weights_convert
 from weights_convert.convert import target_shapes

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ldm_us.training.log import trim_log
-from ldm_us.training.state import list_states, load_newest_state, save_state
+from ldm_us.training.run import list_states, load_newest_state, save_state
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import train
 from ldm_us.runtime.entry import run_command
 from ldm_us.training import preview, validation
-from ldm_us.training.state import list_states, load_newest_state
+from ldm_us.training.run import list_states, load_newest_state
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="kills need fork"),
