@@ -32,13 +32,12 @@ from ldm_us.training.ema import EMA
 from ldm_us.training.log import Log
 from ldm_us.training.optimizers import make_optimizer
 from ldm_us.training.options import TrainOptions
-from ldm_us.training.preview import preview
+from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
 from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters
 from ldm_us.training.text_warmup import warm_up_text
-from ldm_us.training.validation import held_out_stage, spread_out, validate
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.runtime.entry import run_command
-from ldm_us.training import preview
+from ldm_us.training import progress
 from tests.golden.original import write_tiny_files
 from weights_convert.__main__ import main as weights_convert_main
 
@@ -162,7 +162,7 @@ def one_thread():
 def short_previews():
     """Pictures of a run in progress take most of the time of so small a model: two steps show as much as twenty."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preview, "STEPS", 2)
+        patch.setattr(progress, "STEPS", 2)
         yield
 
 

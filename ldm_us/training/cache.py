@@ -53,9 +53,8 @@ class Cache:
     def write(self, key: str, value: Tensor) -> None:
         """Keep a value; the file is whole or not there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(
-            self.path(key), lazy_tensors({"value": value.detach().float().cpu()}), {"network": self.network}
-        )
+        value = value.detach().float().cpu()
+        write_safetensors(self.path(key), lazy_tensors({"value": value}), {"network": self.network})
 
     def path(self, key: str) -> Path:
         """The file of `key`."""

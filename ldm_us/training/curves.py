@@ -72,11 +72,13 @@ class Panel:
 
 def panels(lines: Lines) -> list[Panel]:
     """Every chart whose values are in the log."""
+    kinds = zip(("true", "shuffled", "empty"), LOOKS, strict=False)
+    masks = [series_of(lines, f"val_loss_{kind}_mask", f"{kind} mask", look) for kind, look in kinds]
     gap, *others = (Panel(title, unit, series_of(lines, key, title)) for key, title, unit in SINGLE)
     drawn = [
         Panel("Training loss", "loss", training_loss(values_of(lines, "loss"))),
         Panel("Validation loss by timestep", "loss, log scale", bands(lines), log_scale=True),
-        Panel("Does the mask help?", "validation loss", masks(lines)),
+        Panel("Does the mask help?", "validation loss", [one for found in masks for one in found]),
         gap,
         Panel("Zero convolutions", "norm of the weight", zero_convs(lines)),
         *others,
@@ -114,14 +116,6 @@ def bands(lines: Lines) -> list[Series]:
         series += series_of(lines, match[0], f"t {match[1]}-{match[2]}", LOOKS[i % 4])
     mean = {"color": COLOURS[5], "linewidth": 1.5, "linestyle": (0, (2, 3))}
     return [*series, *series_of(lines, "val_loss", "mean", mean)] if series else []
-
-
-def masks(lines: Lines) -> list[Series]:
-    """Validation loss on lesion images with three kinds of mask."""
-    series = []
-    for i, kind in enumerate(("true", "shuffled", "empty")):
-        series += series_of(lines, f"val_loss_{kind}_mask", f"{kind} mask", LOOKS[i])
-    return series
 
 
 def zero_convs(lines: Lines) -> list[Series]:

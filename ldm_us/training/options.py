@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ldm_us.config import PREDICTIONS
 from ldm_us.data.mixing import check_weights
@@ -23,23 +23,18 @@ VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a ste
 DIFFUSION_LR = 1e-5
 
 
-class Bound(NamedTuple):
-    """The numbers that make sense, in words, and the test for one of them."""
-
-    words: str
-    holds: Callable[[float], bool]
-
-
-FROM_0 = Bound("0 or more", lambda value: value >= 0)
-FROM_1 = Bound("1 or more", lambda value: value >= 1)
-FINITE = Bound("0 (none) or a finite number above, such as 0.1", lambda value: 0 <= value < math.inf)
-ABOVE_0 = Bound("a finite number above 0", lambda value: 0 < value < math.inf)
-BELOW_1 = Bound("a number from 0 up to below 1", lambda value: 0 <= value < 1)
-SHARE = Bound("0 (none) to 1 (all: no text is learned)", lambda value: 0 <= value <= 1)
+Bound = tuple[str, Callable[[float], bool]]  # the numbers that make sense, in words and as a test
+ANY: Bound = ("any", lambda value: True)
+FROM_0: Bound = ("0 or more", lambda value: value >= 0)
+FROM_1: Bound = ("1 or more", lambda value: value >= 1)
+FINITE: Bound = ("0 (none) or a finite number above, such as 0.1", lambda value: 0 <= value < math.inf)
+ABOVE_0: Bound = ("a finite number above 0", lambda value: 0 < value < math.inf)
+BELOW_1: Bound = ("a number from 0 up to below 1", lambda value: 0 <= value < 1)
+SHARE: Bound = ("0 (none) to 1 (all: no text is learned)", lambda value: 0 <= value <= 1)
 
 
 def option(
-    meaning: str, default: Any = None, metavar: str | None = None, bound: Bound | None = None, among: Sequence[str] = ()
+    meaning: str, default: Any = None, metavar: str | None = None, bound: Bound = ANY, among: Sequence[str] = ()
 ) -> Any:
     """A field of TrainOptions: the help of its option, the default (... where it must be given), and what it may be."""
     about = {"help": meaning, "default": default, "metavar": metavar, "bound": bound, "among": among}
@@ -154,9 +149,10 @@ FREE = (
 def check_options(options: TrainOptions) -> None:
     """Raise ValueError for numbers that make no sense and options that do not go together."""
     for one in fields(options):
-        value, bound = getattr(options, one.name), one.metadata.get("bound")
-        if bound and value is not None and not bound.holds(value):
-            raise ValueError(f"{flag(one.name)} {value}: use {bound.words}.")
+        value = getattr(options, one.name)
+        words, holds = one.metadata.get("bound", ANY)
+        if value is not None and not holds(value):
+            raise ValueError(f"{flag(one.name)} {value}: use {words}.")
     check_adapter(options)
     check_together(options)
     check_seed(options.seed)

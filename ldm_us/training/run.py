@@ -33,7 +33,9 @@ def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALO
     With --restart, another run that is there is renamed first. Raise ValueError where the folder cannot be this run's:
     it holds another, another process is training it, or the processes are not of one mind.
     """
-    config = fixed_options(options) | hashes
+    values = {name: value for name, value in vars(options).items() if name not in FREE}
+    values |= {"lr": options.learning_rate, "images_per_step": options.images_per_step} | hashes
+    config = json.loads(json.dumps(values, default=str))  # as config.json gives it back
     world.check_same("configuration", config)
     with ExitStack() as stack:
         world.first(lambda: hold_folder(options, config, stack))
@@ -82,14 +84,6 @@ def read_config(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return config if isinstance(config, dict) and "data_sha256" in config else None
-
-
-def fixed_options(options: TrainOptions) -> dict[str, Any]:
-    """The options that decide what a run computes, as JSON gives them back."""
-    values = {name: value for name, value in vars(options).items() if name not in FREE}
-    values |= {"lr": options.learning_rate, "images_per_step": options.images_per_step}
-    fixed: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return fixed
 
 
 def set_aside(options: TrainOptions) -> None:

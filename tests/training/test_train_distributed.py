@@ -22,7 +22,7 @@ import train
 from ldm_us.networks.unet import UNet
 from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.processes import joined
-from ldm_us.training import preview
+from ldm_us.training import progress
 from ldm_us.training.distributed import distribute, gathered_state, gathered_weights, scatter_state
 from ldm_us.training.ema import EMA
 from ldm_us.training.optimizers import make_optimizer
@@ -38,8 +38,8 @@ MINUTE = 60
 def small_pictures():
     """A sharded network gathers its weights anew for every step of every picture."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preview, "STEPS", 1)
-        patch.setattr(preview, "COLUMNS", 1)
+        patch.setattr(progress, "STEPS", 1)
+        patch.setattr(progress, "COLUMNS", 1)
         yield
 
 

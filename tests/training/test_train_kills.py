@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import train
 from ldm_us.runtime.entry import run_command
-from ldm_us.training import preview, validation
+from ldm_us.training import progress
 from ldm_us.training.run import list_states, load_newest_state
 
 pytestmark = [
@@ -42,9 +42,9 @@ def ready_to_fork():
         tqdm.monitor = None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tqdm, "monitor_interval", 0)
-        patch.setattr(preview, "STEPS", 1)
-        patch.setattr(preview, "COLUMNS", 1)
-        patch.setattr(validation, "IMAGES", 2)
+        patch.setattr(progress, "STEPS", 1)
+        patch.setattr(progress, "COLUMNS", 1)
+        patch.setattr(progress, "IMAGES", 2)
         yield
 
 

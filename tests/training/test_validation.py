@@ -12,9 +12,9 @@ from ldm_us.diffusion.ddpm import q_sample
 from ldm_us.files.checkpoint import load_model
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import load_training_set, split_data
+from ldm_us.training.progress import BANDS, band_batch, held_out_stage, others_of_their_class, spread_out, validate
 from ldm_us.training.reconstruction import reconstruction_psnr
 from ldm_us.training.stages import Stage
-from ldm_us.training.validation import BANDS, band_batch, held_out_stage, others_of_their_class, spread_out, validate
 
 SPEED = {"images_per_s", "data_share"}
 STAGES = ("vae", "unet", "controlnet")
@@ -173,7 +173,7 @@ def test_shuffled_masks_are_those_of_other_lesions_and_empty_ones_are_empty(chai
     loss = stage.loss
     stage.loss = lambda batch: (hints.append(batch.hint), loss(batch))[1]
     validate(stage)
-    true, without, shuffled, empty = hints[:4]
+    true, shuffled, empty, without = hints[:4]
     assert len(hints) == 4 * BANDS
     assert (len(true), len(without)) == (4, 2)
     assert true.flatten(1).any(dim=1).all()
