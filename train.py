@@ -64,14 +64,13 @@ def run(options: TrainOptions, world: World) -> int:
     if options.stage == "controlnet":
         check_hints(data)
     held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
-    digest, records_digest = data_hashes(records)
-    hashes = {"data_sha256": digest, "records_sha256": records_digest, "parent_sha256": lineage.parent}
+    hashes = data_hashes(records) | {"parent_sha256": lineage.parent}
     with opened_run(options, hashes, world):
         stage = Stage(model, data, options, world)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
-            save_result(stage, lineage, steps, digest)
+            save_result(stage, lineage, steps, hashes["data_sha256"])
     return 0
 
 

@@ -51,8 +51,7 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
 
     Families are also found among the images of all folders: it opens each, and takes a few seconds for 600.
     """
-    train, evaluate = split_by_group(merge_families(read_data(folders)), held_out, SPLIT_SEED)
-    return train, evaluate
+    return split_by_group(merge_families(read_data(folders)), held_out, SPLIT_SEED)
 
 
 def load_training_set(records: list[Record], size: int, with_pixels: bool = True) -> TrainingSet:
@@ -124,10 +123,11 @@ def to_signed(pixels: Tensor) -> Tensor:
     return (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
 
-def data_hashes(records: Sequence[Record]) -> tuple[str, str]:
+def data_hashes(records: Sequence[Record]) -> dict[str, str]:
     """Two SHA-256: of the bytes of every image and mask, whatever their names and order; and of all that a run sees.
 
-    The second is over the records in order: pixels, which masks are whose, prompts and labels.
+    Under their names in config.json. The second is over the records in order: pixels, which masks are whose, prompts,
+    labels.
     """
     digest = hashlib.sha256()
     hashes: list[str] = []
@@ -135,9 +135,10 @@ def data_hashes(records: Sequence[Record]) -> tuple[str, str]:
         files = [sha256_file(path) for path in (record.image, *record.masks)]
         digest.update(json.dumps([files, record.prompt, record.label]).encode())
         hashes += files
-    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(), digest.hexdigest()
+    of_files = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+    return {"data_sha256": of_files, "records_sha256": digest.hexdigest()}
 
 
 def data_hash(records: Sequence[Record]) -> str:
     """The first of data_hashes: what a run and a model say of the images they were trained on."""
-    return data_hashes(records)[0]
+    return data_hashes(records)["data_sha256"]
