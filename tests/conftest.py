@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
+from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import run_command
-from ldm_us.training import progress
+from ldm_us.training import curves, progress
 from tests.golden.original import write_tiny_files
 from weights_convert.__main__ import main as weights_convert_main
 
@@ -46,6 +47,7 @@ SLOWEST = (  # the files that take longest are started first, so that no process
     "training/test_cache.py",
     "weights_convert/test_round_trips.py",
 )
+DRAW_CURVES = curves.draw_curves
 IMAGES = {"benign": 4, "malignant": 4, "normal": 3}
 
 
@@ -164,6 +166,19 @@ def short_previews():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "STEPS", 2)
         yield
+
+
+@pytest.fixture(autouse=True)
+def quick_curves(monkeypatch):
+    """To draw curves.png takes longer than to train two steps: a test writes noise, unless it asks for drawn_curves."""
+    noise = Image.effect_noise((64, 64), 100)
+    monkeypatch.setattr(curves, "draw_curves", lambda lines, path: save_png(noise, path))
+
+
+@pytest.fixture
+def drawn_curves(quick_curves, monkeypatch):
+    """Curves as users get them."""
+    monkeypatch.setattr(curves, "draw_curves", DRAW_CURVES)
 
 
 class FullDisk(io.FileIO):

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ldm_us.diffusion.model import LatentDiffusion
@@ -41,26 +42,26 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
             save_lora(path, model, options.adapter, lineage.parent, metadata)
             print(f"wrote {path}")
         merge_lora(model)
-    state = model.state_dict()
+    state, base = model.state_dict(), None
     if options.weights is not None and any(value.is_meta for value in state.values()):
         check_unchanged(options.weights, lineage.parent)
+        base = open_model_file(options.weights)  # once: its header is read and checked whole
     if options.shard:
         state |= gathered_weights(stage.networks)
     if stage.world.main:
         path = options.out / "model.safetensors"
-        tensors = [lazy_tensor(name, value, options.weights) for name, value in state.items()]
+        tensors = [lazy_tensor(name, value, base) for name, value in state.items()]
         write_safetensors(path, tensors, model_metadata(model.config) | metadata)
         print(f"wrote {path}")
     stage.world.barrier()
 
 
-def lazy_tensor(name: str, value: Tensor, weights: Path | None) -> LazyTensor:
+def lazy_tensor(name: str, value: Tensor, base: safe_open | None) -> LazyTensor:
     """A tensor of the result; where this run has not loaded it, read from the file that the run started from."""
     if not value.is_meta:
         return LazyTensor(name, tuple(value.shape), value.dtype, lambda: value)
-    assert weights is not None
-    file = open_model_file(weights)
-    return LazyTensor(name, tuple(value.shape), torch.float32, lambda: file.get_tensor(name).float())
+    assert base is not None
+    return LazyTensor(name, tuple(value.shape), torch.float32, lambda: base.get_tensor(name).float())
 
 
 def check_unchanged(weights: Path, sha256: str) -> None:

@@ -12,6 +12,7 @@ from ldm_us.training import curves
 from ldm_us.training.curves import HEAD, HEIGHT, WIDTH, draw_curves, panels, write_curves
 from ldm_us.training.log import read_lines
 
+pytestmark = pytest.mark.usefixtures("drawn_curves")
 NAN, INF = math.nan, math.inf
 TRAINING = {"loss": 0.5, "grad_norm": 1.0, "lr": 1e-4, "images_per_s": 5.0}
 BANDS = {"val_loss": 0.3, "val_loss_0_499": 0.5, "val_loss_500_999": 0.1}

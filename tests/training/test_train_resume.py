@@ -73,7 +73,7 @@ def stopped(four_steps, tmp_path):
     return read_run(shutil.copytree(four_steps.out, tmp_path / "run"))
 
 
-def test_a_finished_run_started_again_changes_nothing(run, stopped):
+def test_a_finished_run_started_again_changes_nothing(run, stopped, drawn_curves):
     before = {path: path.read_bytes() for path in stopped.out.rglob("*") if path.is_file()}
     run("vae", stopped.out, "--steps", 4, "--save-every", 2)
     assert {path: path.read_bytes() for path in stopped.out.rglob("*") if path.is_file()} == before
