@@ -3,25 +3,37 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.records import class_prompt
+from ldm_us.data.records import Record, class_prompt, load_pair
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, computing, draw, generate, generators_of, latent_shape
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
-from ldm_us.report.examples import Example, drawn_examples, read_examples
 from ldm_us.report.run_folder import Run
 from ldm_us.synthesis.drawing import Wanted, walk
 from ldm_us.synthesis.explain import decoded, spread
 from ldm_us.synthesis.recipe import Recipe
+from ldm_us.training.dataset import data_hash, split_data
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
 ROWS = ("normal", "benign", "malignant")  # as in the paper's Figure 3
+COUNTS = {"benign": 2, "malignant": 2, "normal": 1}  # of held-out images whose masks or reconstructions are shown
+
+
+class Example(NamedTuple):
+    """An image with its lesion mask."""
+
+    name: str
+    label: str
+    mask: Tensor  # (1, H, W) in {0, 1}
+    x: Tensor | None  # (3, H, W) in [-1, 1]; None for a drawn mask
 
 
 @dataclass(frozen=True)
@@ -125,3 +137,40 @@ def settings_of(model: LatentDiffusion, sampling: Sampling, masked: bool, more: 
     """What it takes to make the samples again."""
     control = f", control scale {model.config.control.scale:g}" if masked else ""
     return f"{more} DDIM, {sampling.steps} steps, guidance {model.config.guidance(masked):g}{control}."
+
+
+def read_examples(config: dict[str, Any], folders: Sequence[Path], size: int) -> tuple[list[Example], list[str]]:
+    """A few held-out images of each class, and notes; none where the data cannot be read."""
+    try:
+        train, held_out = split_data(folders, float(config["held_out"]))
+        notes = []
+        if not held_out:
+            notes.append("The run held no images out: the originals below are training images.")
+        elif data_hash(train) != config["data_sha256"]:
+            notes.append("The data folder has changed since training: the originals below may be training images.")
+        examples = []
+        for record in choose(held_out or train):
+            x, mask = load_pair(record, size)
+            examples.append(Example(record.image.stem, record.label, mask, x))
+        return examples, notes
+    except (ValueError, OSError) as error:
+        return [], [f"The data of the run cannot be read, so no originals are shown: {error}"]
+
+
+def choose(records: Sequence[Record]) -> list[Record]:
+    """The first few of each class, those with a mask file before those without."""
+    chosen: list[Record] = []
+    for label, count in COUNTS.items():
+        of_class = [record for record in records if record.label == label]
+        chosen += sorted(of_class, key=lambda record: not record.masks)[:count]
+    return chosen
+
+
+def drawn_examples(size: int) -> list[Example]:
+    """An oval lying for benign, and one standing for malignant, white in the middle of a black mask."""
+    examples, place = [], torch.linspace(-0.5, 0.5, size)
+    # Half axes as shares of the side.
+    for name, label, width, height in (("lying", "benign", 0.24, 0.13), ("standing", "malignant", 0.13, 0.24)):
+        oval = (place[None, :] / width) ** 2 + (place[:, None] / height) ** 2 <= 1
+        examples.append(Example(f"drawn, {name}", label, oval.float()[None], None))
+    return examples

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ldm_us.data.records import CLASSES, LESION_CLASSES, Record
 from ldm_us.evaluation.figures import accuracy, by_class, confusion, mean_and_spread, share_of
-from ldm_us.evaluation.gaussian_blur import gaussian_blur
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
 from ldm_us.evaluation.mask_errors import dice
 from ldm_us.training.batches import batch_indices, draw_mirrored, mirror, stream_generator
@@ -155,3 +154,14 @@ def measure_judge(network: Judge, records: list[Record]) -> dict[str, Any]:
     if bool((~lesion).any()):
         figures["no_lesion_found_where_none_is"] = share_of((~verdict.masks[~lesion].flatten(1).bool().any(1)).tolist())
     return figures
+
+
+def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
+    """(b, 1, H, W) -> the same, convolved with a Gaussian of `sigma` pixels; edges are repeated."""
+    radius = max(1, round(3 * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(images, (radius, radius, radius, radius), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
+    return F.conv2d(rows, kernel.view(1, 1, -1, 1))

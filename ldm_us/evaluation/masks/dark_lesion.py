@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_us.evaluation.gaussian_blur import gaussian_blur
+from ldm_us.evaluation.judge.training import gaussian_blur
 from ldm_us.runtime.checks import check_extra
 
 CUTS = torch.linspace(0.04, 0.50, 10)  # grey quantiles at which the image is cut

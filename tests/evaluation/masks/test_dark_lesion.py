@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import binary_fill_holes, label
 
-from ldm_us.evaluation.gaussian_blur import gaussian_blur
+from ldm_us.evaluation.judge.training import gaussian_blur
 from ldm_us.evaluation.mask_errors import dice
 from ldm_us.evaluation.masks.dark_lesion import ALL_8, dark_lesion
 from ldm_us.training.reconstruction import psnr
