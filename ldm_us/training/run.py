@@ -17,8 +17,8 @@ from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.distributed import scatter_state
-from ldm_us.training.ema import EMA
 from ldm_us.training.log import trim_log
+from ldm_us.training.optimizers import EMA
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.stages import Stage
 
