@@ -128,9 +128,8 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
     weights_only alone does not make a stranger's file safe (CVE-2025-32434, CVE-2026-24747): read_pickle_file comes
     first, runs nothing, and refuses whatever is not tensors, numbers and names.
     """
-    paths = list_states(run)
     failures = []
-    for path in reversed(paths):
+    for path in reversed(list_states(run)):
         try:
             read_pickle_file(path)  # it is ours by its name alone
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -78,15 +78,6 @@ def needed_parts(options: TrainOptions) -> tuple[str, ...]:
     return ("unet", *(["controlnet"] if options.stage == "controlnet" else []), *(["text"] * options.trains_text))
 
 
-def trained_modules(options: TrainOptions) -> tuple[str, ...]:
-    """The names of the modules whose whole weights the stage trains; all others are frozen."""
-    if options.stage == "vae":
-        return tuple(f"vae.{part}" for part in DECODER_PARTS) if options.decoder_only else ("vae",)
-    if options.stage == "unet":
-        return ("unet", "text") if options.train_text else ("unet",)
-    return ("controlnet", "unet.decoder") if options.unlock_decoder else ("controlnet",)
-
-
 def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
     """Freeze the whole model, then free what the stage trains: whole modules, or a LoRA and learned vectors instead."""
     generator = stream_generator(options.seed, ADAPTER)
@@ -97,7 +88,13 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
         add_lora(model, options.adapter, generator)
         return
     model.requires_grad_(False)
-    for name in trained_modules(options):
+    if options.stage == "vae":
+        names = [f"vae.{part}" for part in DECODER_PARTS] if options.decoder_only else ["vae"]
+    elif options.stage == "unet":
+        names = ["unet", "text"] if options.train_text else ["unet"]
+    else:
+        names = ["controlnet", "unet.decoder"] if options.unlock_decoder else ["controlnet"]
+    for name in names:
         model.get_submodule(name).requires_grad_(True)
 
 
