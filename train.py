@@ -28,16 +28,14 @@ from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_data
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
-from ldm_us.training.ema import EMA
 from ldm_us.training.log import Log
-from ldm_us.training.optimizers import make_optimizer
+from ldm_us.training.optimizers import EMA, make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
 from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
-from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters
-from ldm_us.training.text_warmup import warm_up_text
+from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, warm_up_text
 
 
 def main(argv: list[str] | None = None) -> int:

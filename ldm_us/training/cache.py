@@ -61,16 +61,10 @@ class Cache:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:SHORT]}.safetensors"
 
 
-def moments_cache(root: Path, model: LatentDiffusion, weights: Path | None) -> Cache:
-    """That of the model's VAE. Keys: moments_key."""
-    digest = weights_hash(model, weights, ENCODER)
-    return Cache(root / f"moments-{digest[:SHORT]}", digest)
-
-
-def states_cache(root: Path, model: LatentDiffusion, weights: Path | None) -> Cache:
-    """That of the model's text encoder. Keys: prompts."""
-    digest = weights_hash(model, weights, TEXT)
-    return Cache(root / f"states-{digest[:SHORT]}", digest)
+def open_cache(root: Path, values: str, model: LatentDiffusion, weights: Path | None) -> Cache:
+    """The "moments" of the model's VAE, whose keys are moments_key, or the "states" of its text encoder, of prompts."""
+    digest = weights_hash(model, weights, {"moments": ENCODER, "states": TEXT}[values])
+    return Cache(root / f"{values}-{digest[:SHORT]}", digest)
 
 
 def moments_key(image: Path, size: int) -> str:

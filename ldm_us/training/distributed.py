@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ldm_us.networks.controlnet import HintNetwork
 from ldm_us.networks.unet import Level, Middle
 from ldm_us.runtime.processes import World
-from ldm_us.training.ema import EMA
+from ldm_us.training.optimizers import EMA
 
 
 def distribute(loss: nn.Module, networks: nn.ModuleDict, world: World, shard: bool) -> nn.Module:

@@ -1,14 +1,20 @@
-"""The loss of each stage.   Papers: arXiv 2112.10752 (LDM), 2006.11239 (DDPM), 2302.05543 (ControlNet)."""
+"""The loss of each stage, and of the warm-up of a text encoder.
 
+Papers: arXiv 2112.10752 (LDM), 2006.11239 (DDPM), 2302.05543 (ControlNet), 2103.00020 (CLIP).
+"""
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm_us.diffusion.ddpm import Schedule, q_sample, target_of
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.networks.clip import END_OF_TEXT
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
 from ldm_us.training.batches import ImageBatch, LatentBatch
 
 KL_WEIGHT = 1e-6  # LDM's kl-f8 autoencoder, with both terms summed over an image
+TEMPERATURE = 0.07  # where CLIP's starts (section 2.5)
 
 
 def vae_loss(model: LatentDiffusion, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -56,3 +62,22 @@ def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
     snr = alpha_bar / (1 - alpha_bar)
     error_of_z_0 = snr if schedule.config.prediction == "eps" else snr + 1
     return (snr.clamp(max=gamma) / error_of_z_0).float()  # MinSNR section 3.4
+
+
+def contrastive_loss(states: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """InfoNCE of CLIP, figure 3: each prompt's state must be nearest to another state of the same prompt.
+
+    Two states of one prompt, taken at two positions after its end, stand for CLIP's pair of text and image.
+    states (p, n, d), tokens (p, n) -> scalar.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    first, second = (F.normalize(states[rows, after_end(tokens, generator)], dim=-1) for _ in range(2))  # (p, d) each
+    similarity = first @ second.T / TEMPERATURE
+    return (F.cross_entropy(similarity, rows) + F.cross_entropy(similarity.T, rows)) / 2
+
+
+def after_end(tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """A random position (p,) of each prompt from its end of text on, padding included."""
+    end = (tokens == END_OF_TEXT).int().argmax(dim=1)
+    share = torch.rand(len(tokens), generator=generator).to(tokens.device)
+    return end + (share * (tokens.shape[1] - end)).long()

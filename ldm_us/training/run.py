@@ -17,8 +17,8 @@ from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.distributed import scatter_state
-from ldm_us.training.ema import EMA
 from ldm_us.training.log import trim_log
+from ldm_us.training.optimizers import EMA
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.stages import Stage
 
@@ -128,9 +128,8 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
     weights_only alone does not make a stranger's file safe (CVE-2025-32434, CVE-2026-24747): read_pickle_file comes
     first, runs nothing, and refuses whatever is not tensors, numbers and names.
     """
-    paths = list_states(run)
     failures = []
-    for path in reversed(paths):
+    for path in reversed(list_states(run)):
         try:
             read_pickle_file(path)  # it is ours by its name alone
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -13,7 +13,7 @@ from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, step_indices
-from ldm_us.training.cache import moments_cache, states_cache
+from ldm_us.training.cache import open_cache
 from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
@@ -54,7 +54,7 @@ class Stage(Dataset):
     def encode(self, index: Iterable[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
         options = self.options
-        cache = moments_cache(options.cache, self.model, options.weights)
+        cache = open_cache(options.cache, "moments", self.model, options.weights)
         missing = missing_moments(self.data, index, cache)
         share = [i for i in missing if self.world.takes(i)]  # by number: others may have written some
         if share:
@@ -73,7 +73,7 @@ class Stage(Dataset):
     def prompt_states(self) -> Tensor:
         """Text states (p, n, d) of the prompts; the text encoder is loaded only for those that the cache lacks."""
         prompts = self.data.prompts
-        cache = states_cache(self.options.cache, self.model, self.options.weights)
+        cache = open_cache(self.options.cache, "states", self.model, self.options.weights)
         states = {prompt: state for prompt in prompts if (state := cache.read(prompt)) is not None}
         if len(states) < len(prompts):
             with loaded(self.model, self.options.weights, "text"):

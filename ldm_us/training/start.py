@@ -3,7 +3,7 @@
 import dataclasses
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ldm_us.config import PRESETS
 from ldm_us.diffusion.model import LatentDiffusion
@@ -11,13 +11,17 @@ from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import Lineage, read_lineage
+from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.lora import add_lora
 from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.training.batches import stream_generator
+from ldm_us.training.losses import contrastive_loss
 from ldm_us.training.options import TrainOptions
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
+WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws from
+WARMUP_LR = 1e-3
 
 
 def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
@@ -74,15 +78,6 @@ def needed_parts(options: TrainOptions) -> tuple[str, ...]:
     return ("unet", *(["controlnet"] if options.stage == "controlnet" else []), *(["text"] * options.trains_text))
 
 
-def trained_modules(options: TrainOptions) -> tuple[str, ...]:
-    """The names of the modules whose whole weights the stage trains; all others are frozen."""
-    if options.stage == "vae":
-        return tuple(f"vae.{part}" for part in DECODER_PARTS) if options.decoder_only else ("vae",)
-    if options.stage == "unet":
-        return ("unet", "text") if options.train_text else ("unet",)
-    return ("controlnet", "unet.decoder") if options.unlock_decoder else ("controlnet",)
-
-
 def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
     """Freeze the whole model, then free what the stage trains: whole modules, or a LoRA and learned vectors instead."""
     generator = stream_generator(options.seed, ADAPTER)
@@ -93,7 +88,13 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
         add_lora(model, options.adapter, generator)
         return
     model.requires_grad_(False)
-    for name in trained_modules(options):
+    if options.stage == "vae":
+        names = [f"vae.{part}" for part in DECODER_PARTS] if options.decoder_only else ["vae"]
+    elif options.stage == "unet":
+        names = ["unet", "text"] if options.train_text else ["unet"]
+    else:
+        names = ["controlnet", "unet.decoder"] if options.unlock_decoder else ["controlnet"]
+    for name in names:
         model.get_submodule(name).requires_grad_(True)
 
 
@@ -113,3 +114,19 @@ def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
         if options.compile:  # the VAE is called through methods, not as a whole
             for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
                 called.compile()
+
+
+def warm_up_text(text: TextEncoder, tokens: Tensor, steps: int, seed: int) -> None:
+    """Teach a text encoder from random weights to tell the prompts `tokens` (p, n) apart, in place.
+
+    CLIP learned its text states against images before LDM used them. A text encoder that nothing was taught gives the
+    prompts of two classes nearly the same states, and the denoiser takes thousands of steps to notice a class word.
+    """
+    optimizer = torch.optim.AdamW(text.parameters(), lr=WARMUP_LR)
+    generator = stream_generator(seed, WARMUP)
+    for _ in range(steps):
+        loss = contrastive_loss(text(tokens), tokens, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    text.zero_grad(set_to_none=True)

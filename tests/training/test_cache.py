@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from ldm_us.files.checkpoint import load_model, on_meta, read_metadata
 from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.vae import VAE
-from ldm_us.training.cache import ENCODER, TEXT, Cache, moments_cache, weights_hash
+from ldm_us.training.cache import ENCODER, TEXT, Cache, open_cache, weights_hash
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import random_model
 
@@ -160,7 +160,7 @@ def test_a_damaged_file_of_the_cache_is_computed_and_written_again(train_unet, f
 def test_the_values_of_another_vae_under_this_ones_name_are_refused(first, chain, refused, own_busi, tmp_path):
     (folder,) = (tmp_path / "cache").glob("moments-*")
     weights = changed(chain["vae"].path, tmp_path / "changed.safetensors", "vae.encoder.")
-    folder.rename(moments_cache(tmp_path / "cache", load_model(weights), weights).folder)
+    folder.rename(open_cache(tmp_path / "cache", "moments", load_model(weights), weights).folder)
     sentence = refused("unet", tmp_path / "second", "--epochs", 1, "--held-out", 0, weights=weights, data=own_busi)
     assert "holds values of other weights than its name says" in sentence
     assert "Delete the folder" in sentence

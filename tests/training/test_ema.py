@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_us.training.ema import EMA
+from ldm_us.training.optimizers import EMA
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.processes import joined
 from ldm_us.training import progress
 from ldm_us.training.distributed import distribute, gathered_state, gathered_weights, scatter_state
-from ldm_us.training.ema import EMA
-from ldm_us.training.optimizers import make_optimizer
+from ldm_us.training.optimizers import EMA, make_optimizer
 from tests.conftest import MICRO, read_run
 
 ROOT = Path(__file__).parents[2]
