@@ -33,19 +33,17 @@ MICRO = ModelConfig(
 SLOWEST = (  # the files that take longest are started first, so that no process ends with one of them alone
     "training/test_train_distributed.py",
     "synthesis/test_folder.py",
-    "training/test_validation.py",
-    "data/phantom/test_files.py",
-    "training/test_train_fine_tuning.py",
-    "diffusion/test_inversion.py",
     "training/test_train_kills.py",
-    "evaluation/memorisation/test_dropping.py",
-    "data/phantom/test_phantom.py",
-    "training/test_train_objective.py",
-    "files/test_fuzz_weights.py",
+    "training/test_validation.py",
     "networks/test_golden_networks.py",
-    "training/test_train.py",
-    "training/test_cache.py",
-    "weights_convert/test_round_trips.py",
+    "evaluation/memorisation/test_memorisation.py",
+    "synthesis/test_drawing.py",
+    "diffusion/test_inversion.py",
+    "evaluation/protocol/test_protocol.py",
+    "training/test_train_fine_tuning.py",
+    "runtime/test_scripts.py",
+    "report/test_curves.py",
+    "data/phantom/test_files.py",
 )
 DRAW_CURVES = curves.draw_curves
 IMAGES = {"benign": 4, "malignant": 4, "normal": 3}
