@@ -73,6 +73,9 @@ bars: $(INSTALLED) ## measure the bundled model on phantoms that it has never se
 		--n 40 --guidance 3 --batch 16 --seed 100
 	$(RUN) ldm_us.evaluation masks $(MEASURED) --judge $(WEIGHTS)/judge.safetensors --n 64 --steps 25 --guidance 1 \
 		--control-scale 2 --batch 16
+	$(VENV)/bin/python sample.py --n 40 --steps 25 --seed 500 --layout busi --out $(BUNDLED)/samples
+	$(RUN) ldm_us.evaluation realism --real $(BUNDLED)/unseen --generated $(BUNDLED)/samples --size 128 \
+		--out $(BUNDLED)/realism --overwrite
 	$(VENV)/bin/python bench/bundled.py
 
 clean: ## delete .venv, build outputs and caches; runs and weights stay

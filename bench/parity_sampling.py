@@ -13,7 +13,8 @@ from bench.parity_table import Row, compare, now
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, eps_of, q_sample, velocity
-from ldm_us.diffusion.sampling import Sampling, conditions_of, decode, denoise, latent_shape
+from ldm_us.diffusion.noise import latent_shape
+from ldm_us.diffusion.sampling import Sampling, conditions_of, decode, denoise
 
 GRIDS = (1, 7, 10, 20, 30, 50, 999)  # steps; at 1000 diffusers' grid leaves the schedule, ours does not
 SMALL = 128  # pixels up to which every sampler walks a whole sample; they are the same code at every size

@@ -15,6 +15,8 @@ import ldm_us
 from ldm_us.data.phantom.simulate import simulate
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import q_sample
+from ldm_us.diffusion.grain import noise_shape
+from ldm_us.diffusion.start_prior import start_latents
 from ldm_us.networks.unet import Control
 
 MASK = Path(__file__).parents[1] / "docs" / "masks" / "benign (1)_mask.png"
@@ -25,31 +27,30 @@ SEED, STEPS, GUIDANCE = 3, 25, 2.0
 @torch.no_grad()
 def sample(model: ldm_us.LatentDiffusion, mask: torch.Tensor) -> torch.Tensor:
     """mask (1, 1, H, W) in {0, 1} -> image (1, 3, H, W) in [0, 1]."""
-    # No text and the text as states of CLIP, in one batch: (2, 77, d).
-    context = model.text(ldm_us.tokenize(["", PROMPT], model.config.text.length))
+    context = model.text(ldm_us.tokenize(["", PROMPT], model.config.text.length))  # without text and with: (2, 77, d)
     # What the mask says to the ControlNet is the same in every step: c_f = E(c_i), ControlNet Eq. 4.
     hint_features = model.controlnet.hint_network(mask.expand(-1, 3, -1, -1)).repeat(2, 1, 1, 1)
 
-    scale = model.config.control.scale  # weight of the mask
-    # z_T: noise, of the size of the image's latents.
-    side = model.config.image_size // model.config.vae.downsampling
-    z = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(SEED))
+    # z_T: noise that still holds a blurred image, as in training: StartPrior Eq. 1.
+    side, generator = model.config.image_size // model.config.vae.downsampling, torch.Generator().manual_seed(SEED)
+    eps, w = torch.randn(1, 4, side, side, generator=generator), torch.randn(1, 20, generator=generator)
+    timesteps = ddim_timesteps(model.schedule, STEPS)  # 961, 921, ..., 1
+    z = start_latents(model.schedule, model.prior, torch.tensor([timesteps[0][0]]), eps, w)
 
-    for t, t_prev in ddim_timesteps(model.schedule, STEPS):  # 961, 921, ..., 1
+    for t, t_prev in timesteps:
         z_both, t_both = torch.cat([z, z]), torch.tensor([t, t])
-
         # What the ControlNet adds to the UNet's skips and middle, times the weight of the mask: ControlNet Eq. 2.
         skips, middle = model.controlnet(z_both, t_both, context, hint_features=hint_features)
+        scale = model.config.control.scale
         control = Control([scale * skip for skip in skips], scale * middle)
 
         # The noise in z_t, without and with the text, and further in the direction of the text: Guidance Eq. 6.
         eps_u, eps_c = model.unet(z_both, t_both, context, control).chunk(2)
         eps_hat = eps_u + GUIDANCE * (eps_c - eps_u)
+        z = ddim_step(model.schedule, z, torch.tensor([t]), torch.tensor([t_prev]), eps_hat)  # DDIM Eq. 12, eta = 0
 
-        # From z_t to z_{t_prev}: DDIM Eq. 12 with eta = 0.
-        z = ddim_step(model.schedule, z, torch.tensor([t]), torch.tensor([t_prev]), eps_hat)
-
-    return (model.vae.decode(z) / 2 + 0.5).clamp(0, 1)  # x = D(z_0), LDM section 3.1
+    x = (model.vae.decode(z) / 2 + 0.5).clamp(0, 1)  # x = D(z_0), LDM section 3.1
+    return model.grain(x, torch.randn(noise_shape(x), generator=generator))  # speckle that D cannot draw: Grain Eq. 1
 
 
 def training_step(model: ldm_us.LatentDiffusion) -> float:
@@ -58,7 +59,6 @@ def training_step(model: ldm_us.LatentDiffusion) -> float:
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     generator = torch.Generator().manual_seed(SEED)
 
-    # A training pair: a simulated image and the mask of its lesion.
     phantom = simulate(seed=5, number=1, label="benign", size=model.config.image_size)
     x = torch.from_numpy(phantom.image / 127.5 - 1).float().expand(1, 3, -1, -1)  # in [-1, 1]
     hint = torch.from_numpy(phantom.masks[0]).float().expand(1, 3, -1, -1)

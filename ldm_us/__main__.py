@@ -13,6 +13,7 @@ COMMANDS = {
     "ldm-us-sample": "sample by class, prompt or mask, edit images; in a checkout also `python sample.py`",
     "python -m weights_convert": "Stable Diffusion 1.5 weights in and out, and an audit of them",
     "python -m ldm_us.data": "audit a dataset, make phantoms and masks, grey-level statistics",
+    "python -m ldm_us.training": "measure the start prior or the grain of a model that has none",
     "python -m ldm_us.evaluation": "is what the model makes any good?",
     "python -m ldm_us.report": "one HTML page of training runs",
 }

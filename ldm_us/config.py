@@ -18,6 +18,7 @@ class ScheduleConfig:
     first_timestep: int = 1  # the last step's t: SD 1.5 samples at 981, ..., 21, 1
     guidance: float = 7.5  # weight of the text in sample.py unless told
     final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
+    start_prior: int = 0  # rank of the covariance of the start prior; 0: sampling starts from N(0, I)
     prediction: str = "eps"  # what the UNet's output means: the noise, or "v" (Progressive Distillation, 2202.00512)
 
     def __post_init__(self) -> None:
@@ -34,6 +35,7 @@ class VAEConfig:
     res_blocks: int = 2  # per level in the encoder, one more in the decoder
     latent_channels: int = 4  # c
     groups: int = 32  # of every GroupNorm
+    grain: bool = False  # whether the model file holds the grain that the decoder's output lacks
     scale: float = 0.18215  # 1 / std of the latents: encode multiplies, decode divides
 
     @property

@@ -15,14 +15,14 @@ Every file of weights carries the metadata of the model file, config included, s
 import argparse
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 
 from ldm_us.config import SD15, ModelConfig
 from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, write_text
-from ldm_us.files.checkpoint import PARTS, LazyTensor, write_safetensors
+from ldm_us.files.checkpoint import MEASURED, NETWORKS, PARTS, LazyTensor, model_metadata, write_safetensors
 from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, target_shapes
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
@@ -115,6 +115,9 @@ def run_export(args: argparse.Namespace) -> None:
             weights[name] += position_ids(config, layout)
     taken = {layout.part for inside in layouts.values() for layout in inside}
     metadata = {key: value for key, value in source.metadata.items() if key != "format"}
+    plain = without_measured(config)  # no layout but ours holds a prior or a grain
+    if config != plain:
+        metadata["config"] = model_metadata(plain)["config"]
     texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
     place = atomic_folder(args.out) if args.format == "diffusers" else nullcontext(args.out)
     with full_disk_is_an_error_of_input(args.out), place as out:
@@ -125,7 +128,13 @@ def run_export(args: argparse.Namespace) -> None:
             write_safetensors(out / name, tensors, metadata)
     pieces = [piece for part in taken for piece in of_part(part, plan.pieces)]
     said = summary([plan], pieces, dtype, [args.out / name for name in weights], left_out(plan, taken), "text" in taken)
-    print(said, *notes(args.out, args.format, config, taken), sep="\n")
+    print(said, *notes(args.out, args.format, plain, taken), sep="\n")
+
+
+def without_measured(config: ModelConfig) -> ModelConfig:
+    """The config of a model without start prior and grain."""
+    schedule, vae = replace(config.schedule, start_prior=0), replace(config.vae, grain=False)
+    return replace(config, schedule=schedule, vae=vae)
 
 
 def left_out(plan: Plan, taken: set[str]) -> list[str]:
@@ -133,6 +142,7 @@ def left_out(plan: Plan, taken: set[str]) -> list[str]:
     lines = []
     for part in sorted({layout.part for layout in plan.layouts} - taken, key=PARTS.index):
         why = "--format controlnet writes it" if part == "controlnet" else "a ControlNet's file holds it alone"
+        why = "no place for it in this layout" if part in MEASURED else why
         lines.append(f"  left out {len(of_part(part, plan.pieces)):4}: {part}: {why}")
     return lines
 
@@ -174,7 +184,7 @@ def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
 def layouts_by_file(format: str, plan: Plan) -> dict[str, tuple[Layout, ...]]:
     """The files of weights in --out, and the parts in each; "" is --out itself."""
     parts = {layout.part for layout in plan.layouts}
-    missing = [part for part in PARTS if part not in parts and (format == "controlnet") == (part == "controlnet")]
+    missing = [part for part in NETWORKS if part not in parts and (format == "controlnet") == (part == "controlnet")]
     if missing:
         raise ValueError(
             f"{plan.source.path}: holds {', '.join(sorted(parts))}, but no {missing[0]}, which --format {format} "

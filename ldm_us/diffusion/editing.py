@@ -12,7 +12,8 @@ from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import q_sample
 from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion, check_size
-from ldm_us.diffusion.sampling import Sampling, Step, denoise, draw
+from ldm_us.diffusion.noise import draw
+from ldm_us.diffusion.sampling import Sampling, Step, denoise
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from ldm_us.diffusion.ddpm import Schedule, q_sample
 from ldm_us.diffusion.editing import check_generators, encode_images
 from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, draw
+from ldm_us.diffusion.noise import draw, start_from
+from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, finished
 
 
 @torch.no_grad()
@@ -43,7 +44,8 @@ def inpaint(
     inside = region_of_latents(region, model.config.vae.downsampling).to(z_0)
     timesteps = ddim_timesteps(model.schedule, sampling.steps)
     noise = draw(z_0.shape, generators).to(z_0)
-    z = replace_known(model.schedule, noise, z_0, inside, timesteps[0][0], noise)
+    start = start_from(model, noise, generators, sampling.steps, sampling.prior)
+    z = replace_known(model.schedule, start, z_0, inside, timesteps[0][0], noise)
 
     for t, t_prev in timesteps:
         for again in reversed(range(resample)):
@@ -57,13 +59,21 @@ def inpaint(
 
 
 @torch.no_grad()
-def composed(model: LatentDiffusion, z_0: Tensor, x: Tensor, region: Tensor, paste: bool = True) -> Tensor:
-    """Decode inpainted latents z_0, outside the region with the pixels of x: -> images (b, 3, H, W) in [0, 1].
+def composed(
+    model: LatentDiffusion,
+    z_0: Tensor,
+    x: Tensor,
+    region: Tensor,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    paste: bool = True,
+) -> Tensor:
+    """Finish inpainted latents z_0, outside the region with the pixels of x: -> images (b, 3, H, W) in [0, 1].
 
     Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
     region: the decoder spreads a new latent beyond it.
     """
-    x_hat = decode(model, z_0)
+    x_hat = finished(model, z_0, sampling, generators)
     outside = (x / 2 + 0.5).to(x_hat) if paste else decode(model, encode_images(model, x))
     return torch.where(region.to(x_hat) > 0, x_hat, outside)
 

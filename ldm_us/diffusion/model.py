@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ldm_us.config import ModelConfig
 from ldm_us.diffusion.ddpm import Schedule, make_schedule
+from ldm_us.diffusion.grain import Grain
+from ldm_us.diffusion.start_prior import StartPrior
 from ldm_us.networks.clip import TextEncoder, check_prompt_tokens, common_embeddings, tokenize
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import UNet
@@ -17,6 +19,8 @@ class LatentDiffusion(nn.Module):
     """The parts and nothing else; training and sampling are functions of it."""
 
     controlnet: ControlNet | None
+    prior: StartPrior | None  # measured, where the denoiser's training latents were at hand
+    grain: Grain | None  # measured, where the autoencoder's training images were
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -26,6 +30,9 @@ class LatentDiffusion(nn.Module):
         self.text = TextEncoder(config.text)
         self.unet = UNet(config.unet)
         self.controlnet = None
+        rank = config.schedule.start_prior
+        self.prior = StartPrior(config.vae.latent_channels, rank) if rank else None
+        self.grain = Grain() if config.vae.grain else None
 
     def add_controlnet(self) -> ControlNet:
         """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
@@ -56,6 +63,20 @@ class LatentDiffusion(nn.Module):
         self.vae.scale = scale
         self.config = dataclasses.replace(self.config, vae=dataclasses.replace(self.config.vae, scale=scale))
         self.vae.config = self.config.vae
+
+    def set_prior(self, prior: StartPrior | None) -> None:
+        """Let sampling start from this prior; None: from N(0, I)."""
+        self.prior = prior
+        schedule = dataclasses.replace(self.config.schedule, start_prior=0 if prior is None else prior.rank)
+        self.config = dataclasses.replace(self.config, schedule=schedule)
+        self.schedule = make_schedule(schedule)
+
+    def set_grain(self, grain: Grain | None) -> None:
+        """Let samples have this grain; None: what the decoder gives."""
+        self.grain = grain
+        vae = dataclasses.replace(self.config.vae, grain=grain is not None)
+        self.config = dataclasses.replace(self.config, vae=vae)
+        self.vae.config = vae
 
     def set_prediction(self, prediction: str) -> None:
         """Say what the denoiser's output means: "eps" or "v". Only before it is trained."""

@@ -17,8 +17,10 @@ from ldm_us.config import ModelConfig
 from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
+from ldm_us.diffusion.grain import noise_shape
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_eps, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
+from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from
 
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("fp32", "bf16")
@@ -38,6 +40,8 @@ class Sampling:
     control_start: float = 0.0  # share of the steps, counted from noise, before the mask acts
     control_end: float = 1.0  # share of the steps until it does not
     guess: bool = False  # guess mode, see controls.py
+    prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
+    grain: bool = True  # give the decoder's output the model's grain, where it has one
     size: int | None = None  # pixels along one side
     precision: str = "fp32"  # of PRECISIONS; bf16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are
@@ -101,7 +105,8 @@ def generate(
         raise ValueError("no prompts: give one per image.")
     sampling = (sampling or Sampling()).resolved(model.config, masked=masks is not None)
     generators = generators_of(range(batch) if seeds is None else seeds)
-    z_T = draw((len(generators), *latent_shape(model, sampling.size)), generators) if z_T is None else z_T
+    if z_T is None:
+        z_T = draw_start(model, sampling, generators)
     z_T = z_T.to(model.device, torch.float32)
     check_batch(model, batch, len(generators), z_T, masks, controls)
     negative = [negative_prompts] * batch if isinstance(negative_prompts, str) else list(negative_prompts)
@@ -115,8 +120,22 @@ def generate(
             terms = [dataclasses.replace(term, hint=term.hint[part]) for term in controls]
             conditions = conditions_of(model, prompts[part], sampling, negative[part], of_part, terms)
             *_, last = denoise(model, z_T[part], conditions, generators[part], sampling)
-            images.append(decode(model, last.z))
+            images.append(finished(model, last.z, sampling, generators[part]))
     return torch.cat(images)
+
+
+def draw_start(model: LatentDiffusion, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
+    """z_T (b, c, h, w) on the model's device, from noise of a resolved Sampling's size."""
+    eps = draw((len(generators), *latent_shape(model, sampling.size)), generators).to(model.device)
+    return start_from(model, eps, generators, sampling.steps, sampling.prior)
+
+
+def finished(model: LatentDiffusion, z_0: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
+    """Decoded samples (b, 3, H, W) in [0, 1], with the grain of the model where it has one."""
+    x = decode(model, z_0)
+    if model.grain is None or not sampling.grain:
+        return x
+    return model.grain(x, draw(noise_shape(x), generators).to(x))
 
 
 def conditions_of(
@@ -192,25 +211,6 @@ def decode(model: LatentDiffusion, z_0: Tensor) -> Tensor:
     """Latents (b, c, h, w) -> images (b, 3, H, W) in [0, 1]."""
     weight = model.vae.post_quant_conv.weight
     return (model.vae.decode(z_0.to(weight)).float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
-
-
-def draw(shape: torch.Size | tuple[int, ...], generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise (b, ...) float32 on the CPU, sample i from generator i."""
-    assert len(generators) == shape[0]
-    return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
-
-
-def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
-    """A generator of its own for each sample."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, int]:
-    """(c, h, w) of the latents of an image of `size` pixels a side."""
-    size = model.config.image_size if size is None else size
-    check_size(model.config, size)
-    side = size // model.config.vae.downsampling
-    return model.config.vae.latent_channels, side, side
 
 
 @contextmanager

@@ -22,7 +22,9 @@ from ldm_us.networks.lora import is_update
 
 BUNDLED = Path(__file__).parents[1] / "weights" / "us128.safetensors"  # trained on phantoms; see the card beside it
 
-PARTS = ("vae", "text", "unet", "controlnet")
+NETWORKS = ("vae", "text", "unet", "controlnet")
+MEASURED = ("prior", "grain")  # a few thousand numbers that go with the networks: loaded whatever is asked for
+PARTS = NETWORKS + MEASURED
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -93,7 +95,7 @@ def model_metadata(config: ModelConfig) -> dict[str, str]:
 
 
 def load_model(
-    path: Path | str, device: str = "cpu", dtype: torch.dtype | None = None, parts: Collection[str] = PARTS
+    path: Path | str, device: str = "cpu", dtype: torch.dtype | None = None, parts: Collection[str] = NETWORKS
 ) -> LatentDiffusion:
     """Read a model file, its ControlNet included where it has one. dtype None means float32.
 
@@ -107,9 +109,9 @@ def load_model(
     wrong = misfits({name: tuple(value.shape) for name, value in model.state_dict().items()}, found)
     if wrong:
         raise ValueError(f"{path}: {wrong}. The file does not fit the config it carries; convert it again.")
-    for part in parts:
-        if part != "controlnet" or with_controlnet:
-            load_part(model, path, part, device, dtype)
+    for part in (*parts, *MEASURED):
+        if getattr(model, part) is not None:
+            load_part(model, path, part, device, dtype if part in NETWORKS else None)
     return model.eval().requires_grad_(False)
 
 
@@ -145,7 +147,7 @@ def loaded(model: LatentDiffusion, path: Path | str | None, *parts: str) -> Iter
 
 def on_meta(part: nn.Module) -> bool:
     """Say whether a part of a model is a shape without weights."""
-    return next(part.parameters()).is_meta
+    return next(iter(part.state_dict().values())).is_meta
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:

@@ -58,7 +58,7 @@ def describe_model(path: Path) -> str:
     for part in PARTS:
         network = getattr(model, part)
         if network is not None:
-            lines.append(f"  {part:10} {sum(parameter.numel() for parameter in network.parameters()):13,} parameters")
+            lines.append(f"  {part:10} {sum(value.numel() for value in network.state_dict().values()):13,} parameters")
     lines += [f"  imported from {source['file']}  sha256 {source['sha256']}" for source in imported_files(metadata)]
     entries = read_lineage(metadata).entries
     if not entries:

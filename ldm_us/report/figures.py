@@ -12,7 +12,8 @@ from torch import Tensor
 from ldm_us.data.records import Record, class_prompt, load_pair
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Sampling, computing, draw, generate, generators_of, latent_shape
+from ldm_us.diffusion.noise import generators_of
+from ldm_us.diffusion.sampling import Sampling, computing, draw_start, generate
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 from ldm_us.report.run_folder import Run
@@ -112,8 +113,9 @@ def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Exampl
     mask = None if example is None else example.mask
     with computing(model, sampling):
         recipe = Recipe(sampling.resolved(model.config, masked=mask is not None))
-        steps = list(walk(model, [Wanted(class_prompt(label), seed, mask)], recipe, ()))
-        z_T = draw((1, *latent_shape(model, sampling.size)), generators_of([seed])).to(model.device)
+        one = Wanted(class_prompt(label), seed, mask)
+        steps = list(walk(model, [one], recipe, (), generators_of([seed])))
+        z_T = draw_start(model, recipe.sampling, generators_of([seed]))
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
         chosen = spread(len(steps))
         before = [decoded(model, z[i])[0] for i in chosen]

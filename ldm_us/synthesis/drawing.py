@@ -21,16 +21,8 @@ from ldm_us.diffusion.guidance import Conditions
 from ldm_us.diffusion.inpainting import composed, inpaint
 from ldm_us.diffusion.inversion import edit_by_inversion
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import (
-    Step,
-    computing,
-    conditions_of,
-    decode,
-    denoise,
-    draw,
-    generators_of,
-    latent_shape,
-)
+from ldm_us.diffusion.noise import generators_of
+from ldm_us.diffusion.sampling import Step, computing, conditions_of, decode, denoise, draw_start, finished
 from ldm_us.synthesis.explain import attention_picture, control_picture, record, trajectory
 from ldm_us.synthesis.inputs import edited_images, load_masks
 from ldm_us.synthesis.recipe import FromNoise, Inversion, Recipe, Region
@@ -68,13 +60,14 @@ def draw_samples(
     drawn = []
     for first in range(0, len(wanted), together):
         part, steps = wanted[first : first + together], list[Step]()
+        generators = generators_of([one.seed for one in part])
         with computing(model, recipe.sampling), torch.no_grad():
             with record(model) if "explain" in strips else nullcontext() as seen:
-                for step in walk(model, part, recipe, added):
+                for step in walk(model, part, recipe, added, generators):
                     steps = [*steps, step] if "trajectory" in strips else [step]
                     if progress is not None:
                         progress.update(len(step.z))
-            images = pictured(model, steps[-1], recipe)
+            images = pictured(model, steps[-1], recipe, generators)
             pictures = {"trajectory": trajectory(model, steps)} if "trajectory" in strips else {}
         if seen is not None:
             pictures["attention"] = attention_picture(seen, images[0], part[0].prompt)
@@ -84,7 +77,11 @@ def draw_samples(
 
 
 def walk(
-    model: LatentDiffusion, wanted: Sequence[Wanted], recipe: Recipe, added: Sequence[ControlTerm]
+    model: LatentDiffusion,
+    wanted: Sequence[Wanted],
+    recipe: Recipe,
+    added: Sequence[ControlTerm],
+    generators: Sequence[torch.Generator],
 ) -> Iterator[Step]:
     """Go the way of a recipe to the latents of these samples: from noise, from an image, by region or by inversion."""
     sampling, begin = recipe.sampling, recipe.begin
@@ -92,9 +89,8 @@ def walk(
     masks = torch.stack(drawn) if drawn else None
     terms = [sampling.limited(replace(term, hint=term.hint.expand(len(wanted), -1, -1, -1))) for term in added]
     conditions = conditions_of(model, prompts, sampling, recipe.negative_prompt, masks, terms)
-    generators = generators_of([one.seed for one in wanted])
     if isinstance(begin, FromNoise):
-        z_T = draw((len(wanted), *latent_shape(model, sampling.size)), generators).to(model.device)
+        z_T = draw_start(model, sampling, generators)
         yield from denoise(model, z_T, conditions, generators, sampling)
         return
 
@@ -109,13 +105,15 @@ def walk(
         yield from image_to_image(model, x, conditions, generators, sampling, begin.strength)
 
 
-def pictured(model: LatentDiffusion, last: Step, recipe: Recipe) -> Tensor:
-    """The images (b, 3, H, W) in [0, 1] that the last Step of a walk stands for."""
+def pictured(model: LatentDiffusion, last: Step, recipe: Recipe, generators: Sequence[torch.Generator]) -> Tensor:
+    """The images (b, 3, H, W) in [0, 1] that the last Step of a walk stands for; pixels that are kept get no grain."""
     begin, batch = recipe.begin, len(last.z)
+    if isinstance(begin, FromNoise):
+        return finished(model, last.z, recipe.sampling, generators)
     if not isinstance(begin, Region):
         return decode(model, last.z)
-    region = load_masks(begin.inpaint, recipe.size, batch)
-    return composed(model, last.z, edited_images(recipe, batch), region, begin.paste)
+    x, region = edited_images(recipe, batch), load_masks(begin.inpaint, recipe.size, batch)
+    return composed(model, last.z, x, region, recipe.sampling, generators, begin.paste)
 
 
 def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[str]) -> Conditions:

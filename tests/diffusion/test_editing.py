@@ -7,7 +7,8 @@ from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.editing import encode_images, first_step, image_to_image
 from ldm_us.diffusion.guidance import prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Sampling, decode, generators_of
+from ldm_us.diffusion.noise import generators_of
+from ldm_us.diffusion.sampling import Sampling, decode
 
 PROMPTS = ["a cyst", "a breast"]
 

@@ -14,7 +14,8 @@ from ldm_us.diffusion.editing import encode_images
 from ldm_us.diffusion.guidance import Guidance, prepare_conditions
 from ldm_us.diffusion.inpainting import composed, inpaint, noise_again, region_of_latents, replace_known
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Sampling, decode, generators_of
+from ldm_us.diffusion.noise import generators_of
+from ldm_us.diffusion.sampling import Sampling, decode
 from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.files.pictures import to_picture
 
@@ -38,7 +39,8 @@ def steps_of(model, x, region, conditions, *, seeds, walk, resample=1):
 
 def inpainted(model, x, region, conditions, *, paste=True, **options):
     """The images that an inpainting ends with."""
-    return composed(model, steps_of(model, x, region, conditions, **options)[-1].z, x, region, paste)
+    last = steps_of(model, x, region, conditions, **options)[-1]
+    return composed(model, last.z, x, region, options["walk"], generators_of(options["seeds"]), paste)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_every_step_shows_the_known_latents_at_its_level_and_the_last_one_the_la
         lambda *a: replaced.append((a[4], replace_known(*a))) or replaced[-1][1],
     )
     steps = steps_of(model, x, region, PROMPTS, seeds=[0, 1], walk=walk, resample=2)
-    images = composed(model, steps[-1].z, x, region)
+    images = composed(model, steps[-1].z, x, region, walk, [])
     grid = ddim_timesteps(SCHEDULE, 4)
     assert [step.t for step in steps] == [t for t, _ in grid]
     for step, (_, t_prev), (level, z) in zip(steps, grid, replaced[2::2], strict=True):

@@ -11,7 +11,8 @@ from ldm_us.diffusion.controls import ControlTerm, prepare_controls
 from ldm_us.diffusion.ddpm import make_schedule, q_sample
 from ldm_us.diffusion.guidance import Conditions, Guidance, guided_eps
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Sampling, conditions_of, denoise, draw, generate
+from ldm_us.diffusion.noise import draw
+from ldm_us.diffusion.sampling import Sampling, conditions_of, denoise, generate
 from ldm_us.networks.unet import Control
 
 SMALL = ModelConfig(

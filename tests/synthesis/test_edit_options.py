@@ -18,7 +18,8 @@ from ldm_us.diffusion.guidance import Guidance, prepare_conditions
 from ldm_us.diffusion.inpainting import composed, inpaint
 from ldm_us.diffusion.inversion import edit_by_inversion
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import Sampling, decode, generate, generators_of
+from ldm_us.diffusion.noise import generators_of
+from ldm_us.diffusion.sampling import Sampling, decode, generate
 from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.inputs import check_files
@@ -135,7 +136,7 @@ def test_inpaint_draws_a_region_of_init_anew(model, drawn, flags):
     images, _ = drawn("--init", "image.png", "--inpaint", "left.png", *flags)
     region, resample = one("left.png")[None], 2 if flags else 1
     steps = inpaint(model, image(), region, shown(model), generators_of([3]), STEPS, resample)
-    assert torch.equal(images, composed(model, last_of(steps), image(), region, paste=not flags))
+    assert torch.equal(images, composed(model, last_of(steps), image(), region, STEPS, [], paste=not flags))
 
 
 def test_invert_goes_from_the_source_to_what_the_sample_is_to_show(model, drawn):

@@ -5,15 +5,8 @@ import torch
 from PIL import Image
 
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.sampling import (
-    Sampling,
-    conditions_of,
-    denoise,
-    draw,
-    generate,
-    generators_of,
-    latent_shape,
-)
+from ldm_us.diffusion.noise import draw, generators_of, latent_shape
+from ldm_us.diffusion.sampling import Sampling, conditions_of, denoise, generate
 from ldm_us.networks.clip import token_words, tokenize
 from ldm_us.networks.layers import Attention
 from ldm_us.networks.unet import Control

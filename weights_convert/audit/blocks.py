@@ -22,6 +22,7 @@ BLOCKS = (
     (r"vae\.decoder\.(?:norm|conv)_out", "decoder out"),
     (r"unet\.decoder\.(?:norm|conv)_out", "out"),
     (r"controlnet\.zero_conv", "zero convolutions"),
+    (r"prior\.|grain\.", "measured"),
 )
 
 KINDS = (  # a pattern in the name -> the kind of layer; the first match counts

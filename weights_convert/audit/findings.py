@@ -142,6 +142,8 @@ def totals(rows: list[Row], config: ModelConfig) -> list[Total]:
         own = [row for row in rows if row.status == "used" and row.targets[0].startswith(f"{part}.")]
         filled = [shapes[target] for row in own for target in row.targets]
         expected = [shape for target, shape in shapes.items() if target.startswith(f"{part}.")]
+        if not expected:
+            continue  # a model without start prior or grain
         dtypes = tuple(sorted({row.dtype for row in own}))
         found.append(Total(part, len(filled), _parameters(filled), len(expected), _parameters(expected), dtypes))
     return found

@@ -1,0 +1,99 @@
+"""Grain: the speckle that an autoencoder cannot hold, drawn anew on its output.   After AV1's film grain (DCC 2018).
+
+A decoder that minimises L1 answers speckle that its latent does not hold with the median, which is smooth. The
+residual x - D(E(x)) of training images tells what is missing: how strong it is at each grey, and over which pixels it
+is correlated. So x = D(z) + g(D(z)) (h * n), with white noise n, h from the residual's mean power spectrum in bands of
+depth, for a beam widens with it, and g its standard deviation by grey.
+Norkin and Birkbeck, "Film Grain Synthesis for AV1 Video Codec", 2018.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BANDS = 3  # of depth, from the top of the image to its bottom
+GREYS = 12  # bins of grey from 0 to 1
+REACH = 16  # pixels to each side over which grains are correlated: h has 2 * 16 + 1 taps a side
+LEAST = 64  # pixels of a bin of grey that tell its gain
+
+
+class Grain(nn.Module):
+    """What an autoencoder loses of the texture of its training images; the numbers are measured, not trained."""
+
+    taps: Tensor  # (bands, 33, 33): h of each band of depth, of unit energy
+    gain: Tensor  # (greys,): g, the standard deviation of the residual at the middle of each bin of grey
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("taps", torch.zeros(BANDS, 2 * REACH + 1, 2 * REACH + 1))
+        self.register_buffer("gain", torch.zeros(GREYS))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Decoded images (b, c, H, W) in [0, 1], white noise (b, 1, H + 32, W + 32) -> images with grain, in [0, 1]."""
+        grains = F.conv2d(noise, self.taps[:, None])  # h * n: (b, bands, H, W)
+        rows = depth_weights(x.shape[2]).to(x)  # (bands, H): each row between the two bands that are nearest
+        grain = torch.einsum("b k h w, k h -> b h w", grains, rows)[:, None]
+        grey = x.mean(dim=1, keepdim=True)
+        return (x + gain_at(self.gain, grey) * grain).clamp(0.0, 1.0)  # Grain Eq. 1
+
+
+def noise_shape(x: Tensor) -> tuple[int, ...]:
+    """The shape of the white noise for images (b, c, H, W)."""
+    return len(x), 1, x.shape[2] + 2 * REACH, x.shape[3] + 2 * REACH
+
+
+def gain_at(gain: Tensor, grey: Tensor) -> Tensor:
+    """g at every pixel of grey in [0, 1], straight lines between the middles of the bins."""
+    place = (grey * GREYS - 0.5).clamp(0, GREYS - 1)
+    low = place.floor().long().clamp(max=GREYS - 2)
+    share = place - low
+    return (1 - share) * gain[low] + share * gain[low + 1]
+
+
+def depth_weights(height: int) -> Tensor:
+    """(bands, H): how much each band counts at each row; 1 at its middle, 0 at the middle of the next."""
+    middles = (torch.arange(BANDS) + 0.5) / BANDS
+    rows = ((torch.arange(height) + 0.5) / height).clamp(float(middles[0]), float(middles[-1]))
+    return (1 - (rows[None] - middles[:, None]).abs() * BANDS).clamp(min=0)
+
+
+def smallest_image() -> int:
+    """Pixels along one side that grain can be measured on: a band must hold the reach of its grains."""
+    return BANDS * (2 * REACH + 1)
+
+
+def estimate_grain(pairs: Iterable[tuple[Tensor, Tensor]]) -> Grain:
+    """Grey images (H, W) in [0, 1] of one size, each with its reconstruction -> what the reconstructions lack.
+
+    Raise ValueError where there are no images, or they are smaller than the reach of the grains in a band.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        raise ValueError("grain needs training images to be measured on, and there are none.")
+    x, x_hat = (torch.stack(each).double() for each in zip(*pairs, strict=True))
+    height, width = x.shape[1] // BANDS, x.shape[2]
+    if min(x.shape[1:]) < smallest_image():
+        raise ValueError(f"grain is measured on images of {smallest_image()} pixels or more, not {min(x.shape[1:])}.")
+    grain, residual = Grain(), x - x_hat
+    grain.gain.copy_(gains(residual, x_hat))
+    plain = residual / gain_at(grain.gain.double(), x_hat).clamp(min=1e-6)
+    for band in range(BANDS):
+        rows = plain[:, band * height : (band + 1) * height]
+        window = torch.hann_window(height, dtype=x.dtype)[:, None] * torch.hann_window(width, dtype=x.dtype)
+        power = torch.fft.fft2((rows - rows.mean(dim=(1, 2), keepdim=True)) * window).abs().square().mean(dim=0)
+        taps = torch.fft.fftshift(torch.fft.ifft2(power.sqrt()).real)  # zero phase: |H| = sqrt(power)
+        middle = height // 2, width // 2
+        taps = taps[middle[0] - REACH : middle[0] + REACH + 1, middle[1] - REACH : middle[1] + REACH + 1]
+        grain.taps[band] = taps / taps.square().sum().sqrt()
+    return grain
+
+
+def gains(residual: Tensor, x_hat: Tensor) -> Tensor:
+    """(greys,): the standard deviation of the residual by grey; a bin of few pixels takes that of its neighbour."""
+    bins = (x_hat * GREYS).long().clamp(0, GREYS - 1)
+    found = [residual[bins == i] for i in range(GREYS)]
+    told = [i for i in range(GREYS) if len(found[i]) >= LEAST]
+    nearest = [min(told, key=lambda other, i=i: abs(other - i)) for i in range(GREYS)]  # type: ignore[misc]
+    return torch.stack([found[i].square().mean().sqrt() for i in nearest])

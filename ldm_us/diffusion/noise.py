@@ -1,0 +1,40 @@
+"""Noise: each sample's own, from its own seed, and the latents z_T that sampling starts from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ldm_us.diffusion.ddim import ddim_timesteps
+from ldm_us.diffusion.model import LatentDiffusion, check_size
+from ldm_us.diffusion.start_prior import start_latents
+
+
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A generator of its own for each sample."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def draw(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise (b, ...) float32 on the CPU, sample i from generator i."""
+    assert len(generators) == shape[0]
+    return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
+
+
+def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, int]:
+    """(c, h, w) of the latents of an image of `size` pixels a side."""
+    size = model.config.image_size if size is None else size
+    check_size(model.config, size)
+    side = size // model.config.vae.downsampling
+    return model.config.vae.latent_channels, side, side
+
+
+def start_from(
+    model: LatentDiffusion, eps: Tensor, generators: Sequence[torch.Generator], steps: int, prior: bool
+) -> Tensor:
+    """z_T (b, c, h, w) of standard normal eps: that itself, or of the model's start prior where it has one."""
+    if model.prior is None or not prior:
+        return eps
+    w = draw((len(eps), model.prior.rank), generators).to(eps)
+    t = ddim_timesteps(model.schedule, steps)[0][0]
+    return start_latents(model.schedule, model.prior, torch.full((len(eps),), t, device=eps.device), eps, w)

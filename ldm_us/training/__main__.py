@@ -1,0 +1,95 @@
+"""Command line: python -m ldm_us.training prior|grain measures, on a dataset, what a model file lacks for sampling."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.records import Record, load_image
+from ldm_us.diffusion.grain import estimate_grain
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.start_prior import estimate_prior
+from ldm_us.files.checkpoint import (
+    LazyTensor,
+    lazy_tensors,
+    load_model,
+    model_metadata,
+    open_model_file,
+    read_metadata,
+    write_safetensors,
+)
+from ldm_us.runtime.checks import check_device
+from ldm_us.runtime.entry import run_command
+from ldm_us.training.measured import IMAGES, RANK, encode_records
+from ldm_us.training.reconstruction import reconstruct_grey
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the model and the data, measure, and write the model with what was measured."""
+    options = build_parser().parse_args(argv)
+    check_device(options.device)
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    model = load_model(options.weights, device=options.device, parts=("vae",))
+    records = [record for folder in options.data for record in read_dataset(folder)]
+    if options.command == "prior":
+        model.set_prior(estimate_prior(encode_records(model, records), options.rank))
+    else:
+        measure_grain(model, spread_out(records, IMAGES))
+    write_measured(model, options.weights, options.out)
+    print(f"wrote {options.out}, with the {options.command} of {len(records)} images")
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the commands."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_us.training", description="Measure what sampling needs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = {
+        "prior": "the start prior: mean and covariance of blurred latents, which z_T still holds in training",
+        "grain": "the grain: speckle that the autoencoder loses",
+    }
+    for name, text in about.items():
+        command = commands.add_parser(name, help=text, description=text)
+        add = command.add_argument
+        add("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
+        add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="the datasets it was trained on")
+        add("--out", type=Path, required=True, metavar="FILE", help="the model with what was measured")
+        add("--overwrite", action="store_true", help="replace --out")
+        add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+        if name == "prior":
+            add("--rank", type=int, default=RANK, metavar="R", help="principal components kept (%(default)s)")
+    return parser
+
+
+def measure_grain(model: LatentDiffusion, records: list[Record]) -> None:
+    """Compare images with their reconstructions at the size of the model."""
+    x = torch.stack([load_image(record.image, model.config.image_size)[:1] / 2 + 0.5 for record in records])
+    model.set_grain(estimate_grain([(each[0], reconstruct_grey(model, each[None])[0, 0]) for each in x]))
+
+
+def spread_out(records: list[Record], count: int) -> list[Record]:
+    """At most `count` of them, from all over the list."""
+    count = min(count, len(records))
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def write_measured(model: LatentDiffusion, weights: Path, out: Path) -> None:
+    """Write the file of `weights` again, every tensor as it is, with the model's prior and grain."""
+    file = open_model_file(weights)
+    metadata = {key: value for key, value in read_metadata(weights).items() if key not in ("format", "config")}
+    kept = [name for name in file.keys() if not name.startswith(("prior.", "grain."))]  # noqa: SIM118
+    tensors = []
+    for name in kept:
+        value = file.get_tensor(name)
+        tensors.append(
+            LazyTensor(name, tuple(value.shape), value.dtype, lambda name=name: file.get_tensor(name))  # type: ignore[misc]
+        )
+    measured = {name: value for name, value in model.state_dict().items() if name.startswith(("prior.", "grain."))}
+    write_safetensors(out, [*tensors, *lazy_tensors(measured)], metadata | model_metadata(model.config))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

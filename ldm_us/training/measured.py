@@ -1,0 +1,64 @@
+"""What a stage measures on its training images at its end, for sampling: the start prior and the grain.
+
+python -m ldm_us.training prior --weights MODEL --data DIR --out FILE     # for a model that has none
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ldm_us.data.records import Record, load_image
+from ldm_us.diffusion.grain import Grain, estimate_grain, smallest_image
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.start_prior import estimate_prior
+from ldm_us.networks.vae import posterior_from_moments
+from ldm_us.training.dataset import TrainingSet, to_signed
+from ldm_us.training.reconstruction import reconstruct_grey
+
+RANK = 20  # of the start prior: principal components of blurred latents
+IMAGES = 60  # that the grain is measured on
+
+
+def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_only: bool, flip: bool) -> list[str]:
+    """Measure what the stage has changed; -> a sentence for what cannot be measured on this data."""
+    notes = []
+    if stage == "vae":
+        if not decoder_only:
+            model.set_prior(None)  # it was that of other latents
+        grain, found = grain_of(model, data)
+        model.set_grain(grain)
+        notes += found
+    if stage == "unet":
+        latents = latents_of(data, model.vae.scale, flip)
+        model.set_prior(estimate_prior(latents, RANK) if len(latents) > RANK else None)
+        if model.prior is None:
+            notes.append(f"no start prior is measured: that takes more than {RANK} images, not {len(latents)}.")
+    return notes
+
+
+def latents_of(data: TrainingSet, scale: float, flip: bool) -> Tensor:
+    """The mean latents (n, c, h, w) of the images that a run has encoded, and of their mirror images with --flip."""
+    if not data.moments:
+        return torch.empty(0)
+    moments = torch.stack([data.moments[i] for i in sorted(data.moments)])  # (n, 2, 2c, h, w)
+    moments = moments.flatten(0, 1) if flip else moments[:, 0]
+    return posterior_from_moments(moments, scale).mean
+
+
+def grain_of(model: LatentDiffusion, data: TrainingSet) -> tuple[Grain | None, list[str]]:
+    """The grain that reconstructions of some training images lack; None, and why, where they are too small."""
+    assert data.pixels is not None
+    if data.size < smallest_image():
+        return None, [f"no grain is measured: that takes images of {smallest_image()} pixels, not {data.size}."]
+    index = torch.linspace(0, len(data) - 1, min(IMAGES, len(data))).long()
+    x = to_signed(data.pixels[index])[:, :1] / 2 + 0.5
+    return estimate_grain([(each[0], reconstruct_grey(model, each[None])[0, 0]) for each in x]), []
+
+
+@torch.no_grad()
+def encode_records(model: LatentDiffusion, records: Sequence[Record]) -> Tensor:
+    """Mean latents (n, c, h, w) of image files at the size of the model."""
+    size = model.config.image_size
+    images = (load_image(record.image, size)[None].to(model.device) for record in records)
+    return torch.cat([model.vae.encode(x).mean.float().cpu() for x in images])
