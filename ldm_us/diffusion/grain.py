@@ -23,7 +23,7 @@ class Grain(nn.Module):
     """What an autoencoder loses of the texture of its training images; the numbers are measured, not trained."""
 
     taps: Tensor  # (bands, 33, 33): h of each band of depth, of unit energy
-    gain: Tensor  # (greys,): g, the standard deviation of the residual at the middle of each bin of grey
+    gain: Tensor  # (greys,): g, the root mean square of the residual at the middle of each bin of grey
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,9 +32,10 @@ class Grain(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Decoded images (b, c, H, W) in [0, 1], white noise (b, 1, H + 32, W + 32) -> images with grain, in [0, 1]."""
-        grains = F.conv2d(noise, self.taps[:, None])  # h * n: (b, bands, H, W)
-        rows = depth_weights(x.shape[2]).to(x)  # (bands, H): each row between the two bands that are nearest
-        grain = torch.einsum("b k h w, k h -> b h w", grains, rows)[:, None]
+        with torch.autocast(x.device.type, enabled=False):  # sums of half precision would show in the grey levels
+            grains = F.conv2d(noise, self.taps[:, None])  # h * n: (b, bands, H, W)
+            rows = depth_weights(x.shape[2]).to(x)  # (bands, H): each row between the two bands that are nearest
+            grain = torch.einsum("b k h w, k h -> b h w", grains, rows)[:, None]
         grey = x.mean(dim=1, keepdim=True)
         return (x + gain_at(self.gain, grey) * grain).clamp(0.0, 1.0)  # Grain Eq. 1
 
@@ -86,12 +87,12 @@ def estimate_grain(pairs: Iterable[tuple[Tensor, Tensor]]) -> Grain:
         taps = torch.fft.fftshift(torch.fft.ifft2(power.sqrt()).real)  # zero phase: |H| = sqrt(power)
         middle = height // 2, width // 2
         taps = taps[middle[0] - REACH : middle[0] + REACH + 1, middle[1] - REACH : middle[1] + REACH + 1]
-        grain.taps[band] = taps / taps.square().sum().sqrt()
+        grain.taps[band] = taps / taps.square().sum().sqrt().clamp(min=1e-12)
     return grain
 
 
 def gains(residual: Tensor, x_hat: Tensor) -> Tensor:
-    """(greys,): the standard deviation of the residual by grey; a bin of few pixels takes that of its neighbour."""
+    """(greys,): the root mean square of the residual by grey; a bin of few pixels takes that of its neighbour."""
     bins = (x_hat * GREYS).long().clamp(0, GREYS - 1)
     found = [residual[bins == i] for i in range(GREYS)]
     told = [i for i in range(GREYS) if len(found[i]) >= LEAST]

@@ -17,7 +17,7 @@ from ldm_us.diffusion.editing import check_generators, encode_images
 from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import draw, start_from
-from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, finished
+from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, with_grain
 
 
 @torch.no_grad()
@@ -71,11 +71,13 @@ def composed(
     """Finish inpainted latents z_0, outside the region with the pixels of x: -> images (b, 3, H, W) in [0, 1].
 
     Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
-    region: the decoder spreads a new latent beyond it.
+    region, both without grain: the decoder spreads a new latent beyond it.
     """
-    x_hat = finished(model, z_0, sampling, generators)
-    outside = (x / 2 + 0.5).to(x_hat) if paste else decode(model, encode_images(model, x))
-    return torch.where(region.to(x_hat) > 0, x_hat, outside)
+    x_hat = decode(model, z_0)
+    inside = region.to(x_hat) > 0
+    if not paste:  # no grain either: known pixels stay as near to the image as the autoencoder has them
+        return torch.where(inside, x_hat, decode(model, encode_images(model, x)))
+    return torch.where(inside, with_grain(model, x_hat, sampling, generators), (x / 2 + 0.5).to(x_hat))
 
 
 def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t: int, noise: Tensor) -> Tensor:

@@ -66,14 +66,14 @@ class LatentDiffusion(nn.Module):
 
     def set_prior(self, prior: StartPrior | None) -> None:
         """Let sampling start from this prior; None: from N(0, I)."""
-        self.prior = prior
+        self.prior = None if prior is None else prior.to(self.device)
         schedule = dataclasses.replace(self.config.schedule, start_prior=0 if prior is None else prior.rank)
         self.config = dataclasses.replace(self.config, schedule=schedule)
         self.schedule = make_schedule(schedule)
 
     def set_grain(self, grain: Grain | None) -> None:
         """Let samples have this grain; None: what the decoder gives."""
-        self.grain = grain
+        self.grain = None if grain is None else grain.to(self.device)
         vae = dataclasses.replace(self.config.vae, grain=grain is not None)
         self.config = dataclasses.replace(self.config, vae=vae)
         self.vae.config = vae

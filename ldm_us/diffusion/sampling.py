@@ -24,6 +24,7 @@ from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from
 
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("fp32", "bf16")
+LARGEST = 1e6  # of a weight: beyond it nothing is a picture
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,13 @@ class Sampling:
         for name, names in (("sampler", SAMPLERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} {getattr(self, name)!r}: use one of {', '.join(names)}.")
-        if not self.eta >= 0:
+        if not 0 <= self.eta < LARGEST:
             raise ValueError(f"eta {self.eta}: use 0 (deterministic) to 1 (the variance of DDPM).")
+        for name in ("guidance", "control_scale"):
+            if getattr(self, name) is not None and not abs(getattr(self, name)) < LARGEST:
+                raise ValueError(f"{name} {str(getattr(self, name))[:20]}: use a finite number.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads {self.threads}: use 1 or more.")
         check_span(self.control_start, self.control_end)
         self.guided_by(1.0)
 
@@ -97,18 +103,18 @@ def generate(
     """Prompts -> images (b, 3, H, W) in [0, 1].
 
     masks (b, 1, H, W) in {0, 1} need a model with a ControlNet; `controls` are ControlNets beside it. z_T (b, c, h, w)
-    sets the noise and the size, else one seed per sample (0, 1, ...) sets the noise. Raise ValueError for what does
-    not fit together.
+    sets the start, as it is, and the size, else one seed per sample (0, 1, ...) sets the noise. Raise ValueError for
+    what does not fit together.
     """
     batch = len(prompts)
     if batch == 0:
         raise ValueError("no prompts: give one per image.")
     sampling = (sampling or Sampling()).resolved(model.config, masked=masks is not None)
     generators = generators_of(range(batch) if seeds is None else seeds)
-    if z_T is None:
-        z_T = draw_start(model, sampling, generators)
-    z_T = z_T.to(model.device, torch.float32)
-    check_batch(model, batch, len(generators), z_T, masks, controls)
+    shape = (len(generators), *latent_shape(model, sampling.size))
+    check_batch(
+        model, batch, len(generators), torch.empty(shape, device="meta") if z_T is None else z_T, masks, controls
+    )
     negative = [negative_prompts] * batch if isinstance(negative_prompts, str) else list(negative_prompts)
     if len(negative) != batch:
         raise ValueError(f"{len(negative)} negative prompts for {batch} prompts: give one per prompt.")
@@ -119,7 +125,8 @@ def generate(
             of_part = None if masks is None else masks[part]
             terms = [dataclasses.replace(term, hint=term.hint[part]) for term in controls]
             conditions = conditions_of(model, prompts[part], sampling, negative[part], of_part, terms)
-            *_, last = denoise(model, z_T[part], conditions, generators[part], sampling)
+            start = draw_start(model, sampling, generators[part]) if z_T is None else z_T[part].to(model.device).float()
+            *_, last = denoise(model, start, conditions, generators[part], sampling)
             images.append(finished(model, last.z, sampling, generators[part]))
     return torch.cat(images)
 
@@ -132,7 +139,11 @@ def draw_start(model: LatentDiffusion, sampling: Sampling, generators: Sequence[
 
 def finished(model: LatentDiffusion, z_0: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
     """Decoded samples (b, 3, H, W) in [0, 1], with the grain of the model where it has one."""
-    x = decode(model, z_0)
+    return with_grain(model, decode(model, z_0), sampling, generators)
+
+
+def with_grain(model: LatentDiffusion, x: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
+    """Images (b, 3, H, W) in [0, 1] with the grain of the model, where it has one and the settings want it."""
     if model.grain is None or not sampling.grain:
         return x
     return model.grain(x, draw(noise_shape(x), generators).to(x))

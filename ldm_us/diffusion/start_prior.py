@@ -38,6 +38,9 @@ def estimate_prior(latents: Tensor, rank: int) -> StartPrior:
 
     Raise ValueError for fewer images than it takes: the components would be those of a few images.
     """
+    most = latents.shape[1] * POOLED**2
+    if not 1 <= rank <= most:
+        raise ValueError(f"a start prior of rank {rank}: use 1 to {most}, the numbers that are kept of an image.")
     if len(latents) <= rank:
         raise ValueError(
             f"a start prior of rank {rank} needs more than {rank} images, and there are {len(latents)}. Give more, or "
@@ -55,6 +58,7 @@ def estimate_prior(latents: Tensor, rank: int) -> StartPrior:
 
 def start_latents(schedule: Schedule, prior: StartPrior, t: Tensor, eps: Tensor, w: Tensor) -> Tensor:
     """Start at timestep t: (b,), standard normal eps (b, c, h, w) and w (b, r) -> z_t (b, c, h, w)."""
-    blurred = prior.mean + torch.einsum("b r, r c h w -> b c h w", w.to(prior.factor), prior.factor)  # mu + L w
+    with torch.autocast(eps.device.type, enabled=False):
+        blurred = prior.mean + torch.einsum("b r, r c h w -> b c h w", w.to(prior.factor), prior.factor)  # mu + L w
     z_0 = F.interpolate(blurred, size=eps.shape[-2:], mode="bilinear", align_corners=False).to(eps)
     return q_sample(schedule, z_0, t, eps)  # StartPrior Eq. 1: DDPM Eq. 4 of a blurred image

@@ -4,7 +4,6 @@ A Recipe is made once from the command line, written into every picture as one J
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from ldm_us.diffusion.editing import first_step
 from ldm_us.diffusion.inversion import ITERATIONS
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
+from ldm_us.files.safetensors_header import parse_json
 from ldm_us.synthesis.old_fields import settings_of_old_fields
 
 Given = Mapping[str, Sequence[Path]]  # the files of each option of the command line, by its name: init, also_control
@@ -62,6 +62,7 @@ class Inversion:
 
 
 Beginning = FromNoise | FromImage | Region | Inversion
+SETTINGS = {"sampling", "negative_prompt", "begin", "controls"}  # the tables of a recipe in JSON
 BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
 
 
@@ -122,8 +123,10 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
 
     Raise ValueError for a file that is not given, or is another one, and for a field that has no such value.
     """
-    values = settings_of(fields)
     try:
+        values = settings_of(fields)
+        if unknown := sorted(values.keys() - SETTINGS):
+            raise ValueError(f"the field {unknown[0]} is not known here: made by a newer version?")
         begin = dict(values["begin"])
         kind = BEGINNINGS[begin.pop("from")]
         return Recipe(
@@ -141,7 +144,7 @@ def settings_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     if "settings" not in fields:
         return settings_of_old_fields(fields)
     settings = fields["settings"]
-    found = json.loads(settings) if isinstance(settings, str) else settings
+    found = parse_json(settings) if isinstance(settings, str) else settings
     if not isinstance(found, dict):
         raise ValueError("the settings are no table")
     return found

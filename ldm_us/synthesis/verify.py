@@ -76,6 +76,10 @@ def verify(path: Path, means: Means) -> Verdict:
     recipe, size, unreadable = Recipe(), None, list[str]()
     try:
         recipe = read_recipe(text, means.given, means.digest)
+        if picture.size != (recipe.size, recipe.size):
+            raise ValueError(f"size {recipe.size}, but the picture is {picture.width}x{picture.height}")
+        if None in (recipe.sampling.guidance, recipe.sampling.control_scale):
+            raise ValueError("the field guidance or control_scale is missing")
         size = recipe.size
     except ValueError as error:
         unreadable.append(f"settings: {error}")
@@ -89,7 +93,7 @@ def verify(path: Path, means: Means) -> Verdict:
         watermark_version()  # without the extra it cannot be drawn
     try:
         again = draw_again(text, recipe, means)
-    except (ValueError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         return Verdict(False, f"{path}: settings: {error}, so it cannot be drawn again.")
     return compare(path, picture, again, text, recipe, means.device)
 

@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "prior":
         model.set_prior(estimate_prior(encode_records(model, records), options.rank))
     else:
-        measure_grain(model, spread_out(records, IMAGES))
+        records = spread_out(records, IMAGES)
+        measure_grain(model, records)
     write_measured(model, options.weights, options.out)
     print(f"wrote {options.out}, with the {options.command} of {len(records)} images")
     return 0

@@ -18,6 +18,7 @@ from ldm_us.training.reconstruction import reconstruct_grey
 
 RANK = 20  # of the start prior: principal components of blurred latents
 IMAGES = 60  # that the grain is measured on
+PRIOR_IMAGES = 600  # that the start prior is measured on, with their mirror images where a run mirrors
 
 
 def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_only: bool, flip: bool) -> list[str]:
@@ -31,17 +32,23 @@ def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_
         notes += found
     if stage == "unet":
         latents = latents_of(data, model.vae.scale, flip)
-        model.set_prior(estimate_prior(latents, RANK) if len(latents) > RANK else None)
-        if model.prior is None:
-            notes.append(f"no start prior is measured: that takes more than {RANK} images, not {len(latents)}.")
+        if len(latents) > RANK:
+            model.set_prior(estimate_prior(latents, RANK))
+        else:
+            kept = "there is none" if model.prior is None else "that of the start is kept"
+            notes.append(f"no start prior is measured: it takes more than {RANK} images, not {len(latents)}; {kept}.")
     return notes
 
 
+def shown_to_prior(images: int) -> list[int]:
+    """The images that the start prior is measured on, from all over the data: however often a run was resumed."""
+    count = min(PRIOR_IMAGES, images)
+    return [i * images // count for i in range(count)]
+
+
 def latents_of(data: TrainingSet, scale: float, flip: bool) -> Tensor:
-    """The mean latents (n, c, h, w) of the images that a run has encoded, and of their mirror images with --flip."""
-    if not data.moments:
-        return torch.empty(0)
-    moments = torch.stack([data.moments[i] for i in sorted(data.moments)])  # (n, 2, 2c, h, w)
+    """The mean latents (n, c, h, w) of these images, which must be encoded, and of their mirror images with --flip."""
+    moments = torch.stack([data.moments[i] for i in shown_to_prior(len(data))])  # (n, 2, 2c, h, w)
     moments = moments.flatten(0, 1) if flip else moments[:, 0]
     return posterior_from_moments(moments, scale).mean
 

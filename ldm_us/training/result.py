@@ -16,7 +16,7 @@ from ldm_us.networks.lora import merge_lora
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
-from ldm_us.training.measured import set_measured
+from ldm_us.training.measured import set_measured, shown_to_prior
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
 
@@ -36,8 +36,12 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     model, options = stage.model, stage.options
     if options.stage == "vae" and denoiser_is_random(options, lineage):  # a trained one fits the old scale
         model.set_latent_scale(measure_latent_scale(model, stage.data))
-    for note in set_measured(model, stage.data, options.stage, options.decoder_only, options.flip):
-        print(f"note: {note}")
+    if options.adapter is None:  # a LoRA on its base is the whole result, and a base keeps its prior
+        if options.stage == "unet":
+            stage.encode(shown_to_prior(len(stage.data)))  # whatever of them these steps have seen
+        for note in set_measured(model, stage.data, options.stage, options.decoder_only, options.flip):
+            if stage.world.main:
+                print(f"note: {note}")
     metadata = result_metadata(stage, lineage, steps, data_sha256)
     if options.adapter is not None:
         if stage.world.main:

@@ -98,6 +98,21 @@ def test_a_file_keeps_the_grain_bit_for_bit(model, tmp_path):
     assert torch.equal(again.grain.gain, model.grain.gain)
 
 
+def test_what_a_reconstruction_lost_nothing_of_has_no_grain_and_no_nan():
+    flat = [(torch.full((99, 99), 0.3), torch.full((99, 99), 0.3))] * 3
+    grain = estimate_grain(flat)
+    assert bool(grain.taps.isfinite().all())
+    assert float(grain.gain.abs().max()) == 0
+
+
+def test_grain_is_the_same_under_autocast(grain):
+    x = torch.full((1, 3, 64, 64), 0.5)
+    noise = torch.randn(noise_shape(x), generator=torch.Generator().manual_seed(0))
+    plain = grain(x, noise)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(grain(x, noise), plain)
+
+
 def test_no_images_and_images_smaller_than_the_reach_of_grains_are_refused():
     with pytest.raises(ValueError, match="needs training images"):
         estimate_grain([])

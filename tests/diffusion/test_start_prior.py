@@ -107,3 +107,6 @@ def test_a_file_keeps_the_prior_bit_for_bit_and_parts_that_are_not_asked_for_lea
 def test_fewer_images_than_components_are_refused_with_both_numbers():
     with pytest.raises(ValueError, match="rank 20 needs more than 20 images, and there are 20"):
         estimate_prior(latents_like_images(20), rank=20)
+    for rank in (0, -1, 257):
+        with pytest.raises(ValueError, match=f"rank {rank}: use 1 to 256"):
+            estimate_prior(latents_like_images(300), rank=rank)

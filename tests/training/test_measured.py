@@ -11,7 +11,7 @@ from ldm_us.files.checkpoint import load_model, read_metadata, save_model
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.__main__ import main
 from ldm_us.training.dataset import load_training_set, read_data
-from ldm_us.training.measured import encode_records, latents_of, set_measured
+from ldm_us.training.measured import encode_records, latents_of, set_measured, shown_to_prior
 
 SIDE = 104  # a multiple of micro's 8 pixels, and enough for three bands of grain
 
@@ -102,7 +102,14 @@ def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mir
     assert set_measured(model, data, "unet", decoder_only=False, flip=True) == []
     assert model.prior.rank == 20
     torch.testing.assert_close(model.prior.mean.mean(), both.mean(), rtol=1e-4, atol=1e-5)
-    data.moments = {i: data.moments[i] for i in range(4)}
-    (note,) = set_measured(model, data, "unet", decoder_only=False, flip=True)
-    assert "more than 20 images, not 8" in note
-    assert model.prior is None
+    few, before = load_training_set(read_data([images])[:4], 16, with_pixels=False), model.prior
+    few.moments.update({i: data.moments[i] for i in range(4)})
+    (note,) = set_measured(model, few, "unet", decoder_only=False, flip=True)
+    assert "more than 20 images, not 8; that of the start is kept" in note
+    assert model.prior is before
+
+
+def test_the_prior_is_measured_on_the_same_images_whatever_the_last_steps_have_seen():
+    assert shown_to_prior(7) == list(range(7))
+    index = shown_to_prior(6000)
+    assert (len(index), index[0], index[-1]) == (600, 0, 5990)
