@@ -16,8 +16,8 @@ from ldm_us.diffusion.ddpm import Schedule, q_sample
 from ldm_us.diffusion.editing import check_generators, encode_images
 from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.noise import draw, start_from
-from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, with_grain
+from ldm_us.diffusion.noise import draw, start_from, with_grain
+from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def composed(
     inside = region.to(x_hat) > 0
     if not paste:  # no grain either: known pixels stay as near to the image as the autoencoder has them
         return torch.where(inside, x_hat, decode(model, encode_images(model, x)))
-    return torch.where(inside, with_grain(model, x_hat, sampling, generators), (x / 2 + 0.5).to(x_hat))
+    return torch.where(inside, with_grain(model, x_hat, sampling.grain, generators), (x / 2 + 0.5).to(x_hat))
 
 
 def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t: int, noise: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise: each sample's own, from its own seed, and the latents z_T that sampling starts from."""
+"""Noise: each sample's own, from its own seed; the latents z_T that it starts from, and the grain that it ends with."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.diffusion.ddim import ddim_timesteps
+from ldm_us.diffusion.grain import noise_shape
 from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.start_prior import start_latents
 
@@ -38,3 +39,10 @@ def start_from(
     w = draw((len(eps), model.prior.rank), generators).to(eps)
     t = ddim_timesteps(model.schedule, steps)[0][0]
     return start_latents(model.schedule, model.prior, torch.full((len(eps),), t, device=eps.device), eps, w)
+
+
+def with_grain(model: LatentDiffusion, x: Tensor, wanted: bool, generators: Sequence[torch.Generator]) -> Tensor:
+    """Images (b, 3, H, W) in [0, 1] with the grain of the model, where it has one and it is wanted."""
+    if model.grain is None or not wanted:
+        return x
+    return model.grain(x, draw(noise_shape(x), generators).to(x))

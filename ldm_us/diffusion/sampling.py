@@ -17,10 +17,9 @@ from ldm_us.config import ModelConfig
 from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
-from ldm_us.diffusion.grain import noise_shape
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_eps, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
-from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from
+from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from, with_grain
 
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("fp32", "bf16")
@@ -139,14 +138,7 @@ def draw_start(model: LatentDiffusion, sampling: Sampling, generators: Sequence[
 
 def finished(model: LatentDiffusion, z_0: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
     """Decoded samples (b, 3, H, W) in [0, 1], with the grain of the model where it has one."""
-    return with_grain(model, decode(model, z_0), sampling, generators)
-
-
-def with_grain(model: LatentDiffusion, x: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Images (b, 3, H, W) in [0, 1] with the grain of the model, where it has one and the settings want it."""
-    if model.grain is None or not sampling.grain:
-        return x
-    return model.grain(x, draw(noise_shape(x), generators).to(x))
+    return with_grain(model, decode(model, z_0), sampling.grain, generators)
 
 
 def conditions_of(
