@@ -218,7 +218,9 @@ def read_list(path: Path) -> Iterator[Fields]:
             if line.endswith(b"\n"):
                 try:
                     entry = json.loads(line)
-                    int(entry["number"]), str(entry["file_name"])
+                    names = [entry["file_name"], entry.get("mask_file", ""), *entry.get("strips", [])]
+                    if not isinstance(entry["number"], int) or not all(isinstance(name, str) for name in names):
+                        raise TypeError("its number or the names of its files")
                 except (ValueError, TypeError, KeyError) as error:
                     raise ValueError(
                         f"{path}, line {number}: damaged ({error!r}). Delete this line: the same command then makes "
@@ -238,4 +240,4 @@ def ends_as_png(path: Path) -> bool:
 
 def files_of(entry: Fields) -> list[str]:
     """Image, mask and strips of a line."""
-    return [str(entry[key]) for key in ("file_name", "mask_file") if key in entry] + entry.get("strips", [])
+    return [entry[key] for key in ("file_name", "mask_file") if key in entry] + entry.get("strips", [])

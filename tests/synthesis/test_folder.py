@@ -236,7 +236,12 @@ def test_a_file_that_is_empty_or_cut_off_is_made_again(command, straight, tmp_pa
     assert contents(out) == straight[1]
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff\xfe", b'{"number": 1}', b'{"number": "x", "file_name": "a"}'])
+NAMELESS = b'{"number": 1, "file_name": "a", "strips": [5]}'
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b"\xff\xfe", b'{"number": 1}', b'{"number": "x", "file_name": "a"}', NAMELESS]
+)
 def test_a_damaged_line_is_one_sentence_and_its_sample_is_made_again_without_it(
     command, straight, tmp_path, capsys, line
 ):
