@@ -31,18 +31,20 @@ def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_
         model.set_grain(grain)
         notes += found
     if stage == "unet":
-        latents = latents_of(data, model.vae.scale, flip)
-        if len(latents) > RANK:
-            model.set_prior(estimate_prior(latents, RANK))
+        if shown_to_prior(len(data)):
+            model.set_prior(estimate_prior(latents_of(data, model.vae.scale, flip), RANK))
         else:
             kept = "there is none" if model.prior is None else "that of the start is kept"
-            notes.append(f"no start prior is measured: it takes more than {RANK} images, not {len(latents)}; {kept}.")
+            notes.append(f"no start prior is measured: it takes more than {RANK} images, not {len(data)}; {kept}.")
     return notes
 
 
 def shown_to_prior(images: int) -> list[int]:
-    """The images that the start prior is measured on, from all over the data: however often a run was resumed."""
-    count = min(PRIOR_IMAGES, images)
+    """The images that the start prior is measured on, from all over the data, however often a run was resumed.
+
+    None of them where they are too few to tell its components.
+    """
+    count = min(PRIOR_IMAGES, images) if images > RANK else 0
     return [i * images // count for i in range(count)]
 
 

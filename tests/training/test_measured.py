@@ -105,11 +105,12 @@ def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mir
     few, before = load_training_set(read_data([images])[:4], 16, with_pixels=False), model.prior
     few.moments.update({i: data.moments[i] for i in range(4)})
     (note,) = set_measured(model, few, "unet", decoder_only=False, flip=True)
-    assert "more than 20 images, not 8; that of the start is kept" in note
+    assert "more than 20 images, not 4; that of the start is kept" in note
     assert model.prior is before
 
 
 def test_the_prior_is_measured_on_the_same_images_whatever_the_last_steps_have_seen():
-    assert shown_to_prior(7) == list(range(7))
+    assert shown_to_prior(20) == [], "too few, so that none of them need be encoded"
+    assert shown_to_prior(21) == list(range(21))
     index = shown_to_prior(6000)
     assert (len(index), index[0], index[-1]) == (600, 0, 5990)
