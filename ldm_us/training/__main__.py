@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.records import Record, load_image
-from ldm_us.diffusion.grain import estimate_grain
+from ldm_us.data.records import load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import estimate_prior
 from ldm_us.files.checkpoint import (
-    LazyTensor,
     lazy_tensors,
     load_model,
     model_metadata,
@@ -22,8 +20,7 @@ from ldm_us.files.checkpoint import (
 )
 from ldm_us.runtime.checks import check_device
 from ldm_us.runtime.entry import run_command
-from ldm_us.training.measured import IMAGES, RANK, encode_records
-from ldm_us.training.reconstruction import reconstruct_grey
+from ldm_us.training.measured import IMAGES, RANK, encode_records, evenly, lost_grain
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,8 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     if options.command == "prior":
         model.set_prior(estimate_prior(encode_records(model, records), options.rank))
     else:
-        records = spread_out(records, IMAGES)
-        measure_grain(model, records)
+        records = [records[i] for i in evenly(len(records), IMAGES)]
+        x = torch.stack([load_image(record.image, model.config.image_size)[:1] / 2 + 0.5 for record in records])
+        model.set_grain(lost_grain(model, x))
     write_measured(model, options.weights, options.out)
     print(f"wrote {options.out}, with the {options.command} of {len(records)} images")
     return 0
@@ -65,31 +63,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure_grain(model: LatentDiffusion, records: list[Record]) -> None:
-    """Compare images with their reconstructions at the size of the model."""
-    x = torch.stack([load_image(record.image, model.config.image_size)[:1] / 2 + 0.5 for record in records])
-    model.set_grain(estimate_grain([(each[0], reconstruct_grey(model, each[None])[0, 0]) for each in x]))
-
-
-def spread_out(records: list[Record], count: int) -> list[Record]:
-    """At most `count` of them, from all over the list."""
-    count = min(count, len(records))
-    return [records[i * len(records) // count] for i in range(count)]
-
-
 def write_measured(model: LatentDiffusion, weights: Path, out: Path) -> None:
     """Write the file of `weights` again, every tensor as it is, with the model's prior and grain."""
     file = open_model_file(weights)
     metadata = {key: value for key, value in read_metadata(weights).items() if key not in ("format", "config")}
     kept = [name for name in file.keys() if not name.startswith(("prior.", "grain."))]  # noqa: SIM118
-    tensors = []
-    for name in kept:
-        value = file.get_tensor(name)
-        tensors.append(
-            LazyTensor(name, tuple(value.shape), value.dtype, lambda name=name: file.get_tensor(name))  # type: ignore[misc]
-        )
+    tensors = {name: file.get_tensor(name) for name in kept}  # mapped from the file, not read
     measured = {name: value for name, value in model.state_dict().items() if name.startswith(("prior.", "grain."))}
-    write_safetensors(out, [*tensors, *lazy_tensors(measured)], metadata | model_metadata(model.config))
+    write_safetensors(out, lazy_tensors(tensors | measured), metadata | model_metadata(model.config))
 
 
 if __name__ == "__main__":

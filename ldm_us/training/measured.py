@@ -44,7 +44,12 @@ def shown_to_prior(images: int) -> list[int]:
 
     None of them where they are too few to tell its components.
     """
-    count = min(PRIOR_IMAGES, images) if images > RANK else 0
+    return evenly(images, PRIOR_IMAGES) if images > RANK else []
+
+
+def evenly(images: int, most: int) -> list[int]:
+    """At most `most` of the numbers 0, 1, ..., images - 1, from all over them."""
+    count = min(images, most)
     return [i * images // count for i in range(count)]
 
 
@@ -62,7 +67,12 @@ def grain_of(model: LatentDiffusion, data: TrainingSet) -> tuple[Grain | None, l
         return None, [f"no grain is measured: that takes images of {smallest_image()} pixels, not {data.size}."]
     index = torch.linspace(0, len(data) - 1, min(IMAGES, len(data))).long()
     x = to_signed(data.pixels[index])[:, :1] / 2 + 0.5
-    return estimate_grain([(each[0], reconstruct_grey(model, each[None])[0, 0]) for each in x]), []
+    return lost_grain(model, x), []
+
+
+def lost_grain(model: LatentDiffusion, x: Tensor) -> Grain:
+    """The grain that reconstructions of grey images (n, 1, H, W) in [0, 1] lack."""
+    return estimate_grain([(each[0], reconstruct_grey(model, each[None])[0, 0]) for each in x])
 
 
 @torch.no_grad()
