@@ -25,6 +25,7 @@ from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.inputs import check_files
 from ldm_us.synthesis.options import parse_options
 from ldm_us.synthesis.recipe import FromNoise, Recipe, read_recipe
+from tests.synthesis.conftest import trained
 
 SIZE = 16
 PROMPTS = [class_prompt("benign")]
@@ -35,11 +36,7 @@ STEPS = Sampling(steps=4, guidance=2.0)
 @pytest.fixture(scope="module")
 def model(micro):
     torch.manual_seed(0)
-    model = LatentDiffusion(micro)
-    controlnet = model.add_controlnet()
-    for conv in [*controlnet.zero_convs, controlnet.zero_conv_middle, controlnet.hint_network.conv_out]:
-        torch.nn.init.normal_(conv.weight, std=0.3)
-    return model.eval().requires_grad_(False)
+    return trained(LatentDiffusion(micro))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from ldm_us.synthesis.explain import (
     record,
     trajectory,
 )
+from tests.synthesis.conftest import trained
 
 PROMPTS = ["Ultrasound image of a benign breast", "Ultrasound image of a normal breast"]
 
@@ -25,11 +26,7 @@ PROMPTS = ["Ultrasound image of a benign breast", "Ultrasound image of a normal 
 @pytest.fixture(scope="module")
 def model(micro):
     torch.manual_seed(0)
-    model = LatentDiffusion(micro)
-    controlnet = model.add_controlnet()
-    for conv in [*controlnet.zero_convs, controlnet.zero_conv_middle, controlnet.hint_network.conv_out]:
-        torch.nn.init.normal_(conv.weight, std=0.3)
-    return model.eval().requires_grad_(False)
+    return trained(LatentDiffusion(micro))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A dataset of samples: readers take it, and killed anywhere, shared by processes or resumed it is the same files."""
 
 import gc
-import io
 import json
 import os
 import random
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.folder import occupied
 from tests.synthesis.conftest import contents
-from tests.training.test_train_kills import dies_writing, wait
+from tests.training.test_train_kills import dies_writing, forked, wait
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
@@ -66,18 +66,7 @@ def straight(command, tmp_path_factory):
     return out, contents(out), time.perf_counter() - started
 
 
-def start(argv, prepare=lambda: None):
-    """Fork a child that prepares itself and then runs sample.py; return its process id."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        sys.stdout = sys.stderr = io.StringIO()
-        prepare()
-        code = run_command(lambda: sample.main(argv))
-    finally:
-        os._exit(code)
+start = partial(forked, sample.main)
 
 
 def images_in(out):

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,8 @@ def straight(command, tmp_path_factory):
     return call
 
 
-def start(argv, prepare=lambda: None):
-    """Fork a child that prepares itself and then runs train.py; return its process id."""
+def forked(main, argv, prepare=lambda: None):
+    """Fork a child that prepares itself and then runs the main of a command; return its process id."""
     child = os.fork()
     if child:
         return child
@@ -83,9 +84,12 @@ def start(argv, prepare=lambda: None):
     try:
         sys.stdout = sys.stderr = io.StringIO()
         prepare()
-        code = run_command(lambda: train.main(argv))
+        code = run_command(lambda: main(argv))
     finally:
         os._exit(code)
+
+
+start = partial(forked, train.main)
 
 
 def wait(child):
