@@ -12,7 +12,7 @@ from bench.parity_networks import Pair, normal, recorded
 from bench.parity_table import Row, compare, now
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
-from ldm_us.diffusion.ddpm import ddpm_step, eps_of, q_sample, velocity
+from ldm_us.diffusion.ddpm import ddpm_step, q_sample, velocity
 from ldm_us.diffusion.noise import latent_shape
 from ldm_us.diffusion.sampling import Sampling, conditions_of, decode, denoise
 
@@ -46,12 +46,11 @@ def compare_steps(pair: Pair) -> Iterator[Row]:
     ddpm.set_timesteps(20)
     for t, t_prev in [ddim_timesteps(schedule, 20)[i] for i in (0, 10, 19)]:
         t_batch, t_prev_batch = (torch.tensor([value], device=z_t.device) for value in (t, t_prev))
-        eps_hat = eps_of(schedule, z_t, t_batch, prediction)
         for eta in (0.0, 1.0):
-            ours = ddim_step(schedule, z_t, t_batch, t_prev_batch, eps_hat, eta, noise)
+            ours = ddim_step(schedule, z_t, t_batch, t_prev_batch, prediction, eta, noise)
             theirs = ddim.step(prediction, t, z_t, eta=eta, variance_noise=noise if eta else None).prev_sample
             yield compare(f"DDIM step, eta {eta:g}, t = {t}", ours, theirs)
-        ours = ddpm_step(schedule, z_t, t_batch, t_prev_batch, eps_hat, noise)
+        ours = ddpm_step(schedule, z_t, t_batch, t_prev_batch, prediction, noise)
         theirs = ddpm.step(prediction, t, z_t, generator=seeded()).prev_sample
         yield compare(f"DDPM step, t = {t}", ours, theirs)
 

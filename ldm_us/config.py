@@ -2,10 +2,11 @@
 
 import dataclasses
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 PREDICTIONS = ("eps", "v")
+SPACINGS = ("leading", "trailing")
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,18 @@ class ScheduleConfig:
     final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
     start_prior: int = 0  # rank of the covariance of the start prior; 0: sampling starts from N(0, I)
     prediction: str = "eps"  # what the UNet's output means: the noise, or "v" (Progressive Distillation, 2202.00512)
+    zero_terminal_snr: bool = False  # True: the last alpha_bar is 0, pure noise (arXiv 2305.08891); needs "v"
+    spacing: str = "leading"  # of the sampled timesteps: from first_timestep up, or "trailing": from T - 1 down
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"prediction {self.prediction!r}: use one of {', '.join(PREDICTIONS)}.")
+        if self.spacing not in SPACINGS:
+            raise ValueError(f"spacing {self.spacing!r} of timesteps: use one of {', '.join(SPACINGS)}.")
+        if self.zero_terminal_snr and self.prediction == "eps":
+            raise ValueError(
+                "prediction eps with zero_terminal_snr: the noise in pure noise says nothing of an image. Use v."
+            )
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,7 @@ class VAEConfig:
     res_blocks: int = 2  # per level in the encoder, one more in the decoder
     latent_channels: int = 4  # c
     groups: int = 32  # of every GroupNorm
+    whitened: bool = False  # whether the vae stage ends with each channel of the latents at mean 0 and std 1
     grain: bool = False  # whether the model file holds the grain that the decoder's output lacks
     scale: float = 0.18215  # 1 / std of the latents: encode multiplies, decode divides
 
@@ -124,6 +134,14 @@ US128 = ModelConfig(
     control=ControlConfig(hint_channels=(16, 32, 64), scale=2.0, guidance=1.0),  # measured: docs/results.md
 )
 
+# The same with a schedule that ends in pure noise, as sampling starts: every default that arXiv 2305.08891 asks for.
+US128_V = replace(
+    US128,
+    name="us128_v",
+    schedule=replace(US128.schedule, prediction="v", zero_terminal_snr=True, spacing="trailing"),
+    vae=replace(US128.vae, whitened=True),
+)
+
 # Four levels and every kind of layer of SD 1.5, at a size for tests.
 TINY = ModelConfig(
     name="tiny",
@@ -133,7 +151,7 @@ TINY = ModelConfig(
     unet=UNetConfig(width=32, heads=4, context_width=32),
 )
 
-PRESETS = {"sd15": SD15, "us128": US128, "tiny": TINY}
+PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}
 
 # What the fields of a config in a file may be: one that asks for 10^9 layers is refused before anybody builds them. The
 # limits lie far above any Stable Diffusion 1.x; they only keep the time and memory of building a model bounded.

@@ -44,6 +44,8 @@ def fields_by_file(config: ModelConfig) -> dict[str, Fields]:
             "steps_offset": schedule.first_timestep,
             "set_alpha_to_one": schedule.final_alpha_bar_one,
             "prediction_type": PREDICTIONS[schedule.prediction],
+            "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+            "timestep_spacing": schedule.spacing,
         },
         "text_encoder/config.json": {
             "vocab_size": text.vocabulary,

@@ -59,9 +59,11 @@ FOLDER = (  # every file that an export can put into a diffusers folder
     *(f"{component}/{COMPONENTS[component][0]}" for component in DIFFUSERS),
 )
 
-# Fields of a config that a sampler chooses anew; all others must be known to use the weights.
+# Fields of a config that a sampler chooses anew, or that training alone reads; all others must be known to use the
+# weights.
 OF_SAMPLING = {
-    "schedule": ("first_timestep", "guidance", "final_alpha_bar_one"),
+    "schedule": ("first_timestep", "guidance", "final_alpha_bar_one", "spacing"),
+    "vae": ("whitened",),
     "control": ("scale", "guidance"),
 }
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldm_us.config import PRESETS, ModelConfig, config_from_dict
+from ldm_us.config import PRESETS, SPACINGS, ModelConfig, config_from_dict
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.safetensors_header import parse_json
 from ldm_us.files.stored_tensor import shown
@@ -66,8 +66,20 @@ def with_folder_config(config: ModelConfig, folder: Path) -> ModelConfig:
             f"{folder / SCHEDULER}: its betas are {kind} or given one by one. Supported are scaled_linear ones, as in "
             "Stable Diffusion 1.x."
         )
+    ends_in_noise = scheduler.get("rescale_betas_zero_snr", config.schedule.zero_terminal_snr and not scheduler)
+    if not isinstance(ends_in_noise, bool) or (ends_in_noise and prediction != PREDICTIONS["v"] and scheduler):
+        raise ValueError(
+            f"{folder / SCHEDULER}: rescale_betas_zero_snr {ends_in_noise!r} with prediction_type {prediction}. Only a "
+            "model that predicts v can start from pure noise."
+        )
+    spacing = scheduler.get("timestep_spacing", "leading" if scheduler else config.schedule.spacing)
+    if spacing not in SPACINGS:  # of Euler's and Karras' grids
+        print(f"note: {folder / SCHEDULER}: timestep_spacing {spacing!r}. sample.py takes a leading grid instead.")
+        spacing = "leading"
     schedule = replace(
         config.schedule,
+        zero_terminal_snr=ends_in_noise,
+        spacing=spacing,
         prediction=ours[prediction] if scheduler else config.schedule.prediction,
         timesteps=int(
             number(scheduler, "num_train_timesteps", config.schedule.timesteps, folder / SCHEDULER, whole=True)

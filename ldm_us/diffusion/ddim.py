@@ -6,20 +6,24 @@ The paper writes alpha for what DDPM, and all code here, calls alpha_bar.
 import torch
 from torch import Tensor
 
-from ldm_us.diffusion.ddpm import Schedule, level, predict_z_0
+from ldm_us.diffusion.ddpm import Schedule, eps_of, level, predict_z_0
 
 
 def ddim_timesteps(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
     """Exactly `steps` pairs (t, t_prev), from noise to image; the last t_prev is -1, "beyond the first".
 
     The grid is spaced by floor(T / steps) and starts at schedule.config.first_timestep: 50 steps of 1000 sample at
-    981, 961, ..., 21, 1. Where that start would pass T - 1 (steps = T) the grid starts as late as it can.
+    981, 961, ..., 21, 1. Where that start would pass T - 1 (steps = T) the grid starts as late as it can. A trailing
+    grid starts at the noisiest timestep instead: 999, 979, ..., 19.
     """
     check_steps(schedule, steps)
     T = schedule.timesteps
-    spacing = T // steps
-    first = min(schedule.config.first_timestep, T - 1 - (steps - 1) * spacing)
-    grid = [first + i * spacing for i in reversed(range(steps))]
+    if schedule.config.spacing == "trailing":
+        grid = [round(T - i * T / steps) - 1 for i in range(steps)]  # Rescale section 3.3
+    else:
+        spacing = T // steps
+        first = min(schedule.config.first_timestep, T - 1 - (steps - 1) * spacing)
+        grid = [first + i * spacing for i in reversed(range(steps))]
     return list(zip(grid, [*grid[1:], -1], strict=True))
 
 
@@ -35,21 +39,22 @@ def ddim_step(
     z_t: Tensor,
     t: Tensor,
     t_prev: Tensor,
-    eps_hat: Tensor,
+    prediction: Tensor,
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
     """One step z_t -> z_{t_prev}: (b, c, h, w), (b,), (b,), (b, c, h, w) -> (b, c, h, w).
 
-    eta 0 is deterministic, eta 1 has the variance of DDPM's posterior; noise is needed where eta is not 0.
-    t_prev = -1 lands on schedule.final_alpha_bar.
+    prediction is what the network of this schedule answered to z_t: the noise, or v. eta 0 is deterministic, eta 1 has
+    the variance of DDPM's posterior; noise is needed where eta is not 0. t_prev = -1 lands on schedule.final_alpha_bar.
     """
     alpha_bar = level(schedule.alpha_bar, t, like=z_t)
     alpha_bar_prev = _alpha_bar_or_final(schedule, t_prev, like=z_t)
     ratio = (1 - alpha_bar_prev) / (1 - alpha_bar)
     sigma = eta * (ratio * (1 - alpha_bar / alpha_bar_prev)).clamp(min=0).sqrt()  # DDIM Eq. 16
 
-    z_0_hat = predict_z_0(schedule, z_t, t, eps_hat)  # DDIM Eq. 9
+    z_0_hat = predict_z_0(schedule, z_t, t, prediction)  # DDIM Eq. 9
+    eps_hat = eps_of(schedule, z_t, t, prediction)
     direction = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt() * eps_hat
     z_prev = alpha_bar_prev.sqrt() * z_0_hat + direction  # DDIM Eq. 12, its first two terms
     if eta == 0.0:
@@ -58,12 +63,20 @@ def ddim_step(
     return z_prev + sigma * noise  # DDIM Eq. 12, its third term
 
 
-def ddim_invert_step(schedule: Schedule, z_prev: Tensor, t_prev: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
-    """One step the other way, z_{t_prev} -> z_t, at eta 0 with eps_hat taken at z_prev (DDIM Eq. 14, as an ODE)."""
+def ddim_invert_step(schedule: Schedule, z_prev: Tensor, t_prev: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+    """One step the other way, z_{t_prev} -> z_t, at eta 0, with a prediction taken at z_prev (DDIM Eq. 14, as an ODE).
+
+    Where the network predicts v, a step turns z by an angle (Progressive Distillation appendix D): this turns it back.
+    """
     alpha_bar = level(schedule.alpha_bar, t, like=z_prev)
     alpha_bar_prev = _alpha_bar_or_final(schedule, t_prev, like=z_prev)
-    z_0_hat = (z_prev - (1 - alpha_bar_prev).sqrt() * eps_hat) / alpha_bar_prev.sqrt()
-    return alpha_bar.sqrt() * z_0_hat + (1 - alpha_bar).sqrt() * eps_hat
+    signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    signal_prev, noise_prev = alpha_bar_prev.sqrt(), (1 - alpha_bar_prev).sqrt()
+    if schedule.config.prediction == "v":
+        cos, sin = signal * signal_prev + noise * noise_prev, noise * signal_prev - signal * noise_prev
+        return (z_prev + sin * prediction) / cos  # Progressive Distillation appendix D
+    z_0_hat = (z_prev - noise_prev * prediction) / signal_prev
+    return signal * z_0_hat + noise * prediction
 
 
 def _alpha_bar_or_final(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:

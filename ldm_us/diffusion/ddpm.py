@@ -1,6 +1,6 @@
 """DDPM: the noise schedule, noising latents, one ancestral step back.   Paper: arXiv 2006.11239, Eq. 4, 6, 7, 15.
 
-A network may predict the noise or v; the samplers take the noise, so `eps_of` turns either into it.
+A network predicts the noise or v, as its schedule says; `predict_z_0` and `eps_of` are what either says of z_t.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,11 @@ class Schedule:
         return self.config.timesteps
 
     @property
+    def ends_in_noise(self) -> bool:
+        """Whether z_T holds nothing of z_0."""
+        return float(self.alpha_bar[-1]) == 0
+
+    @property
     def final_alpha_bar(self) -> float:
         """The noise level on which DDIM's last step lands."""
         return 1.0 if self.config.final_alpha_bar_one else float(self.alpha_bar[0])
@@ -36,10 +41,18 @@ def make_schedule(config: ScheduleConfig) -> Schedule:
     start, end = config.beta_start**0.5, config.beta_end**0.5
     # On the CPU even where load_model builds the modules on the meta device: nothing would fill these later.
     roots = torch.linspace(start, end, config.timesteps, dtype=torch.float64, device="cpu")
-    beta = roots**2
-    alpha = 1.0 - beta  # DDPM section 2, above Eq. 4
+    alpha = 1.0 - roots**2  # DDPM section 2, above Eq. 4
     alpha_bar = torch.cumprod(alpha, dim=0)
-    return Schedule(beta, alpha, alpha_bar, config)
+    if config.zero_terminal_snr:
+        alpha_bar = end_in_noise(alpha_bar)
+        alpha = alpha_bar / torch.cat([torch.ones_like(alpha_bar[:1]), alpha_bar[:-1]])
+    return Schedule(1.0 - alpha, alpha, alpha_bar, config)
+
+
+def end_in_noise(alpha_bar: Tensor) -> Tensor:
+    """alpha_bar (T,) shifted and scaled so that the last is 0 and the first stays: what is seen last is pure noise."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2  # Rescale algorithm 1
 
 
 def level(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
@@ -53,10 +66,12 @@ def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     return alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * eps  # DDPM Eq. 4
 
 
-def predict_z_0(schedule: Schedule, z_t: Tensor, t: Tensor, eps_hat: Tensor) -> Tensor:
-    """Solve Eq. 4 for the clean latents, given the noise. Not clipped: latents go beyond +-1."""
+def predict_z_0(schedule: Schedule, z_t: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+    """What the network answered to z_t, eps or v, as clean latents (b, c, h, w). Not clipped: they go beyond +-1."""
     alpha_bar = level(schedule.alpha_bar, t, like=z_t)
-    return (z_t - (1 - alpha_bar).sqrt() * eps_hat) / alpha_bar.sqrt()  # DDPM Eq. 15
+    if schedule.config.prediction == "v":  # nothing is divided: it holds at alpha_bar = 0 too
+        return alpha_bar.sqrt() * z_t - (1 - alpha_bar).sqrt() * prediction  # Progressive Distillation appendix D
+    return (z_t - (1 - alpha_bar).sqrt() * prediction) / alpha_bar.sqrt()  # DDPM Eq. 15
 
 
 def velocity(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -101,10 +116,10 @@ def posterior(schedule: Schedule, z_0: Tensor, z_t: Tensor, t: Tensor, t_prev: T
 
 
 def ddpm_step(
-    schedule: Schedule, z_t: Tensor, t: Tensor, t_prev: Tensor, eps_hat: Tensor, noise: Tensor | None
+    schedule: Schedule, z_t: Tensor, t: Tensor, t_prev: Tensor, prediction: Tensor, noise: Tensor | None
 ) -> Tensor:
     """One ancestral step z_t -> z_{t_prev} (DDPM algorithm 2). noise may be None where t_prev is -1."""
-    z_0_hat = predict_z_0(schedule, z_t, t, eps_hat)
+    z_0_hat = predict_z_0(schedule, z_t, t, prediction)
     mean, variance = posterior(schedule, z_0_hat, z_t, t, t_prev)
     if noise is None:
         assert bool((t_prev < 0).all()), "only the last step has no noise"

@@ -3,6 +3,7 @@
 The papers: Guidance, Rescale, and "Applying Guidance in a Limited Interval", whose w(sigma) is 1 outside the interval.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.diffusion.controls import ControlTerm, ReadyControl, add_controls, check_hint, prepare_controls
-from ldm_us.diffusion.ddpm import Schedule, eps_of
+from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.model import LatentDiffusion
 
 
@@ -72,16 +73,16 @@ def check_latents(conditions: Conditions, z: Tensor) -> None:
         check_hint(control.hint_shape, batch, (z.shape[2] * f, z.shape[3] * f))
 
 
-def guided_eps(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-    """(b, c, h, w), (b,) -> eps_hat (b, c, h, w): one call of the UNet with both halves, or with the prompt's alone.
+def guided_prediction(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+    """(b, c, h, w), (b,) -> eps_hat or v_hat (b, c, h, w): one call of the UNet with both halves, or with the prompt's.
 
-    Where the network predicts v: v and eps differ by a term of z_t alone, so guidance is the same in either.
+    v and eps differ by a term of z_t alone, so guidance is the same in either, and written here as of eps.
     """
     guidance, context = conditions.guidance, conditions.context
     z = z_t.to(context.dtype)  # that of the weights; between model calls the latents stay in float32
     if not guides_at(guidance, model.schedule, t):
         control = add_controls(conditions.controls, z, t, context, guided=False)
-        return eps_of(model.schedule, z_t, t, model.unet(z, t, context, control).to(z_t.dtype))
+        return model.unet(z, t, context, control).to(z_t.dtype)
 
     z_both, t_both = torch.cat([z, z]), torch.cat([t, t])
     both = torch.cat([conditions.context_negative, context])  # (b, n, d) x 2 -> (2b, n, d)
@@ -90,7 +91,7 @@ def guided_eps(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Condi
     eps_cfg = eps_u + guidance.scale * (eps_c - eps_u)  # Guidance Eq. 6, with s = 1 + w
     if guidance.rescale != 0.0:
         eps_cfg = rescaled(eps_cfg, eps_c, guidance.rescale)
-    return eps_of(model.schedule, z_t, t, eps_cfg)
+    return eps_cfg
 
 
 def rescaled(eps_cfg: Tensor, eps_c: Tensor, rescale: float) -> Tensor:
@@ -111,4 +112,4 @@ def guides_at(guidance: Guidance, schedule: Schedule, t: Tensor) -> bool:
 def noise_level(schedule: Schedule, t: int) -> float:
     """sigma at t: the standard deviation of the noise in z_t / sqrt(alpha_bar)."""
     alpha_bar = float(schedule.alpha_bar[t])
-    return ((1 - alpha_bar) / alpha_bar) ** 0.5
+    return ((1 - alpha_bar) / alpha_bar) ** 0.5 if alpha_bar > 0 else math.inf

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ldm_us.diffusion.ddim import ddim_invert_step, ddim_timesteps
 from ldm_us.diffusion.editing import encode_images, first_step
-from ldm_us.diffusion.guidance import Conditions, check_latents, guided_eps
+from ldm_us.diffusion.guidance import Conditions, check_latents, guided_prediction
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, Step, denoise
 
@@ -35,8 +35,11 @@ def invert(
     iterations = 0 is plain DDIM inversion. Guidance 1 is the safest: more of it makes each step a worse contraction.
     """
     check_latents(conditions, z_0)
+    timesteps = ddim_timesteps(model.schedule, steps)[start:]
+    if len(timesteps) == 1 and float(model.schedule.alpha_bar[timesteps[0][0]]) == 0:
+        raise ValueError("inversion in one step to pure noise, which holds nothing of an image: use 2 steps or more.")
     z = z_0.to(model.device, torch.float32)
-    for t, t_prev in reversed(ddim_timesteps(model.schedule, steps)[start:]):
+    for t, t_prev in reversed(timesteps):
         z = invert_step(model, z, t_prev, t, conditions, iterations)
     return z
 
@@ -44,12 +47,12 @@ def invert(
 def invert_step(
     model: LatentDiffusion, z_prev: Tensor, t_prev: int, t: int, conditions: Conditions, iterations: int
 ) -> Tensor:
-    """z_{t_prev} -> z_t (b, c, h, w), the fixed point of the step with eps_hat taken at z_t."""
+    """z_{t_prev} -> z_t (b, c, h, w), the fixed point of the step with the prediction taken at z_t."""
     t_batch, t_prev_batch = (torch.full((len(z_prev),), value, device=z_prev.device) for value in (t, t_prev))
     z_t = z_prev
     for _ in range(iterations + 1):
-        eps_hat = guided_eps(model, z_t, t_batch, conditions)
-        z_t = ddim_invert_step(model.schedule, z_prev, t_prev_batch, t_batch, eps_hat)
+        prediction = guided_prediction(model, z_t, t_batch, conditions)
+        z_t = ddim_invert_step(model.schedule, z_prev, t_prev_batch, t_batch, prediction)
     return z_t
 
 

@@ -17,7 +17,7 @@ from ldm_us.config import ModelConfig
 from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
-from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_eps, prepare_conditions
+from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from, with_grain
 
@@ -198,14 +198,14 @@ def denoise_step(
     """One model call and one step of the sampler, from z_t (b, c, h, w) to z_{t_prev}."""
     schedule = model.schedule
     t_batch, t_prev_batch = (torch.full((len(z),), value, device=z.device) for value in (t, t_prev))
-    eps_hat = guided_eps(model, z, t_batch, conditions)
-    z_0_hat = predict_z_0(schedule, z, t_batch, eps_hat)
+    prediction = guided_prediction(model, z, t_batch, conditions)
+    z_0_hat = predict_z_0(schedule, z, t_batch, prediction)
 
     noise = draw(z.shape, generators).to(z) if sampling.sampler == "ddpm" or sampling.eta > 0 else None
     if sampling.sampler == "ddpm":
-        z = ddpm_step(schedule, z, t_batch, t_prev_batch, eps_hat, noise)
+        z = ddpm_step(schedule, z, t_batch, t_prev_batch, prediction, noise)
     else:
-        z = ddim_step(schedule, z, t_batch, t_prev_batch, eps_hat, sampling.eta, noise)
+        z = ddim_step(schedule, z, t_batch, t_prev_batch, prediction, sampling.eta, noise)
     return Step(t, z, z_0_hat)
 
 

@@ -184,6 +184,22 @@ class VAE(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
+    @torch.no_grad()
+    def whiten(self, mean: Tensor, std: Tensor) -> None:
+        """Fold the mean and std (c,) of each unscaled latent channel into the two 1x1 convolutions around the latents.
+
+        Afterwards every channel has mean 0 and std 1, and the same images come out. Source: arXiv 2312.02696, appendix.
+        """
+        mean, std = mean.to(self.quant_conv.weight), std.to(self.quant_conv.weight)
+        gain = torch.cat([1 / std, torch.ones_like(std)])  # of the mean, and of the log variance
+        shift = torch.cat([-mean / std, -2 * std.log()])
+        self.quant_conv.weight.mul_(gain.view(-1, 1, 1, 1))
+        bias = self.quant_conv.get_parameter("bias")
+        bias.mul_(gain).add_(shift)  # Whitening Eq. 1: (E(x) - mean) / std
+        weight = self.post_quant_conv.weight
+        self.post_quant_conv.get_parameter("bias").add_(weight[:, :, 0, 0] @ mean)
+        weight.mul_(std.view(1, -1, 1, 1))
+
     def moments(self, x: Tensor) -> Tensor:
         """(b, 3, H, W) in [-1, 1] -> (b, 2c, h, w): unscaled mean and log variance."""
         return self.quant_conv(self.encoder(x))

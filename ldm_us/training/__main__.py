@@ -30,6 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     if options.out.exists() and not options.overwrite:
         raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
     model = load_model(options.weights, device=options.device, parts=("vae",))
+    if options.command == "prior" and model.schedule.ends_in_noise:
+        raise ValueError(
+            f"{options.weights}: its schedule ends in pure noise, so that z_T has no start prior to measure."
+        )
     records = [record for folder in options.data for record in read_dataset(folder)]
     if options.command == "prior":
         model.set_prior(estimate_prior(encode_records(model, records), options.rank))

@@ -56,12 +56,14 @@ def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
     """The weight of each image of a batch, (b,) -> (b,) float32: easy noise levels, of a high SNR, count less.
 
     In terms of z_0 it is min(SNR, gamma) for both targets; eps has an error of SNR, v one of SNR + 1 times that of z_0.
+    Pure noise, where the SNR is 0, would weigh nothing; but sampling starts there, so v is learned at weight 1.
     Source: arXiv 2303.09556 (Min-SNR).
     """
     alpha_bar = schedule.alpha_bar.to(t.device)[t]
     snr = alpha_bar / (1 - alpha_bar)
     error_of_z_0 = snr if schedule.config.prediction == "eps" else snr + 1
-    return (snr.clamp(max=gamma) / error_of_z_0).float()  # MinSNR section 3.4
+    weight = snr.clamp(max=gamma) / error_of_z_0  # MinSNR section 3.4
+    return torch.where(snr > 0, weight, 1.0).float()
 
 
 def contrastive_loss(states: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:

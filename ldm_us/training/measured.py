@@ -30,7 +30,7 @@ def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_
         grain, found = grain_of(model, data)
         model.set_grain(grain)
         notes += found
-    if stage == "unet":
+    if stage == "unet" and not model.schedule.ends_in_noise:
         if shown_to_prior(len(data)):
             model.set_prior(estimate_prior(latents_of(data, model.vae.scale, flip), RANK))
         else:

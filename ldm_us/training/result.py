@@ -35,9 +35,9 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     """
     model, options = stage.model, stage.options
     if options.stage == "vae" and denoiser_is_random(options, lineage):  # a trained one fits the old scale
-        model.set_latent_scale(measure_latent_scale(model, stage.data))
+        set_latents(model, stage.data)
     if options.adapter is None:  # a LoRA on its base is the whole result, and a base keeps its prior
-        if options.stage == "unet":
+        if options.stage == "unet" and not model.schedule.ends_in_noise:
             stage.encode(shown_to_prior(len(stage.data)))  # whatever of them these steps have seen
         for note in set_measured(model, stage.data, options.stage, options.decoder_only, options.flip):
             if stage.world.main:
@@ -80,9 +80,24 @@ def check_unchanged(weights: Path, sha256: str) -> None:
         )
 
 
+def set_latents(model: LatentDiffusion, data: TrainingSet) -> None:
+    """Give the latents a standard deviation of 1: all together by the scale, or where they are whitened, by channel.
+
+    LDM appendix G, "rescaled to unit standard deviation"; variances by the law of total variance.
+    """
+    means, stds = measure_latents(model, data)
+    if model.config.vae.whitened:
+        places = (0, 2, 3)
+        variance = means.var(dim=places) + (stds**2).mean(dim=places)
+        model.vae.whiten(means.mean(dim=places), variance.sqrt())
+        model.set_latent_scale(1.0)
+    else:
+        model.set_latent_scale(float((means.var() + (stds**2).mean()).rsqrt()))
+
+
 @torch.no_grad()
-def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> float:
-    """1 / std of the unscaled latents (LDM appendix G, "rescaled to unit standard deviation")."""
+def measure_latents(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations (n, c, h, w) of the unscaled latents of some training images."""
     count = min(images, len(data))
     index = torch.linspace(0, len(data) - 1, count).long()
     assert data.pixels is not None
@@ -90,8 +105,7 @@ def measure_latent_scale(model: LatentDiffusion, data: TrainingSet, images: int 
     latents = [posterior_from_moments(model.vae.moments(x).float(), scale=1.0) for x in images_alone]
     means = torch.cat([latent.mean for latent in latents])
     stds = torch.cat([latent.std for latent in latents])
-    variance = means.var() + (stds**2).mean()  # law of total variance
-    return float(variance.rsqrt())
+    return means, stds
 
 
 def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) -> dict[str, str]:

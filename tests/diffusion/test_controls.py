@@ -14,7 +14,7 @@ from ldm_us.diffusion.controls import (
 )
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
-from ldm_us.diffusion.guidance import Guidance, guided_eps, prepare_conditions
+from ldm_us.diffusion.guidance import Guidance, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.networks.controlnet import ControlNet
@@ -103,7 +103,7 @@ def test_guess_mode_controls_the_half_with_the_prompt_only(model, inputs):
     z_t, t, negative, context = inputs
     term = ControlTerm(model.controlnet, hints(), 1.5, guess=True)
     conditions = prepare_conditions(model, ["a cyst", "no cyst"], "", Guidance(3.0), [term])
-    guided = guided_eps(model, z_t, t, conditions)
+    guided = guided_prediction(model, z_t, t, conditions)
 
     skips, middle = model.controlnet(z_t, t, context, hints())
     n = len(skips) + 1

@@ -6,7 +6,7 @@ import torch
 from ldm_us.config import ScheduleConfig
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
-from ldm_us.diffusion.guidance import Conditions, Guidance, guided_eps, guides_at, noise_level, rescaled
+from ldm_us.diffusion.guidance import Conditions, Guidance, guided_prediction, guides_at, noise_level, rescaled
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
 
@@ -60,7 +60,7 @@ def test_guidance_with_rescale_is_the_formula_of_two_separate_calls(model):
     eps_c, eps_u = model.unet(z_t, t, context), model.unet(z_t, t, negative)
     eps_cfg = eps_u + 5.0 * (eps_c - eps_u)
     factor = torch.stack([c.std() / cfg.std() for c, cfg in zip(eps_c, eps_cfg, strict=True)]).view(2, 1, 1, 1)
-    guided = guided_eps(model, z_t, t, Conditions(context, negative, Guidance(5.0, rescale=0.7)))
+    guided = guided_prediction(model, z_t, t, Conditions(context, negative, Guidance(5.0, rescale=0.7)))
     torch.testing.assert_close(guided, (0.7 * factor + 0.3) * eps_cfg, rtol=1e-4, atol=1e-5)
 
 

@@ -9,7 +9,7 @@ import torch
 from ldm_us.config import US128, ControlConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.diffusion.controls import ControlTerm, prepare_controls
 from ldm_us.diffusion.ddpm import make_schedule, q_sample
-from ldm_us.diffusion.guidance import Conditions, Guidance, guided_eps
+from ldm_us.diffusion.guidance import Conditions, Guidance, guided_prediction
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import draw
 from ldm_us.diffusion.sampling import Sampling, conditions_of, denoise, generate
@@ -158,7 +158,7 @@ def test_guidance_is_the_formula_of_two_separate_calls(model, guidance):
     z_t, t, w = torch.randn(2, 4, 8, 8, generator=generators(1)[0]), torch.tensor([500, 20]), guidance - 1
     context, negative = model.encode_prompts(PROMPTS[:2]), model.encode_prompts(["", "text"])
     eps_c, eps_u = model.unet(z_t, t, context), model.unet(z_t, t, negative)
-    guided = guided_eps(model, z_t, t, Conditions(context, negative, Guidance(guidance)))
+    guided = guided_prediction(model, z_t, t, Conditions(context, negative, Guidance(guidance)))
     torch.testing.assert_close(guided, (1 + w) * eps_c - w * eps_u, rtol=1e-4, atol=1e-5)
 
 
@@ -178,7 +178,7 @@ def test_control_is_scaled_and_enters_both_halves_of_guidance(controlled, scale)
 
     expected = eps(negative) + 3.0 * (eps(context) - eps(negative))
     ready = prepare_controls([ControlTerm(controlled.controlnet, hint, scale)], controlled.schedule, steps=50)
-    guided = guided_eps(controlled, z_t, t, Conditions(context, negative, Guidance(3.0), ready))
+    guided = guided_prediction(controlled, z_t, t, Conditions(context, negative, Guidance(3.0), ready))
     torch.testing.assert_close(guided, expected, rtol=1e-4, atol=1e-5)
 
 

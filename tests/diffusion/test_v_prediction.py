@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ldm_us.config import SD15, ScheduleConfig
-from ldm_us.diffusion.ddpm import make_schedule, velocity
-from ldm_us.diffusion.guidance import Conditions, Guidance, guided_eps
+from ldm_us.diffusion.ddpm import eps_of, make_schedule, predict_z_0, velocity
+from ldm_us.diffusion.guidance import Conditions, Guidance, guided_prediction
 from ldm_us.diffusion.sampling import Sampling, denoise
 
 EPS = make_schedule(ScheduleConfig(final_alpha_bar_one=True))
@@ -43,8 +43,9 @@ def model_of(schedule, unet):
 def test_guidance_in_v_is_guidance_in_eps(guidance):
     """Guidance Eq. 6 is linear, and so is Progressive Distillation appendix D."""
     z_t, t = noise(1), torch.tensor([500, 20])
+    conditions = Conditions(CONTEXT, NEGATIVE, Guidance(guidance))
     of_eps, of_v = (
-        guided_eps(model_of(schedule, unet), z_t, t, Conditions(CONTEXT, NEGATIVE, Guidance(guidance)))
+        eps_of(schedule, z_t, t, guided_prediction(model_of(schedule, unet), z_t, t, conditions))
         for schedule, unet in ((EPS, eps_theta), (V, v_theta))
     )
     torch.testing.assert_close(of_v, of_eps, rtol=1e-4, atol=1e-4)
@@ -74,15 +75,24 @@ def test_a_v_network_taken_for_an_eps_network_is_noticed():
     """Proof that the tests above test something."""
     z_t, t = noise(1), torch.tensor([500, 20])
     conditions = Conditions(CONTEXT, NEGATIVE, Guidance(1.0))
-    wrong, right = (guided_eps(model_of(schedule, v_theta), z_t, t, conditions) for schedule in (EPS, V))
+    wrong, right = (
+        predict_z_0(schedule, z_t, t, guided_prediction(model_of(schedule, v_theta), z_t, t, conditions))
+        for schedule in (EPS, V)
+    )
     assert float((wrong - right).abs().max()) > 0.1
 
 
-def test_the_latents_that_turn_v_into_eps_are_not_rounded_to_the_dtype_of_the_weights():
-    """z_0_hat is then sqrt(alpha_bar) z_t - sqrt(1 - alpha_bar) v, not 15 times the rounding of z_t more."""
+def test_the_latents_that_v_turns_are_not_rounded_to_the_dtype_of_the_weights():
+    """z_0_hat is sqrt(alpha_bar) z_t - sqrt(1 - alpha_bar) v of the latents as they are, weights in bfloat16 or not."""
     z_t, t = noise(1), torch.tensor([999, 999])
-    v = noise(4).bfloat16()
+    v, seen = noise(4).bfloat16(), []
+
+    def unet(z, *_):
+        seen.append(z.dtype)
+        return v
+
     conditions = Conditions(CONTEXT.bfloat16(), NEGATIVE.bfloat16(), Guidance(1.0))
-    eps_hat, a = guided_eps(model_of(V, lambda *_: v), z_t, t, conditions), levels(t)
-    z_0_hat = (z_t - (1 - a).sqrt() * eps_hat) / a.sqrt()
-    torch.testing.assert_close(z_0_hat, a.sqrt() * z_t - (1 - a).sqrt() * v.float(), rtol=0, atol=1e-4)
+    z_0_hat = predict_z_0(V, z_t, t, guided_prediction(model_of(V, unet), z_t, t, conditions))
+    a = levels(t)
+    assert seen == [torch.bfloat16]
+    torch.testing.assert_close(z_0_hat, a.sqrt() * z_t - (1 - a).sqrt() * v.float(), rtol=0, atol=1e-6)

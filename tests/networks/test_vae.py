@@ -37,6 +37,20 @@ def x():
     return torch.rand(2, 3, 32, 16, generator=generator()) * 2 - 1
 
 
+def test_whitened_latents_have_mean_0_and_std_1_in_every_channel_and_the_images_stay(x):
+    """Whitening Eq. 1: (E(x) - mean) / std, folded into the 1x1 convolutions around the latents."""
+    plain = make(US128)
+    mean, std = torch.tensor([0.5, -2.0, 3.0, 0.0]), torch.tensor([0.1, 2.0, 1.0, 5.0])
+    white = copy.deepcopy(plain)
+    white.whiten(mean, std)
+    before, after = (posterior_from_moments(vae.moments(x), scale=1.0) for vae in (plain, white))
+    m, s = mean.view(-1, 1, 1), std.view(-1, 1, 1)
+    torch.testing.assert_close(after.mean, (before.mean - m) / s, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.std, before.std / s, rtol=1e-4, atol=1e-5)
+    images = (vae.decode_unscaled(each.mean) for vae, each in ((plain, before), (white, after)))
+    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-5)
+
+
 def test_sd15_has_as_many_parameters_and_tensors_as_the_original():
     with torch.device("meta"):
         vae = VAE(SD15.vae)

@@ -1,5 +1,7 @@
 """What stages measure at their end, and python -m ldm_us.training: priors and grain in the file, and refusals."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from ldm_us.runtime.entry import run_command
 from ldm_us.training.__main__ import main
 from ldm_us.training.dataset import load_training_set, read_data
 from ldm_us.training.measured import encode_records, latents_of, set_measured, shown_to_prior
+from ldm_us.training.result import measure_latents, set_latents
 
 SIDE = 104  # a multiple of micro's 8 pixels, and enough for three bands of grain
 
@@ -107,6 +110,30 @@ def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mir
     (note,) = set_measured(model, few, "unet", decoder_only=False, flip=True)
     assert "more than 20 images, not 4; that of the start is kept" in note
     assert model.prior is before
+
+
+def test_a_schedule_that_ends_in_noise_needs_no_prior_and_its_vae_stage_ends_with_white_latents(
+    micro, images, tmp_path, capsys
+):
+    """Whitening Eq. 1: mean 0 and std 1 by channel, with no scale left to multiply."""
+    schedule = dataclasses.replace(micro.schedule, prediction="v", zero_terminal_snr=True, spacing="trailing")
+    config = dataclasses.replace(micro, schedule=schedule, vae=dataclasses.replace(micro.vae, whitened=True))
+    torch.manual_seed(0)
+    model = LatentDiffusion(config)
+    data = load_training_set(read_data([images]), SIDE)
+    set_latents(model, data)
+    assert model.vae.scale == model.config.vae.scale == 1.0
+    means, stds = measure_latents(model, data)
+    assert means.mean(dim=(0, 2, 3)).tolist() == pytest.approx([0.0] * 4, abs=1e-4)
+    variance = means.var(dim=(0, 2, 3)) + (stds**2).mean(dim=(0, 2, 3))
+    assert variance.tolist() == pytest.approx([1.0] * 4, rel=1e-3)
+    assert set_measured(model, data, "unet", decoder_only=False, flip=True) == []
+    assert model.prior is None
+    save_model(model, tmp_path / "model.safetensors", {})
+    out = tmp_path / "out.safetensors"
+    assert call("prior", "--weights", tmp_path / "model.safetensors", "--data", images, "--out", out) == 2
+    assert "its schedule ends in pure noise, so that z_T has no start prior" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_prior_is_measured_on_the_same_images_whatever_the_last_steps_have_seen():

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ldm_us.config import SD15
+from ldm_us.config import SD15, US128, US128_V
 from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
@@ -54,6 +54,22 @@ def test_without_metadata_the_folder_itself_tells_scale_and_prediction(folder, t
     assert config.vae.scale == load_model(BASE).config.vae.scale != SD15.vae.scale
 
 
+def test_a_schedule_that_ends_in_noise_and_a_trailing_grid_are_read_and_written(folder, tmp_path, capsys):
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    own = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    change(scheduler, **own)
+    assert call("import", folder, "--preset", "us128", "--out", tmp_path / "out.safetensors") == 0
+    schedule = load_model(tmp_path / "out.safetensors").config.schedule
+    assert (schedule.prediction, schedule.zero_terminal_snr, schedule.spacing) == ("v", True, "trailing")
+    assert call("export", tmp_path / "out.safetensors", "--format", "diffusers", "--out", tmp_path / "again") == 0
+    again = json.loads((tmp_path / "again" / "scheduler" / "scheduler_config.json").read_text())
+    assert {name: again[name] for name in own} == own
+    change(scheduler, timestep_spacing="linspace")
+    assert with_folder_config(US128, folder).schedule.spacing == "leading"
+    assert "timestep_spacing 'linspace'. sample.py takes a leading grid instead" in capsys.readouterr().out
+    assert with_folder_config(US128_V, folder / "none") == US128_V
+
+
 def test_a_changed_file_counts_more_than_the_metadata_of_the_export(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "changed")
     change(tmp_path / "changed" / "vae" / "config.json", scaling_factor=0.5)
@@ -78,6 +94,8 @@ def test_a_folder_without_these_files_leaves_the_preset_as_it_is(tmp_path):
     [
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type 'sample'"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "its betas are linear"),
+        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "Only a model that predicts v can start"),
+        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": "yes"}, "rescale_betas_zero_snr 'yes'"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10.5}, "num_train_timesteps is 10.5"),
         ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor is 'big', not a positive number"),
         ("vae/config.json", None, "not JSON"),
