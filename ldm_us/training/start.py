@@ -84,6 +84,8 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
     learned = model.text.prompt
     if options.prompt_tokens and (learned is None or len(learned) != options.prompt_tokens):  # else it goes on
         model.add_prompt_tokens(options.prompt_tokens, generator)
+    if options.noise_levels is not None:
+        model.add_decoder_noise(options.noise_levels)
     if options.adapter is not None:
         add_lora(model, options.adapter, generator)
         return
