@@ -41,12 +41,9 @@ def start_from(
     return start_latents(model.schedule, model.prior, torch.full((len(eps),), t, device=eps.device), eps, w)
 
 
-def decoder_noise(
-    model: LatentDiffusion, z_0: Tensor, wanted: bool, generators: Sequence[torch.Generator]
-) -> Tensor | None:
-    """The noise (b, N) that latents (b, c, h, w) are decoded with, where the decoder adds some and it is wanted."""
-    size = model.vae.noise_size(*z_0.shape[2:])
-    return draw((len(z_0), size), generators) if size and wanted else None
+def decoder_noise(model: LatentDiffusion, z_0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """The noise (b, N) that latents (b, c, h, w) are decoded with; N = 0 where the decoder adds none."""
+    return draw((len(z_0), model.vae.noise_size(*z_0.shape[2:])), generators)
 
 
 def with_grain(model: LatentDiffusion, x: Tensor, wanted: bool, generators: Sequence[torch.Generator]) -> Tensor:

@@ -140,7 +140,8 @@ def draw_start(model: LatentDiffusion, sampling: Sampling, generators: Sequence[
 
 def finished(model: LatentDiffusion, z_0: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
     """Decoded samples (b, 3, H, W) in [0, 1], with the decoder's noise and the grain of a model that has them."""
-    noise = decoder_noise(model, z_0, sampling.grain, generators)
+    adds_noise = sampling.grain and model.config.vae.noise_levels > 0
+    noise = decoder_noise(model, z_0, generators) if adds_noise else None
     return with_grain(model, decode(model, z_0, noise), sampling.grain, generators)
 
 

@@ -13,6 +13,7 @@ from ldm_us.networks.layers import GroupNorm
 GROUPS = 8
 EPS = 1e-5  # PyTorch's own
 SLOPE = 0.2  # of LeakyReLU
+SMALLEST = 24  # pixels along one side: one patch
 INITIAL_STD = 0.02  # pix2pix section 6.2; LDM starts from it too
 
 

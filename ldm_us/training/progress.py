@@ -164,7 +164,7 @@ def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:
     assert data.pixels is not None
     x = to_signed(data.pixels[index]).to(model.device)
     z_0 = model.vae.encode(x).mean
-    x_hat = model.vae.decode(z_0, decoder_noise(model, z_0, True, generators_of(range(COLUMNS))))
+    x_hat = model.vae.decode(z_0, decoder_noise(model, z_0, generators_of(range(COLUMNS))))
     rows = [[to_picture(picture[:1] / 2 + 0.5) for picture in pictures] for pictures in (x, x_hat)]
     return labelled_grid(rows, ("image", "reconstruction"))
 
