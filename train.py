@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import loaded
+from ldm_us.evaluation.judge.file import load_judge
+from ldm_us.files.checkpoint import BUNDLED, loaded
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.processes import World, joined
@@ -31,11 +32,14 @@ from ldm_us.training.distributed import average_gradients, distribute, gathered_
 from ldm_us.training.log import Log
 from ldm_us.training.optimizers import EMA, make_optimizer
 from ldm_us.training.options import TrainOptions
+from ldm_us.training.perceptual import Features
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
 from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, warm_up_text
+
+BUNDLED_JUDGE = BUNDLED.with_name("judge.safetensors")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,6 +60,7 @@ def run(options: TrainOptions, world: World) -> int:
     if options.dry_run:
         return 0
 
+    features = perceptual_features(options)
     size, with_pixels = options.size or model.config.image_size, options.stage == "vae"
     data = load_training_set(records, size, with_pixels)
     mix_folders(data, options.data, options.data_weights)
@@ -65,6 +70,7 @@ def run(options: TrainOptions, world: World) -> int:
     hashes = data_hashes(records) | {"parent_sha256": lineage.parent}
     with opened_run(options, hashes, world):
         stage = Stage(model, data, options, world)
+        stage.add_losses(features)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
@@ -123,6 +129,8 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update()
+            if stage.adversary is not None:
+                values |= stage.adversary.update(learning_rate)
 
             seconds = time.perf_counter() - ended
             speed = {"images_per_s": options.images_per_step / seconds, "data_share": waited / seconds}
@@ -162,9 +170,21 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, log: Log, step: int, last
         else:
             trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
             state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
+        if stage.adversary is not None:
+            state["adversary"] = stage.adversary.state_dict()
         save_state(options.out, step, state, stage.world)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)
+
+
+def perceptual_features(options: TrainOptions) -> Features | None:
+    """What --perceptual compares, where it is given: of the judge, the features of its first level."""
+    if options.perceptual is None:
+        return None
+    if options.perceptual_network == "efficientnet_lite0":
+        raise ValueError("--perceptual-network efficientnet_lite0 is not there yet: use judge.")
+    network = load_judge(BUNDLED_JUDGE)[0].to(options.device)
+    return lambda x: [network.encoder[0](network.stem(x.mean(dim=1, keepdim=True)))]  # grey, in [-1, 1]
 
 
 def check_finite(run: Path, where: str, values: dict[str, float]) -> None:

@@ -16,8 +16,8 @@ from ldm_us.diffusion.ddpm import Schedule, q_sample
 from ldm_us.diffusion.editing import check_generators, encode_images
 from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.noise import draw, start_from, with_grain
-from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step
+from ldm_us.diffusion.noise import draw, start_from
+from ldm_us.diffusion.sampling import Sampling, Step, decode, denoise_step, finished
 
 
 @torch.no_grad()
@@ -71,13 +71,13 @@ def composed(
     """Finish inpainted latents z_0, outside the region with the pixels of x: -> images (b, 3, H, W) in [0, 1].
 
     Pixels outside are those of x, exactly; without `paste` those of its reconstruction, whose texture is that of the
-    region, both without grain: the decoder spreads a new latent beyond it.
+    region, both without noise or grain: the decoder spreads a new latent beyond it.
     """
-    x_hat = decode(model, z_0)
-    inside = region.to(x_hat) > 0
-    if not paste:  # no grain either: known pixels stay as near to the image as the autoencoder has them
-        return torch.where(inside, x_hat, decode(model, encode_images(model, x)))
-    return torch.where(inside, with_grain(model, x_hat, sampling.grain, generators), (x / 2 + 0.5).to(x_hat))
+    inside = region.to(z_0) > 0
+    if not paste:  # no texture either: known pixels stay as near to the image as the autoencoder has them
+        return torch.where(inside, decode(model, z_0), decode(model, encode_images(model, x)))
+    x_hat = finished(model, z_0, sampling, generators)
+    return torch.where(inside, x_hat, (x / 2 + 0.5).to(x_hat))
 
 
 def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t: int, noise: Tensor) -> Tensor:

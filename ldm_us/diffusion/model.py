@@ -12,7 +12,7 @@ from ldm_us.diffusion.start_prior import StartPrior
 from ldm_us.networks.clip import TextEncoder, check_prompt_tokens, common_embeddings, tokenize
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import UNet
-from ldm_us.networks.vae import VAE
+from ldm_us.networks.vae import VAE, Decoder
 
 
 class LatentDiffusion(nn.Module):
@@ -75,6 +75,23 @@ class LatentDiffusion(nn.Module):
         """Let samples have this grain; None: what the decoder gives."""
         self.grain = None if grain is None else grain.to(self.device)
         vae = dataclasses.replace(self.config.vae, grain=grain is not None)
+        self.config = dataclasses.replace(self.config, vae=vae)
+        self.vae.config = vae
+
+    def add_decoder_noise(self, levels: int) -> None:
+        """Let the finest levels of the decoder add noise of a learned gain; until that is trained, no output changes.
+
+        Raise ValueError where another number of levels adds noise already, or the decoder has fewer.
+        """
+        before = self.config.vae.noise_levels
+        if before not in (0, levels):
+            raise ValueError(f"{before} levels of this decoder add noise already: go on with those, not with {levels}.")
+        vae = dataclasses.replace(self.config.vae, noise_levels=levels)
+        if before == 0:
+            with torch.device("meta"):
+                shapes = Decoder(vae).noise_gains
+            gains = (torch.zeros(gain.shape, device=self.device) for gain in shapes)
+            self.vae.decoder.noise_gains = nn.ParameterList(gains)
         self.config = dataclasses.replace(self.config, vae=vae)
         self.vae.config = vae
 

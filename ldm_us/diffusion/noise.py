@@ -1,4 +1,4 @@
-"""Noise: each sample's own, from its own seed; the latents z_T that it starts from, and the grain that it ends with."""
+"""Noise: each sample's own, from its own seed: the latents z_T that it starts from, what its decoder and grain add."""
 
 from collections.abc import Sequence
 
@@ -39,6 +39,11 @@ def start_from(
     w = draw((len(eps), model.prior.rank), generators).to(eps)
     t = ddim_timesteps(model.schedule, steps)[0][0]
     return start_latents(model.schedule, model.prior, torch.full((len(eps),), t, device=eps.device), eps, w)
+
+
+def decoder_noise(model: LatentDiffusion, z_0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """The noise (b, N) that latents (b, c, h, w) are decoded with; N = 0 where the decoder adds none."""
+    return draw((len(z_0), model.vae.noise_size(*z_0.shape[2:])), generators)
 
 
 def with_grain(model: LatentDiffusion, x: Tensor, wanted: bool, generators: Sequence[torch.Generator]) -> Tensor:

@@ -19,7 +19,7 @@ from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
-from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from, with_grain
+from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
 SAMPLERS = ("ddim", "ddpm")
 PRECISIONS = ("fp32", "bf16")
@@ -41,7 +41,9 @@ class Sampling:
     control_end: float = 1.0  # share of the steps until it does not
     guess: bool = False  # guess mode, see controls.py
     prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
-    grain: bool = True  # give the decoder's output the model's grain, where it has one
+    grain: bool = (
+        True  # draw texture that latents do not hold: the decoder's noise or the grain, where the model has it
+    )
     size: int | None = None  # pixels along one side
     precision: str = "fp32"  # of PRECISIONS; bf16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are
@@ -137,8 +139,10 @@ def draw_start(model: LatentDiffusion, sampling: Sampling, generators: Sequence[
 
 
 def finished(model: LatentDiffusion, z_0: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Decoded samples (b, 3, H, W) in [0, 1], with the grain of the model where it has one."""
-    return with_grain(model, decode(model, z_0), sampling.grain, generators)
+    """Decoded samples (b, 3, H, W) in [0, 1], with the decoder's noise and the grain of a model that has them."""
+    adds_noise = sampling.grain and model.config.vae.noise_levels > 0
+    noise = decoder_noise(model, z_0, generators) if adds_noise else None
+    return with_grain(model, decode(model, z_0, noise), sampling.grain, generators)
 
 
 def conditions_of(
@@ -210,10 +214,10 @@ def denoise_step(
 
 
 @torch.no_grad()
-def decode(model: LatentDiffusion, z_0: Tensor) -> Tensor:
-    """Latents (b, c, h, w) -> images (b, 3, H, W) in [0, 1]."""
+def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> Tensor:
+    """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
     weight = model.vae.post_quant_conv.weight
-    return (model.vae.decode(z_0.to(weight)).float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
+    return (model.vae.decode(z_0.to(weight), noise).float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
 
 
 @contextmanager

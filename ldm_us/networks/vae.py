@@ -1,7 +1,12 @@
-"""The autoencoder between pixels and latents.   Paper: arXiv 2112.10752 (LDM), section 3.1; arXiv 1312.6114 (VAE)."""
+"""The autoencoder between pixels and latents.   Paper: arXiv 2112.10752 (LDM), section 3.1; arXiv 1312.6114 (VAE).
 
+A decoder may add noise of a learned gain, for texture that latents do not hold.   Paper: arXiv 1812.04948 (StyleGAN).
+"""
+
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -118,10 +123,16 @@ class Level(nn.Sequential):
         widths = [channels_in, *[channels_out] * blocks]
         super().__init__(*(ResBlock(a, b, groups) for a, b in pairwise(widths)))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(b, channels_in, h, w) -> (b, channels_out, h, w)."""
-        for block in self:
+    def forward(self, features: Tensor, noise: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """(b, channels_in, h, w) -> (b, channels_out, h, w).
+
+        noise: for each block a gain (channels_out,) and a map (b, 1, h, w); without these none is added.
+        """
+        for block, added in zip_longest(self, noise):
             features = recomputed(block)(features) if self.recompute else block(features)
+            if added is not None:
+                gain, noise_map = added
+                features = features + (gain.view(-1, 1, 1) * noise_map).to(features.dtype)  # StyleGAN section 2
         return features
 
 
@@ -149,24 +160,50 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents, after post_quant_conv -> pixels. Its levels run from coarse to fine."""
+    """Latents, after post_quant_conv -> pixels. Its levels run from coarse to fine.
+
+    Gains of noise start at 0, as a zero convolution does: a decoder that gets them is unchanged until it is trained.
+    """
 
     def __init__(self, config: VAEConfig):
         super().__init__()
+        if config.noise_levels > len(config.multipliers):
+            raise ValueError(f"{config.noise_levels} levels with noise: this decoder has {len(config.multipliers)}.")
         widths = [config.width * m for m in reversed(config.multipliers)]
+        self.blocks = config.res_blocks + 1  # of a level
+        noisy = widths[len(widths) - config.noise_levels :]
+        self.noise_gains = nn.ParameterList(torch.zeros(c) for c in noisy for _ in range(self.blocks))
         widths = [widths[0], *widths]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.middle = Middle(widths[0], config.groups)
-        self.levels = nn.ModuleList(Level(a, b, config.res_blocks + 1, config.groups) for a, b in pairwise(widths))
+        self.levels = nn.ModuleList(Level(a, b, self.blocks, config.groups) for a, b in pairwise(widths))
         self.ups = nn.ModuleList(Upsample(width) for width in widths[1:-1])
         self.norm_out = GroupNorm(config.groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, 3, H, W)."""
+    def noise_shapes(self, h: int, w: int) -> list[tuple[int, int]]:
+        """Height and width of the noise of each gain, from coarse to fine, for latents of h x w."""
+        first = len(self.levels) - len(self.noise_gains) // self.blocks
+        return [(h * 2**i, w * 2**i) for i in range(first, len(self.levels)) for _ in range(self.blocks)]
+
+    def noise_by_level(self, latents: Tensor, noise: Tensor | None) -> list[list[tuple[Tensor, Tensor]]]:
+        """Cut noise (b, N) into maps: for each level, a gain (c,) and a map (b, 1, h, w) a block, or nothing."""
+        by_level: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.levels]
+        if noise is None:
+            return by_level
+        shapes = self.noise_shapes(*latents.shape[2:])
+        maps = noise.to(latents).split([math.prod(shape) for shape in shapes], dim=1) if shapes else ()
+        first = len(self.levels) - len(maps) // self.blocks
+        for i, (gain, flat, shape) in enumerate(zip(self.noise_gains, maps, shapes, strict=True)):
+            by_level[first + i // self.blocks].append((gain, flat.unflatten(1, (1, *shape))))
+        return by_level
+
+    def forward(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(b, c, h, w), noise (b, N) or None for none -> (b, 3, H, W)."""
+        noises = self.noise_by_level(latents, noise)
         features = self.middle(self.conv_in(latents))
         for i, level in enumerate(self.levels):
-            features = level(features)
+            features = level(features, noises[i])
             if i < len(self.ups):
                 features = self.ups[i](features)
         return self.conv_out(F.silu(self.norm_out(features)))
@@ -208,10 +245,14 @@ class VAE(nn.Module):
         """(b, 3, H, W) in [-1, 1] -> the distribution of the scaled latents; training samples it."""
         return posterior_from_moments(self.moments(x), self.scale)
 
-    def decode(self, z_0: Tensor) -> Tensor:
-        """Scaled latents (b, c, h, w) -> (b, 3, H, W), about [-1, 1]."""
-        return self.decode_unscaled(z_0 / self.scale)
+    def decode(self, z_0: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Scaled latents (b, c, h, w), noise (b, N) or None for none -> (b, 3, H, W), about [-1, 1]."""
+        return self.decode_unscaled(z_0 / self.scale, noise)
 
-    def decode_unscaled(self, latents: Tensor) -> Tensor:
-        """Latents as `moments` gives them (b, c, h, w) -> (b, 3, H, W)."""
-        return self.decoder(self.post_quant_conv(latents))
+    def decode_unscaled(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents as `moments` gives them (b, c, h, w), noise (b, N) or None for none -> (b, 3, H, W)."""
+        return self.decoder(self.post_quant_conv(latents), noise)
+
+    def noise_size(self, h: int, w: int) -> int:
+        """N, the numbers of noise that latents of h x w are decoded with; 0 where the decoder adds none."""
+        return sum(math.prod(shape) for shape in self.decoder.noise_shapes(h, w))

@@ -18,6 +18,7 @@ class ImageBatch(NamedTuple):
 
     x: Tensor  # (b, 3, H, W) in [-1, 1]
     noise: Tensor  # (b, c, h, w), for the draw from the posterior
+    decoder_noise: Tensor  # (b, N), what the decoder adds; N = 0 for one that adds none
 
 
 class LatentBatch(NamedTuple):
@@ -60,15 +61,16 @@ def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
 
 
 def image_batch(
-    data: TrainingSet, latent_shape: tuple[int, ...], seed: int, step: int, size: int, flip: bool
+    data: TrainingSet, latent_shape: tuple[int, ...], seed: int, step: int, size: int, flip: bool, noise_size: int = 0
 ) -> ImageBatch:
-    """The images of a step of the vae stage."""
+    """The images of a step of the vae stage; noise_size numbers of noise for the decoder of each."""
     generator = stream_generator(seed, 1, step)
     index = step_indices(data, seed, step, size)
     mirrored = draw_mirrored(size, flip, generator)
     assert data.pixels is not None
     noise = torch.randn(size, *latent_shape, generator=generator)
-    return ImageBatch(mirror(to_signed(data.pixels[index]), mirrored), noise)
+    decoder_noise = torch.randn(size, noise_size, generator=generator)  # last: without it all else is the same
+    return ImageBatch(mirror(to_signed(data.pixels[index]), mirrored), noise, decoder_noise)
 
 
 def latent_batch(

@@ -9,6 +9,7 @@ from ldm_us.training.options import STAGES, TrainOptions, check_options, flag
 
 GROUPS = {  # titles in --help, above the option that each begins with
     "caption_dropout": "what the unet and controlnet stages learn",
+    "adversarial": "what the vae stage learns beside L1 and KL",
     "lora": "less to train, less to hold in memory",
     "precision": "speed, and several processes under torchrun",
     "log_every": "what is kept and shown",

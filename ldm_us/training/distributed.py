@@ -5,6 +5,7 @@ the optimiser's state over them instead (FSDP2, after ZeRO, arXiv 1910.02054). A
 PyTorch's modules for it take seconds to import: only where they are needed are they imported.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -42,6 +43,18 @@ def average_gradients(loss: nn.Module, now: bool) -> None:
     for module in loss.modules():
         if isinstance(module, FSDPModule):
             module.set_requires_gradient_sync(now, recurse=False)
+
+
+def average_over_processes(parameters: Iterable[nn.Parameter], world: World) -> None:
+    """Make the gradients of weights that every process holds the mean of all processes, in place."""
+    if world.size == 1:
+        return
+    import torch.distributed as dist
+
+    for parameter in parameters:
+        assert parameter.grad is not None
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= world.size
 
 
 def whole(value: Tensor) -> Tensor:

@@ -11,25 +11,39 @@ from ldm_us.diffusion.ddpm import Schedule, q_sample, target_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.networks.clip import END_OF_TEXT
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
+from ldm_us.training.adversary import Adversary
 from ldm_us.training.batches import ImageBatch, LatentBatch
+from ldm_us.training.perceptual import Perceptual
 
 KL_WEIGHT = 1e-6  # LDM's kl-f8 autoencoder, with both terms summed over an image
 TEMPERATURE = 0.07  # where CLIP's starts (section 2.5)
 
 
-def vae_loss(model: LatentDiffusion, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    """|x - D(E(x))| + KL_WEIGHT * KL, per pixel value (LDM section 3.1 and appendix G).
+def vae_loss(
+    model: LatentDiffusion, batch: ImageBatch, perceptual: Perceptual | None = None, adversary: Adversary | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """|x - D(E(x))| + KL_WEIGHT * KL, per pixel value (LDM section 3.1 and appendix G), and LDM's other terms.
 
-    LDM adds a perceptual and an adversarial term; both need networks of their own, and are left out here.
+    Those are a perceptual distance and an adversary, which weighs itself against the errors that x_hat has else.
     """
     moments = model.vae.moments(batch.x).float()
     posterior = posterior_from_moments(moments, scale=1.0)
-    x_hat = model.vae.decode_unscaled(posterior.mean + posterior.std * batch.noise).float()
+    x_hat = model.vae.decode_unscaled(posterior.mean + posterior.std * batch.noise, batch.decoder_noise).float()
 
     reconstruction = F.l1_loss(x_hat, batch.x)
     kl = kl_to_standard_normal(moments).mean() / batch.x[0].numel()
-    mse = F.mse_loss(x_hat.detach(), batch.x)
-    return reconstruction + KL_WEIGHT * kl, {"mse": mse, "kl": kl.detach()}  # LDM Eq. 25
+    loss = reconstruction + KL_WEIGHT * kl  # LDM Eq. 25
+    extra = {"mse": F.mse_loss(x_hat.detach(), batch.x), "kl": kl.detach()}
+
+    errors = (x_hat - batch.x).abs().mean(dim=(1, 2, 3))  # (b,)
+    if perceptual is not None:
+        distance = perceptual.distance(x_hat, batch.x)
+        loss, errors = loss + perceptual.weight * distance.mean(), errors + perceptual.weight * distance
+        extra["perceptual"] = distance.detach().mean()
+    if adversary is not None:
+        term, figures = adversary.term(batch.x, x_hat, errors, model.vae.decoder.conv_out.weight)
+        loss, extra = loss + term, extra | figures  # LDM Eq. 25
+    return loss, extra
 
 
 def ddpm_loss(

@@ -27,7 +27,8 @@ def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_
     if stage == "vae":
         if not decoder_only:
             model.set_prior(None)  # it was that of other latents
-        grain, found = grain_of(model, data)
+        adds_noise = model.config.vae.noise_levels > 0  # a decoder that draws its own texture lacks no grain
+        grain, found = (None, []) if adds_noise else grain_of(model, data)
         model.set_grain(grain)
         notes += found
     if stage == "unet" and not model.schedule.ends_in_noise:

@@ -17,10 +17,12 @@ from ldm_us.networks.lora import PROJECTIONS, TARGETS, LoRAConfig
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.training.log import summary_writer
 from ldm_us.training.optimizers import OPTIMIZERS
+from ldm_us.training.perceptual import NETWORKS as PERCEPTUAL
 
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
+FIRST_STAGE = ("adversarial", "adversarial_start", "perceptual", "perceptual_network", "noise_levels")  # vae stage only
 
 
 Bound = tuple[str, Callable[[float], bool]]  # the numbers that make sense, in words and as a test
@@ -78,6 +80,14 @@ class TrainOptions:
     offset_noise: float = option("noise per channel, added (%(default)s)", 0.0, "X", FINITE)
     train_text: bool = option("unet stage: train the text encoder too, as LDM does from scratch", False)
     text_warmup: int = option("contrastive steps first, for a random text encoder", 0, "N", FROM_0)
+    # what the vae stage learns beside L1 and KL; None is off, as in the config.json of a run that is older than these
+    adversarial: float | None = option("weight of the discriminator, LDM's is 0.5 (none)", None, "X", ABOVE_0)
+    adversarial_start: int | None = option("steps before that acts, and learns (0)", None, "N", FROM_0)
+    perceptual: float | None = option("weight of a distance of features, LDM's is 1 (none)", None, "X", ABOVE_0)
+    perceptual_network: str | None = option("whose features (judge)", among=PERCEPTUAL)
+    noise_levels: int | None = option(
+        "finest levels of the decoder that add noise (those of the start)", None, "N", FROM_1
+    )
     # less to train, less to hold in memory
     lora: int | None = option("train low-rank updates of the attention alone", None, "RANK")
     lora_alpha: float | None = option("scale of the updates, times 1 / RANK (RANK)", None, "X")
@@ -184,6 +194,7 @@ def check_adapter(options: TrainOptions) -> None:
 def check_together(options: TrainOptions) -> None:
     """Refuse options of another stage, and those that need another option."""
     of_stage = {"train_text": "unet", "prompt_tokens": "unet", "decoder_only": "vae", "unlock_decoder": "controlnet"}
+    of_stage |= dict.fromkeys(FIRST_STAGE, "vae")
     for name, stage in of_stage.items():
         if getattr(options, name) and options.stage != stage:
             raise ValueError(f"{flag(name)} belongs to the {stage} stage, not to {options.stage}.")
@@ -192,6 +203,11 @@ def check_together(options: TrainOptions) -> None:
             raise ValueError(
                 f"{flag(name)} belongs to the unet and controlnet stages: the vae stage predicts no noise."
             )
+    for name, term in (("adversarial_start", "adversarial"), ("perceptual_network", "perceptual")):
+        if getattr(options, name) is not None and getattr(options, term) is None:
+            raise ValueError(f"{flag(name)} belongs to a term of the loss: add {flag(term)} X.")
+    if options.adversarial is not None and options.compile:
+        raise ValueError("--adversarial needs gradients from within the decoder: leave --compile away.")
     if options.text_warmup and (not options.train_text or options.lora):
         raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
     if options.decoder_only and options.weights is None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.noise import decoder_noise, generators_of
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.pictures import labelled_grid, to_picture
 from ldm_us.networks.vae import posterior_from_moments
@@ -158,11 +159,12 @@ def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Imag
 
 
 def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:
-    """Four images, and what the autoencoder makes of them."""
+    """Four images, and what the autoencoder makes of them, with noise where the decoder adds some."""
     index = torch.linspace(0, len(data) - 1, COLUMNS).long()
     assert data.pixels is not None
     x = to_signed(data.pixels[index]).to(model.device)
-    x_hat = model.vae.decode(model.vae.encode(x).mean)
+    z_0 = model.vae.encode(x).mean
+    x_hat = model.vae.decode(z_0, decoder_noise(model, z_0, generators_of(range(COLUMNS))))
     rows = [[to_picture(picture[:1] / 2 + 0.5) for picture in pictures] for pictures in (x, x_hat)]
     return labelled_grid(rows, ("image", "reconstruction"))
 

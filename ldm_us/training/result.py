@@ -23,7 +23,7 @@ from ldm_us.training.start import denoiser_is_random
 RECORDED = (  # of the options, in the lineage
     *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),
     *("train_text", "text_warmup", "prompt_tokens", "decoder_only", "unlock_decoder", "optimizer", "precision"),
-    "processes",
+    *("adversarial", "adversarial_start", "perceptual", "perceptual_network", "noise_levels", "processes"),
 )
 
 

@@ -157,6 +157,10 @@ def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
         trim_log(run / "log.jsonl", step or -1)  # a fresh run logs its step 0 again
     if state is None:
         return 0
+    if stage.adversary is not None:
+        if "adversary" not in state:
+            raise ValueError(f"{run / 'state'}: the state of step {step} lacks its discriminator. Add --restart.")
+        stage.adversary.load_state_dict(state["adversary"])
     if stage.options.shard:
         scatter_state(stage.networks, optimizer, ema, state, world)
         return step

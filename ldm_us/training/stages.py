@@ -12,11 +12,13 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.processes import ALONE, World
+from ldm_us.training.adversary import Adversary
 from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, step_indices
 from ldm_us.training.cache import open_cache
 from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
+from ldm_us.training.perceptual import Features, Perceptual
 from ldm_us.training.start import needed_parts
 
 
@@ -29,6 +31,8 @@ class Stage(Dataset):
         self.options = options
         self.world = world
         self.device = model.device
+        self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
+        self.adversary: Adversary | None = None  # the same
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
         if options.stage != "vae":
             self.tokens = tokenize(data.prompts, model.config.text.length).to(self.device)  # (prompts, n)
@@ -39,6 +43,16 @@ class Stage(Dataset):
     def networks(self) -> nn.ModuleDict:
         """The parts of the model that a step computes with, by their names."""
         return nn.ModuleDict({part: self.model.get_submodule(part) for part in needed_parts(self.options)})
+
+    def add_losses(self, features: Features | None) -> None:
+        """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
+        options = self.options
+        if options.perceptual is not None:
+            assert features is not None
+            self.perceptual = Perceptual(options.perceptual, features)
+        if options.adversarial is not None:
+            width, start = self.model.config.vae.width, options.adversarial_start or 0
+            self.adversary = Adversary(width, options.adversarial, start, options.seed, self.device, self.world)
 
     def prepare(self, steps: Iterable[int]) -> None:
         """Have the latents of all images that these steps see; each process encodes its share of those missing."""
@@ -96,7 +110,7 @@ class Stage(Dataset):
             config = self.model.config.vae
             side = self.data.size // config.downsampling
             shape = (config.latent_channels, side, side)
-            batch = image_batch(self.data, shape, *draw)
+            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(side, side))
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
             batch = latent_batch(self.data, scale, timesteps, *draw, options.caption_dropout, options.offset_noise)
@@ -110,7 +124,7 @@ class Stage(Dataset):
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
             if isinstance(batch, ImageBatch):
-                return vae_loss(self.model, batch)
+                return vae_loss(self.model, batch, self.perceptual, self.adversary)
             if self.context is None:
                 context = self.model.text(self.tokens[batch.prompt_index])
             else:

@@ -12,6 +12,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.networks.clip import TextEncoder
+from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
 from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
@@ -40,7 +41,10 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)  # of the hint network; the rest is a copy
             model.add_controlnet()
-    check_size(model.config, options.size or model.config.image_size)
+    size = options.size or model.config.image_size
+    check_size(model.config, size)
+    if options.adversarial is not None and size < SMALLEST:
+        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
     return model, dataclasses.replace(lineage, parent=parent)
 
 
@@ -84,6 +88,8 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
     learned = model.text.prompt
     if options.prompt_tokens and (learned is None or len(learned) != options.prompt_tokens):  # else it goes on
         model.add_prompt_tokens(options.prompt_tokens, generator)
+    if options.noise_levels is not None:
+        model.add_decoder_noise(options.noise_levels)
     if options.adapter is not None:
         add_lora(model, options.adapter, generator)
         return

@@ -1,6 +1,8 @@
 """The autoencoder: sizes, shapes, its scale, and the Gaussian between its halves."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -154,3 +156,61 @@ def test_every_weight_is_either_of_the_decoder_parts_or_behind_the_latents(us128
     decoding = {name for name, _ in other.named_parameters() if name.startswith(tuple(f"{p}." for p in DECODER_PARTS))}
     assert encoding | decoding == {name for name, _ in other.named_parameters()}
     assert not encoding & decoding
+
+
+def with_noise(levels, gain=None):
+    """US128's autoencoder of the same weights, with noise in its finest levels."""
+    vae = VAE(dataclasses.replace(US128.vae, noise_levels=levels)).requires_grad_(False)
+    missing, unknown = vae.load_state_dict(make(US128).state_dict(), strict=False)
+    assert not unknown
+    assert missing == [f"decoder.noise_gains.{i}" for i in range(2 * levels)], "a gain for each residual block"
+    for gains in vae.decoder.noise_gains if gain is not None else ():
+        gains.copy_(gain * torch.randn(gains.shape, generator=generator(len(gains))))
+    return vae
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_gains_of_0_leave_every_output_unchanged_and_no_noise_leaves_out_the_gains(us128, x, levels):
+    z_0, vae = us128.encode(x).mean, with_noise(levels)
+    noise = torch.randn(2, vae.noise_size(*z_0.shape[2:]), generator=generator())
+    assert torch.equal(vae.decode(z_0, noise), us128.decode(z_0))
+    assert torch.equal(with_noise(levels, 0.5).decode(z_0), us128.decode(z_0))
+    assert not torch.equal(with_noise(levels, 0.5).decode(z_0, noise), us128.decode(z_0))
+
+
+def test_a_decoder_without_noise_levels_has_no_gains_and_takes_no_numbers(us128, x):
+    z_0 = us128.encode(x).mean
+    assert us128.noise_size(8, 4) == 0
+    assert not [name for name in us128.state_dict() if "noise" in name]
+    assert torch.equal(us128.decode(z_0, torch.empty(2, 0)), us128.decode(z_0))
+
+
+@pytest.mark.parametrize(("levels", "sides"), [(1, [4]), (2, [2, 4]), (3, [1, 2, 4])])
+def test_the_noise_has_a_number_for_each_pixel_of_each_residual_block_of_the_finest_levels(levels, sides):
+    assert with_noise(levels).noise_size(8, 4) == sum(2 * (8 * side) * (4 * side) for side in sides)
+
+
+def test_each_residual_block_is_followed_by_its_noise_times_its_gain_map_after_map():
+    """StyleGAN section 2: one channel of noise, spread by a gain for each feature."""
+    vae, latents = with_noise(2, 0.5), torch.randn(2, 4, 8, 4, generator=generator(1))
+    noise = torch.randn(2, vae.noise_size(8, 4), generator=generator(2))
+
+    decoder, gains, taken = vae.decoder, iter(vae.decoder.noise_gains), 0
+    features = decoder.middle(decoder.conv_in(vae.post_quant_conv(latents)))
+    for i, level in enumerate(decoder.levels):
+        for block in level:
+            features = block(features)
+            if i >= 1:
+                shape = features.shape[2:]
+                noise_map = noise[:, taken : taken + math.prod(shape)].view(2, 1, *shape)
+                features = features + next(gains)[None, :, None, None] * noise_map
+                taken += math.prod(shape)
+        features = decoder.ups[i](features) if i < 2 else features
+    assert taken == noise.shape[1]
+    expected = decoder.conv_out(F.silu(decoder.norm_out(features)))
+    torch.testing.assert_close(vae.decode_unscaled(latents, noise), expected)
+
+
+def test_noise_in_more_levels_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="4 levels with noise: this decoder has 3"):
+        VAE(dataclasses.replace(US128.vae, noise_levels=4))

@@ -159,7 +159,7 @@ def test_vae_loss_is_l1_plus_a_millionth_of_the_kl_per_pixel_value(micro):
     noise = torch.randn(2, 4, 4, 4, generator=generator)
     model.vae.quant_conv.weight.mul_(8)  # so that mean and variance matter
     model.vae.quant_conv.bias.mul_(8)
-    loss, extra = vae_loss(model, ImageBatch(x, noise))
+    loss, extra = vae_loss(model, ImageBatch(x, noise, torch.empty(len(x), 0)))
 
     vae, x, noise = model.vae.double(), x.double(), noise.double()
     mean, logvar = vae.moments(x).split(4, dim=1)
@@ -177,7 +177,7 @@ def test_the_weight_of_the_kl_is_visible_in_the_loss(micro):
     model.vae.quant_conv.weight.zero_()
     model.vae.quant_conv.bias.copy_(torch.tensor([0.0] * 4 + [20.0] * 4))
     x, noise = torch.zeros(1, 3, 16, 16), torch.zeros(1, 4, 4, 4)
-    loss, _ = vae_loss(model, ImageBatch(x, noise))
+    loss, _ = vae_loss(model, ImageBatch(x, noise, torch.empty(len(x), 0)))
     l1 = model.vae.decode_unscaled(noise).abs().mean()
     kl = 64 * 0.5 * (math.exp(20) - 1 - 20) / (3 * 16 * 16)
     assert float(loss - l1) == pytest.approx(1e-6 * kl, rel=1e-4)
@@ -187,5 +187,5 @@ def test_gradients_of_the_vae_loss_reach_every_weight_of_the_autoencoder(micro):
     model = random_model("micro", seed=0)
     generator = torch.Generator().manual_seed(3)
     x, noise = torch.randn(2, 3, 16, 16, generator=generator), torch.randn(2, 4, 4, 4, generator=generator)
-    vae_loss(model, ImageBatch(x, noise))[0].backward()
+    vae_loss(model, ImageBatch(x, noise, torch.empty(len(x), 0)))[0].backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.vae.parameters())

@@ -161,6 +161,17 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume_at_the_same_bits(two_
         assert same_bits(resumed, sharded)
 
 
+def test_a_first_stage_with_an_adversary_is_that_of_one_process(two_processes, run, chain, tmp_path):
+    terms = ("--size", 24, "--adversarial", 0.5, "--perceptual", 0.1, "--noise-levels", 2, "--steps", 6)
+    fixed = ("--ema", 0.9, "--caption-dropout", 0.5, "--lr", 1e-4)
+    one = run("vae", tmp_path / "one", *fixed, *terms, "--batch", 4, weights=chain["unet"].path)
+    two = two_processes("vae", tmp_path / "two" / "run", *terms, "--batch", 1, "--accumulate", 2)
+    assert difference(one, two, "vae") < 1e-5
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+    for name in ("adversarial", "lambda", "discriminator"):
+        assert [line[name] for line in two.log] == pytest.approx([line[name] for line in one.log], rel=1e-3, abs=1e-5)
+
+
 def test_a_resumed_run_of_two_processes_ends_at_the_same_bits(two_processes, straight, tmp_path):
     for steps in (10, STEPS):
         flags = ("--batch", 1, "--accumulate", 2, "--steps", steps)
