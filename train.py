@@ -32,7 +32,7 @@ from ldm_us.training.distributed import average_gradients, distribute, gathered_
 from ldm_us.training.log import Log
 from ldm_us.training.optimizers import EMA, make_optimizer
 from ldm_us.training.options import TrainOptions
-from ldm_us.training.perceptual import Features
+from ldm_us.training.perceptual import Features, efficientnet_features
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
 from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
@@ -178,11 +178,11 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, log: Log, step: int, last
 
 
 def perceptual_features(options: TrainOptions) -> Features | None:
-    """What --perceptual compares, where it is given: of the judge, the features of its first level."""
+    """What --perceptual compares, where it is given; of the judge, the features of its first level."""
     if options.perceptual is None:
         return None
     if options.perceptual_network == "efficientnet_lite0":
-        raise ValueError("--perceptual-network efficientnet_lite0 is not there yet: use judge.")
+        return efficientnet_features(options.device)
     network = load_judge(BUNDLED_JUDGE)[0].to(options.device)
     return lambda x: [network.encoder[0](network.stem(x.mean(dim=1, keepdim=True)))]  # grey, in [-1, 1]
 
