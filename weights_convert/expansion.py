@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from ldm_us.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from weights_convert.rules import (
     BARE_TENSORS,
+    GAINS,
     NAMINGS,
     RES_BLOCK,
     TEXT_BLOCK,
@@ -123,6 +124,7 @@ def rules_for(config: ModelConfig, layout: Layout, targets: Iterable[str]) -> li
     for name in names:
         module, _, tensor = name.rpartition(".")
         tensors[module].append(tensor)
+    tensors.pop(GAINS, None)
     targets_of = defaultdict(list)
     for ours, theirs in named_rows(config, layout):
         for tensor in tensors.pop(ours, ()):  # a row without tensors is a block that this config does not have

@@ -29,11 +29,12 @@ from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.expansion import rules_for
 from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
-from weights_convert.rules import CONVOLUTIONAL, Layout
+from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
 from weights_convert.source_config import choose_config
 from weights_convert.sources import COMPONENTS, Source, open_source
 from weights_convert.summary import of_part, summary
 
+NO_PLACE = "no place for it in this layout"
 POSITION_IDS = "embeddings.position_ids"  # behind the prefix of the text encoder, in transformers' names
 
 # A CompVis file of a whole model. A ControlNet is a file of its own.
@@ -117,7 +118,7 @@ def run_export(args: argparse.Namespace) -> None:
             weights[name] += position_ids(config, layout)
     taken = {layout.part for inside in layouts.values() for layout in inside}
     metadata = {key: value for key, value in source.metadata.items() if key != "format"}
-    plain = without_measured(config)  # no layout but ours holds a prior or a grain
+    plain = without_ours(config)
     if config != plain:
         metadata["config"] = model_metadata(plain)["config"]
     texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
@@ -128,24 +129,27 @@ def run_export(args: argparse.Namespace) -> None:
             write_text(out / name, text)
         for name, tensors in weights.items():  # "" is --out itself
             write_safetensors(out / name, tensors, metadata)
-    pieces = [piece for part in taken for piece in of_part(part, plan.pieces)]
+    pieces = [piece for part in taken for piece in of_part(part, plan.pieces) if piece.target in target_shapes(plain)]
     said = summary([plan], pieces, dtype, [args.out / name for name in weights], left_out(plan, taken), "text" in taken)
     print(said, *notes(args.out, args.format, plain, taken), sep="\n")
 
 
-def without_measured(config: ModelConfig) -> ModelConfig:
-    """The config of a model without start prior and grain."""
-    schedule, vae = replace(config.schedule, start_prior=0), replace(config.vae, grain=False)
+def without_ours(config: ModelConfig) -> ModelConfig:
+    """The config of a model without what no layout but ours holds: start prior, grain and gains of noise."""
+    schedule, vae = replace(config.schedule, start_prior=0), replace(config.vae, grain=False, noise_levels=0)
     return replace(config, schedule=schedule, vae=vae)
 
 
 def left_out(plan: Plan, taken: set[str]) -> list[str]:
-    """The parts of the model that are not in the files."""
+    """The parts of the model that are not in the files, and the gains of the decoder's noise."""
     lines = []
     for part in sorted({layout.part for layout in plan.layouts} - taken, key=PARTS.index):
         why = "--format controlnet writes it" if part == "controlnet" else "a ControlNet's file holds it alone"
-        why = "no place for it in this layout" if part in MEASURED else why
+        why = NO_PLACE if part in MEASURED else why
         lines.append(f"  left out {len(of_part(part, plan.pieces)):4}: {part}: {why}")
+    gains = of_part(f"vae.{GAINS}", plan.pieces)
+    if gains and "vae" in taken:
+        lines.append(f"  left out {len(gains):4}: vae.{GAINS}: {NO_PLACE}")
     return lines
 
 

@@ -115,5 +115,6 @@ TEXT_BLOCK = (
     ("mlp_in", "mlp.fc1", "mlp.c_fc"),
     ("mlp_out", "mlp.fc2", "mlp.c_proj"),
 )
+GAINS = "decoder.noise_gains"  # in the vae, the one module that no other program's model has
 CONVOLUTIONAL = {("vae", "compvis")}  # no linear layers in these: every matrix is a 1x1 convolution, [c, c, 1, 1]
 BARE_TENSORS = ("positional_embedding",)  # tensors that belong to no module: nothing is added to their name

@@ -15,6 +15,7 @@ from ldm_us.config import SD15, US128
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, model_metadata, save_model
 from tests.conftest import MICRO
+from weights_convert.__main__ import main as weights_convert_main
 from weights_convert.export_command import FORMATS, unlike_sd15
 
 WEIGHTS = [
@@ -172,6 +173,52 @@ def test_a_first_timestep_that_the_pipeline_would_replace_is_noted(first, export
     _, text, _ = export(tmp_path / "model.safetensors", "--format", "diffusers", "--out", tmp_path / "out")
     assert ("steps_offset=0" in text) == (first == 0)
     assert text.count("\nload ") == 2
+
+
+def noisy(controlnet=False):
+    """A model whose decoder adds noise, in its two finest levels."""
+    return made(dataclasses.replace(MICRO, vae=dataclasses.replace(MICRO.vae, noise_levels=2)), controlnet)
+
+
+@pytest.mark.parametrize("format", ["compvis", "diffusers"])
+def test_gains_of_noise_are_left_out_and_the_decoder_is_ours_without_noise(format, export, convert, tmp_path):
+    save_model(noisy(), tmp_path / "a.safetensors")
+    out = tmp_path / ("out" if format == "diffusers" else "out.safetensors")
+    code, text, _ = export(tmp_path / "a.safetensors", "--format", format, "--out", out)
+    assert code == 0
+    assert "left out    4: vae.decoder.noise_gains: no place for it in this layout" in text
+    assert "noise_levels" not in text
+    vae = [value for name, value in noisy().state_dict().items() if name.startswith("vae.") and "gains" not in name]
+    assert f"{len(vae):5} tensors {sum(value.numel() for value in vae):13,} parameters" in text
+    assert convert(out, "--out", tmp_path / "b.safetensors", preset=None)[0] == 0
+    plain = load_model(tmp_path / "b.safetensors")
+    assert plain.config == MICRO
+    z_0, noise = torch.ones(1, 4, 4, 4), torch.ones(1, noisy().vae.noise_size(4, 4))
+    assert torch.equal(plain.vae.decode(z_0), noisy().vae.decode(z_0))
+    assert not torch.equal(plain.vae.decode(z_0), noisy().vae.decode(z_0, noise))
+
+
+def test_a_controlnet_alone_says_nothing_of_gains(export, tmp_path):
+    save_model(noisy(controlnet=True), tmp_path / "a.safetensors")
+    out = tmp_path / "out.safetensors"
+    code, text, _ = export(tmp_path / "a.safetensors", "--format", "controlnet", "--out", out)
+    assert (code, "noise_gains" in text) == (0, False)
+
+
+def test_an_import_and_an_audit_of_a_file_of_ours_keep_the_gains(convert, export, model_file, tmp_path):
+    """Also where another part comes from a file of other names, which has an autoencoder without gains."""
+    save_model(noisy(), tmp_path / "a.safetensors")
+    export(model_file, "--format", "compvis", "--out", tmp_path / "theirs.safetensors")
+    for name, flags in {"b": (), "c": ("--text", tmp_path / "theirs.safetensors")}.items():
+        out = tmp_path / f"{name}.safetensors"
+        assert convert(tmp_path / "a.safetensors", *flags, "--out", out, preset=None)[0] == 0
+        after, before = load_model(out), noisy()
+        assert after.config == before.config
+        for gain, expected in zip(after.vae.decoder.noise_gains, before.vae.decoder.noise_gains, strict=True):
+            assert torch.equal(gain, expected)
+    assert weights_convert_main(["audit", str(tmp_path / "a.safetensors"), "--csv", str(tmp_path / "a.csv")]) == 0
+    rows = [row.split(",") for row in (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()]
+    assert sum("vae.decoder.noise_gains." in row[0] for row in rows) == 4
 
 
 # What is refused

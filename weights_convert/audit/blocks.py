@@ -19,6 +19,7 @@ BLOCKS = (
     (r"vae\.(?:post_quant_conv|decoder\.conv_in)", "decoder in"),
     (r"vae\.decoder\.middle", "decoder middle"),
     (r"\w+\.decoder\.(?:levels|ups)\.(\d+)", "decoder level {}"),
+    (r"vae\.decoder\.noise_gains", "decoder noise"),
     (r"vae\.decoder\.(?:norm|conv)_out", "decoder out"),
     (r"unet\.decoder\.(?:norm|conv)_out", "out"),
     (r"controlnet\.zero_conv", "zero convolutions"),
