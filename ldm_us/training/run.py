@@ -158,9 +158,12 @@ def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
     if state is None:
         return 0
     if stage.adversary is not None:
-        if "adversary" not in state:
-            raise ValueError(f"{run / 'state'}: the state of step {step} lacks its discriminator. Add --restart.")
-        stage.adversary.load_state_dict(state["adversary"])
+        try:
+            stage.adversary.load_state_dict(state["adversary"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's of another width
+            raise ValueError(
+                f"{run / 'state'}: the state of step {step} has no discriminator that fits. Add --restart."
+            ) from error
     if stage.options.shard:
         scatter_state(stage.networks, optimizer, ema, state, world)
         return step

@@ -1,6 +1,7 @@
 """train.py vae with LDM's whole loss and a decoder that adds noise: what changes, what resumes, what is refused."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 import train
 from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.networks.vae import DECODER_PARTS
+from ldm_us.runtime.processes import ALONE
+from ldm_us.training.adversary import Adversary
 from tests.conftest import read_run
 from tests.training.test_train_resume import PowerCutError, assert_same, die_at_step_4
 
@@ -76,13 +79,25 @@ def test_stopped_and_killed_runs_end_where_an_uninterrupted_run_ends(run, tmp_pa
     assert all(torch.equal(value, networks[1][name]) for name, value in networks[0].items())
 
 
-def test_a_state_without_its_discriminator_is_one_sentence(run, refused, tmp_path):
+@pytest.mark.parametrize("kind", ["none", "no table", "another width", "no moments"])
+def test_a_state_without_a_discriminator_that_fits_is_one_sentence(run, refused, tmp_path, kind):
     run("vae", tmp_path / "run", *WHOLE)
     path = tmp_path / "run" / "state" / "step_00000002.pt"
     state = torch.load(path)
-    del state["adversary"]
-    torch.save(state, path)
-    assert "the state of step 2 lacks its discriminator" in refused("vae", tmp_path / "run", *WHOLE, "--steps", 4)
+    adversary = state.pop("adversary")
+    other = Adversary(256, 0.5, 0, 0, torch.device("cpu"), ALONE).state_dict()
+    damaged = {"no table": [1], "another width": other, "no moments": {**adversary, "optimizer": {}}}
+    torch.save(state if kind == "none" else state | {"adversary": damaged[kind]}, path)
+    sentence = refused("vae", tmp_path / "run", *WHOLE, "--steps", 4)
+    assert "the state of step 2 has no discriminator that fits. Add --restart." in sentence
+
+
+def test_one_step_in_bf16_is_finite(run, tmp_path):
+    result = run("vae", tmp_path / "run", "--steps", 1, "--precision", "bf16", *WHOLE)
+    (line,) = result.log
+    assert all(math.isfinite(line[name]) for name in {"loss", "grad_norm", *TERMS})
+    assert line["lambda"] > 0
+    assert all(bool(value.isfinite().all()) for value in result.weights.values())
 
 
 def test_a_batch_in_parts_gives_the_result_of_the_whole_batch(run, tmp_path):
@@ -115,7 +130,12 @@ def test_a_run_of_before_these_options_resumes_and_another_weight_is_another_run
         ("vae", ("--adversarial-start", 5), "--adversarial-start belongs to a term of the loss: add --adversarial X"),
         ("vae", ("--perceptual-network", "judge"), "add --perceptual X"),
         ("vae", ("--adversarial", 0), "--adversarial 0.0: use a finite number above 0"),
+        ("vae", ("--adversarial", "nan"), "--adversarial nan: use a finite number above 0"),
+        ("vae", ("--adversarial-start", -1, "--adversarial", 1), "--adversarial-start -1: use 0 or more"),
         ("vae", ("--perceptual", "inf"), "--perceptual inf"),
+        ("vae", ("--perceptual", 0), "--perceptual 0.0: use a finite number above 0"),
+        ("vae", ("--perceptual", -1), "--perceptual -1.0: use a finite number above 0"),
+        ("vae", ("--noise-levels", 0), "--noise-levels 0: use 1 or more"),
         ("vae", ("--noise-levels", 4), "4 levels with noise: this decoder has 3"),
         ("vae", ("--adversarial", 0.5, "--compile"), "leave --compile away"),
         ("vae", ("--adversarial", 0.5), "the discriminator needs images of 24 pixels or more, not 16"),
