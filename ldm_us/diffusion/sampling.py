@@ -41,9 +41,7 @@ class Sampling:
     control_end: float = 1.0  # share of the steps until it does not
     guess: bool = False  # guess mode, see controls.py
     prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
-    grain: bool = (
-        True  # draw texture that latents do not hold: the decoder's noise or the grain, where the model has it
-    )
+    grain: bool = True  # draw texture that latents do not hold: the model's grain, or its decoder's noise
     size: int | None = None  # pixels along one side
     precision: str = "fp32"  # of PRECISIONS; bf16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are

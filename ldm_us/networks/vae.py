@@ -4,9 +4,9 @@ A decoder may add noise of a learned gain, for texture that latents do not hold.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -123,16 +123,12 @@ class Level(nn.Sequential):
         widths = [channels_in, *[channels_out] * blocks]
         super().__init__(*(ResBlock(a, b, groups) for a, b in pairwise(widths)))
 
-    def forward(self, features: Tensor, noise: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
-        """(b, channels_in, h, w) -> (b, channels_out, h, w).
-
-        noise: for each block a gain (channels_out,) and a map (b, 1, h, w); without these none is added.
-        """
-        for block, added in zip_longest(self, noise):
+    def forward(self, features: Tensor, noise: Iterator[Tensor] | None = None) -> Tensor:
+        """(b, channels_in, h, w), noise (b, channels_out, h, w) of each block, or none -> (b, channels_out, h, w)."""
+        for block in self:
             features = recomputed(block)(features) if self.recompute else block(features)
-            if added is not None:
-                gain, noise_map = added
-                features = features + (gain.view(-1, 1, 1) * noise_map).to(features.dtype)  # StyleGAN section 2
+            if noise is not None:
+                features = features + next(noise).to(features.dtype)  # StyleGAN section 2, there behind a convolution
         return features
 
 
@@ -186,24 +182,20 @@ class Decoder(nn.Module):
         first = len(self.levels) - len(self.noise_gains) // self.blocks
         return [(h * 2**i, w * 2**i) for i in range(first, len(self.levels)) for _ in range(self.blocks)]
 
-    def noise_by_level(self, latents: Tensor, noise: Tensor | None) -> list[list[tuple[Tensor, Tensor]]]:
-        """Cut noise (b, N) into maps: for each level, a gain (c,) and a map (b, 1, h, w) a block, or nothing."""
-        by_level: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.levels]
-        if noise is None:
-            return by_level
-        shapes = self.noise_shapes(*latents.shape[2:])
-        maps = noise.to(latents).split([math.prod(shape) for shape in shapes], dim=1) if shapes else ()
-        first = len(self.levels) - len(maps) // self.blocks
-        for i, (gain, flat, shape) in enumerate(zip(self.noise_gains, maps, shapes, strict=True)):
-            by_level[first + i // self.blocks].append((gain, flat.unflatten(1, (1, *shape))))
-        return by_level
+    def scaled(self, noise: Tensor, h: int, w: int) -> Iterator[Tensor]:
+        """Noise (b, N) -> what each block of the noisy levels adds, from coarse to fine, for latents of h x w."""
+        shapes = self.noise_shapes(h, w)
+        maps = noise.split([math.prod(shape) for shape in shapes], dim=1)
+        for gain, noise_map, shape in zip(self.noise_gains, maps, shapes, strict=True):
+            yield gain.view(-1, 1, 1) * noise_map.unflatten(1, (1, *shape))  # (c, 1, 1), (b, 1, h, w) -> (b, c, h, w)
 
     def forward(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
         """(b, c, h, w), noise (b, N) or None for none -> (b, 3, H, W)."""
-        noises = self.noise_by_level(latents, noise)
+        added = None if noise is None else self.scaled(noise.to(latents), *latents.shape[2:])
+        first = len(self.levels) - len(self.noise_gains) // self.blocks
         features = self.middle(self.conv_in(latents))
         for i, level in enumerate(self.levels):
-            features = level(features, noises[i])
+            features = level(features, added if i >= first else None)
             if i < len(self.ups):
                 features = self.ups[i](features)
         return self.conv_out(F.silu(self.norm_out(features)))

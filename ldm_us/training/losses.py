@@ -30,16 +30,14 @@ def vae_loss(
     posterior = posterior_from_moments(moments, scale=1.0)
     x_hat = model.vae.decode_unscaled(posterior.mean + posterior.std * batch.noise, batch.decoder_noise).float()
 
-    reconstruction = F.l1_loss(x_hat, batch.x)
     kl = kl_to_standard_normal(moments).mean() / batch.x[0].numel()
-    loss = reconstruction + KL_WEIGHT * kl  # LDM Eq. 25
     extra = {"mse": F.mse_loss(x_hat.detach(), batch.x), "kl": kl.detach()}
-
     errors = (x_hat - batch.x).abs().mean(dim=(1, 2, 3))  # (b,)
     if perceptual is not None:
         distance = perceptual.distance(x_hat, batch.x)
-        loss, errors = loss + perceptual.weight * distance.mean(), errors + perceptual.weight * distance
+        errors = errors + perceptual.weight * distance
         extra["perceptual"] = distance.detach().mean()
+    loss = errors.mean() + KL_WEIGHT * kl  # LDM Eq. 25
     if adversary is not None:
         term, figures = adversary.term(batch.x, x_hat, errors, model.vae.decoder.conv_out.weight)
         loss, extra = loss + term, extra | figures  # LDM Eq. 25
