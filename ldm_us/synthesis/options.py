@@ -162,7 +162,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--guidance", type=float, metavar="S", help="of the text, 1 none (sd15 7.5; us128 3, mask 1)")
     add("--control-scale", type=float, metavar="X", help="weight of the mask (sd15 1, us128 2)")
     add("--no-prior", dest="prior", action="store_false", help="start from N(0, I), not from the start prior")
-    add("--no-grain", dest="grain", action="store_false", help="what the decoder gives, and no grain on it")
+    add("--no-grain", dest="grain", action="store_false", help="what latents hold: no grain, no noise of the decoder")
     add("--size", type=int, metavar="PIXELS", help="side of the images (that of the model)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no bit (%(default)s)")
     add("--fast", action="store_true", help="a batch in one call, which changes the last bits")

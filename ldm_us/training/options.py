@@ -84,7 +84,9 @@ class TrainOptions:
     adversarial: float | None = option("weight of the discriminator, LDM's is 0.5 (none)", None, "X", ABOVE_0)
     adversarial_start: int | None = option("steps before that acts, and learns (0)", None, "N", FROM_0)
     perceptual: float | None = option("weight of a distance of features, LDM's is 1 (none)", None, "X", ABOVE_0)
-    perceptual_network: str | None = option("whose features (judge)", among=PERCEPTUAL)
+    perceptual_network: str | None = option(
+        "whose features (judge); those of efficientnet_lite0 are further apart: weigh them less", among=PERCEPTUAL
+    )
     noise_levels: int | None = option(
         "finest levels of the decoder that add noise (those of the start)", None, "N", FROM_1
     )

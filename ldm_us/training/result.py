@@ -17,13 +17,15 @@ from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.measured import set_measured, shown_to_prior
+from ldm_us.training.options import FIRST_STAGE
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
 
 RECORDED = (  # of the options, in the lineage
     *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),
     *("train_text", "text_warmup", "prompt_tokens", "decoder_only", "unlock_decoder", "optimizer", "precision"),
-    *("adversarial", "adversarial_start", "perceptual", "perceptual_network", "noise_levels", "processes"),
+    *FIRST_STAGE,
+    "processes",
 )
 
 
