@@ -12,7 +12,7 @@ from ldm_us.diffusion.start_prior import StartPrior
 from ldm_us.networks.clip import TextEncoder, check_prompt_tokens, common_embeddings, tokenize
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import UNet
-from ldm_us.networks.vae import VAE, Decoder
+from ldm_us.networks.vae import INITIAL_GAIN, VAE, Decoder
 
 
 class LatentDiffusion(nn.Module):
@@ -79,7 +79,7 @@ class LatentDiffusion(nn.Module):
         self.vae.config = vae
 
     def add_decoder_noise(self, levels: int) -> None:
-        """Let the finest levels of the decoder add noise of a learned gain; until that is trained, no output changes.
+        """Let the finest levels of the decoder add noise of a learned gain; without noise, no output changes.
 
         Raise ValueError where another number of levels adds noise already, or the decoder has fewer.
         """
@@ -90,7 +90,7 @@ class LatentDiffusion(nn.Module):
         if before == 0:
             with torch.device("meta"):
                 shapes = Decoder(vae).noise_gains
-            gains = (torch.zeros(gain.shape, device=self.device) for gain in shapes)
+            gains = (torch.full(gain.shape, INITIAL_GAIN, device=self.device) for gain in shapes)
             self.vae.decoder.noise_gains = nn.ParameterList(gains)
         self.config = dataclasses.replace(self.config, vae=vae)
         self.vae.config = vae

@@ -20,6 +20,7 @@ from ldm_us.networks.recompute import recomputed
 # was trained on.
 DECODER_PARTS = ("decoder", "post_quant_conv")
 EPS = 1e-6  # of every GroupNorm in the VAE; the UNet's residual blocks use 1e-5
+INITIAL_GAIN = 0.3  # of a decoder's noise; a gain of 0 would stay there: the sign of noise tells a loss nothing
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents, after post_quant_conv -> pixels. Its levels run from coarse to fine.
-
-    Gains of noise start at 0, as a zero convolution does: a decoder that gets them is unchanged until it is trained.
-    """
+    """Latents, after post_quant_conv -> pixels. Its levels run from coarse to fine."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -168,7 +166,7 @@ class Decoder(nn.Module):
         widths = [config.width * m for m in reversed(config.multipliers)]
         self.blocks = config.res_blocks + 1  # of a level
         noisy = widths[len(widths) - config.noise_levels :]
-        self.noise_gains = nn.ParameterList(torch.zeros(c) for c in noisy for _ in range(self.blocks))
+        self.noise_gains = nn.ParameterList(torch.full((c,), INITIAL_GAIN) for c in noisy for _ in range(self.blocks))
         widths = [widths[0], *widths]
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.middle = Middle(widths[0], config.groups)

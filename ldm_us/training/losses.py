@@ -32,12 +32,12 @@ def vae_loss(
 
     kl = kl_to_standard_normal(moments).mean() / batch.x[0].numel()
     extra = {"mse": F.mse_loss(x_hat.detach(), batch.x), "kl": kl.detach()}
+    loss = F.l1_loss(x_hat, batch.x) + KL_WEIGHT * kl  # LDM Eq. 25
     errors = (x_hat - batch.x).abs().mean(dim=(1, 2, 3))  # (b,)
     if perceptual is not None:
-        distance = perceptual.distance(x_hat, batch.x)
-        errors = errors + perceptual.weight * distance
-        extra["perceptual"] = distance.detach().mean()
-    loss = errors.mean() + KL_WEIGHT * kl  # LDM Eq. 25
+        distance = perceptual.weight * perceptual.distance(x_hat, batch.x)
+        loss, errors = loss + distance.mean(), errors + distance  # LDM appendix G
+        extra["perceptual"] = distance.detach().mean() / perceptual.weight
     if adversary is not None:
         term, figures = adversary.term(batch.x, x_hat, errors, model.vae.decoder.conv_out.weight)
         loss, extra = loss + term, extra | figures  # LDM Eq. 25
