@@ -16,7 +16,14 @@ from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
 from ldm_us.evaluation.realism.measures import BINS, Measured, measure
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
-from ldm_us.evaluation.realism.table import artefact_test_as_json, as_markdown, describe_set, figure_test_as_json, how
+from ldm_us.evaluation.realism.table import (
+    artefact_test_as_json,
+    as_markdown,
+    bound_sentences,
+    describe_set,
+    figure_test_as_json,
+    how,
+)
 from ldm_us.evaluation.results import check_out
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
 from ldm_us.files.atomic import sha256_file, write_text
@@ -76,8 +83,9 @@ def run_realism(options: argparse.Namespace) -> int:
         "how": how(paired, dynamic_range, len(figures) + len(artefacts)),
         "real": {"folders": list(map(str, options.real))} | described[0],
         compared: source | described[1],
-        "figures": [figure_test_as_json(test, paired) for test in figures],
+        "figures": [figure_test_as_json(test) for test in figures],
         "artefact_tests": [artefact_test_as_json(test) for test in artefacts],
+        "bounds": bound_sentences(figures),
         "left_out": left_out + missing,
     }
     if options.out is not None:
