@@ -46,15 +46,19 @@ FIGURES = {
 class Measured:
     """The figures of a set, image by image."""
 
+    names: list[str] = field(default_factory=list)  # of the files, without their endings
     labels: list[str] = field(default_factory=list)
+    greys: list[np.ndarray] = field(default_factory=list)  # (h, h), uint8
     figures: list[dict[str, float]] = field(default_factory=list)
     black_corners: list[bool] = field(default_factory=list)
     grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
     bounds: dict[str, float] = field(default_factory=dict)  # of a figure: such a value is known to be no less, no more
 
-    def add(self, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
+    def add(self, name: str, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
         """Take in one image (h, h)."""
+        self.names.append(name)
         self.labels.append(label)
+        self.greys.append(grey)
         self.figures.append(figures)
         self.black_corners.append(has_black_corners(grey))
         self.grey_deviation.append(deviation)
@@ -136,7 +140,7 @@ def measure(
             versions.append((x_hat, channel_deviation(x_hat)))
         for one, (version, deviation) in zip(measured, versions, strict=False):
             grey = to_grey(version)
-            one.add(record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), deviation)
+            one.add(record.image.stem, record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), deviation)
         on_image()
     return measured
 

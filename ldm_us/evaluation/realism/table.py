@@ -124,6 +124,7 @@ def as_markdown(result: dict[str, Any], figures: Sequence[FigureTest]) -> str:
         other=other,
         effect="Mean difference" if other == "reconstructed" else "Cliff's delta",
         figures=[figure_cells(test) for test in figures],
+        two_sample=two_sample_cells(result["two_sample"], other),
         artefacts=artefact_cells(result, other),
     )
     return page.rstrip() + "\n"
@@ -155,6 +156,18 @@ def short(value: float, sign: str = "") -> str:
     """A number for a table: 104, 12.3, 0.42."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:{sign}.{digits}f}"
+
+
+def two_sample_cells(result: dict[str, Any] | None, other: str) -> list[list[str]]:
+    """The AUC of both two-sample tests, as 0.62 [0.58, 0.66], and the numbers of images."""
+    rows = []
+    for title, key in ((f"Real and {other}", "against_real"), ("Real and real: two halves", "real_halves")):
+        if result is not None:
+            test = result[key]
+            images = (" and ".join(map(str, test[side])) for side in ("trained_on", "tested_on"))
+            auc = f"{short(test['auc'])} [{short(test['low'])}, {short(test['high'])}]"
+            rows.append([title, auc, "; ".join(images)])
+    return rows
 
 
 def artefact_cells(result: dict[str, Any], other: str) -> list[list[str]]:

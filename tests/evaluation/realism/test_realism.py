@@ -57,7 +57,7 @@ def save_set(
 
 
 def run(*arguments: object) -> int:
-    return run_command(partial(main, ["realism", *map(str, arguments)]))
+    return run_command(partial(main, ["realism", "--no-two-sample", *map(str, arguments)]))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,32 @@ def test_sets_of_one_distribution_do_not_differ(real, tmp_path, capsys):
     rows = by_row(json.loads(capsys.readouterr().out))
     assert len(rows) == 5 + 1 + 8 + 2 * 3
     assert min(row["p_holm"] for row in rows.values()) > 0.05
+
+
+def test_the_two_sample_test_stands_in_the_result_and_on_the_page_and_may_be_left_out(tmp_path, capsys, monkeypatch):
+    many = [save_set(tmp_path / name, seed, labels=("benign", "malignant", "normal")) for seed, name in enumerate("ab")]
+    arguments = ["realism", "--real", many[0], "--generated", many[1], "--two-sample-steps", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr("ldm_us.evaluation.realism.two_sample.FEWEST", 36)
+        assert main([*map(str, arguments), "--seed", "3", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)["two_sample"]
+    assert (found["crop"], found["steps"], found["seed"]) == (32, 1, 3)
+    assert found["against_real"]["trained_on"] == found["against_real"]["tested_on"] == [18, 18]
+    assert found["real_halves"]["trained_on"] == found["real_halves"]["tested_on"] == [9, 9]
+    against = found["against_real"]
+    page = (tmp_path / "out" / "realism.md").read_text()
+    assert f"| Real and generated | {against['auc']:.2f} [{against['low']:.2f}, {against['high']:.2f}] |" in page
+    assert "| Real and real: two halves |" in page
+    assert "grain" in page.split("two-sample")[-1]
+    assert main([*map(str, arguments)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["two_sample"] is None
+    sentence = "Two-sample test: it needs 40 images of each set, of the same classes, not 36."
+    assert sentence in printed["left_out"]
+    assert main([*map(str, arguments), "--no-two-sample"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["two_sample"] is None
+    assert sentence not in printed["left_out"]
 
 
 def test_folders_without_masks_have_no_lesion_figures_and_the_result_says_so(real, tmp_path, capsys):
@@ -243,6 +269,8 @@ def test_bad_input_is_refused_in_one_sentence(real, tmp_path, capsys):
         ("--generated", real): "pixel for pixel",
         ("--generated", other, "--size", 32): "--size 32: speckle is measured at 64 pixels and more",
         ("--generated", other, "--dynamic-range", 0): "use more than 0 dB",
+        ("--generated", other, "--two-sample-steps", 0): "--two-sample-steps 0: use 1 or more",
+        ("--generated", other, "--seed", -1): "--seed -1: use 0 up to",
         ("--generated", other, "--dynamic-range", "nan"): "use a finite number",
         ("--generated", other, "--out", tmp_path / "out"): "has realism.md already",
         ("--generated", other, "--out", tmp_path / "m.safetensors"): "exists and is not a folder",
@@ -274,7 +302,7 @@ def made_up(rng, counts, shift, corners):
     for i, (label, count) in enumerate(counts.items()):
         for _ in range(count):
             figures = {name: float(rng.normal(4 * i + shift)) for name in FIGURES}
-            measured.add(label, np.full((32, 32), 0 if rng.random() < corners else 99, np.uint8), figures, 0)
+            measured.add("", label, np.full((32, 32), 0 if rng.random() < corners else 99, np.uint8), figures, 0)
             measured.grey_deviation[-1] = int(rng.poisson(2 + shift))
     return measured
 
