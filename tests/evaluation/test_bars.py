@@ -96,15 +96,23 @@ def test_a_two_sample_test_that_was_left_out_is_a_miss_and_not_a_pass(results):
     assert missed(results) == ["two-sample AUC, samples"]
 
 
-def test_a_miss_is_printed_and_is_no_error_and_a_missing_result_is_one(results, tmp_path, capsys):
+def test_a_miss_is_printed_and_is_no_error_and_what_was_not_measured_is_no_pass(results, tmp_path, capsys):
     put(results, "masks.json", ("dice", "true", "all", "mean"), 0.1)
     for name, result in results.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(result))
     assert main([str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.endswith("| MISS |")] == [line for line in lines if "own mask" in line]
-    assert "20 of 21 bars passed, 1 missed. A miss is a figure, not an error." in lines
-    (tmp_path / "masks.json").unlink()
+    assert [line for line in lines if "| MISS " in line] == [line for line in lines if "own mask" in line]
+    assert lines[-1] == "20 of 21 bars passed. A miss is a figure, not an error."
+    for name, bars_lost in {"masks.json": 2, "realism_samples/realism.json": 14}.items():
+        text = (tmp_path / name).read_text()
+        (tmp_path / name).unlink()
+        assert main([str(tmp_path)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert sum("| not measured |" in line for line in lines) == bars_lost
+        assert lines[-1] == f"{tmp_path / name}: no such file. `make bars` writes it."
+        (tmp_path / name).write_text(text)
+    (tmp_path / "masks.json").write_text("{")
     assert run_command(partial(main, [str(tmp_path)])) == 2
-    assert "masks.json: no such file. `make bars` writes it." in capsys.readouterr().err
+    assert "masks.json is not JSON" in capsys.readouterr().err
