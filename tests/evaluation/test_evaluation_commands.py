@@ -9,16 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.data.records import load_pair
+from ldm_us.data.records import load_image, load_pair
+from ldm_us.diffusion.grain import REACH, Grain
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.masks.fidelity import mask_fidelity, other_of_its_class
-from ldm_us.evaluation.sets.evaluated_images import held_out_records
+from ldm_us.evaluation.sets.evaluated_images import held_out_records, unseen_records
+from ldm_us.evaluation.sets.image_sets import read_set
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lineage import Lineage
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import data_hash, split_data
+from ldm_us.training.reconstruction import reconstruct_grey
 from tests.conftest import MICRO
 
 
@@ -59,6 +62,39 @@ def test_reconstruction_is_measured_on_the_held_out_images_alone(busi, tmp_path,
     _, held_out = split_data([busi], 0.25)
     assert printed["images"] == len(held_out) > 0
     assert 0 < printed["psnr_db"]["mean"] < 40
+
+
+def test_reconstructions_are_written_as_a_set_with_the_models_grain_or_without_it(busi, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = LatentDiffusion(MICRO)
+    grain = Grain()
+    grain.taps[:, REACH, REACH], grain.gain[:] = 1.0, 0.1  # white, a tenth of the range
+    model.set_grain(grain)
+    weights = tmp_path / "m.safetensors"
+    save_model(model, weights, {})
+    command = ["reconstruction", "--weights", str(weights), "--data", str(busi), "--unseen", "--images"]
+    assert main([*command, str(tmp_path / "grain"), "--out", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "reconstruction.json").read_text())
+    assert main([*command, str(tmp_path / "plain"), "--no-grain"]) == 0
+    grained, plain = (read_set([tmp_path / name]) for name in ("grain", "plain"))
+    records = unseen_records(weights, [busi])
+    for one in (grained, plain):
+        assert [(r.image.name, r.label) for r in one] == [(r.image.name, r.label) for r in records]
+    for record, with_it, without in zip(records, grained, plain, strict=True):
+        expected = reconstruct_grey(model, load_image(record.image, MICRO.image_size)[None, :1] / 2 + 0.5)
+        x_hat, x_hat_grain = (load_image(r.image, MICRO.image_size)[None, :1] / 2 + 0.5 for r in (without, with_it))
+        assert torch.allclose(x_hat, expected, atol=1 / 255)
+        assert 0.05 < float((x_hat_grain - x_hat).std()) < 0.15
+
+
+def test_what_a_command_would_replace_is_refused_before_the_work(busi, tmp_path, capsys):
+    weights = save(tmp_path / "m.safetensors", busi, [0.25])
+    command = ["reconstruction", "--weights", str(weights), "--data", str(busi)]
+    for option, name in (("--out", "reconstruction.json"), ("--images", "manifest.jsonl")):
+        (tmp_path / name).write_text("mine")
+        assert run_command(partial(main, [*command, option, str(tmp_path)])) == 2
+        assert f"has {name} already" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "mine"
 
 
 def test_masks_are_those_of_held_out_lesions_and_every_class_is_reported(busi, tmp_path, capsys):

@@ -188,6 +188,11 @@ def notes(features: Features, real: Sequence[Record], generated: Sequence[Record
             f"{seen} of the {len(real)} real images trained the network of the features. It may tell them from any "
             "others, so distances may be too high. Train it on other images."
         )
+    if features.about["kind"] == "judge":
+        said.append(
+            "Features of a judge are blind to grain: it was trained on blurred images too. The two-sample test of the "
+            "command realism sees grain."
+        )
     if features.about["kind"] == "vae":
         said.append(
             "Features of an autoencoder are blind to what it does not encode: where it is that of the generator, its "

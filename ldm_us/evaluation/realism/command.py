@@ -13,16 +13,25 @@ from tqdm import tqdm
 from ldm_us.data.records import Record
 from ldm_us.evaluation.difference import scipy_stats
 from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
+from ldm_us.evaluation.realism.crops import CROP
 from ldm_us.evaluation.realism.measures import BINS, Measured, measure
 from ldm_us.evaluation.realism.picture import draw_realism
 from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
-from ldm_us.evaluation.realism.table import artefact_test_as_json, as_markdown, describe_set, figure_test_as_json, how
+from ldm_us.evaluation.realism.table import (
+    artefact_test_as_json,
+    as_markdown,
+    bound_sentences,
+    describe_set,
+    figure_test_as_json,
+    how,
+)
+from ldm_us.evaluation.realism.two_sample import STEPS, two_sample_tests
 from ldm_us.evaluation.results import check_out
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_finite
+from ldm_us.runtime.checks import check_finite, check_seed
 from ldm_us.training.reconstruction import reconstruct
 
 FILES = ("realism.json", "realism.md", "realism.png")
@@ -41,6 +50,9 @@ def add_realism_command(commands: Any) -> None:
     )
     add("--size", type=int, metavar="PIXELS", help="resize to this side (that of all images, or of the model)")
     add("--dynamic-range", type=float, default=DYNAMIC_RANGE, metavar="DB", help="of the display (%(default)s)")
+    add("--no-two-sample", dest="two_sample", action="store_false", help="train no network to tell the sets apart")
+    add("--two-sample-steps", type=int, default=STEPS, metavar="N", help="of its training (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the same (%(default)s)")
     add("--device", default="cpu", help="(%(default)s)")
     add("--out", type=Path, metavar="FOLDER", help=f"write {', '.join(FILES)} there")
     add("--overwrite", action="store_true", help="replace these files")
@@ -52,6 +64,9 @@ def run_realism(options: argparse.Namespace) -> int:
     if options.dynamic_range <= 0:
         raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
     check_speckle_size(options.size)
+    check_seed(options.seed)
+    if options.two_sample_steps < 1:
+        raise ValueError(f"--two-sample-steps {options.two_sample_steps}: use 1 or more.")
     check_out(options.out, FILES, options.overwrite)
     scipy_stats()
     real, dynamic_range, weights = read_set(options.real), options.dynamic_range, options.reconstructions
@@ -67,6 +82,7 @@ def run_realism(options: argparse.Namespace) -> int:
         source = {"folders": list(map(str, options.generated))}
     figures, artefacts, missing = compare(*measured, paired)
     compared = "reconstructed" if paired else "generated"
+    two_sample = tell_apart(*measured, options, left_out) if options.two_sample else None
     described = [describe_set(*one) for one in zip(measured, images, strict=True)]
     result = {
         "compared": compared,
@@ -76,14 +92,30 @@ def run_realism(options: argparse.Namespace) -> int:
         "how": how(paired, dynamic_range, len(figures) + len(artefacts)),
         "real": {"folders": list(map(str, options.real))} | described[0],
         compared: source | described[1],
-        "figures": [figure_test_as_json(test, paired) for test in figures],
+        "figures": [figure_test_as_json(test) for test in figures],
         "artefact_tests": [artefact_test_as_json(test) for test in artefacts],
+        "two_sample": two_sample,
+        "bounds": bound_sentences(figures),
         "left_out": left_out + missing,
     }
     if options.out is not None:
         write_realism(options.out, result, figures)
     print(json.dumps(result, indent=2))
     return 0
+
+
+def tell_apart(
+    real: Measured, other: Measured, options: argparse.Namespace, left_out: list[str]
+) -> dict[str, Any] | None:
+    """The two-sample test of both sets, and of the halves of the real one; None, and a sentence, for too few images."""
+    steps, seed = options.two_sample_steps, options.seed
+    try:
+        with tqdm(total=2 * steps, unit="step", desc="two-sample test", delay=0.1) as bar:
+            against, of_halves = two_sample_tests(real, other, steps, seed, bar.update)
+    except ValueError as error:
+        left_out.append(f"Two-sample test: {error}")
+        return None
+    return {"crop": CROP, "steps": steps, "seed": seed, "against_real": against, "real_halves": of_halves}
 
 
 def check_speckle_size(size: int | None) -> None:

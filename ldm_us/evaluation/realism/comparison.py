@@ -1,5 +1,6 @@
 """Two measured sets against each other: a test for every figure, and for what should not be in an image."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +23,13 @@ class FigureTest:
     other: np.ndarray
     difference: Difference
     p_holm: float  # corrected for the number of all tests
+    paired: bool
+    bound: float  # a value of as much is known to be no less, and nothing else; inf: none is
+
+    @property
+    def at_bound(self) -> tuple[int, int]:
+        """How many values of each set are lower bounds."""
+        return int((self.real >= self.bound).sum()), int((self.other >= self.bound).sum())
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[FigureT
             left_out.append(f"{title_of(name, label)}: {counted}")
             continue
         difference = paired_difference(first, second, rng) if paired else within_classes(classes, rng)
-        figures.append(FigureTest(name, label, first, second, difference, difference.p))
+        bound = real.bounds.get(name, math.inf)
+        figures.append(FigureTest(name, label, first, second, difference, difference.p, paired, bound))
     artefacts = artefact_tests(real, other, paired, rng)
     corrected = iter(holm([one.difference.p for one in figures] + [one.p for one in artefacts]))
     figures = [replace(one, p_holm=next(corrected)) for one in figures]

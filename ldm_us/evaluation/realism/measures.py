@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.data.records import Record, load_pair, open_image
-from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures
+from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures, widest
 from ldm_us.evaluation.sets.image_sets import grey_deviation
 
 CORNER = 16  # a corner is a sixteenth of the image high and wide
@@ -34,6 +34,7 @@ FIGURES = {
     "detail": Figure("Fine detail", "grey levels, sd of the high-passed image"),
     "axial_width": Figure("Axial grain", "pixels, width of the autocorrelation"),
     "lateral_width": Figure("Lateral grain", "pixels, width of the autocorrelation"),
+    "mean_grey": Figure("Mean grey", "grey levels, of the whole image"),
     **{f"depth_{i}": Figure(f"Depth band {i} of {BANDS}", "grey levels") for i in range(1, BANDS + 1)},
     "lesion_contrast": Figure("Lesion contrast", "grey levels, inside minus ring", of_lesions=True),
     "gcnr": Figure("Lesion gCNR", "0 hidden, 1 apart", of_lesions=True),
@@ -45,14 +46,19 @@ FIGURES = {
 class Measured:
     """The figures of a set, image by image."""
 
+    names: list[str] = field(default_factory=list)  # of the files, without their endings
     labels: list[str] = field(default_factory=list)
+    greys: list[np.ndarray] = field(default_factory=list)  # (h, h), uint8
     figures: list[dict[str, float]] = field(default_factory=list)
     black_corners: list[bool] = field(default_factory=list)
     grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
+    bounds: dict[str, float] = field(default_factory=dict)  # of a figure: such a value is known to be no less, no more
 
-    def add(self, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
+    def add(self, name: str, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
         """Take in one image (h, h)."""
+        self.names.append(name)
         self.labels.append(label)
+        self.greys.append(grey)
         self.figures.append(figures)
         self.black_corners.append(has_black_corners(grey))
         self.grey_deviation.append(deviation)
@@ -103,6 +109,7 @@ def figures_of(
         "detail": float(detail.std()),
         "axial_width": correlation_width(detail),
         "lateral_width": correlation_width(detail.T),
+        "mean_grey": float(grey.mean()),
         **{f"depth_{i}": mean for i, mean in enumerate(depth_profile(grey), start=1)},
         "lesion_contrast": contrast,
         "gcnr": apart,
@@ -121,7 +128,8 @@ def measure(
 
     The second is measured in the same homogeneous blocks, those of the image; it is empty without `change`.
     """
-    measured = Measured(), Measured()
+    bounds = dict.fromkeys(("axial_width", "lateral_width"), widest(size))
+    measured = Measured(bounds=bounds), Measured(bounds=bounds)
     for record in records:
         x, hint = load_pair(record, size)
         lesion = hint[0].numpy() > 0 if bool(hint.any()) else None
@@ -132,7 +140,7 @@ def measure(
             versions.append((x_hat, channel_deviation(x_hat)))
         for one, (version, deviation) in zip(measured, versions, strict=False):
             grey = to_grey(version)
-            one.add(record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), deviation)
+            one.add(record.image.stem, record.label, grey, figures_of(grey, lesion, dynamic_range, blocks), deviation)
         on_image()
     return measured
 

@@ -89,11 +89,19 @@ def speckle_figures(grey: np.ndarray, blocks: list[Block], dynamic_range: float 
     )
 
 
+def widest(side: int) -> float:
+    """The width, in pixels, up to which correlation_width measures: that of a correlation of one half at the last lag.
+
+    An image that has this width, or more, is known to have no less, and nothing else.
+    """
+    return 2.0 * (side // LONGEST)
+
+
 def correlation_width(detail: np.ndarray) -> float:
     """Full width at half maximum, in pixels, of the autocorrelation of a high-passed image (h, w) down its rows.
 
-    Between two lags a Gaussian is assumed, whose logarithm is linear in the squared lag. NaN for a flat image, and
-    where the correlation is still above one half at an eighth of the side.
+    Between two lags a Gaussian is assumed, whose logarithm is linear in the squared lag. NaN for a flat image; a lower
+    bound, that of `widest`, where the correlation is still above one half at an eighth of the side.
     """
     if not detail.any():
         return math.nan
@@ -102,4 +110,4 @@ def correlation_width(detail: np.ndarray) -> float:
         if below <= 0.5:
             share = math.log(above / 0.5) / math.log(above / max(below, SMALLEST_CORRELATION))
             return 2 * math.sqrt(lag**2 + share * ((lag + 1) ** 2 - lag**2))
-    return math.nan
+    return widest(len(detail))

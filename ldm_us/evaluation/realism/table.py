@@ -13,6 +13,7 @@ from ldm_us.evaluation.realism.measures import FIGURES, Measured
 
 QUARTILES = (25, 50, 75)
 SMALLEST_P = 0.001
+SIGN_IN_WORDS = {">= ": "lower bounds", "<= ": "upper bounds", "~ ": "bounds neither way"}
 
 
 def describe_set(measured: Measured, images: int) -> dict[str, Any]:
@@ -32,21 +33,44 @@ def describe_set(measured: Measured, images: int) -> dict[str, Any]:
     }
 
 
-def figure_test_as_json(test: FigureTest, paired: bool) -> dict[str, Any]:
+def figure_test_as_json(test: FigureTest) -> dict[str, Any]:
     """Quartiles of both sets and the test."""
     difference = test.difference
     return {
         "figure": test.name,
         "class": test.label,
         "unit": FIGURES[test.name].unit,
-        "real": quartiles(test.real),
-        "reconstructed" if paired else "generated": quartiles(test.other),
-        "mean_difference" if paired else "cliffs_delta": significant(difference.effect),
+        "real": summary(test.real, test.bound),
+        "reconstructed" if test.paired else "generated": summary(test.other, test.bound),
+        "mean_difference" if test.paired else "cliffs_delta": significant(difference.effect),
         "low": significant(difference.low),
         "high": significant(difference.high),
         "p": significant(difference.p, 2),
         "p_holm": significant(test.p_holm, 2),
     }
+
+
+def bound_sentences(figures: Sequence[FigureTest]) -> list[str]:
+    """What the values that are lower bounds make of the other numbers, for each figure that has such."""
+    sentences = []
+    for test in figures:
+        if any(test.at_bound):
+            counts = (
+                f"{test.at_bound[0]} real and {test.at_bound[1]} other values are lower bounds, {test.bound:g} pixels"
+            )
+            effect = (
+                f"the mean difference and its interval are {SIGN_IN_WORDS[bound_sign(test)]}"
+                if test.paired
+                else "in Cliff's delta two bounds are a tie"
+            )
+            sentences.append(f"{title_of(test.name, test.label)}: {counts}; so are means with them, and {effect}.")
+    return sentences
+
+
+def bound_sign(test: FigureTest) -> str:
+    """What stands before a mean difference of pairs: >= where the others have lower bounds, <= the real, ~ both."""
+    real, other = test.at_bound if test.paired else (0, 0)
+    return "~ " if real and other else ">= " if other else "<= " if real else ""
 
 
 def artefact_test_as_json(test: ArtefactTest) -> dict[str, Any]:
@@ -55,10 +79,16 @@ def artefact_test_as_json(test: ArtefactTest) -> dict[str, Any]:
     return {"artefact": test.name, "class": test.label, "p": p, "p_holm": p_holm}
 
 
-def quartiles(values: np.ndarray) -> dict[str, float]:
-    """Number, median and quartiles of the values."""
+def summary(values: np.ndarray, bound: float) -> dict[str, float]:
+    """Number, median, quartiles, mean and standard deviation of the values, and how many are lower bounds, if any."""
     low, median, high = (significant(value) for value in np.percentile(values, QUARTILES))
-    return {"n": len(values), "median": median, "quarter": low, "three_quarters": high}
+    moments = {"mean": significant(values.mean()), "sd": significant(values.std(ddof=1))}
+    at_bound = int((values >= bound).sum())
+    return (
+        {"n": len(values), "median": median, "quarter": low, "three_quarters": high}
+        | moments
+        | ({"lower_bounds": at_bound} if at_bound else {})
+    )
 
 
 def significant(value: float, digits: int = 4) -> float:
@@ -94,6 +124,7 @@ def as_markdown(result: dict[str, Any], figures: Sequence[FigureTest]) -> str:
         other=other,
         effect="Mean difference" if other == "reconstructed" else "Cliff's delta",
         figures=[figure_cells(test) for test in figures],
+        two_sample=two_sample_cells(result["two_sample"], other),
         artefacts=artefact_cells(result, other),
     )
     return page.rstrip() + "\n"
@@ -103,15 +134,17 @@ def figure_cells(test: FigureTest) -> list[str]:
     """One figure of both sets, as medians and quartiles such as 12.3 (10.1 to 15.0)."""
     spreads = []
     for values in (test.real, test.other):
-        low, median, high = (short(value) for value in np.percentile(values, QUARTILES))
+        low, median, high = (
+            f">= {short(v)}" if v >= test.bound else short(v) for v in np.percentile(values, QUARTILES)
+        )
         spreads.append(f"{median} ({low} to {high})")
     return [title_of(test.name, test.label), FIGURES[test.name].unit, *spreads, effect_text(test), p_text(test.p_holm)]
 
 
 def effect_text(test: FigureTest) -> str:
-    """The effect and its interval, as +0.42 [0.30, 0.53]."""
+    """The effect and its interval, as +0.42 [0.30, 0.53]; a bound as >= +0.42 [0.30, 0.53]."""
     difference = test.difference
-    return f"{short(difference.effect, '+')} [{short(difference.low)}, {short(difference.high)}]"
+    return f"{bound_sign(test)}{short(difference.effect, '+')} [{short(difference.low)}, {short(difference.high)}]"
 
 
 def p_text(p: float) -> str:
@@ -123,6 +156,18 @@ def short(value: float, sign: str = "") -> str:
     """A number for a table: 104, 12.3, 0.42."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:{sign}.{digits}f}"
+
+
+def two_sample_cells(result: dict[str, Any] | None, other: str) -> list[list[str]]:
+    """The AUC of both two-sample tests, as 0.62 [0.58, 0.66], and the numbers of images."""
+    rows = []
+    for title, key in ((f"Real and {other}", "against_real"), ("Real and real: two halves", "real_halves")):
+        if result is not None:
+            test = result[key]
+            images = (" and ".join(map(str, test[side])) for side in ("trained_on", "tested_on"))
+            auc = f"{short(test['auc'])} [{short(test['low'])}, {short(test['high'])}]"
+            rows.append([title, auc, "; ".join(images)])
+    return rows
 
 
 def artefact_cells(result: dict[str, Any], other: str) -> list[list[str]]:

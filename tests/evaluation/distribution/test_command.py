@@ -167,7 +167,8 @@ def test_notes_name_other_shares_of_classes_and_images_that_trained_the_features
     real = read_set([sets[0]])
     network = Features({"kind": "judge"}, SIZE, lambda x: x, frozenset(image_digests(real[:3])))
     said = notes(network, real, [record for record in real if record.label != "normal"], 3)
-    assert len(said) == 4  # three classes of other shares, and
+    assert len(said) == 5  # three classes of other shares, and
     assert said[2].startswith("normal is 26% of the real and 0% of the generated images")
     assert said[3].startswith("3 of the 19 real images trained the network")
+    assert said[4].startswith("Features of a judge are blind to grain")
     assert notes(Features({"kind": "network"}, SIZE, lambda x: x), real, real, 3) == []

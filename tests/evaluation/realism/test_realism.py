@@ -18,6 +18,7 @@ from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.realism.comparison import compare
 from ldm_us.evaluation.realism.measures import FIGURES, Measured, measure
 from ldm_us.evaluation.realism.picture import SETS, bin_edges, histogram
+from ldm_us.evaluation.realism.table import bound_sentences, effect_text, figure_cells, figure_test_as_json, summary
 from ldm_us.evaluation.sets.image_sets import one_per_family, read_set, shared_classes
 from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
@@ -56,7 +57,7 @@ def save_set(
 
 
 def run(*arguments: object) -> int:
-    return run_command(partial(main, ["realism", *map(str, arguments)]))
+    return run_command(partial(main, ["realism", "--no-two-sample", *map(str, arguments)]))
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +96,34 @@ def test_a_planted_difference_is_found_where_it_is_planted_and_written(real, tmp
 def test_sets_of_one_distribution_do_not_differ(real, tmp_path, capsys):
     assert run("--real", real, "--generated", save_set(tmp_path / "other", 2)) == 0
     rows = by_row(json.loads(capsys.readouterr().out))
-    assert len(rows) == 5 + 8 + 2 * 3
+    assert len(rows) == 5 + 1 + 8 + 2 * 3
     assert min(row["p_holm"] for row in rows.values()) > 0.05
+
+
+def test_the_two_sample_test_stands_in_the_result_and_on_the_page_and_may_be_left_out(tmp_path, capsys, monkeypatch):
+    many = [save_set(tmp_path / name, seed, labels=("benign", "malignant", "normal")) for seed, name in enumerate("ab")]
+    arguments = ["realism", "--real", many[0], "--generated", many[1], "--two-sample-steps", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr("ldm_us.evaluation.realism.two_sample.FEWEST", 36)
+        assert main([*map(str, arguments), "--seed", "3", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)["two_sample"]
+    assert (found["crop"], found["steps"], found["seed"]) == (32, 1, 3)
+    assert found["against_real"]["trained_on"] == found["against_real"]["tested_on"] == [18, 18]
+    assert found["real_halves"]["trained_on"] == found["real_halves"]["tested_on"] == [9, 9]
+    against = found["against_real"]
+    page = (tmp_path / "out" / "realism.md").read_text()
+    assert f"| Real and generated | {against['auc']:.2f} [{against['low']:.2f}, {against['high']:.2f}] |" in page
+    assert "| Real and real: two halves |" in page
+    assert "grain" in page.split("two-sample")[-1]
+    assert main([*map(str, arguments)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["two_sample"] is None
+    sentence = "Two-sample test: it needs 40 images of each set, of the same classes, not 36."
+    assert sentence in printed["left_out"]
+    assert main([*map(str, arguments), "--no-two-sample"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["two_sample"] is None
+    assert sentence not in printed["left_out"]
 
 
 def test_folders_without_masks_have_no_lesion_figures_and_the_result_says_so(real, tmp_path, capsys):
@@ -169,6 +196,48 @@ def test_a_perfect_autoencoder_changes_nothing_and_a_blur_what_it_blurs(real):
     assert abs(found["depth_3"].difference.effect) < 1, "a blur keeps the mean of a band"
 
 
+def test_means_and_spreads_are_those_of_the_values_and_the_mean_grey_is_that_of_the_pixels(real):
+    records = read_set([real])[:IMAGES]
+    measured, _ = measure(records, SIDE, 60, lambda: None)
+    greys = [np.asarray(Image.open(record.image), float).mean() for record in records]
+    assert measured.of("mean_grey") == pytest.approx(greys)
+    found = summary(measured.of("mean_grey"), np.inf)
+    assert (found["mean"], found["sd"]) == pytest.approx((np.mean(greys), np.std(greys, ddof=1)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("wide_real", "wide_other", "sign"), [(0, 0, ""), (0, 1, ">= "), (1, 0, "<= "), (1, 1, "~ ")])
+def test_grain_wider_than_the_window_is_shown_as_a_bound_and_so_is_what_is_made_of_it(wide_real, wide_other, sign):
+    rng = np.random.default_rng(8)
+    sets = [made_up(rng, {"benign": 20}, 4.0, 0.0) for _ in range(2)]
+    for one, wide in zip(sets, (wide_real, wide_other), strict=True):
+        one.bounds["axial_width"] = 16.0
+        for figures in one.figures[: 12 * wide]:
+            figures["axial_width"] = 16.0
+    tests, _, _ = compare(*sets, paired=True)
+    (test,) = (test for test in tests if test.name == "axial_width")
+    assert effect_text(test).startswith(f"{sign}{'+' * (test.difference.effect >= 0)}")
+    row = figure_test_as_json(test)
+    assert [row[kind].get("lower_bounds", 0) for kind in ("real", "reconstructed")] == [12 * wide_real, 12 * wide_other]
+    assert [cell.startswith(">= 16.0") for cell in figure_cells(test)[2:4]] == [bool(wide_real), bool(wide_other)]
+    said = bound_sentences(tests)
+    assert len(said) == bool(sign)
+    assert all(
+        sentence.startswith(f"Axial grain: {12 * wide_real} real and {12 * wide_other} other") for sentence in said
+    )
+
+
+def test_the_rank_of_a_bound_among_measured_values_is_known_so_that_deltas_of_one_bounded_set_are_exact():
+    rng = np.random.default_rng(9)
+    real, other = (made_up(rng, {"benign": 20}, 4.0, 0.0) for _ in range(2))
+    deltas = []
+    for wide in (16.0, 1e6):
+        for figures in other.figures:
+            figures["axial_width"] = wide
+        tests, _, _ = compare(real, other, paired=False)
+        deltas += [test.difference.effect for test in tests if test.name == "axial_width"]
+    assert deltas == [1, 1]
+
+
 def test_reconstructions_come_from_the_models_autoencoder(real, tmp_path, capsys):
     torch.manual_seed(0)
     save_model(LatentDiffusion(MICRO), tmp_path / "m.safetensors", {})
@@ -200,6 +269,8 @@ def test_bad_input_is_refused_in_one_sentence(real, tmp_path, capsys):
         ("--generated", real): "pixel for pixel",
         ("--generated", other, "--size", 32): "--size 32: speckle is measured at 64 pixels and more",
         ("--generated", other, "--dynamic-range", 0): "use more than 0 dB",
+        ("--generated", other, "--two-sample-steps", 0): "--two-sample-steps 0: use 1 or more",
+        ("--generated", other, "--seed", -1): "--seed -1: use 0 up to",
         ("--generated", other, "--dynamic-range", "nan"): "use a finite number",
         ("--generated", other, "--out", tmp_path / "out"): "has realism.md already",
         ("--generated", other, "--out", tmp_path / "m.safetensors"): "exists and is not a folder",
@@ -231,7 +302,7 @@ def made_up(rng, counts, shift, corners):
     for i, (label, count) in enumerate(counts.items()):
         for _ in range(count):
             figures = {name: float(rng.normal(4 * i + shift)) for name in FIGURES}
-            measured.add(label, np.full((32, 32), 0 if rng.random() < corners else 99, np.uint8), figures, 0)
+            measured.add("", label, np.full((32, 32), 0 if rng.random() < corners else 99, np.uint8), figures, 0)
             measured.grey_deviation[-1] = int(rng.poisson(2 + shift))
     return measured
 

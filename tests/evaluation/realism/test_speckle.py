@@ -16,6 +16,7 @@ from ldm_us.evaluation.realism.speckle import (
     homogeneous_blocks,
     nakagami_m,
     speckle_figures,
+    widest,
     without_slope,
 )
 
@@ -117,9 +118,13 @@ def test_the_width_of_a_picture_is_that_of_the_high_passed_autocorrelation_in_cl
     assert correlation_width(high_passed(image)) == pytest.approx(expected, rel=0.03)
 
 
-def test_a_flat_image_and_one_without_an_end_of_its_grain_have_no_width():
+def test_a_flat_image_has_no_width_and_one_without_an_end_of_its_grain_the_end_of_the_window_as_a_lower_bound():
     assert math.isnan(correlation_width(np.zeros((64, 64))))
-    assert math.isnan(correlation_width(np.repeat(np.linspace(-1, 1, 64)[None], 64, axis=0)))
+    assert correlation_width(np.repeat(np.linspace(-1, 1, 64)[None], 64, axis=0)) == widest(64) == 16
+    noise = np.random.default_rng(4).normal(size=(128, 128))
+    found = [correlation_width(gaussian_filter(noise, (sigma, 0), mode="wrap")) for sigma in (1, 3, 5, 12, 30)]
+    assert sorted(found) == found
+    assert found[2] < widest(128) == found[3] == found[4], "a measured width is below that of every wider grain"
 
 
 def test_the_autocorrelation_is_that_of_a_loop_at_every_lag():
