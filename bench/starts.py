@@ -45,16 +45,17 @@ def main() -> None:
     records = read_dataset(options.data)
     records = records[:: max(1, len(records) // options.n)][: options.n]
     x = torch.stack([load_image(record.image, model.config.image_size) for record in records])
+    prompts = [record.prompt for record in records]
     samples = {
-        name: generate(of_start, [record.prompt for record in records], seeds=range(len(x)), z_T=z_T, sampling=SAMPLING)
-        for name, (of_start, z_T) in zip(NAMES, starts(model, x), strict=True)
+        name: generate(of_start, prompts, seeds=range(len(x)), z_T=z_T, sampling=SAMPLING)
+        for name, (of_start, z_T) in zip(NAMES, starts(model, x, prompts), strict=True)
     }
     bands = {name: depth_bands(images) for name, images in ({"images": x / 2 + 0.5} | samples).items()}
     save_png(beside(grid(samples, x / 2 + 0.5), chart(bands)), options.out)
     print(json.dumps({name: [round(value) for value in values] for name, values in bands.items()}))
 
 
-def starts(model: LatentDiffusion, x: Tensor) -> list[tuple[LatentDiffusion, Tensor]]:
+def starts(model: LatentDiffusion, x: Tensor, prompts: Sequence[str]) -> list[tuple[LatentDiffusion, Tensor]]:
     """Each start's model and its z_T (b, c, h, w), for images x (b, 3, H, W) in [-1, 1]."""
     trailing = load_like(model, spacing="trailing")
     generators = generators_of(range(len(x)))
@@ -63,7 +64,7 @@ def starts(model: LatentDiffusion, x: Tensor) -> list[tuple[LatentDiffusion, Ten
     with torch.no_grad():
         z_0 = torch.cat([model.vae.encode(each[None]).mean for each in x])
     noised = q_sample(model.schedule, z_0, t, eps)
-    prior = start_from(model, eps, generators, SAMPLING.steps, prior=True)
+    prior = start_from(model, eps, generators, SAMPLING.steps, True, prompts)
     return [(model, eps), (trailing, eps), (model, noised), (model, prior)]
 
 

@@ -35,7 +35,7 @@ def sample(model: ldm_us.LatentDiffusion, mask: torch.Tensor) -> torch.Tensor:
     side, generator = model.config.image_size // model.config.vae.downsampling, torch.Generator().manual_seed(SEED)
     eps, w = torch.randn(1, 4, side, side, generator=generator), torch.randn(1, 20, generator=generator)
     timesteps = ddim_timesteps(model.schedule, STEPS)  # 961, 921, ..., 1
-    z = start_latents(model.schedule, model.prior, torch.tensor([timesteps[0][0]]), eps, w)
+    z = start_latents(model.schedule, model.prior.of(PROMPT), torch.tensor([timesteps[0][0]]), eps, w)
 
     for t, t_prev in timesteps:
         z_both, t_both = torch.cat([z, z]), torch.tensor([t, t])

@@ -20,6 +20,7 @@ class ScheduleConfig:
     guidance: float = 7.5  # weight of the text in sample.py unless told
     final_alpha_bar_one: bool = False  # False: DDIM's last step lands on alpha_bar[0]; True: on 1, a clean z_0
     start_prior: int = 0  # rank of the covariance of the start prior; 0: sampling starts from N(0, I)
+    prior_prompts: tuple[str, ...] = ()  # prompts whose images have a start prior of their own
     prediction: str = "eps"  # what the UNet's output means: the noise, or "v" (Progressive Distillation, 2202.00512)
     zero_terminal_snr: bool = False  # True: the last alpha_bar is 0, pure noise (arXiv 2305.08891); needs "v"
     spacing: str = "leading"  # of the sampled timesteps: from first_timestep up, or "trailing": from T - 1 down
@@ -163,7 +164,8 @@ LIMITS = {  # the largest value of a field, where it is not LARGEST
     "res_blocks": 10,
 }
 LARGEST = 100_000  # widths, sizes, heads
-LONGEST = 8  # levels
+LONGEST = 8  # levels, prompts with a start prior of their own
+LONGEST_TEXT = 100  # characters
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -206,10 +208,11 @@ def check_limits(config: Any, where: str = "config") -> None:
                 raise ValueError(f"{name} is no table of fields.")
             check_limits(value, name)
         elif isinstance(default, tuple):
-            if not isinstance(value, tuple) or not 1 <= len(value) <= LONGEST:
-                raise ValueError(f"{name} is no list of 1 to {LONGEST} values.")
+            least = min(1, len(default))
+            if not isinstance(value, tuple) or not least <= len(value) <= LONGEST:
+                raise ValueError(f"{name} is no list of {least} to {LONGEST} values.")
             for item in value:
-                _check_value(name, item, default[0], LARGEST)
+                _check_value(name, item, default[0] if default else "", LARGEST)
         elif not (default is None and value is None):
             _check_value(name, value, 0.0 if default is None else default, LIMITS.get(field.name, LARGEST))
 
@@ -218,7 +221,7 @@ def _check_value(name: str, value: Any, default: Any, limit: int) -> None:
     if isinstance(default, bool | str):
         if type(value) is not type(default):
             raise ValueError(f"{name} is a {type(value).__name__}, not a {type(default).__name__}.")
-        if isinstance(value, str) and not (len(value) <= 100 and value.isprintable()):
+        if isinstance(value, str) and not (len(value) <= LONGEST_TEXT and value.isprintable()):
             raise ValueError(f"{name} is a text that is too long to show, or has control characters.")
     elif isinstance(default, int):
         if type(value) is not int or not 0 <= value <= limit:

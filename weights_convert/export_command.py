@@ -136,7 +136,10 @@ def run_export(args: argparse.Namespace) -> None:
 
 def without_ours(config: ModelConfig) -> ModelConfig:
     """The config of a model without what no layout but ours holds: start prior, grain and gains of noise."""
-    schedule, vae = replace(config.schedule, start_prior=0), replace(config.vae, grain=False, noise_levels=0)
+    schedule, vae = (
+        replace(config.schedule, start_prior=0, prior_prompts=()),
+        replace(config.vae, grain=False, noise_levels=0),
+    )
     return replace(config, schedule=schedule, vae=vae)
 
 

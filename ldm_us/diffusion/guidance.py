@@ -39,6 +39,7 @@ class Conditions:
     context_negative: Tensor  # (b, n, d), of what to steer away from
     guidance: Guidance
     controls: Sequence[ReadyControl] = ()
+    prompts: Sequence[str] = ()  # what `context` is of
 
 
 def prepare_conditions(
@@ -60,7 +61,8 @@ def prepare_conditions(
     context = context_negative = model.encode_prompts(list(prompts))
     if guidance.scale != 1.0:
         context_negative = model.encode_prompts(negative)
-    return Conditions(context, context_negative, guidance, prepare_controls(controls, model.schedule, steps))
+    ready = prepare_controls(controls, model.schedule, steps)
+    return Conditions(context, context_negative, guidance, ready, tuple(prompts))
 
 
 def check_latents(conditions: Conditions, z: Tensor) -> None:

@@ -44,7 +44,7 @@ def inpaint(
     inside = region_of_latents(region, model.config.vae.downsampling).to(z_0)
     timesteps = ddim_timesteps(model.schedule, sampling.steps)
     noise = draw(z_0.shape, generators).to(z_0)
-    start = start_from(model, noise, generators, sampling.steps, sampling.prior)
+    start = start_from(model, noise, generators, sampling.steps, sampling.prior, conditions.prompts)
     z = replace_known(model.schedule, start, z_0, inside, timesteps[0][0], noise)
 
     for t, t_prev in timesteps:

@@ -30,8 +30,8 @@ class LatentDiffusion(nn.Module):
         self.text = TextEncoder(config.text)
         self.unet = UNet(config.unet)
         self.controlnet = None
-        rank = config.schedule.start_prior
-        self.prior = StartPrior(config.vae.latent_channels, rank) if rank else None
+        rank, prompts = config.schedule.start_prior, config.schedule.prior_prompts
+        self.prior = StartPrior(config.vae.latent_channels, rank, prompts) if rank else None
         self.grain = Grain() if config.vae.grain else None
 
     def add_controlnet(self) -> ControlNet:
@@ -67,7 +67,8 @@ class LatentDiffusion(nn.Module):
     def set_prior(self, prior: StartPrior | None) -> None:
         """Let sampling start from this prior; None: from N(0, I)."""
         self.prior = None if prior is None else prior.to(self.device)
-        schedule = dataclasses.replace(self.config.schedule, start_prior=0 if prior is None else prior.rank)
+        rank, prompts = (0, ()) if prior is None else (prior.rank, prior.prompts)
+        schedule = dataclasses.replace(self.config.schedule, start_prior=rank, prior_prompts=prompts)
         self.config = dataclasses.replace(self.config, schedule=schedule)
         self.schedule = make_schedule(schedule)
 

@@ -31,14 +31,20 @@ def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, in
 
 
 def start_from(
-    model: LatentDiffusion, eps: Tensor, generators: Sequence[torch.Generator], steps: int, prior: bool
+    model: LatentDiffusion,
+    eps: Tensor,
+    generators: Sequence[torch.Generator],
+    steps: int,
+    prior: bool,
+    prompts: Sequence[str],
 ) -> Tensor:
-    """z_T (b, c, h, w) of standard normal eps: that itself, or of the model's start prior where it has one."""
+    """z_T (b, c, h, w) of standard normal eps: that itself, or of the model's start prior of each prompt."""
     if model.prior is None or not prior:
         return eps
     w = draw((len(eps), model.prior.rank), generators).to(eps)
-    t = ddim_timesteps(model.schedule, steps)[0][0]
-    return start_latents(model.schedule, model.prior, torch.full((len(eps),), t, device=eps.device), eps, w)
+    t = torch.full((1,), ddim_timesteps(model.schedule, steps)[0][0], device=eps.device)
+    parts = zip(prompts, eps.split(1), w.split(1), strict=True)
+    return torch.cat([start_latents(model.schedule, model.prior.of(prompt), t, *noise) for prompt, *noise in parts])
 
 
 def decoder_noise(model: LatentDiffusion, z_0: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

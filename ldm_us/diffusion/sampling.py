@@ -124,16 +124,21 @@ def generate(
             of_part = None if masks is None else masks[part]
             terms = [dataclasses.replace(term, hint=term.hint[part]) for term in controls]
             conditions = conditions_of(model, prompts[part], sampling, negative[part], of_part, terms)
-            start = draw_start(model, sampling, generators[part]) if z_T is None else z_T[part].to(model.device).float()
+            if z_T is None:
+                start = draw_start(model, sampling, generators[part], prompts[part])
+            else:
+                start = z_T[part].to(model.device).float()
             *_, last = denoise(model, start, conditions, generators[part], sampling)
             images.append(finished(model, last.z, sampling, generators[part]))
     return torch.cat(images)
 
 
-def draw_start(model: LatentDiffusion, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """z_T (b, c, h, w) on the model's device, from noise of a resolved Sampling's size."""
+def draw_start(
+    model: LatentDiffusion, sampling: Sampling, generators: Sequence[torch.Generator], prompts: Sequence[str]
+) -> Tensor:
+    """z_T (b, c, h, w) of prompts on the model's device, from noise of a resolved Sampling's size."""
     eps = draw((len(generators), *latent_shape(model, sampling.size)), generators).to(model.device)
-    return start_from(model, eps, generators, sampling.steps, sampling.prior)
+    return start_from(model, eps, generators, sampling.steps, sampling.prior, prompts)
 
 
 def finished(model: LatentDiffusion, z_0: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:

@@ -4,8 +4,10 @@ SD 1.5's schedule ends at sqrt(alpha_bar) = 0.068 and not at 0 (arXiv 2305.08891
 the blurred image in every z_T, and sampling from N(0, I) starts where training has never been: images of another
 brightness and, in ultrasound, ones that hardly darken with depth. Here
 z_T = sqrt(alpha_bar) (mu + L w) + sqrt(1 - alpha_bar) eps, with mu and L L^T the mean and a covariance of low rank of
-the training latents, pooled to 8x8.
+the training latents, pooled to 8x8; those of a prompt's own images where it has enough of them, else those of all.
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +24,10 @@ class StartPrior(nn.Module):
     mean: Tensor  # (c, 8, 8)
     factor: Tensor  # (r, c, 8, 8), the columns of L
 
-    def __init__(self, channels: int, rank: int):
+    def __init__(self, channels: int, rank: int, prompts: Sequence[str] = ()):
         super().__init__()
+        self.prompts = tuple(prompts)
+        self.own = nn.ModuleList(StartPrior(channels, rank) for _ in prompts)  # of the images of each alone
         self.register_buffer("mean", torch.zeros(channels, POOLED, POOLED))
         self.register_buffer("factor", torch.zeros(rank, channels, POOLED, POOLED))
 
@@ -31,6 +35,12 @@ class StartPrior(nn.Module):
     def rank(self) -> int:
         """How many numbers w one sample draws."""
         return len(self.factor)
+
+    def of(self, prompt: str) -> "StartPrior":
+        """That of a prompt's own images, where they were measured; else that of all."""
+        own = self.own[self.prompts.index(prompt)] if prompt in self.prompts else self
+        assert isinstance(own, StartPrior)
+        return own
 
 
 def estimate_prior(latents: Tensor, rank: int) -> StartPrior:
@@ -53,6 +63,14 @@ def estimate_prior(latents: Tensor, rank: int) -> StartPrior:
     deviations = singular[:rank, None] / (len(latents) - 1) ** 0.5  # of the images along each component
     prior.mean.copy_(mean)
     prior.factor.copy_((deviations * components[:rank]).view_as(prior.factor))
+    return prior
+
+
+def estimate_priors(latents: Tensor, rank: int, members: Mapping[str, Sequence[int]]) -> StartPrior:
+    """The prior of all latents (n, c, h, w), and within it one of its own for each prompt, of those that it names."""
+    prior = estimate_prior(latents, rank)
+    prior.prompts = tuple(members)
+    prior.own = nn.ModuleList(estimate_prior(latents[list(index)], rank) for index in members.values())
     return prior
 
 

@@ -115,7 +115,7 @@ def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Exampl
         recipe = Recipe(sampling.resolved(model.config, masked=mask is not None))
         one = Wanted(class_prompt(label), seed, mask)
         steps = list(walk(model, [one], recipe, (), generators_of([seed])))
-        z_T = draw_start(model, recipe.sampling, generators_of([seed]))
+        z_T = draw_start(model, recipe.sampling, generators_of([seed]), [one.prompt])
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
         chosen = spread(len(steps))
         before = [decoded(model, z[i])[0] for i in chosen]

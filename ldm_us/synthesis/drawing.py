@@ -90,7 +90,7 @@ def walk(
     terms = [sampling.limited(replace(term, hint=term.hint.expand(len(wanted), -1, -1, -1))) for term in added]
     conditions = conditions_of(model, prompts, sampling, recipe.negative_prompt, masks, terms)
     if isinstance(begin, FromNoise):
-        z_T = draw_start(model, sampling, generators)
+        z_T = draw_start(model, sampling, generators, prompts)
         yield from denoise(model, z_T, conditions, generators, sampling)
         return
 

@@ -9,7 +9,7 @@ import torch
 from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import load_image
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.start_prior import estimate_prior
+from ldm_us.diffusion.start_prior import estimate_priors
 from ldm_us.files.checkpoint import (
     lazy_tensors,
     load_model,
@@ -20,7 +20,7 @@ from ldm_us.files.checkpoint import (
 )
 from ldm_us.runtime.checks import check_device
 from ldm_us.runtime.entry import run_command
-from ldm_us.training.measured import IMAGES, RANK, encode_records, evenly, lost_grain
+from ldm_us.training.measured import IMAGES, RANK, encode_records, evenly, lost_grain, members
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     records = [record for folder in options.data for record in read_dataset(folder)]
     if options.command == "prior":
-        model.set_prior(estimate_prior(encode_records(model, records), options.rank))
+        own = members([record.prompt for record in records])
+        model.set_prior(estimate_priors(encode_records(model, records), options.rank, own))
     else:
         records = [records[i] for i in evenly(len(records), IMAGES)]
         x = torch.stack([load_image(record.image, model.config.image_size)[:1] / 2 + 0.5 for record in records])

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ldm_us.config import LONGEST, LONGEST_TEXT
 from ldm_us.data.records import Record, load_image
 from ldm_us.diffusion.grain import Grain, estimate_grain, smallest_image
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.start_prior import estimate_prior
+from ldm_us.diffusion.start_prior import estimate_priors
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.reconstruction import reconstruct_grey
@@ -19,6 +20,7 @@ from ldm_us.training.reconstruction import reconstruct_grey
 RANK = 20  # of the start prior: principal components of blurred latents
 IMAGES = 60  # that the grain is measured on
 PRIOR_IMAGES = 600  # that the start prior is measured on, with their mirror images where a run mirrors
+OWN_IMAGES = 100  # of a prompt, so that it gets a start prior of its own
 
 
 def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_only: bool, flip: bool) -> list[str]:
@@ -33,11 +35,24 @@ def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_
         notes += found
     if stage == "unet" and not model.schedule.ends_in_noise:
         if shown_to_prior(len(data)):
-            model.set_prior(estimate_prior(latents_of(data, model.vae.scale, flip), RANK))
+            shown, times = shown_to_prior(len(data)), 2 if flip else 1
+            prompts = [data.prompts[i] for i in data.prompt_index[shown].tolist() for _ in range(times)]
+            model.set_prior(estimate_priors(latents_of(data, model.vae.scale, flip), RANK, members(prompts, times)))
         else:
             kept = "there is none" if model.prior is None else "that of the start is kept"
             notes.append(f"no start prior is measured: it takes more than {RANK} images, not {len(data)}; {kept}.")
     return notes
+
+
+def members(prompts: Sequence[str], times: int = 1) -> dict[str, list[int]]:
+    """Of each prompt that has images enough for a start prior of its own, where they are; `times` latents an image.
+
+    None where all images have one prompt, or more prompts have images enough than the config of a model lists.
+    """
+    names = {prompt for prompt in prompts if 0 < len(prompt) <= LONGEST_TEXT and prompt.isprintable()}
+    of_prompt = {prompt: [i for i, other in enumerate(prompts) if other == prompt] for prompt in sorted(names)}
+    enough = {prompt: index for prompt, index in of_prompt.items() if len(index) >= OWN_IMAGES * times}
+    return enough if len(set(prompts)) > 1 and len(enough) <= LONGEST else {}
 
 
 def shown_to_prior(images: int) -> list[int]:

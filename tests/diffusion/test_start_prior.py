@@ -9,10 +9,12 @@ import torch
 from ldm_us.config import ScheduleConfig
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
+from ldm_us.diffusion.guidance import prepare_conditions
+from ldm_us.diffusion.inpainting import inpaint
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import draw, generators_of
 from ldm_us.diffusion.sampling import Sampling, draw_start, generate
-from ldm_us.diffusion.start_prior import POOLED, estimate_prior, start_latents
+from ldm_us.diffusion.start_prior import POOLED, estimate_prior, estimate_priors, start_latents
 from ldm_us.files.checkpoint import load_model, save_model
 
 SCHEDULE = make_schedule(ScheduleConfig())
@@ -76,11 +78,11 @@ def test_a_sample_still_depends_on_its_own_seed_alone(model):
 def test_without_a_prior_and_with_the_option_off_the_noise_is_that_of_before_bit_for_bit(model, micro):
     sampling = Sampling(steps=3).resolved(micro, masked=False)
     eps = draw((2, 4, 4, 4), generators_of([3, 4]))
-    off = draw_start(model, dataclasses.replace(sampling, prior=False), generators_of([3, 4]))
+    off = draw_start(model, dataclasses.replace(sampling, prior=False), generators_of([3, 4]), ["a", "b"])
     plain = LatentDiffusion(micro)
     assert torch.equal(off, eps)
-    assert torch.equal(draw_start(plain, sampling, generators_of([3, 4])), eps)
-    assert not torch.equal(draw_start(model, sampling, generators_of([3, 4])), eps)
+    assert torch.equal(draw_start(plain, sampling, generators_of([3, 4]), ["a", "b"]), eps)
+    assert not torch.equal(draw_start(model, sampling, generators_of([3, 4]), ["a", "b"]), eps)
 
 
 def test_given_noise_is_taken_as_it_is(model):
@@ -89,9 +91,58 @@ def test_given_noise_is_taken_as_it_is(model):
     assert torch.equal(on, off)
 
 
+@pytest.fixture(scope="module")
+def bright(micro):
+    """A model with a prior of its own for "bright", of the second half of its latents, which lie 3 higher."""
+    torch.manual_seed(0)
+    model = LatentDiffusion(micro)
+    latents = latents_like_images(400)
+    latents[200:] += 3
+    model.set_prior(estimate_priors(latents, 8, {"bright": range(200, 400)}))
+    return model.eval().requires_grad_(False)
+
+
+def test_a_prompt_with_a_prior_of_its_own_starts_from_that_and_every_other_from_that_of_all(bright):
+    """StartPrior Eq. 1, with mu and L of the images of one prompt."""
+    own, others = bright.prior.of("bright"), bright.prior.of("dark")
+    assert others is bright.prior
+    expected = estimate_prior(latents_like_images(400)[200:] + 3, rank=8)
+    torch.testing.assert_close(own.mean, expected.mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(own.factor, expected.factor, rtol=0, atol=1e-4)
+    assert float(own.mean.mean() - others.mean.mean()) == pytest.approx(1.5, abs=0.05)
+    sampling = Sampling(steps=2).resolved(bright.config, masked=False)
+    z = [draw_start(bright, sampling, generators_of([3, 3]), prompts) for prompts in (["bright", "a"], ["a", "bright"])]
+    assert torch.equal(z[0][0], z[1][1])
+    assert torch.equal(z[0][1], z[1][0])
+    assert not torch.equal(z[0][0], z[0][1])
+
+
+def test_what_is_drawn_anew_in_an_image_starts_from_the_prior_of_its_prompt_too(bright):
+    conditions = prepare_conditions(bright, ["bright"], steps=2)
+    assert conditions.prompts == ("bright",)
+    x, region = torch.zeros(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+    sampling = Sampling(steps=2).resolved(bright.config, masked=False)
+    first = [
+        next(
+            inpaint(bright, x, region, dataclasses.replace(conditions, prompts=(prompt,)), generators_of([3]), sampling)
+        )
+        for prompt in ("bright", "dark")
+    ]
+    assert not torch.equal(first[0].z, first[1].z)
+
+
+def test_a_file_keeps_the_priors_of_prompts_and_their_names(bright, tmp_path):
+    save_model(bright, tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors")
+    assert again.config.schedule.prior_prompts == again.prior.prompts == ("bright",)
+    assert torch.equal(again.prior.of("bright").mean, bright.prior.of("bright").mean)
+    again.set_prior(None)
+    assert again.config.schedule == dataclasses.replace(bright.config.schedule, start_prior=0, prior_prompts=())
+
+
 def test_the_prior_of_one_size_starts_images_of_another(model):
     sampling = Sampling(steps=2, size=32).resolved(model.config, masked=False)
-    assert draw_start(model, sampling, generators_of([0])).shape == (1, 4, 8, 8)
+    assert draw_start(model, sampling, generators_of([0]), ["a"]).shape == (1, 4, 8, 8)
 
 
 def test_a_file_keeps_the_prior_bit_for_bit_and_parts_that_are_not_asked_for_leave_it_there(model, tmp_path):

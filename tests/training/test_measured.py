@@ -13,7 +13,7 @@ from ldm_us.files.checkpoint import load_model, read_metadata, save_model
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.__main__ import main
 from ldm_us.training.dataset import load_training_set, read_data
-from ldm_us.training.measured import encode_records, latents_of, set_measured, shown_to_prior
+from ldm_us.training.measured import encode_records, latents_of, members, set_measured, shown_to_prior
 from ldm_us.training.result import measure_latents, set_latents
 
 SIDE = 104  # a multiple of micro's 8 pixels, and enough for three bands of grain
@@ -110,6 +110,18 @@ def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mir
     (note,) = set_measured(model, few, "unet", decoder_only=False, flip=True)
     assert "more than 20 images, not 4; that of the start is kept" in note
     assert model.prior is before
+
+
+def test_a_prompt_with_a_hundred_images_gets_a_prior_of_its_own_and_a_caption_of_one_image_does_not():
+    prompts = ["benign"] * 100 + ["normal"] * 99 + [f"caption {i}" for i in range(30)]
+    assert members(prompts) == {"benign": list(range(100))}
+    twice = [prompt for prompt in prompts for _ in range(2)]  # with mirror images
+    assert members(twice, times=2) == {"benign": list(range(200))}
+    assert members(["benign"] * 300) == {}, "one prompt is all images"
+    assert members(["x" * 101] * 100 + ["normal"] * 100) == {"normal": list(range(100, 200))}, (
+        "no config holds the name"
+    )
+    assert members([str(i % 9) for i in range(900)]) == {}, "no config holds so many"
 
 
 def test_a_schedule_that_ends_in_noise_needs_no_prior_and_its_vae_stage_ends_with_white_latents(
