@@ -47,6 +47,7 @@ class VAEConfig:
     groups: int = 32  # of every GroupNorm
     whitened: bool = False  # whether the vae stage ends with each channel of the latents at mean 0 and std 1
     grain: bool = False  # whether the model file holds the grain that the decoder's output lacks
+    grain_bands: int = 3  # of depth, in which it was measured
     scale: float = 0.18215  # 1 / std of the latents: encode multiplies, decode divides
     noise_levels: int = 0  # finest levels of the decoder whose residual blocks add noise of a learned gain; 0: SD 1.5
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BANDS = 3  # of depth, from the top of the image to its bottom
+BANDS = 8  # of depth, from the top of the image to its bottom
+SHORTEST = 12  # rows of a band
 GREYS = 12  # bins of grey from 0 to 1
 REACH = 16  # pixels to each side over which grains are correlated: h has 2 * 16 + 1 taps a side
 LEAST = 64  # pixels of a bin of grey that tell its gain
@@ -22,19 +23,21 @@ LEAST = 64  # pixels of a bin of grey that tell its gain
 class Grain(nn.Module):
     """What an autoencoder loses of the texture of its training images; the numbers are measured, not trained."""
 
-    taps: Tensor  # (bands, 33, 33): h of each band of depth, of unit energy
+    taps: Tensor  # (bands, 33, 33): h of each band of depth; its energy is the band's strength beside g
     gain: Tensor  # (greys,): g, the root mean square of the residual at the middle of each bin of grey
 
-    def __init__(self) -> None:
+    def __init__(self, bands: int) -> None:
         super().__init__()
-        self.register_buffer("taps", torch.zeros(BANDS, 2 * REACH + 1, 2 * REACH + 1))
+        self.register_buffer("taps", torch.zeros(bands, 2 * REACH + 1, 2 * REACH + 1))
         self.register_buffer("gain", torch.zeros(GREYS))
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
         """Decoded images (b, c, H, W) in [0, 1], white noise (b, 1, H + 32, W + 32) -> images with grain, in [0, 1]."""
         with torch.autocast(x.device.type, enabled=False):  # sums of half precision would show in the grey levels
             grains = F.conv2d(noise, self.taps[:, None])  # h * n: (b, bands, H, W)
-            rows = depth_weights(x.shape[2]).to(x)  # (bands, H): each row between the two bands that are nearest
+            rows = depth_weights(x.shape[2], len(self.taps)).to(
+                x
+            )  # (bands, H): each row between the two bands that are nearest
             grain = torch.einsum("b k h w, k h -> b h w", grains, rows)[:, None]
         grey = x.mean(dim=1, keepdim=True)
         return (x + gain_at(self.gain, grey) * grain).clamp(0.0, 1.0)  # Grain Eq. 1
@@ -53,42 +56,52 @@ def gain_at(gain: Tensor, grey: Tensor) -> Tensor:
     return (1 - share) * gain[low] + share * gain[low + 1]
 
 
-def depth_weights(height: int) -> Tensor:
+def depth_weights(height: int, bands: int) -> Tensor:
     """(bands, H): how much each band counts at each row; 1 at its middle, 0 at the middle of the next."""
-    middles = (torch.arange(BANDS) + 0.5) / BANDS
+    middles = (torch.arange(bands) + 0.5) / bands
     rows = ((torch.arange(height) + 0.5) / height).clamp(float(middles[0]), float(middles[-1]))
-    return (1 - (rows[None] - middles[:, None]).abs() * BANDS).clamp(min=0)
+    return (1 - (rows[None] - middles[:, None]).abs() * bands).clamp(min=0)
 
 
 def smallest_image() -> int:
-    """Pixels along one side that grain can be measured on: a band must hold the reach of its grains."""
-    return BANDS * (2 * REACH + 1)
+    """Pixels along one side that grain can be measured on: a band must hold the height of its grains."""
+    return BANDS * SHORTEST
 
 
 def estimate_grain(pairs: Iterable[tuple[Tensor, Tensor]]) -> Grain:
     """Grey images (H, W) in [0, 1] of one size, each with its reconstruction -> what the reconstructions lack.
 
-    Raise ValueError where there are no images, or they are smaller than the reach of the grains in a band.
+    Raise ValueError where there are no images, or they are too small for a band to hold its grains.
     """
     pairs = list(pairs)
     if not pairs:
         raise ValueError("grain needs training images to be measured on, and there are none.")
     x, x_hat = (torch.stack(each).double() for each in zip(*pairs, strict=True))
-    height, width = x.shape[1] // BANDS, x.shape[2]
     if min(x.shape[1:]) < smallest_image():
         raise ValueError(f"grain is measured on images of {smallest_image()} pixels or more, not {min(x.shape[1:])}.")
-    grain, residual = Grain(), x - x_hat
+    grain, residual = Grain(BANDS), x - x_hat
     grain.gain.copy_(gains(residual, x_hat))
     plain = residual / gain_at(grain.gain.double(), x_hat).clamp(min=1e-6)
-    for band in range(BANDS):
-        rows = plain[:, band * height : (band + 1) * height]
-        window = torch.hann_window(height, dtype=x.dtype)[:, None] * torch.hann_window(width, dtype=x.dtype)
-        power = torch.fft.fft2((rows - rows.mean(dim=(1, 2), keepdim=True)) * window).abs().square().mean(dim=0)
-        taps = torch.fft.fftshift(torch.fft.ifft2(power.sqrt()).real)  # zero phase: |H| = sqrt(power)
-        middle = height // 2, width // 2
-        taps = taps[middle[0] - REACH : middle[0] + REACH + 1, middle[1] - REACH : middle[1] + REACH + 1]
-        grain.taps[band] = taps / taps.square().sum().sqrt().clamp(min=1e-12)
+    for taps, rows in zip(grain.taps, plain[:, : x.shape[1] // BANDS * BANDS].chunk(BANDS, dim=1), strict=True):
+        taps.copy_(kernel_of(rows))
     return grain
+
+
+def kernel_of(texture: Tensor) -> Tensor:
+    """The kernel (33, 33) that gives white noise the mean power spectrum of textures (n, rows, columns)."""
+    size = texture.shape[1:]
+    windows = (torch.hann_window(length, periodic=False, dtype=texture.dtype) for length in size)
+    window = torch.outer(*windows)
+    window = window / window.square().mean().sqrt()  # leaves the variance as it is
+    power = torch.fft.fft2((texture - texture.mean(dim=(1, 2), keepdim=True)) * window).abs().square().mean(dim=0)
+    whole = torch.fft.fftshift(torch.fft.ifft2((power / power.numel()).sqrt()).real)  # zero phase: |H| = sqrt(power)
+    kernel = torch.zeros(2 * REACH + 1, 2 * REACH + 1, dtype=texture.dtype)
+    down, across = (min(REACH, (length - 1) // 2) for length in size)
+    middle = size[0] // 2, size[1] // 2
+    kernel[REACH - down : REACH + down + 1, REACH - across : REACH + across + 1] = whole[
+        middle[0] - down : middle[0] + down + 1, middle[1] - across : middle[1] + across + 1
+    ]
+    return kernel
 
 
 def gains(residual: Tensor, x_hat: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from ldm_us.config import ModelConfig
+from ldm_us.config import ModelConfig, VAEConfig
 from ldm_us.diffusion.ddpm import Schedule, make_schedule
 from ldm_us.diffusion.grain import Grain
 from ldm_us.diffusion.start_prior import StartPrior
@@ -32,7 +32,7 @@ class LatentDiffusion(nn.Module):
         self.controlnet = None
         rank, prompts = config.schedule.start_prior, config.schedule.prior_prompts
         self.prior = StartPrior(config.vae.latent_channels, rank, prompts) if rank else None
-        self.grain = Grain() if config.vae.grain else None
+        self.grain = Grain(config.vae.grain_bands) if config.vae.grain else None
 
     def add_controlnet(self) -> ControlNet:
         """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
@@ -75,7 +75,8 @@ class LatentDiffusion(nn.Module):
     def set_grain(self, grain: Grain | None) -> None:
         """Let samples have this grain; None: what the decoder gives."""
         self.grain = None if grain is None else grain.to(self.device)
-        vae = dataclasses.replace(self.config.vae, grain=grain is not None)
+        bands = VAEConfig.grain_bands if grain is None else len(grain.taps)
+        vae = dataclasses.replace(self.config.vae, grain=grain is not None, grain_bands=bands)
         self.config = dataclasses.replace(self.config, vae=vae)
         self.vae.config = vae
 

@@ -36,7 +36,7 @@ def vae_loss(
     errors = (x_hat - batch.x).abs().mean(dim=(1, 2, 3))  # (b,)
     if perceptual is not None:
         distance = perceptual.weight * perceptual.distance(x_hat, batch.x)
-        loss, errors = loss + distance.mean(), errors + distance  # LDM appendix G
+        loss, errors = loss + distance.mean(), errors + distance
         extra["perceptual"] = distance.detach().mean() / perceptual.weight
     if adversary is not None:
         term, figures = adversary.term(batch.x, x_hat, errors, model.vae.decoder.conv_out.weight)

@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ldm_us.diffusion.grain import GREYS, REACH, depth_weights, estimate_grain, gain_at, noise_shape, smallest_image
+from ldm_us.config import config_from_dict
+from ldm_us.diffusion.grain import (
+    BANDS,
+    GREYS,
+    Grain,
+    depth_weights,
+    estimate_grain,
+    gain_at,
+    noise_shape,
+    smallest_image,
+)
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.checkpoint import load_model, save_model
@@ -59,8 +69,29 @@ def test_grain_has_the_strength_and_the_correlation_of_what_was_lost(grain, pair
         assert found == pytest.approx(expected, abs=0.06), (down, across)
 
 
+def test_grain_grows_wider_and_stronger_with_depth_where_what_was_lost_does():
+    """Of one grey all over, twice as strong below as above, and correlated along rows below alone."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.full((40, SIDE, SIDE), 0.5)
+    lost = torch.randn(40, SIDE, SIDE, generator=generator)
+    lost[:, SIDE // 2 :] = 2 * blurred_noise(40, generator)[:, SIDE // 2 :]
+    grain = estimate_grain(list(zip(smooth + 0.03 * lost, smooth, strict=True)))
+    noise = torch.randn(noise_shape(smooth[:, None]), generator=generator)
+    made = (grain(smooth[:, None], noise)[:, 0] - smooth) / 0.03
+    for rows, strength, neighbour in ((slice(8, 48), 1.0, 0.0), (slice(80, 120), 2.0, 0.9)):
+        assert float(made[:, rows].std()) == pytest.approx(strength, rel=0.06)
+        expected, found = (float(sum(correlation(each, 0, 1) for each in t[:, rows]) / 40) for t in (lost, made))
+        assert found == pytest.approx(expected, abs=0.06)
+        assert expected == pytest.approx(neighbour, abs=0.1)
+
+
+def test_a_file_of_before_has_three_bands():
+    config = config_from_dict({"vae": {"grain": True}})
+    assert Grain(config.vae.grain_bands).taps.shape == (3, 33, 33)
+
+
 def test_the_bands_of_depth_share_every_row_and_each_is_alone_in_its_middle():
-    rows = depth_weights(96)
+    rows = depth_weights(96, 3)
     torch.testing.assert_close(rows.sum(dim=0), torch.ones(96))
     assert [int(row.argmax()) // 32 for row in rows] == [0, 1, 2]
 
@@ -94,6 +125,7 @@ def test_a_file_keeps_the_grain_bit_for_bit(model, tmp_path):
     save_model(model, tmp_path / "model.safetensors")
     again = load_model(tmp_path / "model.safetensors")
     assert again.config.vae.grain
+    assert again.config.vae.grain_bands == BANDS
     assert torch.equal(again.grain.taps, model.grain.taps)
     assert torch.equal(again.grain.gain, model.grain.gain)
 
@@ -117,5 +149,5 @@ def test_no_images_and_images_smaller_than_the_reach_of_grains_are_refused():
     with pytest.raises(ValueError, match="needs training images"):
         estimate_grain([])
     small = torch.zeros(smallest_image() - 1, smallest_image() - 1)
-    with pytest.raises(ValueError, match=f"images of {3 * (2 * REACH + 1)} pixels or more, not 98"):
+    with pytest.raises(ValueError, match="images of 96 pixels or more, not 95"):
         estimate_grain([(small, small)])

@@ -67,7 +67,7 @@ def test_reconstruction_is_measured_on_the_held_out_images_alone(busi, tmp_path,
 def test_reconstructions_are_written_as_a_set_with_the_models_grain_or_without_it(busi, tmp_path, capsys):
     torch.manual_seed(0)
     model = LatentDiffusion(MICRO)
-    grain = Grain()
+    grain = Grain(3)
     grain.taps[:, REACH, REACH], grain.gain[:] = 1.0, 0.1  # white, a tenth of the range
     model.set_grain(grain)
     weights = tmp_path / "m.safetensors"

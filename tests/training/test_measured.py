@@ -67,7 +67,7 @@ def test_too_few_images_for_a_prior_and_images_too_small_for_grain_are_one_sente
     assert call("prior", "--weights", weights, "--data", images, "--rank", 24, "--out", out) == 2
     assert "rank 24 needs more than 24 images, and there are 24" in capsys.readouterr().err
     assert call("grain", "--weights", weights, "--data", images, "--out", out) == 2
-    assert "grain is measured on images of 99 pixels or more, not 16" in capsys.readouterr().err
+    assert "grain is measured on images of 96 pixels or more, not 16" in capsys.readouterr().err
     assert not out.exists()
     out.write_bytes(b"kept")
     assert call("prior", "--weights", weights, "--data", images, "--out", out) == 2
