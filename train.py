@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import load_judge
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import BUNDLED, loaded
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import run_command
@@ -68,6 +69,8 @@ def run(options: TrainOptions, world: World) -> int:
         check_hints(data)
     held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
     hashes = data_hashes(records) | {"parent_sha256": lineage.parent}
+    if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
+        hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world):
         stage = Stage(model, data, options, world)
         stage.add_losses(features)

@@ -30,6 +30,8 @@ class ScheduleConfig:
             raise ValueError(f"prediction {self.prediction!r}: use one of {', '.join(PREDICTIONS)}.")
         if self.spacing not in SPACINGS:
             raise ValueError(f"spacing {self.spacing!r} of timesteps: use one of {', '.join(SPACINGS)}.")
+        if self.zero_terminal_snr and self.timesteps < 2:
+            raise ValueError("zero_terminal_snr needs 2 timesteps or more: one with signal, and one of noise alone.")
         if self.zero_terminal_snr and self.prediction == "eps":
             raise ValueError(
                 "prediction eps with zero_terminal_snr: the noise in pure noise says nothing of an image. Use v."
@@ -50,6 +52,10 @@ class VAEConfig:
     grain_bands: int = 3  # of depth, in which it was measured
     scale: float = 0.18215  # 1 / std of the latents: encode multiplies, decode divides
     noise_levels: int = 0  # finest levels of the decoder whose residual blocks add noise of a learned gain; 0: SD 1.5
+
+    def __post_init__(self) -> None:
+        if self.grain_bands < 1:
+            raise ValueError(f"grain_bands {self.grain_bands}: grain is measured in 1 band of depth or more.")
 
     @property
     def downsampling(self) -> int:
@@ -137,7 +143,7 @@ US128 = ModelConfig(
     control=ControlConfig(hint_channels=(16, 32, 64), scale=2.0, guidance=1.0),  # measured: docs/results.md
 )
 
-# The same with a schedule that ends in pure noise, as sampling starts: every default that arXiv 2305.08891 asks for.
+# The same with a schedule that ends in pure noise, where sampling starts (arXiv 2305.08891), and white latents.
 US128_V = replace(
     US128,
     name="us128_v",

@@ -66,7 +66,9 @@ def with_folder_config(config: ModelConfig, folder: Path) -> ModelConfig:
             f"{folder / SCHEDULER}: its betas are {kind} or given one by one. Supported are scaled_linear ones, as in "
             "Stable Diffusion 1.x."
         )
-    ends_in_noise = scheduler.get("rescale_betas_zero_snr", config.schedule.zero_terminal_snr and not scheduler)
+    ends_in_noise = (
+        scheduler.get("rescale_betas_zero_snr", config.schedule.zero_terminal_snr and not scheduler) or False
+    )
     if not isinstance(ends_in_noise, bool) or (ends_in_noise and prediction != PREDICTIONS["v"] and scheduler):
         raise ValueError(
             f"{folder / SCHEDULER}: rescale_betas_zero_snr {ends_in_noise!r} with prediction_type {prediction}. Only a "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 BANDS = 8  # of depth, from the top of the image to its bottom
-SHORTEST = 12  # rows of a band
+SMALLEST = 12 * BANDS  # pixels along one side that grain can be measured on: a band must hold the height of its grains
 GREYS = 12  # bins of grey from 0 to 1
 REACH = 16  # pixels to each side over which grains are correlated: h has 2 * 16 + 1 taps a side
 LEAST = 64  # pixels of a bin of grey that tell its gain
@@ -35,9 +35,7 @@ class Grain(nn.Module):
         """Decoded images (b, c, H, W) in [0, 1], white noise (b, 1, H + 32, W + 32) -> images with grain, in [0, 1]."""
         with torch.autocast(x.device.type, enabled=False):  # sums of half precision would show in the grey levels
             grains = F.conv2d(noise, self.taps[:, None])  # h * n: (b, bands, H, W)
-            rows = depth_weights(x.shape[2], len(self.taps)).to(
-                x
-            )  # (bands, H): each row between the two bands that are nearest
+            rows = depth_weights(x.shape[2], len(self.taps)).to(x)  # (bands, H): each between its two nearest bands
             grain = torch.einsum("b k h w, k h -> b h w", grains, rows)[:, None]
         grey = x.mean(dim=1, keepdim=True)
         return (x + gain_at(self.gain, grey) * grain).clamp(0.0, 1.0)  # Grain Eq. 1
@@ -63,11 +61,6 @@ def depth_weights(height: int, bands: int) -> Tensor:
     return (1 - (rows[None] - middles[:, None]).abs() * bands).clamp(min=0)
 
 
-def smallest_image() -> int:
-    """Pixels along one side that grain can be measured on: a band must hold the height of its grains."""
-    return BANDS * SHORTEST
-
-
 def estimate_grain(pairs: Iterable[tuple[Tensor, Tensor]]) -> Grain:
     """Grey images (H, W) in [0, 1] of one size, each with its reconstruction -> what the reconstructions lack.
 
@@ -77,8 +70,8 @@ def estimate_grain(pairs: Iterable[tuple[Tensor, Tensor]]) -> Grain:
     if not pairs:
         raise ValueError("grain needs training images to be measured on, and there are none.")
     x, x_hat = (torch.stack(each).double() for each in zip(*pairs, strict=True))
-    if min(x.shape[1:]) < smallest_image():
-        raise ValueError(f"grain is measured on images of {smallest_image()} pixels or more, not {min(x.shape[1:])}.")
+    if min(x.shape[1:]) < SMALLEST:
+        raise ValueError(f"grain is measured on images of {SMALLEST} pixels or more, not {min(x.shape[1:])}.")
     grain, residual = Grain(BANDS), x - x_hat
     grain.gain.copy_(gains(residual, x_hat))
     plain = residual / gain_at(grain.gain.double(), x_hat).clamp(min=1e-6)

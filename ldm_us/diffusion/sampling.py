@@ -124,10 +124,8 @@ def generate(
             of_part = None if masks is None else masks[part]
             terms = [dataclasses.replace(term, hint=term.hint[part]) for term in controls]
             conditions = conditions_of(model, prompts[part], sampling, negative[part], of_part, terms)
-            if z_T is None:
-                start = draw_start(model, sampling, generators[part], prompts[part])
-            else:
-                start = z_T[part].to(model.device).float()
+            drawn = draw_start(model, sampling, generators[part], prompts[part]) if z_T is None else z_T[part]
+            start = drawn.to(model.device).float()
             *_, last = denoise(model, start, conditions, generators[part], sampling)
             images.append(finished(model, last.z, sampling, generators[part]))
     return torch.cat(images)

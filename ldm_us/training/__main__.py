@@ -34,9 +34,13 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(
             f"{options.weights}: its schedule ends in pure noise, so that z_T has no start prior to measure."
         )
+    if options.command == "grain" and model.config.vae.noise_levels:
+        raise ValueError(
+            f"{options.weights}: its decoder draws texture of its own, so that no grain is to be measured."
+        )
     records = [record for folder in options.data for record in read_dataset(folder)]
     if options.command == "prior":
-        own = members([record.prompt for record in records])
+        own = members([record.prompt for record in records], options.rank)
         model.set_prior(estimate_priors(encode_records(model, records), options.rank, own))
     else:
         records = [records[i] for i in evenly(len(records), IMAGES)]
@@ -44,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         model.set_grain(lost_grain(model, x))
     write_measured(model, options.weights, options.out)
     print(f"wrote {options.out}, with the {options.command} of {len(records)} images")
+    if options.command == "prior" and model.prior is not None:
+        print(f"prompts with a prior of their own: {', '.join(model.prior.prompts) or 'none'}")
     return 0
 
 

@@ -3,6 +3,7 @@
 python -m ldm_us.training prior --weights MODEL --data DIR --out FILE     # for a model that has none
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ldm_us.config import LONGEST, LONGEST_TEXT
 from ldm_us.data.records import Record, load_image
-from ldm_us.diffusion.grain import Grain, estimate_grain, smallest_image
+from ldm_us.diffusion.grain import SMALLEST, Grain, estimate_grain
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import estimate_priors
 from ldm_us.networks.vae import posterior_from_moments
@@ -35,24 +36,31 @@ def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_
         notes += found
     if stage == "unet" and not model.schedule.ends_in_noise:
         if shown_to_prior(len(data)):
-            shown, times = shown_to_prior(len(data)), 2 if flip else 1
-            prompts = [data.prompts[i] for i in data.prompt_index[shown].tolist() for _ in range(times)]
-            model.set_prior(estimate_priors(latents_of(data, model.vae.scale, flip), RANK, members(prompts, times)))
+            prompts = [data.prompts[i] for i in data.prompt_index[shown_to_prior(len(data))].tolist()]
+            latents = latents_of(data, model.vae.scale, flip)
+            own = members(prompts, RANK)
+            times = len(latents) // len(prompts)  # an image, and its mirror image behind it
+            own = {prompt: [times * i + j for i in index for j in range(times)] for prompt, index in own.items()}
+            model.set_prior(estimate_priors(latents, RANK, own))
         else:
             kept = "there is none" if model.prior is None else "that of the start is kept"
             notes.append(f"no start prior is measured: it takes more than {RANK} images, not {len(data)}; {kept}.")
     return notes
 
 
-def members(prompts: Sequence[str], times: int = 1) -> dict[str, list[int]]:
-    """Of each prompt that has images enough for a start prior of its own, where they are; `times` latents an image.
+def members(prompts: Sequence[str], rank: int) -> dict[str, list[int]]:
+    """The images of each prompt that has enough of them for a start prior of its own, the most common prompts first.
 
-    None where all images have one prompt, or more prompts have images enough than the config of a model lists.
+    None where all images have one prompt. A prompt that the config of a model cannot hold gets none, and so do the
+    least common ones where there are more than it holds.
     """
-    names = {prompt for prompt in prompts if 0 < len(prompt) <= LONGEST_TEXT and prompt.isprintable()}
-    of_prompt = {prompt: [i for i, other in enumerate(prompts) if other == prompt] for prompt in sorted(names)}
-    enough = {prompt: index for prompt, index in of_prompt.items() if len(index) >= OWN_IMAGES * times}
-    return enough if len(set(prompts)) > 1 and len(enough) <= LONGEST else {}
+    found: dict[str, list[int]] = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        found[prompt].append(i)
+    fewest = max(OWN_IMAGES, rank + 1)
+    enough = [one for one, index in found.items() if len(index) >= fewest and 0 < len(one) <= LONGEST_TEXT]
+    common = sorted(filter(str.isprintable, enough), key=lambda one: -len(found[one]))[:LONGEST]
+    return {one: found[one] for one in common} if len(found) > 1 else {}
 
 
 def shown_to_prior(images: int) -> list[int]:
@@ -79,8 +87,8 @@ def latents_of(data: TrainingSet, scale: float, flip: bool) -> Tensor:
 def grain_of(model: LatentDiffusion, data: TrainingSet) -> tuple[Grain | None, list[str]]:
     """The grain that reconstructions of some training images lack; None, and why, where they are too small."""
     assert data.pixels is not None
-    if data.size < smallest_image():
-        return None, [f"no grain is measured: that takes images of {smallest_image()} pixels, not {data.size}."]
+    if data.size < SMALLEST:
+        return None, [f"no grain is measured: that takes images of {SMALLEST} pixels, not {data.size}."]
     index = torch.linspace(0, len(data) - 1, min(IMAGES, len(data))).long()
     x = to_signed(data.pixels[index])[:, :1] / 2 + 0.5
     return lost_grain(model, x), []

@@ -36,7 +36,8 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     run started from is no longer there.
     """
     model, options = stage.model, stage.options
-    if options.stage == "vae" and denoiser_is_random(options, lineage):  # a trained one fits the old scale
+    # A trained denoiser fits the old scale, and --decoder-only keeps the latents.
+    if options.stage == "vae" and not options.decoder_only and denoiser_is_random(options, lineage):
         set_latents(model, stage.data)
     if options.adapter is None:  # a LoRA on its base is the whole result, and a base keeps its prior
         if options.stage == "unet" and not model.schedule.ends_in_noise:
@@ -91,7 +92,7 @@ def set_latents(model: LatentDiffusion, data: TrainingSet) -> None:
     if model.config.vae.whitened:
         places = (0, 2, 3)
         variance = means.var(dim=places) + (stds**2).mean(dim=places)
-        model.vae.whiten(means.mean(dim=places), variance.sqrt())
+        model.vae.whiten(means.mean(dim=places), variance.sqrt().clamp(min=1e-6))
         model.set_latent_scale(1.0)
     else:
         model.set_latent_scale(float((means.var() + (stds**2).mean()).rsqrt()))

@@ -8,12 +8,12 @@ from ldm_us.config import config_from_dict
 from ldm_us.diffusion.grain import (
     BANDS,
     GREYS,
+    SMALLEST,
     Grain,
     depth_weights,
     estimate_grain,
     gain_at,
     noise_shape,
-    smallest_image,
 )
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
@@ -148,6 +148,6 @@ def test_grain_is_the_same_under_autocast(grain):
 def test_no_images_and_images_smaller_than_the_reach_of_grains_are_refused():
     with pytest.raises(ValueError, match="needs training images"):
         estimate_grain([])
-    small = torch.zeros(smallest_image() - 1, smallest_image() - 1)
+    small = torch.zeros(SMALLEST - 1, SMALLEST - 1)
     with pytest.raises(ValueError, match="images of 96 pixels or more, not 95"):
         estimate_grain([(small, small)])

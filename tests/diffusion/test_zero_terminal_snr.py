@@ -143,3 +143,10 @@ def test_noise_cannot_be_predicted_from_pure_noise_and_another_spacing_is_unknow
         ScheduleConfig(zero_terminal_snr=True)
     with pytest.raises(ValueError, match=r"spacing 'linspace' of timesteps: use one of leading, trailing\."):
         config_from_dict({"schedule": {"spacing": "linspace"}})
+
+
+def test_a_schedule_of_one_timestep_cannot_end_in_noise_and_grain_has_a_band():
+    with pytest.raises(ValueError, match="zero_terminal_snr needs 2 timesteps or more"):
+        config_from_dict({"schedule": {"prediction": "v", "zero_terminal_snr": True, "timesteps": 1}})
+    with pytest.raises(ValueError, match="grain_bands 0: grain is measured in 1 band of depth or more"):
+        config_from_dict({"vae": {"grain": True, "grain_bands": 0}})

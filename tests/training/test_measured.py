@@ -114,14 +114,28 @@ def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mir
 
 def test_a_prompt_with_a_hundred_images_gets_a_prior_of_its_own_and_a_caption_of_one_image_does_not():
     prompts = ["benign"] * 100 + ["normal"] * 99 + [f"caption {i}" for i in range(30)]
-    assert members(prompts) == {"benign": list(range(100))}
-    twice = [prompt for prompt in prompts for _ in range(2)]  # with mirror images
-    assert members(twice, times=2) == {"benign": list(range(200))}
-    assert members(["benign"] * 300) == {}, "one prompt is all images"
-    assert members(["x" * 101] * 100 + ["normal"] * 100) == {"normal": list(range(100, 200))}, (
-        "no config holds the name"
-    )
-    assert members([str(i % 9) for i in range(900)]) == {}, "no config holds so many"
+    assert members(prompts, 20) == {"benign": list(range(100))}
+    assert members(prompts, 100) == {}, "a rank of 100 takes more than 100 images"
+    assert members(["benign"] * 300, 20) == {}, "one prompt is all images"
+    assert members(["x" * 101] * 100 + ["a"] * 100, 20) == {"a": list(range(100, 200))}, "no config holds the name"
+    many = [str(i % 9) for i in range(905)]
+    assert sorted(members(many, 20)) == [*"01234567"], "a config holds eight, the most common"
+
+
+def test_the_stage_gives_prompts_of_many_images_their_own_prior_mirror_images_included(model, images):
+    data = load_training_set(read_data([images]), 16, with_pixels=False)
+    times = 15  # 24 images, 8 of each class, as often
+    data.records, data.prompt_index = data.records * times, data.prompt_index.repeat(times)
+    generator = torch.Generator().manual_seed(0)
+    prompts = [data.prompts[i] for i in data.prompt_index.tolist()]
+    benign = next(prompt for prompt in data.prompts if "benign" in prompt)
+    for i, prompt in enumerate(prompts):
+        data.moments[i] = torch.randn(2, 8, 4, 4, generator=generator) + 5 * (prompt == benign)
+    assert set_measured(model, data, "unet", decoder_only=False, flip=True) == []
+    assert set(model.prior.prompts) == set(data.prompts) - {""}
+    apart = model.prior.of(benign).mean - model.prior.mean
+    assert float(apart.mean()) == pytest.approx(5 * 2 / 3 * model.vae.scale, rel=0.05)
+    model.set_prior(None)
 
 
 def test_a_schedule_that_ends_in_noise_needs_no_prior_and_its_vae_stage_ends_with_white_latents(

@@ -10,7 +10,7 @@ from ldm_us.config import SD15, US128, US128_V
 from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
-from weights_convert.export_command import without_measured
+from weights_convert.export_command import without_ours
 from weights_convert.source_config import with_folder_config
 
 BASE = BUNDLED.with_name("us128_base.safetensors")
@@ -42,7 +42,7 @@ def change(path, **fields):
 
 def test_an_exported_folder_brings_its_own_config_back(exported, tmp_path):
     assert call("import", exported, "--out", tmp_path / "out.safetensors") == 0
-    assert load_model(tmp_path / "out.safetensors").config == without_measured(load_model(BASE).config)
+    assert load_model(tmp_path / "out.safetensors").config == without_ours(load_model(BASE).config)
 
 
 def test_without_metadata_the_folder_itself_tells_scale_and_prediction(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Write what a model's autoencoder makes of images as a folder of samples, with the model's grain or without it."""
+"""Write what a model's autoencoder makes of images as a folder of samples, with the model's texture or without it."""
 
 import json
 from collections.abc import Sequence
@@ -8,26 +8,28 @@ import torch
 from tqdm import tqdm
 
 from ldm_us.data.records import Record, load_image
+from ldm_us.diffusion.editing import encode_images
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.noise import generators_of, with_grain
+from ldm_us.diffusion.noise import generators_of
+from ldm_us.diffusion.sampling import Sampling, finished
 from ldm_us.files.atomic import write_text
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.folder import MANIFEST
-from ldm_us.training.reconstruction import reconstruct
 
 
 @torch.no_grad()
 def write_reconstructions(model: LatentDiffusion, records: Sequence[Record], out: Path, grain: bool) -> None:
-    """Write every image after encoding, decoding and the grain of seed 0, 1, ..., and last the list of all.
+    """Write every image after encoding and decoding, with decoder noise and grain of seed 0, 1, ..., and last the list.
 
     A file keeps its name, in a folder numbered as that of its image is among all: names may repeat across folders.
     """
     folders = sorted({record.image.parent for record in records})
-    fields = {"synthetic": "made by a generative model, not for diagnosis", "grain": str(grain and bool(model.grain))}
+    textured = model.grain is not None or model.config.vae.noise_levels > 0
+    fields = {"synthetic": "made by a generative model, not for diagnosis", "grain": str(grain and textured)}
     lines = []
     for i, record in enumerate(tqdm(records, unit="image", desc="writing reconstructions", delay=0.1)):
-        x_hat = reconstruct(model, load_image(record.image, model.config.image_size)[None]) / 2 + 0.5
-        x_hat = with_grain(model, x_hat.to(model.device), grain, generators_of([i]))[0].mean(dim=0, keepdim=True)
+        z_0 = encode_images(model, load_image(record.image, model.config.image_size)[None])
+        x_hat = finished(model, z_0, Sampling(grain=grain), generators_of([i]))[0].mean(dim=0, keepdim=True)
         name = f"{folders.index(record.image.parent)}/{record.image.stem}.png"
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         save_png(to_picture(x_hat), out / name, fields)
