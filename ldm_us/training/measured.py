@@ -21,7 +21,7 @@ from ldm_us.training.reconstruction import reconstruct_grey
 RANK = 20  # of the start prior: principal components of blurred latents
 IMAGES = 60  # that the grain is measured on
 PRIOR_IMAGES = 600  # that the start prior is measured on, with their mirror images where a run mirrors
-OWN_IMAGES = 100  # of a prompt, so that it gets a start prior of its own
+OWN_IMAGES = 60  # of a prompt, so that it gets a start prior of its own
 
 
 def set_measured(model: LatentDiffusion, data: TrainingSet, stage: str, decoder_only: bool, flip: bool) -> list[str]:
