@@ -17,6 +17,7 @@ BANDS = 8  # of depth, from the top of the image to its bottom
 SMALLEST = 12 * BANDS  # pixels along one side that grain can be measured on: a band must hold the height of its grains
 GREYS = 12  # bins of grey from 0 to 1
 REACH = 16  # pixels to each side over which grains are correlated: h has 2 * 16 + 1 taps a side
+FEWEST = 4  # images that tell it
 LEAST = 64  # pixels of a bin of grey that tell its gain
 
 
@@ -64,11 +65,11 @@ def depth_weights(height: int, bands: int) -> Tensor:
 def estimate_grain(pairs: Iterable[tuple[Tensor, Tensor]]) -> Grain:
     """Grey images (H, W) in [0, 1] of one size, each with its reconstruction -> what the reconstructions lack.
 
-    Raise ValueError where there are no images, or they are too small for a band to hold its grains.
+    Raise ValueError where there are too few images, or they are too small for a band to hold its grains.
     """
     pairs = list(pairs)
-    if not pairs:
-        raise ValueError("grain needs training images to be measured on, and there are none.")
+    if len(pairs) < FEWEST:
+        raise ValueError(f"grain is measured on {FEWEST} images or more, not {len(pairs)}. Give more of them.")
     x, x_hat = (torch.stack(each).double() for each in zip(*pairs, strict=True))
     if min(x.shape[1:]) < SMALLEST:
         raise ValueError(f"grain is measured on images of {SMALLEST} pixels or more, not {min(x.shape[1:])}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm_us.config import LONGEST, LONGEST_TEXT
 from ldm_us.data.records import Record, load_image
-from ldm_us.diffusion.grain import SMALLEST, Grain, estimate_grain
+from ldm_us.diffusion.grain import FEWEST, SMALLEST, Grain, estimate_grain
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import estimate_priors
 from ldm_us.networks.vae import posterior_from_moments
@@ -87,6 +87,8 @@ def latents_of(data: TrainingSet, scale: float, flip: bool) -> Tensor:
 def grain_of(model: LatentDiffusion, data: TrainingSet) -> tuple[Grain | None, list[str]]:
     """The grain that reconstructions of some training images lack; None, and why, where they are too small."""
     assert data.pixels is not None
+    if len(data) < FEWEST:
+        return None, [f"no grain is measured: that takes {FEWEST} images, not {len(data)}."]
     if data.size < SMALLEST:
         return None, [f"no grain is measured: that takes images of {SMALLEST} pixels, not {data.size}."]
     index = torch.linspace(0, len(data) - 1, min(IMAGES, len(data))).long()

@@ -131,7 +131,7 @@ def test_a_file_keeps_the_grain_bit_for_bit(model, tmp_path):
 
 
 def test_what_a_reconstruction_lost_nothing_of_has_no_grain_and_no_nan():
-    flat = [(torch.full((99, 99), 0.3), torch.full((99, 99), 0.3))] * 3
+    flat = [(torch.full((99, 99), 0.3), torch.full((99, 99), 0.3))] * 4
     grain = estimate_grain(flat)
     assert bool(grain.taps.isfinite().all())
     assert float(grain.gain.abs().max()) == 0
@@ -145,9 +145,10 @@ def test_grain_is_the_same_under_autocast(grain):
         assert torch.equal(grain(x, noise), plain)
 
 
-def test_no_images_and_images_smaller_than_the_reach_of_grains_are_refused():
-    with pytest.raises(ValueError, match="needs training images"):
-        estimate_grain([])
+def test_too_few_images_and_images_too_small_for_bands_are_refused():
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=f"measured on 4 images or more, not {count}"):
+            estimate_grain([(torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE))] * count)
     small = torch.zeros(SMALLEST - 1, SMALLEST - 1)
     with pytest.raises(ValueError, match="images of 96 pixels or more, not 95"):
-        estimate_grain([(small, small)])
+        estimate_grain([(small, small)] * 4)

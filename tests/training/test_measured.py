@@ -89,7 +89,11 @@ def test_the_vae_stage_measures_grain_and_forgets_the_prior_of_other_latents(mod
     assert float(model.grain.gain.min()) > 0.02  # the noise alone is 12 of 255 grey levels
     model.set_grain(None)
     (note,) = set_measured(model, load_training_set(read_data([images]), 16), "vae", decoder_only=False, flip=True)
-    assert "no grain is measured" in note
+    assert "no grain is measured: that takes images of 96 pixels, not 16" in note
+    (note,) = set_measured(
+        model, load_training_set(read_data([images])[:3], SIDE), "vae", decoder_only=False, flip=True
+    )
+    assert "no grain is measured: that takes 4 images, not 3" in note
     assert model.grain is None
 
 
