@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm_us.config import ModelConfig
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import PARTS, LazyTensor, Shapes
+from ldm_us.files.checkpoint import PARTS, LazyTensor, Shapes, check_numbers
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
 from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, IGNORED_WITHOUT_EMA, Layout, Rule
@@ -180,12 +180,13 @@ def cut_piece(tensor: Tensor, piece: Piece) -> Tensor:
 
 
 def load_piece(piece: Piece, dtype: torch.dtype | None = None) -> Tensor:
-    """Read one of our tensors, in its own type or in `dtype`. Raise ValueError if a number does not fit into it."""
+    """Read one of our tensors, in its own type or in `dtype`. Raise ValueError for what is no number or too large."""
     tensor = cut_piece(piece.entry.load(), piece)
+    check_numbers(piece.file, piece.key, tensor)
     if dtype is None or dtype == tensor.dtype:
         return tensor.contiguous()
     converted = tensor.to(dtype)
-    if not converted.isfinite().all() and tensor.isfinite().all():
+    if not converted.isfinite().all():
         raise ValueError(f"{piece.file}: {piece.key} has numbers too large for {dtype}. Choose another --dtype.")
     return converted.contiguous()
 

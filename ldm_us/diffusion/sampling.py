@@ -18,7 +18,7 @@ from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
-from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
+from ldm_us.diffusion.model import LatentDiffusion, check_finite, check_size, pixels_of
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
 SAMPLERS = ("ddim", "ddpm")
@@ -217,8 +217,9 @@ def denoise_step(
 @torch.no_grad()
 def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> Tensor:
     """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
-    weight = model.vae.post_quant_conv.weight
-    return (model.vae.decode(z_0.to(weight), noise).float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
+    x = model.vae.decode(z_0.to(model.vae.post_quant_conv.weight), noise).float()
+    check_finite(z_0, x)
+    return (x / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
 
 
 @contextmanager

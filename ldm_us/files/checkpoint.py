@@ -125,10 +125,22 @@ def load_part(
     target = torch.float32 if dtype is None else dtype
     with open_model_file(path) as file:
         names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118
-        state = {name.removeprefix(f"{part}."): file.get_tensor(name).to(device, target, copy=True) for name in names}
+        state = {name: file.get_tensor(name).to(device, target, copy=True) for name in names}
+    for name, value in state.items():
+        check_numbers(path, name, value)
     module = model.get_submodule(part)
-    module.load_state_dict(state, strict=True, assign=True)
+    module.load_state_dict({name.removeprefix(f"{part}."): state[name] for name in names}, strict=True, assign=True)
     module.eval().requires_grad_(False)
+
+
+def check_numbers(path: Path | str, name: str, value: Tensor) -> None:
+    """Raise ValueError, naming the tensor, for weights that are NaN or infinite: they would sample black pictures."""
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        bad = int((~value.isfinite()).sum())
+        raise ValueError(
+            f"{path}: {name} has {bad} values of {value.numel()} that are NaN or infinite. A merge or a training has "
+            "gone wrong; use another file."
+        )
 
 
 @contextmanager

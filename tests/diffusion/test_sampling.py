@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ldm_us.config import US128, ControlConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from ldm_us.config import TINY, US128, ControlConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.diffusion.controls import ControlTerm, prepare_controls
 from ldm_us.diffusion.ddpm import make_schedule, q_sample
 from ldm_us.diffusion.guidance import Conditions, Guidance, guided_prediction
@@ -324,3 +324,13 @@ def test_no_prompts_are_refused(model):
 def test_masks_without_a_controlnet_are_refused(model):
     with pytest.raises(ValueError, match="masks need a model with a ControlNet"):
         generate(model, ["a"], masks=torch.zeros(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_sample_that_overflows_is_an_error_and_no_picture(part):
+    """Weights that are numbers, but too large: latents or pixels become infinite."""
+    torch.manual_seed(0)
+    model = LatentDiffusion(TINY).eval().requires_grad_(False)
+    model.get_submodule({"unet": "unet.decoder.conv_out", "vae": "vae.post_quant_conv"}[part]).weight.fill_(3e38)
+    with pytest.raises(ValueError, match="a sample is not finite: weights or activations overflow"):
+        generate(model, ["a"], sampling=Sampling(steps=1, guidance=1.0, size=64))

@@ -129,6 +129,16 @@ def test_weights_load_in_the_asked_dtype_or_float32(path, state, dtype):
     assert torch.equal(loaded.unet.encoder.conv_in.weight, weight)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_the_name_of_their_tensor(path, state, bad):
+    name = next(name for name in state if name.endswith("conv_out.weight"))
+    spoilt = {**state, name: state[name].clone()}
+    spoilt[name].view(-1)[3] = bad
+    write_state_dict(path, spoilt, SMALL)
+    with pytest.raises(ValueError, match=rf"{name} has 1 values of {spoilt[name].numel()} that are NaN or infinite"):
+        load_model(path)
+
+
 def test_a_missing_file_and_a_folder_are_refused(path, tmp_path):
     assert "no such file" in refusal(path)
     path.mkdir()

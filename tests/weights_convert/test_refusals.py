@@ -102,6 +102,17 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(convert, inputs, tmp_p
     assert os.listdir(tmp_path) == ["out.safetensors"]
 
 
+@pytest.mark.parametrize("dtype", [(), ("--dtype", "fp16")])
+def test_values_that_are_no_numbers_are_refused_and_nothing_is_written(convert, tmp_path, dtype):
+    model = tiny_compvis("vae", "text", "unet")
+    model["model.diffusion_model.out.2.bias"] = torch.tensor([0.0, float("nan"), 0.0, float("inf")])
+    save_file(model, tmp_path / "model.safetensors")
+    code, _, error = convert(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors", *dtype)
+    assert code == 2
+    assert "model.diffusion_model.out.2.bias has 2 values of 4 that are NaN or infinite" in error
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
 def test_numbers_that_fp16_cannot_hold_are_refused_and_nothing_is_written(convert, tmp_path):
     model = tiny_compvis("vae", "text", "unet")
     model["model.diffusion_model.out.2.bias"] = torch.tensor([0.0, 1e5, 0.0, 0.0])
