@@ -78,7 +78,8 @@ def check_latents(conditions: Conditions, z: Tensor) -> None:
 def guided_prediction(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
     """(b, c, h, w), (b,) -> eps_hat or v_hat (b, c, h, w): one call of the UNet with both halves, or with the prompt's.
 
-    v and eps differ by a term of z_t alone, so guidance is the same in either, and written here as of eps.
+    v and eps differ by a term of z_t alone, so guidance is the same in either, and written here as of eps. A rescale is
+    not: it keeps the spread of the network's own answer, as in its paper, and v has another.
     """
     guidance, context = conditions.guidance, conditions.context
     z = z_t.to(context.dtype)  # that of the weights; between model calls the latents stay in float32

@@ -119,15 +119,6 @@ def pixels_of(model: LatentDiffusion, z: Tensor) -> tuple[int, int]:
     return z.shape[2] * f, z.shape[3] * f
 
 
-def check_finite(*values: Tensor) -> None:
-    """Raise ValueError for latents or pixels that are NaN or infinite, before anything is made of them."""
-    if not all(bool(value.isfinite().all()) for value in values):
-        raise ValueError(
-            "a sample is not finite: weights or activations overflow. Try --precision fp32, a lower --guidance or "
-            "--control-scale, or other weights."
-        )
-
-
 def check_size(config: ModelConfig, size: int) -> None:
     """Refuse an image size that the networks cannot halve often enough."""
     if size < 1 or size % config.size_multiple != 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,12 @@ from ldm_us.diffusion.start_prior import start_latents
 
 def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     """A generator of its own for each sample."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator().manual_seed(torch_seed(seed)) for seed in seeds]
+
+
+def torch_seed(seed: int) -> int:
+    """A seed for torch's generators on the CPU, which take its last 32 bits alone: larger ones are mixed into those."""
+    return seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def draw(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:

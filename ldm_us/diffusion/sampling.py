@@ -18,7 +18,7 @@ from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
-from ldm_us.diffusion.model import LatentDiffusion, check_finite, check_size, pixels_of
+from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
 SAMPLERS = ("ddim", "ddpm")
@@ -155,8 +155,7 @@ def conditions_of(
     controls: Sequence[ControlTerm] = (),
 ) -> Conditions:
     """What samples are to show, under the limits of a resolved Sampling; masks (b, 1, H, W), `controls` as they are."""
-    assert sampling.guidance is not None, "resolve it first"
-    assert sampling.control_scale is not None, "resolve it first"
+    assert sampling.guidance is not None and sampling.control_scale is not None, "resolve it first"  # noqa: PT018
     if masks is not None:
         if model.controlnet is None:
             raise ValueError("masks need a model with a ControlNet: train one with `train.py controlnet` first.")
@@ -218,7 +217,8 @@ def denoise_step(
 def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> Tensor:
     """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
     x = model.vae.decode(z_0.to(model.vae.post_quant_conv.weight), noise).float()
-    check_finite(z_0, x)
+    if not bool(z_0.isfinite().all() and x.isfinite().all()):
+        raise ValueError("a sample is not finite: its weights overflow. Try --precision fp32, or other weights.")
     return (x / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
 
 

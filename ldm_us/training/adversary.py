@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm_us.diffusion.noise import torch_seed
 from ldm_us.networks.discriminator import Discriminator
 from ldm_us.runtime.processes import World
 from ldm_us.training.distributed import average_over_processes
@@ -29,7 +30,7 @@ class Adversary:
         self.steps = 0  # that the run has made
         self.pairs: list[tuple[Tensor, Tensor]] = []  # x and x_hat of the parts of this step's batch
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(torch_seed(seed))
             self.discriminator = Discriminator(max(NARROWEST, width // 2)).to(device).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.discriminator.parameters(), betas=BETAS, fused=True)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ldm_us.config import PRESETS
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
@@ -39,7 +40,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(options.seed)  # of the hint network; the rest is a copy
+            torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
             model.add_controlnet()
     size = options.size or model.config.image_size
     check_size(model.config, size)
@@ -71,7 +72,7 @@ def random_model(preset: str, seed: int) -> LatentDiffusion:
     if preset not in PRESETS:
         raise ValueError(f"--preset {preset}: unknown. Use one of {', '.join(PRESETS)}.")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(torch_seed(seed))
         return LatentDiffusion(PRESETS[preset])
 
 

@@ -5,9 +5,10 @@ import torch
 
 from ldm_us.diffusion.inpainting import composed
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.noise import decoder_noise, generators_of
+from ldm_us.diffusion.noise import decoder_noise, draw, generators_of
 from ldm_us.diffusion.sampling import Sampling, decode, generate
 from ldm_us.files.checkpoint import load_model, save_model
+from ldm_us.training.start import random_model
 
 TWO_STEPS = Sampling(steps=2)
 
@@ -91,3 +92,15 @@ def test_a_region_that_is_drawn_anew_has_noise_and_the_pixels_around_it_are_kept
     assert not torch.equal(drawn[inside], decode(model, z_0)[inside])
     without = composed(model, z_0, x, region, TWO_STEPS, generators_of([5]), paste=False)
     assert torch.equal(without[inside], decode(model, z_0)[inside])
+
+
+def test_seeds_that_agree_in_their_last_32_bits_draw_other_noise_and_small_ones_that_of_torch():
+    seeds = [5, 2**32 + 5, 2**33 + 5, 2**63 - 1]
+    drawn = [draw((1, 8), generators_of([seed])) for seed in seeds]
+    assert torch.equal(drawn[0][0], torch.randn(8, generator=torch.Generator().manual_seed(5)))
+    assert not any(torch.equal(drawn[i], drawn[j]) for i in range(4) for j in range(i))
+
+
+def test_random_weights_depend_on_all_bits_of_their_seed():
+    first, second = (random_model("tiny", seed).unet.state_dict() for seed in (3, 2**32 + 3))
+    assert not torch.equal(first["encoder.conv_in.weight"], second["encoder.conv_in.weight"])

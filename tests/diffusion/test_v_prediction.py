@@ -96,3 +96,18 @@ def test_the_latents_that_v_turns_are_not_rounded_to_the_dtype_of_the_weights():
     a = levels(t)
     assert seen == [torch.bfloat16]
     torch.testing.assert_close(z_0_hat, a.sqrt() * z_t - (1 - a).sqrt() * v.float(), rtol=0, atol=1e-6)
+
+
+def test_a_rescale_keeps_the_spread_of_v_and_so_is_not_that_of_eps():
+    """Rescale Eq. 15 in the network's own terms: without it both agree, with it they do not."""
+    z_t, t = noise(1), torch.tensor([500, 500])
+    apart = []
+    for rescale in (0.0, 0.7):
+        conditions = Conditions(CONTEXT, NEGATIVE, Guidance(7.5, rescale=rescale))
+        of_eps, of_v = (
+            predict_z_0(schedule, z_t, t, guided_prediction(model_of(schedule, unet), z_t, t, conditions))
+            for schedule, unet in ((EPS, eps_theta), (V, v_theta))
+        )
+        apart.append(float((of_eps - of_v).abs().max()))
+    assert apart[0] < 1e-3
+    assert apart[1] > 0.05
