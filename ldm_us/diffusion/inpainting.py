@@ -93,11 +93,8 @@ def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t:
 
 
 def noise_again(schedule: Schedule, z_prev: Tensor, t_prev: int, t: int, noise: Tensor) -> Tensor:
-    """z_{t_prev} -> z_t (b, c, h, w) by the noise between the two levels (RePaint algorithm 1, line 10).
-
-    t_prev < 0 is the clean image, whatever level DDIM's last step lands on: the known latents are clean there.
-    """
-    alpha_bar_prev = 1.0 if t_prev < 0 else float(schedule.alpha_bar[t_prev])
+    """z_{t_prev} -> z_t (b, c, h, w) by the noise between the two levels (RePaint algorithm 1, line 10)."""
+    alpha_bar_prev = schedule.final_alpha_bar if t_prev < 0 else float(schedule.alpha_bar[t_prev])
     alpha = float(schedule.alpha_bar[t]) / alpha_bar_prev  # over the jump
     return alpha**0.5 * z_prev + (1 - alpha) ** 0.5 * noise  # DDPM Eq. 2
 

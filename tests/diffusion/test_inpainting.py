@@ -107,7 +107,7 @@ def test_noise_added_again_leads_to_the_noise_level_of_the_timestep():
     """DDPM Eq. 2 over a jump: with Eq. 4 before it, mean and variance are those of Eq. 4 at t."""
     one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     for t, t_prev in ddim_timesteps(SCHEDULE, 5):
-        prev = 1.0 if t_prev < 0 else float(SCHEDULE.alpha_bar[t_prev])  # the known latents are clean at the end
+        prev = float(SCHEDULE.alpha_bar[max(t_prev, 0)])
         signal = float(noise_again(SCHEDULE, prev**0.5 * one, t_prev, t, zero))
         variance = float(noise_again(SCHEDULE, (1 - prev) ** 0.5 * one, t_prev, t, zero)) ** 2
         variance += float(noise_again(SCHEDULE, zero, t_prev, t, one)) ** 2
