@@ -18,12 +18,24 @@ COMMON_TOKENS = range(512, 5512)  # the first merges that CLIP's encoding learne
 def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
     """Prompts -> (b, length) int64: start, byte pairs, end of text, padded with end of text.
 
-    A longer prompt is cut and keeps its end of text. open_clip's tokenizer pads with 0 ("!"): replaced here.
+    A longer prompt is cut and keeps its end of text: `kept_text` tells what is left of it. open_clip's tokenizer pads
+    with 0 ("!"): replaced here.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     tokens = _open_clip_tokenizer()(prompts, context_length=length).to(torch.int64)
     after_end = (tokens == END_OF_TEXT).cumsum(dim=1) > 0  # from the end of text on, padding included
     return torch.where(after_end, END_OF_TEXT, tokens)
+
+
+def kept_text(prompt: str, length: int = 77) -> tuple[int, str]:
+    """How many tokens a prompt has, start and end of text included, and its text as far as `length` of them go.
+
+    Where they are more than `length`, that text is all that a model sees. Learned prompt tokens take their places off
+    `length`. The text is that of the tokens: in small letters, with single spaces.
+    """
+    tokenizer = _open_clip_tokenizer()
+    tokens = tokenizer.encode(prompt)
+    return len(tokens) + 2, tokenizer.decode(tokens[: length - 2]).strip()
 
 
 def token_words(prompt: str) -> list[str]:

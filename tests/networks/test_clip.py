@@ -12,7 +12,15 @@ import torch
 from ldm_us.config import SD15, US128, TextConfig
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, save_model
-from ldm_us.networks.clip import COMMON_TOKENS, END_OF_TEXT, QuickGELU, TextEncoder, _open_clip_tokenizer, tokenize
+from ldm_us.networks.clip import (
+    COMMON_TOKENS,
+    END_OF_TEXT,
+    QuickGELU,
+    TextEncoder,
+    _open_clip_tokenizer,
+    kept_text,
+    tokenize,
+)
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "tiny.npz")
 START = 49406
@@ -51,6 +59,18 @@ def test_every_prompt_is_77_tokens_from_start_to_end_of_text_and_padded_with_it(
         assert row[0] == START
         assert START not in row[1:]
         assert row[end:] == [END_OF_TEXT] * (77 - end)
+
+
+@pytest.mark.parametrize("length", [77, 20])
+def test_the_kept_text_of_a_prompt_has_its_tokens_and_a_prompt_is_kept_whole_up_to_the_length(length):
+    """The 75th word is the last to fit into 77 tokens, with start and end of text around it."""
+    for prompt in ("dark round mass " * 40, "word " * (length - 2), "word " * (length - 1), "", "Breast,  in CAPITALS"):
+        count, text = kept_text(prompt, length)
+        assert torch.equal(tokenize(text, length), tokenize(prompt, length))
+        assert count == int((tokenize(prompt, 500) != END_OF_TEXT).sum()) + 1
+        assert count > length or text == " ".join(prompt.lower().replace(",", " ,").split())
+    assert [kept_text("word " * n)[0] for n in (75, 76)] == [77, 78]
+    assert kept_text("word " * 76)[1] == " ".join(["word"] * 75)
 
 
 def test_an_exclamation_mark_survives_though_its_token_is_the_tokenizers_padding():
