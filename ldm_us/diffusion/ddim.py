@@ -12,18 +12,20 @@ from ldm_us.diffusion.ddpm import Schedule, eps_of, level, predict_z_0
 def ddim_timesteps(schedule: Schedule, steps: int) -> list[tuple[int, int]]:
     """Exactly `steps` pairs (t, t_prev), from noise to image; the last t_prev is -1, "beyond the first".
 
-    The grid is spaced by floor(T / steps) and starts at schedule.config.first_timestep: 50 steps of 1000 sample at
-    981, 961, ..., 21, 1. Where that start would pass T - 1 (steps = T) the grid starts as late as it can. A trailing
-    grid starts at the noisiest timestep instead: 999, 979, ..., 19.
+    The grid is SD 1.5's, spaced by floor(T / steps) from schedule.config.first_timestep up: 50 steps of 1000 sample at
+    981, 961, ..., 21, 1. Where that would leave out more than a twentieth of T at the noisy end (600 steps would start
+    at 600) it is spaced by T / steps, rounded down one by one. A grid that would pass T - 1 (steps = T) begins as late
+    as it can. A trailing grid starts at the noisiest timestep instead: 999, 979, ..., 19.
     """
     check_steps(schedule, steps)
     T = schedule.timesteps
     if schedule.config.spacing == "trailing":
         grid = [round(T - i * T / steps) - 1 for i in range(steps)]  # Rescale section 3.3
     else:
-        spacing = T // steps
-        first = min(schedule.config.first_timestep, T - 1 - (steps - 1) * spacing)
-        grid = [first + i * spacing for i in reversed(range(steps))]
+        whole = schedule.whole_spacing or T % steps <= T / 20
+        above_first = [i * (T // steps) if whole else i * T // steps for i in reversed(range(steps))]
+        first = min(schedule.config.first_timestep, T - 1 - above_first[0])
+        grid = [first + above for above in above_first]
     return list(zip(grid, [*grid[1:], -1], strict=True))
 
 

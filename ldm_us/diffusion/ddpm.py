@@ -19,6 +19,7 @@ class Schedule:
     alpha: Tensor
     alpha_bar: Tensor  # product of the alphas up to t: the share of signal variance left in z_t
     config: ScheduleConfig
+    whole_spacing: bool = False  # of sampled timesteps, for any number of steps: pictures of before `Recipe.edition` 2
 
     @property
     def timesteps(self) -> int:

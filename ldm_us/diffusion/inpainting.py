@@ -29,11 +29,12 @@ def inpaint(
     generators: Sequence[torch.Generator],
     sampling: Sampling,
     resample: int = 1,
+    clean_level: float = 1.0,
 ) -> Iterator[Step]:
     """Draw images x (b, 3, H, W) in [-1, 1] anew where regions (b, 1, H, W) are 1: `composed` makes them of the last z.
 
     Each step is taken `resample` times, noised again in between, which fits the region better to its surroundings.
-    A Step holds the known latents too, the last one what is decoded.
+    A Step holds the known latents too, the last one what is decoded. clean_level: see `noise_again`.
     """
     check_region(x, region)
     if resample < 1:
@@ -54,7 +55,7 @@ def inpaint(
                 noise = draw(z.shape, generators).to(z)
             z = replace_known(model.schedule, step.z, z_0, inside, t_prev, noise)
             if again:
-                z = noise_again(model.schedule, z, t_prev, t, draw(z.shape, generators).to(z))
+                z = noise_again(model.schedule, z, t_prev, t, draw(z.shape, generators).to(z), clean_level)
         yield step._replace(z=z)
 
 
@@ -92,9 +93,14 @@ def replace_known(schedule: Schedule, z: Tensor, z_0: Tensor, inside: Tensor, t:
     return torch.where(inside > 0, z, known)  # RePaint Eq. 8
 
 
-def noise_again(schedule: Schedule, z_prev: Tensor, t_prev: int, t: int, noise: Tensor) -> Tensor:
-    """z_{t_prev} -> z_t (b, c, h, w) by the noise between the two levels (RePaint algorithm 1, line 10)."""
-    alpha_bar_prev = schedule.final_alpha_bar if t_prev < 0 else float(schedule.alpha_bar[t_prev])
+def noise_again(
+    schedule: Schedule, z_prev: Tensor, t_prev: int, t: int, noise: Tensor, clean_level: float = 1.0
+) -> Tensor:
+    """z_{t_prev} -> z_t (b, c, h, w) by the noise between the two levels (RePaint algorithm 1, line 10).
+
+    clean_level is the alpha_bar of latents at t_prev < 0: 1, for they hold no noise, whatever level DDIM lands on.
+    """
+    alpha_bar_prev = clean_level if t_prev < 0 else float(schedule.alpha_bar[t_prev])
     alpha = float(schedule.alpha_bar[t]) / alpha_bar_prev  # over the jump
     return alpha**0.5 * z_prev + (1 - alpha) ** 0.5 * noise  # DDPM Eq. 2
 

@@ -5,6 +5,7 @@ of threads. So every network call holds one sample (with guidance: its unconditi
 the Recipe is not exact, and the number of threads is a setting.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -56,6 +57,7 @@ def draw_samples(
     added: the further ControlNets of the recipe, with hints (1, 3, H, W). strips: "trajectory" and "explain", pictures
     of how a sample came about, which need one sample in a network call.
     """
+    model = of_edition(model, recipe.edition)
     together = 1 if recipe.sampling.exact else len(wanted)
     drawn = []
     for first in range(0, len(wanted), together):
@@ -74,6 +76,15 @@ def draw_samples(
             pictures |= {"control": control_picture(seen)} if seen.control else {}
         drawn += [Drawn(x, pictures) for x in images.float().cpu()]
     return drawn
+
+
+def of_edition(model: LatentDiffusion, edition: int) -> LatentDiffusion:
+    """The model with the timesteps that this edition of a Recipe samples at; the weights are the same ones."""
+    if edition > 1:
+        return model
+    older = copy.copy(model)
+    older.schedule = replace(model.schedule, whole_spacing=True)
+    return older
 
 
 def walk(
@@ -97,7 +108,8 @@ def walk(
     x = edited_images(recipe, len(wanted))
     if isinstance(begin, Region):
         region = load_masks(begin.inpaint, recipe.size, len(wanted))
-        yield from inpaint(model, x, region, conditions, generators, sampling, begin.resample)
+        clean_level = model.schedule.final_alpha_bar if recipe.edition == 1 else 1.0
+        yield from inpaint(model, x, region, conditions, generators, sampling, begin.resample, clean_level)
     elif isinstance(begin, Inversion):
         source = source_conditions(model, recipe, prompts)
         yield from edit_by_inversion(model, x, source, conditions, sampling, begin.strength, begin.iterations)

@@ -117,7 +117,8 @@ def one_by_one(command: Fields) -> Fields:
     own |= {f"{name}_sha256" for name in begin} | {"invert", "no_paste", "source_class"}
     rest = {key: value for key, value in command.items() if key not in own}
     sampling = dataclasses.asdict(Sampling()) | settings["sampling"]
-    return sampling | {"negative_prompt": settings["negative_prompt"], "also_control": controls} | begin | rest
+    others = {"edition": settings.get("edition", 1), "negative_prompt": settings["negative_prompt"]}
+    return sampling | others | {"also_control": controls} | begin | rest
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from ldm_us.diffusion.ddim import ddim_timesteps
+from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.editing import first_step
 from ldm_us.diffusion.inversion import ITERATIONS
 from ldm_us.diffusion.sampling import Sampling
@@ -62,7 +64,8 @@ class Inversion:
 
 
 Beginning = FromNoise | FromImage | Region | Inversion
-SETTINGS = {"sampling", "negative_prompt", "begin", "controls"}  # the tables of a recipe in JSON
+SETTINGS = {"sampling", "negative_prompt", "begin", "controls", "edition"}  # the tables of a recipe in JSON
+EDITION = 2  # the newest
 BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
 
 
@@ -87,6 +90,18 @@ class Recipe:
     negative_prompt: str = ""
     begin: Beginning = FromNoise()
     controls: tuple[AddedControl, ...] = ()
+    edition: int = EDITION  # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level
+
+    def __post_init__(self) -> None:
+        if self.edition not in range(1, EDITION + 1):
+            raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
+
+    def settled(self, schedule: Schedule) -> "Recipe":
+        """In the oldest edition that draws the same: its folders go on, and older software knows its pictures."""
+        steps, region = self.sampling.steps, isinstance(self.begin, Region) and self.begin.resample > 1
+        older = dataclasses.replace(schedule, whole_spacing=True)
+        same = not region and ddim_timesteps(older, steps) == ddim_timesteps(schedule, steps)
+        return dataclasses.replace(self, edition=1) if same else self
 
     @property
     def size(self) -> int:
@@ -110,7 +125,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; files are named and hashed."""
         (kind,) = [name for name, of_kind in BEGINNINGS.items() if type(self.begin) is of_kind]
-        return {
+        return ({} if self.edition == 1 else {"edition": self.edition}) | {
             "sampling": dataclasses.asdict(self.sampling),
             "negative_prompt": self.negative_prompt,
             "begin": {"from": kind} | _plain(self.begin),
@@ -134,6 +149,7 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
             str(values["negative_prompt"]),
             _build(kind, _with_files(begin, given, digest)),
             tuple(_build(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
+            values.get("edition", 1),
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"the settings are no Recipe ({error!r})") from error

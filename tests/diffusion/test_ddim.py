@@ -157,13 +157,24 @@ def test_each_sample_of_a_batch_may_be_at_its_own_t():
     assert predict_z_0(SCHEDULE, z_t, t, eps).shape == z_t.shape
 
 
-def test_every_number_of_steps_has_a_strictly_descending_grid_of_its_length_and_spacing():
+def test_every_number_of_steps_has_a_strictly_descending_grid_of_its_length_that_starts_near_the_noisiest_timestep():
     for steps in range(1, 1001):
         grid = np.array([t for t, _ in ddim_timesteps(SCHEDULE, steps)])
         assert len(grid) == steps
-        assert grid[0] <= 999
+        assert 1000 - 1000 / steps - 50 <= grid[0] <= 999
         assert grid[-1] == (0 if steps == 1000 else 1)
-        assert (np.diff(grid) == -(1000 // steps)).all()
+        assert set(-np.diff(grid)) <= {1000 // steps, 1000 // steps + 1}
+
+
+def test_numbers_of_steps_that_floor_spacing_serves_well_keep_it_and_all_have_it_in_an_older_schedule():
+    """SD 1.5's own code spaces by floor(T / S) for any S: with 30 steps it starts at 958, with 600 at 600."""
+    older = dataclasses.replace(SCHEDULE, whole_spacing=True)
+    kept = [*range(1, 51), 60, 75, 80, 100, 120, 200, 250, 333, 500, 999, 1000]
+    for steps in [*kept, 59, 150, 300, 334, 600]:
+        floor = np.arange(steps)[::-1] * (1000 // steps) + (steps < 1000)
+        assert [t for t, _ in ddim_timesteps(older, steps)] == floor.tolist()
+        assert ([t for t, _ in ddim_timesteps(SCHEDULE, steps)] == floor.tolist()) == (steps in kept)
+    assert [ddim_timesteps(SCHEDULE, steps)[0][0] for steps in (59, 334, 600)] == [984, 998, 999]
 
 
 @settings(max_examples=8, deadline=None)

@@ -104,15 +104,17 @@ def test_known_latents_are_noised_to_the_timestep_and_the_region_is_left_alone(t
 
 
 def test_noise_added_again_leads_to_the_noise_level_of_the_timestep():
-    """DDPM Eq. 2 over a jump: with Eq. 4 before it, mean and variance are those of Eq. 4 at t."""
+    """DDPM Eq. 2, one beta after the other, from latents at t_prev to t; from the clean image where t_prev is -1."""
     one, zero = torch.ones(1, 1, 1, 1, dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64)
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     for t, t_prev in ddim_timesteps(SCHEDULE, 5):
-        prev = float(SCHEDULE.alpha_bar[max(t_prev, 0)])
-        signal = float(noise_again(SCHEDULE, prev**0.5 * one, t_prev, t, zero))
-        variance = float(noise_again(SCHEDULE, (1 - prev) ** 0.5 * one, t_prev, t, zero)) ** 2
-        variance += float(noise_again(SCHEDULE, zero, t_prev, t, one)) ** 2
-        assert signal**2 == pytest.approx(float(SCHEDULE.alpha_bar[t]), rel=1e-12)
-        assert variance == pytest.approx(1 - float(SCHEDULE.alpha_bar[t]), rel=1e-12)
+        signal, variance = 1.0, 0.0
+        for beta in betas[t_prev + 1 : t + 1]:
+            signal, variance = (1 - beta) ** 0.5 * signal, (1 - beta) * variance + beta
+        assert float(noise_again(SCHEDULE, one, t_prev, t, zero)) == pytest.approx(signal, rel=1e-12)
+        assert float(noise_again(SCHEDULE, zero, t_prev, t, one)) ** 2 == pytest.approx(variance, rel=1e-9)
+    assert float(noise_again(SCHEDULE, zero, -1, 1, one)) == pytest.approx(0.0413, abs=1e-4)
+    assert float(noise_again(SCHEDULE, zero, -1, 1, one, SCHEDULE.final_alpha_bar)) == pytest.approx(0.0293, abs=1e-4)
 
 
 @pytest.mark.parametrize(

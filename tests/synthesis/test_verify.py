@@ -1,6 +1,7 @@
 """sample.py --verify: yes for every picture as it was made, else which of weights, mask, settings or pixels differs."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ import sample
 from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.fields import as_text, fields_sha256, pack_mask, pixels_sha256, unpack_mask
+from ldm_us.synthesis.recipe import Recipe
 
 
 @pytest.fixture
@@ -36,10 +38,12 @@ def made(run, masks, tmp_path):
     return tmp_path / "out" / "0001_benign_(2)_seed0.png"
 
 
-def rewrite(path, pixels=None, signed=False, sampling=None, **changed):
+def rewrite(path, pixels=None, signed=False, sampling=None, edition=None, **changed):
     """Save a sample with other pixels, fields or settings; signed: with digests to match, as a forger would."""
     with Image.open(path) as picture:
         text = picture.text | changed
+        if edition is not None:
+            text["settings"] = json.dumps(json.loads(text["settings"]) | {"edition": edition})
         if sampling is not None:
             settings = json.loads(text["settings"])
             text["settings"] = json.dumps(settings | {"sampling": settings["sampling"] | sampling})
@@ -74,6 +78,27 @@ def test_every_sample_verifies_from_its_file_alone(run, verify, tmp_path, option
         assert (code, "pixels are those of its seed" in line) == (0, True), line
 
 
+@pytest.mark.parametrize("drawn_otherwise", [("--steps", 59), ("--resample", 2)])
+def test_a_picture_of_before_a_rule_changed_is_drawn_again_by_the_old_rule_and_a_new_one_says_which(
+    run, refused, verify, masks, tmp_path, monkeypatch, drawn_otherwise
+):
+    """59 steps started at 929, and RePaint's last noise led from DDIM's last level, in pictures without an edition."""
+    edit = ("--init", masks / "benign" / "benign (1).png", "--inpaint", masks / "benign" / "benign (1)_mask.png")
+    given = edit if "--resample" in drawn_otherwise else ()
+    options = (*drawn_otherwise, *given, "--class", "benign", "--n", 1, "--batch", 1)
+    run(tmp_path / "new", *options)
+    run(tmp_path / "same", "--class", "benign", "--n", 1)
+    with monkeypatch.context() as before:
+        before.setattr(Recipe, "settled", lambda recipe, schedule: replace(recipe, edition=1))
+        run(tmp_path / "old", *options)
+    pictures = {name: next((tmp_path / name).glob("0*.png")) for name in ("new", "old", "same")}
+    for name, edition in (("new", 2), ("old", None), ("same", None)):
+        assert verify(pictures[name], *(given if name != "same" else ()))[0] == 0
+        assert json.loads(Image.open(pictures[name]).text["settings"]).get("edition") == edition
+    assert np.asarray(Image.open(pictures["new"])).tolist() != np.asarray(Image.open(pictures["old"])).tolist()
+    assert "begun by another command (edition 1, not 2)" in refused(tmp_path / "old", *options)
+
+
 def test_a_masked_sample_verifies_without_its_mask_file(made, verify):
     assert verify(made)[0] == 0
     with Image.open(made) as picture:
@@ -103,6 +128,7 @@ def test_a_masked_sample_verifies_without_its_mask_file(made, verify):
         ({"settings": "[" * 100_000, "signed": True}, "settings: JSON that is nested too deeply"),
         ({"settings": '{"foo": 1}', "signed": True}, "settings: the field foo is not known here"),
         ({"settings": "{}", "signed": True}, "settings: the settings are no Recipe"),
+        ({"edition": 3, "signed": True}, "settings: edition 3 of the settings is not known here"),
         ({"sampling": {"spin": 1}, "signed": True}, "settings: the field spin is not known here"),
         ({"settings": "[", "signed": True}, "settings: Expecting value"),
         ({"settings": "[]", "signed": True}, "settings: the settings are no table"),
