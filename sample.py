@@ -11,6 +11,7 @@ killed one stopped.
 """
 
 import hashlib
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,10 +33,20 @@ from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
-from ldm_us.synthesis.folder import begin, check_command, done_numbers, finish, occupied, open_list, write_sample
+from ldm_us.synthesis.folder import (
+    COMMAND,
+    begin,
+    begun_with,
+    check_command,
+    done_numbers,
+    finish,
+    occupied,
+    open_list,
+    write_sample,
+)
 from ldm_us.synthesis.grid import draw_grid, load_original, shown_subjects
 from ldm_us.synthesis.inputs import check_files, check_masks, load_added, resizing_notes
-from ldm_us.synthesis.option_checks import check_seeds_matter, first_free, ignored_notes
+from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
@@ -69,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         fields |= more_fields(options, size)
         masks_sha256, mask_notes = check_masks(plan, size)
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
-        for sentence in (*ignored, *resizing_notes(recipe), *mask_notes):
+        cut = cut_notes(plan, recipe, model.config.text)
+        for sentence in (*ignored, *cut, *resizing_notes(recipe), *mask_notes):
             say(sentence)
         command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         out = options.out or first_free(Path("samples"))
@@ -121,10 +133,21 @@ def make_samples(
 def plan_of(options: SampleOptions) -> Plan:
     """Which samples the options ask for."""
     once = options.n is None and options.balance is None and options.recipe.draws_no_noise
-    n = 1 if once else options.n
-    plan = make_plan(options.labels, options.prompt, options.mask, n, options.seed, options.balance, options.layout)
+    n, seed = 1 if once else options.n, seed_of(options)
+    plan = make_plan(options.labels, options.prompt, options.mask, n, seed, options.balance, options.layout)
     check_seeds_matter(options.recipe, plan)
     return plan
+
+
+def seed_of(options: SampleOptions) -> int:
+    """The seed of the first sample; --seed random draws one, unless it goes on with a folder, which has one."""
+    if options.seed is not None:
+        return options.seed
+    goes_on = options.out is not None and (options.out / COMMAND).is_file() and not options.overwrite
+    begun = begun_with(options.out).get("seed") if goes_on and options.out is not None else None
+    seed = begun if isinstance(begun, int) else secrets.randbelow(2**32)
+    note(f"--seed random is {seed}{f', as {options.out} has it' if goes_on else ''}: --seed {seed} draws the same.")
+    return seed
 
 
 def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan) -> Recipe:

@@ -93,13 +93,17 @@ def remove_samples(out: Path) -> None:
             (out / name).rmdir()
 
 
-def check_command(out: Path, command: Fields) -> None:
-    """Raise ValueError, naming what differs, unless the folder was begun with this command."""
+def begun_with(out: Path) -> Fields:
+    """The command that a folder was begun with, every setting under its own name. Raise ValueError if it is damaged."""
     try:
-        before = one_by_one(json.loads((out / COMMAND).read_text(encoding="utf-8")))
+        return one_by_one(json.loads((out / COMMAND).read_text(encoding="utf-8")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{out / COMMAND}: damaged ({error}). Choose another folder, or add --overwrite.") from error
-    now = one_by_one(command)
+
+
+def check_command(out: Path, command: Fields) -> None:
+    """Raise ValueError, naming what differs, unless the folder was begun with this command."""
+    before, now = begun_with(out), one_by_one(command)
     if differing := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
         listed = "; ".join(f"{key} {_short(before.get(key))}, not {_short(now.get(key))}" for key in differing[:4])
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""

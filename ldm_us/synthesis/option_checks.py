@@ -5,6 +5,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ldm_us.config import TextConfig
+from ldm_us.networks.clip import kept_text
 from ldm_us.runtime.checks import check_device, check_finite, check_seed
 from ldm_us.runtime.processes import process_count
 from ldm_us.synthesis.plan import Plan
@@ -24,7 +26,7 @@ def check_options(options: Options, given: Sequence[str]) -> None:
         if options[name] is not None and options[name] < least:
             raise ValueError(f"--{name} {options[name]}: use {least} or more.")
     check_device(options["device"])
-    check_seed(options["seed"])
+    check_seed(options["seed"] or 0)
     check_finite({name: options[name] for name in ("eta", "guidance", "control_scale")})
     if not 0 <= options["eta"] <= 1:
         raise ValueError(f"--eta {options['eta']}: use 0 (no noise) to 1 (as much as ddpm).")
@@ -34,6 +36,8 @@ def check_options(options: Options, given: Sequence[str]) -> None:
     check_combinations(options, given)
     if options["out"] is None and process_count() > 1:
         raise ValueError("several processes need one folder: give --out.")
+    if options["seed"] is None and process_count() > 1:
+        raise ValueError("--seed random: several processes need one seed. Give a number.")
 
 
 def check_combinations(options: Options, given: Sequence[str]) -> None:
@@ -101,6 +105,22 @@ def ignored_notes(recipe: Recipe, asked_guidance: float | None, fast: bool, wate
     if watermark and isinstance(recipe.begin, Region) and recipe.begin.paste:
         notes.append("--watermark changes pixels outside --inpaint too, by a few grey levels.")
     return notes
+
+
+def cut_notes(plan: Plan, recipe: Recipe, text: TextConfig) -> list[str]:
+    """A sentence for every prompt that has more tokens than the model reads, with the end of the part that counts."""
+    length = text.length - text.prompt_tokens
+    prompts = [("the prompt", prompt) for prompt in dict.fromkeys(subject.prompt for subject in plan.subjects)]
+    prompts += [("--negative-prompt", recipe.negative_prompt)]
+    if isinstance(recipe.begin, Inversion):
+        prompts += [("--source-prompt", recipe.begin.source_prompt or "")]
+    cut = [(name, *kept_text(prompt, length)) for name, prompt in prompts]
+    return [
+        f"{name} has {count} tokens with start and end of text, and the model reads {length}: nothing counts after "
+        f"'...{kept[-40:]}'."
+        for name, count, kept in cut
+        if count > length
+    ]
 
 
 def first_free(out: Path) -> Path:

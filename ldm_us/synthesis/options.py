@@ -33,7 +33,7 @@ class SampleOptions:
     mask: Path | None
     n: int | None
     balance: list[float] | None
-    seed: int  # of the first sample
+    seed: int | None  # of the first sample; None: drawn from the system
     layout: str  # of LAYOUTS
     batch: int  # images at a time
     device: str
@@ -108,6 +108,11 @@ def parse_added(words: Sequence[str]) -> AddedControl:
         raise ValueError(f"--also-control {path} {hint} {text}: the weight {text} is not a finite number.") from error
 
 
+def seed(text: str) -> int | None:
+    """--seed N, or random: None."""
+    return None if text == "random" else int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe sample.py's command line."""
     parser = argparse.ArgumentParser(
@@ -140,7 +145,7 @@ def add_what(add: Callable[..., object]) -> None:
     add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder of masks")
     add("--n", type=int, metavar="N", help="samples of each; with --balance of all (4)")
     add("--balance", type=float, nargs=3, metavar=("B", "M", "N"), help="shares or counts: benign malignant normal")
-    add("--seed", type=int, default=0, metavar="N", help="of the first sample; others follow (%(default)s)")
+    add("--seed", type=seed, default=0, metavar="N", help="of the first sample; others follow; or random (%(default)s)")
 
 
 def add_how(add: Callable[..., object]) -> None:

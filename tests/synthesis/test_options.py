@@ -67,6 +67,42 @@ def test_a_watermark_is_told_to_change_pixels_that_inpainting_keeps(image, regio
     assert notes == ["--watermark changes pixels outside --inpaint too, by a few grey levels."] * told
 
 
+def test_a_prompt_beyond_what_the_model_reads_is_told_with_the_end_of_the_part_that_counts(
+    run, image, capsys, tmp_path
+):
+    long = "Ultrasound image of a breast, " + "fine speckle, " * 40
+    texts = {"--prompt": "malignant mass", "--negative-prompt": "calipers", "--source-prompt": "a cyst"}
+    options = [word for name, end in texts.items() for word in (name, long + end)]
+    run(tmp_path / "out", *options, "--init", image, "--invert", "--n", 1)
+    notes = [line for line in capsys.readouterr().err.splitlines() if "tokens" in line]
+    assert len(notes) == 3
+    for name, line in zip(("the prompt", "--negative-prompt", "--source-prompt"), notes, strict=True):
+        assert f"note: {name} has 1" in line
+        assert "the model reads 77: nothing counts after '..." in line
+        assert line.endswith("fine speckle , fine'.")
+
+
+def test_a_random_seed_is_told_written_and_taken_up_again(run, refused, monkeypatch, capsys, tmp_path):
+    seeds = iter([71, 72, 73])
+    monkeypatch.setattr("sample.secrets.randbelow", lambda below: next(seeds))
+    out, asked = tmp_path / "out", ("--class", "normal", "--n", 2)
+    run(out, *asked, "--seed", "random")
+    assert "note: --seed random is 71: --seed 71 draws the same." in capsys.readouterr().err
+    written = {path.name: path.read_bytes() for path in out.glob("0*.png")}
+    assert sorted(written) == ["0000_normal_seed71.png", "0000_normal_seed72.png"]
+    assert Image.open(out / "0000_normal_seed71.png").text["seed"] == "71"
+    (out / "0000_normal_seed72.png").unlink()
+    run(out, *asked, "--seed", "random")
+    assert f"note: --seed random is 71, as {out} has it" in capsys.readouterr().err
+    run(tmp_path / "again", *asked, "--seed", 71)
+    assert {path.name: path.read_bytes() for path in out.glob("0*.png")} == written
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").glob("0*.png")} == written
+    run(out, *asked, "--seed", "random", "--overwrite")
+    assert sorted(path.name for path in out.glob("0*.png")) == ["0000_normal_seed72.png", "0000_normal_seed73.png"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert refused(out, *asked, "--seed", "random").startswith("--seed random: several processes need one seed")
+
+
 def test_edits_are_exact_whatever_fast_says(run, tmp_path):
     run(tmp_path / "out", "--class", "normal", "--fast", "--trajectory")
     with Image.open(tmp_path / "out" / "0000_normal_seed0.png") as picture:
