@@ -1,8 +1,11 @@
 """Figures that sum many values up: mean and spread, confusion of classes, and 95 % intervals of shares and groups.
 
-Samples of one mask, or images of one near-duplicate family, are not independent. Drawing whole groups with replacement
-(the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8) keeps what
-they share, where drawing values one by one would make the interval too narrow.
+Samples of one mask, or images of one near-duplicate family, are not independent. Leaving out or drawing whole groups
+(Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8) keeps what they share, where single
+values would make the interval too narrow. Few groups know their own spread badly, so the quantile is Student's:
+percentiles of resampled means hold the true one in 77 of 100 sets of 3 groups, 85 of 5 and 90 of 10, and these
+intervals in 94 to 95 (normal values, 6 groups and more). For a median the percentiles go out as far (Hesterberg, The
+American Statistician 69(4), 2015).
 """
 
 import math
@@ -16,7 +19,7 @@ from ldm_us.data.readers.busi import CLASSES
 
 Z_95 = 1.959964  # standard deviations of a normal distribution that hold 95 % of it
 RESAMPLES = 2000
-PERCENTILES = (2.5, 97.5)
+LEAST_GROUPS = 6  # even from the least to the largest of 5 group values holds a median in 94 of 100 sets only
 AT_ONCE = 1 << 20  # weights in memory
 
 Item = TypeVar("Item")
@@ -72,31 +75,50 @@ def confusion(asked: Sequence[str], named: Sequence[str]) -> dict[str, dict[str,
 
 
 def grouped_interval(values: np.ndarray, groups: Sequence[str], statistic: str) -> tuple[float, float] | None:
-    """The 95 % interval of the "mean" or "median" of values (n,), value i being of groups[i]; None for a single group.
+    """The 95 % interval of the "mean" or "median" of values (n,), value i being of groups[i].
 
-    The same values and groups always give the same interval: the generator has a seed of its own.
+    None where the values weigh as much as fewer than LEAST_GROUPS groups of one size. The same values and groups always
+    give the same interval. What no group shows is in no interval: a failure of one group in seven is missed by six
+    groups in two sets of five.
     """
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    _, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     assert len(values) == len(members)
-    if len(names) < 2:
+    effective = len(values) ** 2 / float((sizes**2).sum())  # groups of one size that tell as much (Kish 1965)
+    if effective < LEAST_GROUPS:
         return None
-    rng = np.random.default_rng(0)
     order = np.argsort(values, kind="stable")
     values, members = values[order].astype(np.float64), members[order]
+    t = student_95(effective - 1)
+    return mean_interval(values, members, t) if statistic == "mean" else median_interval(values, members, t, effective)
+
+
+def mean_interval(values: np.ndarray, members: np.ndarray, t: float) -> tuple[float, float]:
+    """The mean of values (n,) of groups 0, 1, ..., +- t times its error by the jackknife that leaves a group out."""
+    sums, sizes = np.bincount(members, values), np.bincount(members)
+    mean, without = values.mean(), (sums.sum() - sums) / (len(values) - sizes)
+    error = math.sqrt((len(sizes) - 1) / len(sizes) * float(((without - mean) ** 2).sum()))
+    return float(mean - t * error), float(mean + t * error)
+
+
+def median_interval(values: np.ndarray, members: np.ndarray, t: float, effective: float) -> tuple[float, float]:
+    """Percentiles of the medians (values sorted) of whole groups drawn anew, as far out as t says (Hesterberg 2015)."""
+    rng, groups = np.random.default_rng(0), int(members.max()) + 1
     chunk = max(1, AT_ONCE // len(values))
     resampled = []
     for start in range(0, RESAMPLES, chunk):
         draws = min(chunk, RESAMPLES - start)
-        times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)  # (draws, groups)
-        weights = times[:, members]  # (draws, groups) -> (draws, n): how often each value was drawn
-        resampled.append(weighted_means(values, weights) if statistic == "mean" else weighted_medians(values, weights))
-    low, high = np.percentile(np.concatenate(resampled), PERCENTILES)
+        times = rng.multinomial(groups, np.full(groups, 1 / groups), size=draws)  # (draws, groups)
+        resampled.append(weighted_medians(values, times[:, members]))  # (draws, n): how often each value was drawn
+    tail = 50 * math.erfc(math.sqrt(effective / (effective - 1)) * t / math.sqrt(2))  # in percent
+    low, high = np.percentile(np.concatenate(resampled), (tail, 100 - tail))
     return float(low), float(high)
 
 
-def weighted_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n,), whole weights (draws, n) -> (draws,): the mean of each value repeated as often as its weight says."""
-    return (weights @ values) / weights.sum(axis=1)
+def student_95(freedom: float) -> float:
+    """Student's quantile of 97.5 % for 5 degrees of freedom or more, to 3e-3.   Abramowitz and Stegun 26.7.5."""
+    z, v = Z_95, freedom
+    terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + sum(term / v**power for power, term in enumerate(terms, start=1))
 
 
 def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The figures of mask fidelity, by class: Dice, area error, centroid offset, nothing found, and Dice by lesion size.
 
-Each has a 95 % interval that knows which values belong together: a bootstrap over groups, for shares Wilson's interval
+Each has a 95 % interval that knows which values belong together: of whole groups, for shares Wilson's interval
 of as many independent trials as there are groups, which is wide rather than narrow.
 """
 
@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_us.evaluation.figures import by_class, grouped_interval, mean_and_spread, wilson_interval
+from ldm_us.evaluation.figures import LEAST_GROUPS, by_class, grouped_interval, mean_and_spread, wilson_interval
 from ldm_us.evaluation.mask_errors import MaskErrors
 
+INTERVALS = f"95 %, over groups; null where the values weigh as much as fewer than {LEAST_GROUPS} groups of one size"
 SIZES = ("small", "medium", "large")  # thirds of the asked lesions by area
 
 Figure = Callable[[np.ndarray, Sequence[str]], dict[str, Any]]  # of values (n,) and their groups
@@ -54,7 +55,7 @@ def mask_figures(columns: Mapping[str, Column], pixels: int) -> dict[str, Any]:
         name: {key: column.figure_by_class(figure, values_of(column.errors)) for key, column in columns.items()}
         for name, (figure, values_of) in wanted.items()
     }
-    return figures | {"dice_by_size": by_size(columns, pixels)}
+    return figures | {"dice_by_size": by_size(columns, pixels), "intervals": INTERVALS}
 
 
 def by_size(columns: Mapping[str, Column], pixels: int) -> dict[str, Any]:
@@ -77,7 +78,9 @@ def count_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
 
 def dice_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
     """Mean, its interval, median and spread."""
-    return mean_and_spread(values.tolist()) | interval_of(values, groups, "mean")
+    ends = interval_of(values, groups, "mean")
+    within = {name: None if end is None else min(max(end, 0.0), 1.0) for name, end in ends.items()}
+    return mean_and_spread(values.tolist()) | within
 
 
 def centre_figure(statistic: str, values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def share_figure(values: np.ndarray, groups: Sequence[str]) -> dict[str, Any]:
 
 
 def interval_of(values: np.ndarray, groups: Sequence[str], statistic: str) -> dict[str, float | None]:
-    """The 95 % interval of a statistic; null for values of one group, which cannot tell."""
+    """The 95 % interval of a statistic; null for values of few groups, which cannot tell."""
     interval = grouped_interval(values, groups, statistic)
     low, high = (None, None) if interval is None else (round(end, 3) for end in interval)
     return {"low": low, "high": high}
