@@ -158,10 +158,9 @@ def class_distances(
             for option, members in zip(("--real", "--generated"), rows, strict=True):
                 for metric, needed in NEEDED.items():
                     check_enough([real[0]] * len(members), needed, f"{option}, {label}", metric)
+            result[label] = distances(x[rows[0]], y[rows[1]], seed, frechet=False)
         except ValueError as reason:
             result[label] = {"left_out": str(reason)}
-        else:
-            result[label] = distances(x[rows[0]], y[rows[1]], seed, frechet=False)
     return result
 
 

@@ -18,6 +18,7 @@ PRECISION_K = 3
 DENSITY_K = 5
 SUBSETS = 100  # of KID
 SUBSET_SIZE = 1000  # of KID at most: half of the smaller set, so that subsets differ from each other
+TOUCHING = 1e-6  # share of a radius by which rounding may move what lies on it
 WORKING_MEMORY = 64  # MiB of distances at a time
 
 # Fewest vectors of each set: a covariance; two subsets of two; k neighbours besides itself.
@@ -96,15 +97,31 @@ def density_coverage(real: Tensor, generated: Tensor, k: int = DENSITY_K) -> dic
     """Density: real vectors that reach a generated one, over k; coverage: share of real ones that reach some.
 
     Of one distribution, density is 1 on average, and coverage what `coverage_if_same` says.   Naeem, section 3
+    Density goes from 0 to n / k: above 1 the generated vectors crowd where the real ones do, so more is not better. A
+    real vector that repeats another would reach no further than to itself: it counts once. What lies as far away as the
+    k-th neighbour is not reached, as in the authors' code, and rounding does not decide. Raise ValueError where no more
+    than k real vectors differ.
     """
-    radii = neighbour_distances(real, k)
+    real = without_repeats(real)
+    if len(real) <= k:
+        raise ValueError(f"density and coverage: of the real images only {len(real)} differ. Give {k + 1} or more.")
+    radii = neighbour_distances(real, k) * (1 - TOUCHING)
     nearest = neighbour_distances(real, 1, generated)
     return {
         "k": k,
+        "real_without_repeats": len(real),
         "density": float(balls_around(generated, real, radii).double().mean() / k),
+        "density_if_same": 1.0,
         "coverage": float((nearest <= radii).double().mean()),
         "coverage_if_same": coverage_if_same(len(real), len(generated), k),
     }
+
+
+def without_repeats(vectors: Tensor) -> Tensor:
+    """Vectors (n, d), of those that are equal but for rounding the first alone."""
+    _, index = torch.unique((vectors / vectors.std().clamp_min(1e-12)).round(decimals=4), dim=0, return_inverse=True)
+    first = torch.full((len(vectors),), len(vectors)).scatter_reduce(0, index, torch.arange(len(vectors)), "amin")
+    return vectors[first[first < len(vectors)].sort().values]
 
 
 def coverage_if_same(real: int, generated: int, k: int = DENSITY_K) -> float:

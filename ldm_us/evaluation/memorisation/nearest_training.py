@@ -30,6 +30,8 @@ NEIGHBOURS = 50  # n of the paper
 SIDE = 48  # of the images whose detail is compared; the blur shrinks with it
 REACH = 2  # pixels of SIDE that an uncropped sample may be shifted
 CROPPED = (48, 46, 45, 43)  # sides, of SIDE, that a crop may have kept: to 90 %
+ZOOMED = (41, 39, 37, 35, 33)  # of both sides, that a scanner's zoom may have kept: to 70 %, anywhere
+DEPTHS = (*range(33, 47), *range(50, 70))  # heights that another depth gives the image, from the same skin down
 
 Encode = Callable[[Tensor], Tensor]  # images (b, 1, H, W) in [0, 1] -> features (b, d)
 
@@ -146,19 +148,27 @@ def aligned(x: Tensor, training: Tensor) -> Iterator[tuple[Alignment, Tensor]]:
 
     They are (2, b, n): of the images as they are and mirrored.
     """
-    for height, width in product(CROPPED, CROPPED):
+    for height, width, tops, lefts in shapes():
         details = details_of(x, height, width)
         views = torch.cat([details, details.flip(-1)])  # (b, height, width) -> (2b, height, width)
         uncut = unit(views)
-        rows, columns = range(SIDE - height + 1), range(SIDE - width + 1)
-        if height == width == SIDE:  # not cropped, but perhaps shifted
-            rows = columns = range(-REACH, REACH + 1)
-        for top, left in product(rows, columns):
+        for top, left in product(tops, lefts):
             alignment = Alignment(height, width, top, left)
             cut = alignment.of_sample(views)
             here = uncut if cut.shape == views.shape else unit(cut)
             correlations = here @ unit(alignment.of_training(training)).T  # (2b, n)
             yield alignment, correlations.view(2, len(x), len(training))
+
+
+def shapes() -> Iterator[tuple[int, int, range, range]]:
+    """Height and width of the shrunken or stretched image, and where its corner may be: down and across."""
+    for height, width in [*product(CROPPED, CROPPED), *((side, side) for side in ZOOMED)]:
+        if height == width == SIDE:  # not cropped, but perhaps shifted
+            yield height, width, range(-REACH, REACH + 1), range(-REACH, REACH + 1)
+        else:
+            yield height, width, range(SIDE - height + 1), range(SIDE - width + 1)
+    for height in DEPTHS:
+        yield height, SIDE, range(-1, 2), range(1)
 
 
 def nearest_of_stream(

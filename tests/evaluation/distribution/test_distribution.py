@@ -154,6 +154,25 @@ def test_density_is_1_and_coverage_is_its_expectation_on_average_for_one_distrib
         assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(draws)
 
 
+@pytest.mark.parametrize("repeats", [2, 4, 6])
+def test_real_vectors_that_repeat_count_once_in_density_and_coverage(repeats: int) -> None:
+    """Six times each, every radius would be 0; four times each, a set and itself had a density of 1.4."""
+    real, generated = normal(60, 4, 0), normal(80, 4, 1)
+    copies = real.repeat(repeats, 1) + 1e-9 * normal(60 * repeats, 4, 2)  # as rounding in another batch has it
+    expected = density_coverage(real, generated)
+    assert expected["real_without_repeats"] == 60
+    assert density_coverage(copies, generated) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match=r"of the real images only 5 differ\. Give 6 or more"):
+        density_coverage(real[:5].repeat(repeats, 1), generated)
+
+
+def test_a_set_has_a_density_of_exactly_1_with_itself_for_its_kth_neighbours_are_not_reached() -> None:
+    """Each ball of a real vector holds itself and k - 1 others: of n balls and n vectors, k each on average."""
+    real = normal(300, 8, 0)
+    assert density_coverage(real, real)["density"] == pytest.approx(1, abs=1e-12)
+    assert density_coverage(real, 0.6 * normal(300, 8, 1))["density"] > 1.5, "crowded in the middle"
+
+
 def test_balls_are_counted_in_parts_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     points, centres, radii = normal(300, 2, 0), normal(500, 2, 1), normal(500, 1, 2).abs()[:, 0]
     expected = (torch.cdist(points, centres) <= radii).sum(1)
