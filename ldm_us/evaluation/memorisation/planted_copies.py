@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-KINDS = ("noise", "flip", "crop", "gain", "all")
+KINDS = ("noise", "flip", "crop", "gain", "all", "zoom", "depth")
 OUTSIDE = ("rotation",)  # by 3 degrees, to the left or to the right
 ROTATION = 3.0  # degrees
 BLUR = 1.0  # pixels of a side of 128, standard deviation: about what an autoencoder loses
 NOISE = (0.02, 0.08)  # standard deviation, of a range of grey of 1
 KEPT = (0.9, 1.0)  # share of each side that a crop keeps
+ZOOM = (0.7, 0.9)  # share of both sides that a scanner's zoom keeps
+DEPTH = (0.7, 1.4)  # depth that is shown, of that of the original: more of it is the border's
 CONTRAST = (0.7, 1.3)
 BRIGHTNESS = (-0.1, 0.1)
 GAMMA = (0.7, 1.4)
@@ -28,23 +30,36 @@ def plant(x: Tensor, kind: str, generator: Generator) -> Tensor:
     if kind == "rotation":
         x = rotate(x, ROTATION if torch.rand((), generator=generator) < 0.5 else -ROTATION)
     if kind in ("crop", "all"):
-        x = crop(x, generator)
+        x = crop(x, uniform(KEPT, generator), uniform(KEPT, generator), generator)
+    if kind == "zoom":
+        kept = uniform(ZOOM, generator)
+        x = crop(x, kept, kept, generator)
+    if kind == "depth":
+        x = at_depth(x, uniform(DEPTH, generator))
     if kind in ("gain", "all"):
         contrast, brightness = uniform(CONTRAST, generator), uniform(BRIGHTNESS, generator)
         x = ((x.clamp(0, 1) ** uniform(GAMMA, generator) - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)
-    if kind in ("noise", "all"):
+    if kind in ("noise", "all", "zoom", "depth"):
         x = x + torch.randn(x.shape, generator=generator) * uniform(NOISE, generator)
     return (x.clamp(0, 1) * 255).round() / 255
 
 
-def crop(x: Tensor, generator: Generator) -> Tensor:
-    """Keep a part of (1, H, W), its sides and place drawn, and enlarge it to the whole."""
+def crop(x: Tensor, down: float, across: float, generator: Generator) -> Tensor:
+    """Keep these shares of the sides of (1, H, W), at a place that is drawn, and enlarge them to the whole."""
     h, w = x.shape[-2:]
-    kept_h, kept_w = round(h * uniform(KEPT, generator)), round(w * uniform(KEPT, generator))
+    kept_h, kept_w = round(h * down), round(w * across)
     top = int(torch.randint(h - kept_h + 1, (), generator=generator))
     left = int(torch.randint(w - kept_w + 1, (), generator=generator))
     part = x[None, :, top : top + kept_h, left : left + kept_w]
     return F.interpolate(part, (h, w), mode="bicubic", align_corners=False)[0]
+
+
+def at_depth(x: Tensor, depth: float) -> Tensor:
+    """Show (1, H, W) to another depth, from the same skin down, at the old size; below x there is its last row."""
+    h, w = x.shape[-2:]
+    rows = round(h * depth)
+    seen = F.pad(x[None], (0, 0, 0, max(0, rows - h)), mode="replicate")[:, :, :rows]
+    return F.interpolate(seen, (h, w), mode="bicubic", antialias=depth > 1, align_corners=False)[0]
 
 
 def rotate(x: Tensor, degrees: float) -> Tensor:

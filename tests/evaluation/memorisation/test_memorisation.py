@@ -28,7 +28,7 @@ from ldm_us.evaluation.memorisation.nearest_training import (
     nearest,
     ratio_to_neighbours,
 )
-from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, blur, plant, rotate
+from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, at_depth, blur, crop, plant, rotate
 from ldm_us.evaluation.memorisation.thresholds import (
     Thresholds,
     calibrate,
@@ -92,7 +92,7 @@ def audit(phantoms, weights, tmp_path_factory):
     root = tmp_path_factory.mktemp("audit")
     samples = write_samples(root / "samples", [*copies, *others])
     words = ["--weights", weights, "--data", phantoms, "--generated", samples, "--out", root / "out"]
-    assert main(["memorisation", *map(str, words), "--size", str(SIZE), "--planted", "20"]) == 0
+    assert main(["memorisation", *map(str, words), "--size", str(SIZE), "--planted", "8"]) == 0
     return root / "out"
 
 
@@ -178,27 +178,48 @@ def test_a_rotation_turns_the_image_and_a_blur_keeps_its_mean():
     assert soft.std() < x.std()
 
 
-def test_correlation_of_detail_is_numpys_over_every_mirror_image_crop_and_shift():
+def test_correlation_of_detail_is_numpys_over_every_mirror_image_crop_zoom_depth_and_shift():
     """Written out: shrink with the same filter, cut what overlaps, np.corrcoef; the largest of all."""
     generator = torch.Generator().manual_seed(0)
     x, training = torch.rand(1, 1, 64, 64, generator=generator), torch.rand(2, SIDE, SIDE, generator=generator)
+    inside = [(h, w) for h in (48, 46, 45, 43) for w in (48, 46, 45, 43)] + [
+        (side, side) for side in (41, 39, 37, 35, 33)
+    ]
+    ways = [(h, w, t, left) for h, w in inside[1:] for t in range(49 - h) for left in range(49 - w)]
+    ways += [(48, 48, top, left) for top in range(-2, 3) for left in range(-2, 3)]
+    ways += [(h, 48, top, 0) for h in range(33, 70) if h < 47 or h in range(50, 70, 2) for top in (-1, 0, 1)]
+    shrunk = {(h, w): details_of(x, h, w)[0].numpy() for h, w, *_ in ways}
     expected = np.full(2, -1.0)
-    for h in (48, 46, 45, 43):
-        for w in (48, 46, 45, 43):
-            own = details_of(x, h, w)[0].numpy()
-            whole = h == w == 48
-            for top in range(-2, 3) if whole else range(48 - h + 1):
-                for left in range(-2, 3) if whole else range(48 - w + 1):
-                    for view in (own, own[:, ::-1]):
-                        low = [max(0, -top), max(0, -left)]
-                        high = [min(h, 48 - top), min(w, 48 - left)]
-                        part = view[low[0] : high[0], low[1] : high[1]]
-                        for i in range(2):
-                            there = training[i].numpy()[low[0] + top : high[0] + top, low[1] + left : high[1] + left]
-                            expected[i] = max(expected[i], np.corrcoef(part.ravel(), there.ravel())[0, 1])
+    for h, w, top, left in ways:
+        for view in (shrunk[h, w], shrunk[h, w][:, ::-1]):
+            low = [max(0, -top), max(0, -left)]
+            high = [min(h, 48 - top), min(w, 48 - left)]
+            part = view[low[0] : high[0], low[1] : high[1]].ravel()
+            for i in range(2):
+                there = training[i].numpy()[low[0] + top : high[0] + top, low[1] + left : high[1] + left].ravel()
+                expected[i] = max(expected[i], np.corrcoef(part, there)[0, 1])
     found = detail_correlations(x, training)
     assert np.allclose(found[0], expected, atol=1e-5)
     assert best_alignment(x[0], training[1])[0] == pytest.approx(expected[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("change", ["zoom", "depth"])
+def test_what_a_scanners_zoom_and_depth_do_is_laid_back_on_the_original(change):
+    """A zoom of .75 keeps rows and columns 8 to 56 of 64; a depth of .75 shows the upper 48 rows, of 1.25 16 more."""
+    x = F.interpolate(torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0)), 64, mode="bicubic")
+    x = x.clamp(0, 1)
+    there = details_of(x, SIDE, SIDE)[0]
+    cases = {
+        "zoom": [(crop(x[0, :, 8:56, 8:56], 1.0, 1.0, torch.Generator()), 0.75, 0.75, 6)],
+        "depth": [(at_depth(x[0], 0.75), 0.75, 1.0, 0), (at_depth(x[0], 1.25), 1.25, 1.0, 0)],
+    }
+    for copy, down, across, corner in cases[change]:
+        copy = F.interpolate(copy[None], (64, 64), mode="bicubic")[0]
+        correlation, mirrored, found = best_alignment(copy.flip(-1), there)
+        assert correlation > 0.7
+        assert mirrored
+        assert (found.height, found.width) == pytest.approx((SIDE * down, SIDE * across), abs=1)
+        assert (found.top, found.left) == pytest.approx((corner, corner), abs=1)
 
 
 def test_the_ratio_to_neighbours_is_the_smallest_distance_over_the_mean_of_the_50_nearest():
