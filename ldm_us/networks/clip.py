@@ -18,8 +18,7 @@ COMMON_TOKENS = range(512, 5512)  # the first merges that CLIP's encoding learne
 def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
     """Prompts -> (b, length) int64: start, byte pairs, end of text, padded with end of text.
 
-    A longer prompt is cut and keeps its end of text: `kept_text` tells what is left of it. open_clip's tokenizer pads
-    with 0 ("!"): replaced here.
+    A longer prompt is cut and keeps its end of text (see `kept_text`). open_clip pads with 0 ("!"): replaced here.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     tokens = _open_clip_tokenizer()(prompts, context_length=length).to(torch.int64)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.data.near_duplicates import BLUR, FLAT, detail, unit
+from ldm_us.data.near_duplicates import BLUR, FLAT, THRESHOLD, detail, unit
 from ldm_us.data.near_duplicates import SIDE as SIDE_OF_FAMILIES
 from ldm_us.files.pictures import to_picture
 
@@ -85,7 +85,11 @@ def describe(images: Iterable[Tensor], encode: Encode) -> Described:
 
 
 def nearest(x: Tensor, training: Described, encode: Encode, excluded: Tensor | None = None) -> Nearest:
-    """Compare images (b, 1, H, W) in [0, 1] with all training images but those `excluded` (b, n) bool."""
+    """Compare images (b, 1, H, W) in [0, 1] with all training images but those `excluded` (b, n) bool.
+
+    `excluded` is for training images, with their families. Near-duplicates that these do not know, such as a second
+    image at another depth, are left out with them: they would be what a copy is measured by.
+    """
     views = (x, x.flip(-1))
     between = torch.stack(
         [
@@ -95,6 +99,7 @@ def nearest(x: Tensor, training: Described, encode: Encode, excluded: Tensor | N
         ]
     )  # (scores, b, n)
     if excluded is not None:
+        excluded = excluded | (between[SCORES.index("detail")] < 1 - THRESHOLD)
         between = between.masked_fill(excluded, float("inf"))
     distances, image = between.min(dim=2)
     scores = distances.clone()

@@ -265,6 +265,21 @@ def test_thresholds_rest_on_the_first_image_of_each_family(monkeypatch):
     assert (found.pairs, found.rank) == (3, 1)
 
 
+def test_near_duplicates_at_another_depth_that_no_family_knows_do_not_decide_what_a_copy_is():
+    """Two of 61 training images are one scan at two depths: as a pair of strangers they would have the least score."""
+    x = F.interpolate(torch.rand(60, 1, 24, 24, generator=torch.Generator().manual_seed(0)), 64, mode="bicubic")
+    x = torch.cat([x, at_depth(x[0], 0.8)[None]]).clamp(0, 1)
+
+    def encode(images):
+        return images.flatten(1)[:, ::7]
+
+    known = describe([x], encode)
+    assert float(detail_correlations(x[:1], known.details[60:])) > 0.6
+    found = calibrate([x], known, encode, [str(i) for i in range(61)], 0.1)
+    assert found.rank == 2
+    assert float(found.values[SCORES.index("detail")]) > 0.5
+
+
 def refused(capsys, *words):
     capsys.readouterr()
     assert run_command(partial(main, ["memorisation", *map(str, words)])) == 2
