@@ -36,7 +36,13 @@ SIGNATURES = (
 XL, V2, V3 = (f"a Stable Diffusion {version} model" for version in ("XL", "2.x", "3"))
 FLUX = "a Flux model"
 LORA = "a LoRA, not a whole model (import --lora takes it)"
+CONTROL_LORA = "a control-LoRA: a ControlNet as an update of low rank of a UNet. Take the full ControlNet instead"
+CONTROL_LORA_NAMES = ("lora_controlnet", "*input_blocks.1.0.in_layers.2.up", "*input_blocks.1.1.proj_in.up")
+EMBEDDING = "a textual inversion, not a whole model (import --embedding takes it)"
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
+    *((name, CONTROL_LORA) for name in CONTROL_LORA_NAMES),
+    ("emb_params", EMBEDDING),
+    ("<*>", EMBEDDING),
     ("conditioner.embedders.*", XL),
     ("*label_emb.*", XL),
     ("*add_embedding.*", XL),

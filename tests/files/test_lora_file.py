@@ -214,6 +214,15 @@ def test_missing_broken_and_foreign_files_are_refused(base, path):
     assert "not a whole safetensors file" in refusal(path)
 
 
+def test_numbers_that_are_none_are_refused_by_the_name_of_the_tensor(base, path):
+    train_lora(base, LoRAConfig(rank=2), path)
+    name = "unet.middle.transformer.block.self_attention.to_q.lora_up.weight"
+    lora = load_lora(path)
+    lora.tensors[name][0, 0] = float("nan")
+    write_safetensors(path, lazy_tensors(lora.tensors), lora.metadata)
+    assert f"{name} has 1 values of 32 that are NaN or infinite" in refusal(path)
+
+
 def test_a_lora_is_refused_where_a_model_is_expected(base, path):
     train_lora(base, CONTROL, path)
     with pytest.raises(ValueError, match="a LoRA, not a whole model"):
