@@ -38,11 +38,10 @@ FLUX = "a Flux model"
 LORA = "a LoRA, not a whole model (import --lora takes it)"
 CONTROL_LORA = "a control-LoRA: a ControlNet as an update of low rank of a UNet. Take the full ControlNet instead"
 CONTROL_LORA_NAMES = ("lora_controlnet", "*input_blocks.1.0.in_layers.2.up", "*input_blocks.1.1.proj_in.up")
-EMBEDDING = "a textual inversion, not a whole model (import --embedding takes it)"
+EMBEDDING, EMBEDDING_NAMES = "a textual inversion (import --embedding takes it)", ("emb_params", "<*>")
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
     *((name, CONTROL_LORA) for name in CONTROL_LORA_NAMES),
-    ("emb_params", EMBEDDING),
-    ("<*>", EMBEDDING),
+    *((name, EMBEDDING) for name in EMBEDDING_NAMES),
     ("conditioner.embedders.*", XL),
     ("*label_emb.*", XL),
     ("*add_embedding.*", XL),

@@ -24,6 +24,9 @@ from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora
 
 PROMPT = "text.prompt"
 UNKNOWN_BASE = "unknown"  # of a LoRA that another program trained, on a model that its file does not name
+IMPORT = (
+    "import one of another program: `python -m weights_convert import --lora {} --base MODEL --out lora.safetensors`"
+)
 MAX_FULL = 1000  # names of what a LoRA trains whole; each is looked for among all parameters of the model
 
 
@@ -72,14 +75,16 @@ def load_lora(path: Path | str) -> LoRA:
     """Read a LoRA file. Raise ValueError, in one sentence, for one that is missing, broken or of another kind."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote.")
+        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote, or {IMPORT.format(path)}.")
     try:
         with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
             config = read_settings(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}). Copy the LoRA again.") from error
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}). Copy the LoRA again, or {IMPORT.format(path)}."
+        ) from error
     for name, value in tensors.items():
         check_numbers(path, name, value)
     return LoRA(config, tensors, metadata, str(path))
@@ -92,7 +97,7 @@ def read_settings(path: Path, metadata: dict[str, str]) -> LoRAConfig:
     if "lora" not in metadata or "base_sha256" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file without settings of a LoRA, not a LoRA of ours. Give one that train.py wrote, "
-            f"or import this one: `python -m weights_convert import --lora {path} --base MODEL --out lora.safetensors`."
+            f"or {IMPORT.format(path)}."
         )
     try:
         values: dict[str, Any] = parse_json(metadata["lora"])

@@ -202,9 +202,12 @@ def refusal(path, model=None):
 
 
 def test_missing_broken_and_foreign_files_are_refused(base, path):
+    importing = f"import --lora {path} --base MODEL"  # for folders of PEFT's, pickles and other programs' names
     assert "no such file" in refusal(path)
+    assert importing in refusal(path)
     path.write_bytes(b"nothing")
     assert "not a whole safetensors file" in refusal(path)
+    assert importing in refusal(path)
     safetensors.torch.save_file({"lora_unet_down.lora_down.weight": torch.zeros(1)}, path)
     assert "a safetensors file without settings of a LoRA, not a LoRA of ours" in refusal(path)
     save_model(base, path)

@@ -101,10 +101,12 @@ def test_what_is_no_textual_inversion_for_this_model_is_refused(tensors, sentenc
     assert not (tmp_path / "o.safetensors").exists()
 
 
-def test_one_given_as_a_model_is_named_with_the_option_that_takes_it(tmp_path):
-    save_file({"emb_params": VECTORS}, tmp_path / "us.safetensors")
-    for command in ("audit", "import"):
-        out = () if command == "audit" else ("--out", tmp_path / "o.safetensors")
-        code, errors = call(command, tmp_path / "us.safetensors", *out)
-        assert code == 2
-        assert "a textual inversion, not a whole model (import --embedding takes it)" in errors
+def test_one_given_as_something_else_is_named_with_the_option_that_takes_it(base, tmp_path):
+    for name, (write, _) in FILES.items():
+        write(path := tmp_path / name)
+        out = ("--out", tmp_path / "o.safetensors")
+        for words in (("audit", path), ("import", path, *out), ("import", "--lora", path, "--base", base, *out)):
+            code, errors = call(*words)
+            assert code == 2
+            assert "a textual inversion" in errors
+            assert "import --embedding" in errors
