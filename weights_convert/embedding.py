@@ -17,7 +17,7 @@ from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.files.stored_tensor import StoredTensor, shown
 from ldm_us.networks.clip import check_prompt_tokens
 from ldm_us.networks.lora import LoRAConfig
-from weights_convert.convert import Piece
+from weights_convert.convert import Piece, type_and_shape
 from weights_convert.detect import FOREIGN_CONTEXT_WIDTHS, XL
 from weights_convert.lora_import import config_of_base, write_lora
 from weights_convert.sources import PICKLE_SUFFIXES, Source, open_source
@@ -70,11 +70,12 @@ def word_and_vectors(source: Source, config: ModelConfig) -> tuple[str, tuple[in
             f"{source.path}: {len(names)} tensors ({listed}), not the vectors of one word. Give a textual inversion of "
             "Stable Diffusion 1.x with one word in it."
         )
-    shape = source.entries[names[0]].shape
-    if len(shape) not in (1, 2) or shape[-1] != width or 0 in shape:
+    entry = source.entries[names[0]]
+    shape = entry.shape
+    if not (len(shape) in (1, 2) and shape[-1] == width and 0 not in shape and entry.dtype.is_floating_point):
         family = FOREIGN_CONTEXT_WIDTHS.get(shape[-1] if shape else 0)
-        found = f"{shown(names[0])} is {list(shape)}{f', as in {family}' if family else ''}"
-        raise ValueError(f"{source.path}: {found}. {config.name} needs [N, {width}].")
+        found = f"{shown(names[0])} is {type_and_shape(entry)}{f', as in {family}' if family else ''}"
+        raise ValueError(f"{source.path}: {found}. {config.name} needs numbers [N, {width}].")
     count = shape[0] if len(shape) == 2 else 1
     check_prompt_tokens(config.text, count)
     return names[0], (count, width)

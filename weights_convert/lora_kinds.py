@@ -10,11 +10,11 @@ from weights_convert.detect import (
     CONTROL_LORA,
     CONTROL_LORA_NAMES,
     EMBEDDING,
-    EMBEDDING_NAMES,
     FLUX,
     FOREIGN_CONTEXT_WIDTHS,
     V3,
     XL,
+    is_embedding,
 )
 from weights_convert.lora_names import split_name
 from weights_convert.sources import Source
@@ -53,7 +53,7 @@ BUNDLED = "bundle_emb."  # bundle_emb.<word>.<tensor>: a textual inversion besid
 
 def refuse_kinds(source: Source, context_width: int) -> None:
     """Raise ValueError for adapters of another kind or of another family of models."""
-    if len(source.entries) == 1 and any(fnmatchcase(min(source.entries), name) for name in EMBEDDING_NAMES):
+    if is_embedding(source):
         raise ValueError(f"{source.path}: {EMBEDDING}.")
     for kinds, advice in ((FAMILIES, f"{PLAIN}."), (KINDS, f"{PLAIN}. {WAY_ROUND}")):
         for pattern, what in kinds:

@@ -85,9 +85,9 @@ def test_the_states_are_those_of_a_vocabulary_with_the_vectors_as_words_before_t
     ("tensors", "sentence"),
     [
         ({"clip_l": (2, 8), "clip_g": (2, 16)}, "a textual inversion of a Stable Diffusion XL model"),
-        ({"<us>": (2, 1024)}, r"\[2, 1024\], as in a Stable Diffusion 2.x model. micro needs \[N, 8\]"),
-        ({"<us>": (2, 9)}, r"<us> is \[2, 9\]. micro needs \[N, 8\]"),
-        ({"<us>": (0, 8)}, r"<us> is \[0, 8\]"),
+        ({"<us>": (2, 1024)}, r"float32 \[2, 1024\], as in a Stable Diffusion 2.x model. micro needs numbers \[N, 8\]"),
+        ({"<us>": (2, 9)}, r"<us> is float32 \[2, 9\]. micro needs numbers \[N, 8\]"),
+        ({"<us>": (0, 8)}, r"<us> is float32 \[0, 8\]"),
         ({"<us>": (90, 8)}, "90 prompt tokens: a prompt is 77 tokens long"),
         ({"<a>": (2, 8), "<b>": (2, 8)}, r"2 tensors \(<a>, <b>\), not the vectors of one word"),
     ],

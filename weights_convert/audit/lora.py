@@ -48,6 +48,10 @@ def audit_lora(source: Source, config: ModelConfig) -> tuple[str, bool]:
             problems.append(str(error).removeprefix(f"{source.path}: "))
             continue
         sizes[update] = size_of(update, down.load(), up.load())
+    if naming == "ours":
+        settings = read_settings(source.path, source.metadata)
+        said = [update for update in settings.updates(update.module for update in sizes) if update not in sizes]
+        problems += [f"{update.module}: not of rank {update.rank}, as its settings say" for update in said]
     for name, entry in source.entries.items():
         numbers = numbers_of(entry.load())
         problems += [] if numbers.is_finite else [f"not finite: {printable(name)}: {numbers.flag}"]

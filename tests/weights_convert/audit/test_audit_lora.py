@@ -1,5 +1,6 @@
 """`audit` of a LoRA: what it is, how large each update is, and every damage by name."""
 
+import json
 import math
 
 import pytest
@@ -76,6 +77,18 @@ def test_damage_of_every_kind_is_found_where_it_was_planted(names, files, micro,
     other = short.replace("lora_down", "lora_up").replace("lora_A", "lora_B")
     assert f"{other} is float32" in text
     assert "Not clean: 4 problems" in text
+
+
+def test_a_rank_that_is_not_that_of_the_settings_is_found(files, run_audit, tmp_path):
+    with safe_open(files[0] / "ours.safetensors", "pt") as file:
+        metadata = file.metadata()
+    settings = json.loads(metadata["lora"]) | {"rank": 3}
+    tensors = load_file(files[0] / "ours.safetensors")
+    save_file(tensors, tmp_path / "other.safetensors", metadata | {"lora": json.dumps(settings)})
+    code, text, _ = run_audit(tmp_path / "other.safetensors")
+    assert code == 1
+    assert "to_q: not of rank 3, as its settings say" in text
+    assert "Not clean: 13 problems" in text
 
 
 def test_a_learned_prompt_in_ours_is_named_as_trained_whole(micro, run_audit, tmp_path):
