@@ -4,7 +4,7 @@
     FOLDER/adapter_model.safetensors    base_model.model.<module>.lora_A.weight, or .lora_A.<adapter>.weight
 A folder is the adapter of one network: of a UNet and a text encoder there are two, and sample.py takes both. diffusers
 keeps the same LoraConfig in the header of its one file, under HEADER, with the component before every field.
-Sources: save_pretrained of peft 0.17 (peft_model.py), tuners/lora/config.py, and utils/other.py for the patterns.
+Sources, of peft 0.21: tuners/lora/config.py, get_peft_model_state_dict, and get_pattern_key for alpha_pattern.
 """
 
 import json
@@ -27,10 +27,11 @@ OF_TEXT = ("text_model.", "encoder.layers.")  # how the names of a text encoder 
 MORE_THAN_LORA = (  # fields of LoraConfig that add to W + B A, or change what B A is
     *("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters"),
     *("layer_replication", "fan_in_fan_out", "alora_invocation_tokens", "arrow_config", "use_bdlora", "use_qalora"),
+    *("kasa_config", "monteclora_config"),
 )
 # Starting values that leave the model's own weights as they were. All others (pissa, olora, corda, loftq, lora_ga)
 # change those too, so the adapter without that changed model is another one.
-PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 def open_lora(path: Path) -> Source:
