@@ -36,7 +36,11 @@ SIGNATURES = (
 XL, V2, V3 = (f"a Stable Diffusion {version} model" for version in ("XL", "2.x", "3"))
 FLUX = "a Flux model"
 LORA = "a LoRA, not a whole model (import --lora takes it)"
+CONTROL_LORA = "a control-LoRA: a ControlNet as an update of low rank of a UNet. Take the full ControlNet instead"
+CONTROL_LORA_NAMES = ("lora_controlnet", "*input_blocks.1.0.in_layers.2.up", "*input_blocks.1.1.proj_in.up")
+EMBEDDING = "a textual inversion (import --embedding takes it)"
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
+    *((name, CONTROL_LORA) for name in CONTROL_LORA_NAMES),
     ("conditioner.embedders.*", XL),
     ("*label_emb.*", XL),
     ("*add_embedding.*", XL),
@@ -81,8 +85,15 @@ def _folder(name: str) -> str:
     return name[: name.find("/") + 1]
 
 
+def is_embedding(source: Source) -> bool:
+    """Whether a file holds the vectors of one word and nothing else: as <word>, or as A1111's web UI names them."""
+    return len(source.entries) == 1 and any(name == "emb_params" or name[:1] == "<" for name in source.entries)
+
+
 def foreign_families(source: Source) -> Iterator[str]:
     """What cannot be imported, told from folders, then names, then shapes."""
+    if is_embedding(source):
+        yield EMBEDDING
     yield from (family for folder, family in FOREIGN_FOLDERS if (source.path / folder).is_dir())
     for pattern, family in FOREIGN_NAMES:
         if any(fnmatchcase(name, pattern) for name in source.entries):

@@ -10,6 +10,8 @@ from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import PARTS, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
 from weights_convert.convert import DTYPES, Plan, lazy, plan_source
+from weights_convert.difference import add_unet
+from weights_convert.embedding import import_embedding
 from weights_convert.lora_import import import_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.source_config import choose_config, with_metadata_of_export
@@ -26,8 +28,11 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument(
         "src", type=Path, nargs="?", metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder"
     )
-    parser.add_argument("--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA of kohya's or diffusers'")
-    parser.add_argument("--base", type=Path, metavar="MODEL", help="--lora: a model file of the sizes that it is for")
+    parser.add_argument(
+        "--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA of kohya's, diffusers' or PEFT's"
+    )
+    parser.add_argument("--embedding", type=Path, metavar="EMB", help="in place of SRC: a textual inversion")
+    parser.add_argument("--base", type=Path, metavar="MODEL", help="--lora, --embedding: a model file of their sizes")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
     parser.add_argument("--ema", action="store_true", help="take the moving average of the UNet (model_ema.*)")
@@ -40,13 +45,15 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def run_import(args: argparse.Namespace) -> None:
     """Check everything, then write, then say what was done."""
-    if (args.src is None) == (args.lora is None) or (args.lora is None) != (args.base is None):
-        raise ValueError("import: give SRC, or --lora LORA together with --base MODEL.")
-    if args.lora is not None:
+    given = [name for name in ("src", "lora", "embedding") if getattr(args, name) is not None]
+    if len(given) != 1 or (args.src is None) != (args.base is not None):
+        raise ValueError("import: give SRC, or --lora LORA or --embedding EMB together with --base MODEL.")
+    if args.src is None:
         unused = [name for name in ("preset", "ema", "controlnet", "text") if getattr(args, name)]
         if unused:
-            raise ValueError(f"--{unused[0]} does nothing with --lora: leave it out.")
-        import_lora(args.lora, args.base, args.out, args.dtype, args.overwrite)
+            raise ValueError(f"--{unused[0]} does nothing with --{given[0]}: leave it out.")
+        write = import_lora if args.embedding is None else import_embedding
+        write(args.lora or args.embedding, args.base, args.out, args.dtype, args.overwrite)
         return
     inputs = [path for path in (args.src, args.controlnet, args.text) if path is not None]
     check_result_file(args.out, ".safetensors", args.overwrite, inputs)
@@ -80,7 +87,8 @@ def plan_import(src: Source, config: ModelConfig, controlnet: Path | None, text:
             f"{src.path}: holds {held}, but no {' and no '.join(lacking)}. Give a whole Stable Diffusion 1.x model as "
             "SRC; --controlnet and --text add to it."
         )
-    return plans
+    unet = {piece.target: piece for plan in plans for piece in of_part("unet", plan.pieces)}
+    return [add_unet(plan, unet) for plan in plans]
 
 
 def provenance(plans: Sequence[Plan], ema: bool) -> dict[str, str]:

@@ -8,6 +8,7 @@ AUTOMATIC1111's web UI, Forge and ComfyUI read kohya's. Sources: networks/lora.p
 0.42 loaders/lora_conversion_utils.py and utils/state_dict_utils.py, which list its older spellings too.
 """
 
+import re
 from collections.abc import Iterable
 
 from ldm_us.config import SD15, ModelConfig
@@ -95,6 +96,7 @@ def layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def split_name(name: str) -> tuple[str, str] | None:
     """A tensor's name -> its module, and which of "down", "up", "alpha" it is; None if it is no part of an update."""
+    name = re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)  # PEFT's, with the name of an adapter
     for ends in (*ENDS.values(), *OTHER_ENDS):
         for kind, end in ends.items():
             if name.endswith(end):

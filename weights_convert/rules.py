@@ -45,6 +45,7 @@ IGNORED = {
     "posterior_*": SCHEDULE,
     "logvar": SCHEDULE,
     "lvlb_weights": SCHEDULE,
+    "difference": "marks a ControlNet saved as its difference from a UNet: import adds that of SRC",
     "*.position_ids": "the numbers 0 to 76",
     "first_stage_model.loss.*": "training loss of the autoencoder",
     "cond_stage_model.transformer.vision_model.*": IMAGE_TOWER,

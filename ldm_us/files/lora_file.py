@@ -17,13 +17,16 @@ from torch import Tensor
 
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import lazy_tensors, misfits, write_safetensors
+from ldm_us.files.checkpoint import check_numbers, lazy_tensors, misfits, write_safetensors
 from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 
 PROMPT = "text.prompt"
 UNKNOWN_BASE = "unknown"  # of a LoRA that another program trained, on a model that its file does not name
+IMPORT = (
+    "import one of another program: `python -m weights_convert import --lora {} --base MODEL --out lora.safetensors`"
+)
 MAX_FULL = 1000  # names of what a LoRA trains whole; each is looked for among all parameters of the model
 
 
@@ -72,23 +75,29 @@ def load_lora(path: Path | str) -> LoRA:
     """Read a LoRA file. Raise ValueError, in one sentence, for one that is missing, broken or of another kind."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote.")
+        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote, or {IMPORT.format(path)}.")
     try:
         with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
-            config = _read_config(path, metadata)
-            return LoRA(config, {name: file.get_tensor(name) for name in file.keys()}, metadata, str(path))  # noqa: SIM118
+            config = read_settings(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}). Copy the LoRA again.") from error
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}). Copy the LoRA again, or {IMPORT.format(path)}."
+        ) from error
+    for name, value in tensors.items():
+        check_numbers(path, name, value)
+    return LoRA(config, tensors, metadata, str(path))
 
 
-def _read_config(path: Path, metadata: dict[str, str]) -> LoRAConfig:
+def read_settings(path: Path, metadata: dict[str, str]) -> LoRAConfig:
+    """The LoRAConfig in the metadata of a LoRA file. Raise ValueError for a file of another kind."""
     if "config" in metadata:
         raise ValueError(f"{path}: a whole model, not a LoRA. Give a LoRA that train.py wrote.")
     if "lora" not in metadata or "base_sha256" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file without settings of a LoRA, not a LoRA of ours. Give one that train.py wrote, "
-            f"or import this one: `python -m weights_convert import --lora {path} --base MODEL --out lora.safetensors`."
+            f"or {IMPORT.format(path)}."
         )
     try:
         values: dict[str, Any] = parse_json(metadata["lora"])
@@ -105,8 +114,9 @@ def _read_config(path: Path, metadata: dict[str, str]) -> LoRAConfig:
 def apply_lora(model: LatentDiffusion, lora: LoRA | Path | str, scale: float = 1.0) -> None:
     """Merge a LoRA into the weights of `model`, in place: W + scale * alpha / r B A.
 
-    Several can be applied one after another; -scale takes one out again, to rounding. What was trained whole is not
-    scaled: it takes the place of the model's own, and a ControlNet or a learned prompt is added where there is none.
+    Several can be applied one after another; -scale takes one out again but for rounding (add_update says how much):
+    for the same bits read the model again. What was trained whole is not scaled: it takes the place of the model's own,
+    and a ControlNet or a learned prompt is added where there is none.
     Raise ValueError, before anything changes, unless the LoRA has exactly the tensors that fit this model.
     """
     lora = lora if isinstance(lora, LoRA) else load_lora(lora)

@@ -48,6 +48,8 @@ def stored_weights(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
     if content and all(str(name).startswith(PARALLEL) for name in content):
         content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
+    if "string_to_param" in content:
+        raise ValueError(f"{path}: a textual inversion (`python -m weights_convert import --embedding` takes it).")
     for name, value in content.items():
         if not isinstance(value, StoredTensor):
             raise ValueError(

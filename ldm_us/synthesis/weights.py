@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
-from ldm_us.files.lora_file import UNKNOWN_BASE, apply_lora, load_lora
+from ldm_us.files.lora_file import PROMPT, UNKNOWN_BASE, apply_lora, load_lora
 from ldm_us.synthesis.fields import Fields
 
 
@@ -61,6 +61,8 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
             if lora.has_controlnet:
                 raise ValueError(f"{trained_on}, whose ControlNet it holds, not on {source.weights}. Use its own base.")
             warn(f"{trained_on}, not on {source.weights}: its effect may differ.")
+        if PROMPT in lora.tensors and model.text.prompt is not None:
+            warn(f"{path}: its learned prompt takes the place of the one before it.")
         apply_lora(model, lora, scale)
         merged.append({"file": path.name, "sha256": sha256_file(path), "scale": scale})
     if merged:

@@ -202,9 +202,12 @@ def refusal(path, model=None):
 
 
 def test_missing_broken_and_foreign_files_are_refused(base, path):
+    importing = f"import --lora {path} --base MODEL"  # for folders of PEFT's, pickles and other programs' names
     assert "no such file" in refusal(path)
+    assert importing in refusal(path)
     path.write_bytes(b"nothing")
     assert "not a whole safetensors file" in refusal(path)
+    assert importing in refusal(path)
     safetensors.torch.save_file({"lora_unet_down.lora_down.weight": torch.zeros(1)}, path)
     assert "a safetensors file without settings of a LoRA, not a LoRA of ours" in refusal(path)
     save_model(base, path)
@@ -212,6 +215,15 @@ def test_missing_broken_and_foreign_files_are_refused(base, path):
     train_lora(base, CONTROL, path)
     path.write_bytes(path.read_bytes()[:-5])
     assert "not a whole safetensors file" in refusal(path)
+
+
+def test_numbers_that_are_none_are_refused_by_the_name_of_the_tensor(base, path):
+    train_lora(base, LoRAConfig(rank=2), path)
+    name = "unet.middle.transformer.block.self_attention.to_q.lora_up.weight"
+    lora = load_lora(path)
+    lora.tensors[name][0, 0] = float("nan")
+    write_safetensors(path, lazy_tensors(lora.tensors), lora.metadata)
+    assert f"{name} has 1 values of 32 that are NaN or infinite" in refusal(path)
 
 
 def test_a_lora_is_refused_where_a_model_is_expected(base, path):

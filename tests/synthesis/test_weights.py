@@ -108,6 +108,20 @@ def test_a_lora_of_an_unknown_base_is_merged_without_a_warning(weights, tmp_path
     assert not torch.equal(merged.get_parameter(name), load_model(weights).get_parameter(name))
 
 
+def test_a_learned_prompt_that_takes_the_place_of_another_is_one_line_of_warning(weights, tmp_path):
+    loras = [ScaledLoRA(tmp_path / f"{seed}.safetensors") for seed in (0, 1)]
+    config = LoRAConfig(parts=(), full=("text.prompt",))
+    for seed, (path, _) in enumerate(loras):
+        model = load_model(weights)
+        model.add_prompt_tokens(2, torch.Generator().manual_seed(seed))
+        add_lora(model, config, torch.Generator())
+        save_lora(path, model, config, UNKNOWN_BASE)
+    load_sampler(Source(weights, loras=loras[:1]), "cpu", pytest.fail)
+    notes = []
+    load_sampler(Source(weights, loras=loras), "cpu", notes.append)
+    assert notes == [f"{loras[1].path}: its learned prompt takes the place of the one before it."]
+
+
 def test_a_controlnet_lora_of_another_base_is_refused(refused, weights, tmp_path):
     write_lora(tmp_path / "l.safetensors", load_model(weights), CONTROL, "ab" * 32, seed=0)
     line = refused(tmp_path / "out", "--class", "benign", "--lora", tmp_path / "l.safetensors")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -283,6 +284,12 @@ XL_KEY = "lora_unet_output_blocks_0_1_transformer_blocks_0_attn2_to_k.lora_down.
         ({"lora_unet_down_blocks_0_resnets_0_conv1.lora_mid.weight": (2, 2, 3, 3)}, "a LoCon with a Tucker decomp"),
         ({"lora_unet_conv_norm_out.diff_b": (8,)}, "biases trained whole"),
         (
+            {"lora_unet_conv_norm_out.w_norm": (8,)},
+            r"norms trained whole \(1 tensors.*Merge it into a whole model",
+        ),
+        ({f"{ATTENTION}_attn1_to_q.on_input": ()}, "an IA3"),
+        ({"lllite_unet_input_blocks_1_1_down.0.weight": (4, 8)}, "a ControlNet-LLLite"),
+        (
             {"lora_unet_colour.alpha": (), "emb_params": (8,)},
             r"2 of 26 names belong to no layer of micro \(emb_params, l",
         ),
@@ -306,6 +313,16 @@ def test_what_has_no_place_in_a_lora_of_ours_is_refused_by_name(surplus, sentenc
     assert str(error.value).startswith(f"{tmp_path / 'kohya.safetensors'}: ")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_embeddings_bundled_with_a_lora_are_left_out_with_a_note_of_their_words(base, tmp_path, capsys):
+    tensors, expected = kohya_file(tmp_path / "kohya.safetensors")
+    bundled = {"bundle_emb.cyst.string_to_param.*": random(2, 8), "bundle_emb.halo.emb_params": random(1, 8)}
+    save_file(tensors | bundled, tmp_path / "kohya.safetensors")
+    import_lora(tmp_path / "kohya.safetensors", base, tmp_path / "ours.safetensors")
+    note = "note: .*left out 2 bundled embeddings .cyst, halo.: in a prompt here these are plain words"
+    assert re.search(note, capsys.readouterr().err)
+    assert len(load_lora(tmp_path / "ours.safetensors").updates) == len(expected)
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan, math.inf])
@@ -404,7 +421,7 @@ def test_the_command_line_takes_a_lora_there_and_back(micro, base, tmp_path, cap
     [
         (("export", "OURS", "--format", "lora"), "belongs to --format lora"),
         (("export", "BASE", "--format", "compvis", "--names", "kohya"), "belongs to --format lora"),
-        (("import", "--lora", "OURS"), "--lora LORA together with --base MODEL"),
+        (("import", "--lora", "OURS"), "--embedding EMB together with --base MODEL"),
         (("import", "BASE", "--lora", "OURS", "--base", "BASE"), "give SRC, or --lora LORA"),
         (("import", "--lora", "OURS", "--base", "BASE", "--ema"), "--ema does nothing with --lora"),
     ],

@@ -8,8 +8,10 @@ from pathlib import Path
 from ldm_us.config import PRESETS
 from ldm_us.files.atomic import write_text
 from weights_convert.audit.findings import audit
+from weights_convert.audit.lora import audit_lora, is_lora
 from weights_convert.audit.page import audit_page
 from weights_convert.audit.text import audit_text, csv_table
+from weights_convert.lora_peft import is_lora_folder, open_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.source_config import choose_config
 from weights_convert.sources import open_source
@@ -30,7 +32,7 @@ def add_audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPars
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("src", type=Path, metavar="SRC", help="anything that import reads")
+    parser.add_argument("src", type=Path, metavar="SRC", help="anything that import reads, LoRAs included")
     parser.add_argument("--against", type=Path, metavar="OTHER", help="measure the drift of every tensor from OTHER")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with all tables and charts")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table, key by key")
@@ -46,7 +48,14 @@ def run_audit(args: argparse.Namespace) -> int:
     for out, ending in ((args.html, ".html"), (args.csv, ".csv")):
         if out is not None:
             check_result_file(out, ending, args.overwrite, inputs, f"--{ending[1:]}")
-    source = open_source(args.src)
+    source = open_lora(args.src) if is_lora_folder(args.src) else open_source(args.src)
+    if is_lora(source):
+        unused = [name for name in ("against", "html", "csv", "ema") if getattr(args, name)]
+        if unused:
+            raise ValueError(f"--{unused[0]} does nothing with a LoRA: leave it out.")
+        text, is_clean = audit_lora(source, PRESETS[args.preset or "sd15"])
+        say(text)
+        return 0 if is_clean else 1
     other = None if args.against is None else open_source(args.against)
     fallback = source if other is None else other
     config = choose_config(source if "config" in source.metadata else fallback, args.preset)
