@@ -7,53 +7,49 @@ doubtful is refused by name: whoever knows what such levels mean has `python -m 
 from pathlib import Path
 
 import numpy as np
-from einops import repeat
 from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_us.data.regions import SPECK, Mask, label_regions
 
-Levels = NDArray[np.uint8]  # (h, w), or (h, w, 3) colours
+Levels = NDArray[np.uint8]
 
 NOISE = 40  # grey levels around black and white; JPEG at quality 30 and ringing after a resize stay within it
 GREYS = 0.25  # share of pixels off both levels; masks have less unless blurred by their own size, ultrasound has .36
 OFF = 8  # grey levels, of such a pixel
+LOSSY = ("AVIF", "JPEG", "MPO", "WEBP")  # write what they like under transparency, and 1 beside 0
 BINARIZE = "Save it as black (0) and white (255), or have `python -m ldm_us.data binarize` do it."
 
 
 def drawn_lesion(picture: Image.Image, path: Path) -> Mask:
     """The pixels of a decoded mask that are lesion: above 127, seen over black. ValueError: what cannot be decided."""
-    lossy = picture.format == "WEBP"  # it writes what it likes under transparency, and 1 beside 0
+    lossy = picture.format in LOSSY
     if picture.mode in ("1", "L") and not picture.has_transparency_data:
         level = np.asarray(picture.convert("L"))
-        problem = doubt_of_levels(level, lossy)
     else:
-        colours = without_alpha(np.asarray(picture.convert("RGBA")), path, lossy)
-        level = colours.max(axis=2)
-        problem = doubt_of_levels(level, lossy) or doubt_of_colours(colours)
+        level = without_alpha(np.asarray(picture.convert("RGBA")), path, lossy)
+    problem = doubt_of_levels(level, lossy)
     if problem:
         raise ValueError(f"{path} {problem} {BINARIZE}")
     return level > 127
 
 
 def without_alpha(rgba: Levels, path: Path, lossy: bool) -> Levels:
-    """What a mask shows over black, (h, w, 4) -> (h, w, 3). A constant alpha is ignored.
+    """The levels that a mask shows over black, (h, w, 4) -> (h, w). A constant alpha is ignored.
 
     One dark colour over a transparent rest is a shape drawn in that colour: it becomes white.
     """
-    colours, alpha = rgba[..., :3], rgba[..., 3]
+    level, alpha = rgba[..., :3].max(axis=2), rgba[..., 3]
     if alpha.min() == alpha.max():
-        return colours
-    bright = colours.max(axis=2) > 127
-    hidden, shown = bright[alpha == 0], bright[alpha > 127]
+        return level
+    hidden, shown = level[alpha == 0] > 127, level[alpha > 127]
     if hidden.any() and not hidden.all() and not lossy:
         raise ValueError(f"{path} has one shape in its colours and another one in its transparency. {BINARIZE}")
-    if shown.any():
-        return np.rint(colours * (alpha[..., None] / 255)).astype(np.uint8)
-    of_shape = colours[alpha > 127].reshape(-1, 3)
-    if looks_inverted(alpha > 127) or (of_shape.size and np.ptp(of_shape, axis=0).max() > OFF):
+    if (shown > 127).any():
+        return np.rint(level * (alpha / 255)).astype(np.uint8)
+    if looks_inverted(alpha > 127) or (shown.size and np.ptp(shown) > OFF):
         raise ValueError(f"{path} is dark where it is opaque, so its lesion may be that or the rest. {BINARIZE}")
-    return repeat(alpha, "h w -> h w 3")
+    return alpha
 
 
 def doubt_of_levels(level: Levels, lossy: bool = False) -> str:
@@ -79,15 +75,6 @@ def doubt_of_levels(level: Levels, lossy: bool = False) -> str:
         dropped = np.setdiff1d(drawn[drawn > 0], drawn[level > 127])
         if dropped.size and np.bincount(drawn.ravel())[dropped].max() > SPECK:
             return f"has something drawn that is too dark to count {named}: only pixels above 127 do."
-    return ""
-
-
-def doubt_of_colours(colours: Levels) -> str:
-    """Say that white and a colour, (h, w, 3), are both there, so that one of them is no lesion; empty otherwise."""
-    level, white = colours.max(axis=2), colours.min(axis=2) > 127
-    coloured = (level > 127) & ~white
-    if white.any() and coloured.any() and min((white & flat(level)).sum(), (coloured & flat(level)).sum()) > SPECK:
-        return "is drawn in white and in a colour, and which of them is lesion is not known."
     return ""
 
 

@@ -3,19 +3,21 @@
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ldm_us.data.mask_rule import drawn_lesion
-from ldm_us.data.regions import resize_mask
+from ldm_us.data.regions import label_regions, lost_regions, resize_mask
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow raises on bad files
+# What Pillow raises on bad files.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, SyntaxError, EOFError, struct.error, zlib.error)
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # become grey without a guess
 ONE_SHOWN = ("MPO", "PSD")  # formats whose further pictures are previews or layers, which no viewer shows
 IMAGE_SUFFIXES = (  # in small letters; other files are taken where they are named themselves, but not in folders
@@ -69,10 +71,11 @@ def open_mask(path: Path) -> Image.Image:
     """Open and decode a file as open_image does, whatever its transparency."""
     path = Path(path)
     try:
-        with Image.open(path) as picture:
+        with path.open("rb") as file, Image.open(file) as picture:  # by its name, Pillow garbles a turned raw TIFF
             frames = 1 if picture.format in ONE_SHOWN else getattr(picture, "n_frames", 1)
             picture.load()
-            turn_upright(picture)
+            with suppress(*UNREADABLE):  # an EXIF block that no program can read says nothing
+                ImageOps.exif_transpose(picture, in_place=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{path} does not exist. Check the path.") from error
     except IsADirectoryError as error:
@@ -96,16 +99,6 @@ def open_mask(path: Path) -> Image.Image:
     return picture
 
 
-def turn_upright(picture: Image.Image) -> None:
-    """Turn a decoded picture, in place, as its EXIF orientation says; one that no program can read says nothing."""
-    try:
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except UNREADABLE:
-        return
-    if turned:
-        ImageOps.exif_transpose(picture, in_place=True)
-
-
 def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
     """OR the masks at their own size: mode L, 0 or 255; None when there are no paths. mask_rule.py says what counts."""
     union = None
@@ -127,12 +120,17 @@ def image_tensor(picture: Image.Image, size: int) -> Tensor:
     return repeat(x, "h w -> 3 h w").contiguous()
 
 
-def mask_tensor(union: Image.Image | None, size: int) -> Tensor:
-    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}, no lesion lost; zeros for None."""
+def mask_tensor(union: Image.Image | None, size: int, keep_small: bool = True) -> Tensor:
+    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None. Keep lesions smaller than a pixel?"""
     if union is None:
         return torch.zeros(1, size, size)
-    resized = resize_mask(np.asarray(union) > 127, size)
+    resized = resize_mask(np.asarray(union) > 127, size, keep_small)
     return rearrange(torch.from_numpy(resized).float(), "h w -> 1 h w")
+
+
+def small_lesions(union: Image.Image, size: int) -> int:
+    """Count the lesions of which no pixel would be left at this size, if each were not kept as one."""
+    return len(lost_regions(label_regions(np.asarray(union) > 127), size))
 
 
 def load_image(path: Path, size: int) -> Tensor:
