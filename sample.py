@@ -69,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
         fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
         fields |= more_fields(options, size)
         masks_sha256, mask_notes = check_masks(plan, size)
+        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
         for sentence in (*ignored, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
             say(sentence)
-        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         out = options.out or first_free(Path("samples"))
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)

@@ -17,6 +17,7 @@ Levels = NDArray[np.uint8]
 NOISE = 40  # grey levels around black and white; JPEG at quality 30 and ringing after a resize stay within it
 GREYS = 0.25  # share of pixels off both levels; masks have less unless blurred by their own size, ultrasound has .36
 OFF = 8  # grey levels, of such a pixel
+FEW = 20  # levels, as of classes
 LOSSY = ("AVIF", "JPEG", "MPO", "WEBP")  # write what they like under transparency, and 1 beside 0
 BINARIZE = "Save it as black (0) and white (255), or have `python -m ldm_us.data binarize` do it."
 
@@ -62,7 +63,8 @@ def doubt_of_levels(level: Levels, lossy: bool = False) -> str:
     every = np.arange(256)
     from_dark = np.abs(every - np.argmax(counts[:128]))
     from_bright = np.abs(every - 128 - np.argmax(counts[128:]))
-    if counts[(from_dark > OFF) & (from_bright > OFF)].sum() > GREYS * level.size:
+    off = counts[(from_dark > OFF) & (from_bright > OFF)]
+    if off.sum() > GREYS * level.size and np.count_nonzero(off) > FEW:
         return f"has many greys {named}, as a photograph has and a mask has not."
     between = (from_dark > NOISE) & (from_bright > NOISE)
     almost_dark = (from_dark > 0) & (from_dark <= NOISE) & (not lossy)  # such as class 1 within a border of 255
