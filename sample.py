@@ -50,6 +50,7 @@ from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, first_
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
+from ldm_us.synthesis.subjects import left_out
 from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
 from ldm_us.synthesis.weights import load_sampler
@@ -79,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
         fields |= more_fields(options, size)
         masks_sha256, mask_notes = check_masks(plan, size)
+        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
         cut = cut_notes(plan, recipe, model.config.text)
-        for sentence in (*ignored, *cut, *resizing_notes(recipe), *mask_notes):
+        for sentence in (*ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
             say(sentence)
-        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         out = options.out or first_free(Path("samples"))
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)

@@ -1,15 +1,17 @@
-"""Command line of the data tools: python -m ldm_us.data audit|phantom|masks|statistics."""
+"""Command line of the data tools: python -m ldm_us.data audit|phantom|masks|binarize|statistics."""
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm_us.data.audit.findings import audit_folder, audit_groups
 from ldm_us.data.audit.statistics import record_statistics, summarize
-from ldm_us.data.audit.text import format_audit, format_groups
-from ldm_us.data.masks.files import write_masks
+from ldm_us.data.audit.text import format_audit, format_groups, format_names
+from ldm_us.data.masks.binarize import READINGS, binarize, find_masks
+from ldm_us.data.masks.files import list_masks, parse_name, write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.readers.datasets import KNOWN, read_dataset
 from ldm_us.runtime.checks import check_seed
@@ -52,9 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
     phantom.set_defaults(run=run_phantom)
 
     add_masks(commands)
-    statistics = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
-    statistics.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
-    statistics.set_defaults(run=run_statistics)
+    add_binarize(commands)
+    figures = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
+    figures.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
+    figures.set_defaults(run=run_statistics)
     return parser
 
 
@@ -73,6 +76,21 @@ def add_masks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--augment", action="store_true", help="shift, scale, rotate, mirror and bend the given masks instead")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the masks")
     masks.set_defaults(run=run_masks)
+
+
+def add_binarize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the subcommand binarize."""
+    binarized = commands.add_parser(
+        "binarize",
+        help="write black-and-white copies of masks whose levels mean something else",
+        description="Say once which levels of masks are lesion, and how much of the pictures each reading covers.",
+    )
+    add = binarized.add_argument
+    add("source", metavar="SRC", type=Path, help="a mask, or a folder of masks and the folders in it")
+    add("--out", type=Path, required=True, metavar="DIR", help="new folder for the copies, all of them PNG")
+    add("--lesion", metavar="LEVELS", help=f"what is lesion: levels such as 85,200-255, or {', '.join(READINGS)}")
+    add("--fill-outlines", action="store_true", help="fill what a closed outline surrounds")
+    binarized.set_defaults(run=run_binarize)
 
 
 def run_audit(args: argparse.Namespace) -> int:
@@ -98,8 +116,28 @@ def run_masks(args: argparse.Namespace) -> int:
     """Write new masks."""
     check_seed(args.seed)
     write_masks(args.like, args.n, args.out, seed=args.seed, size=args.size, augment=args.augment)
+    masks, left = list_masks(args.like)
+    if any(map(parse_name, masks)):  # else it is a dataset, with a reader of its own
+        note_left_out(left)
     print(f"wrote {args.n} masks to {args.out}")
     return 0
+
+
+def run_binarize(args: argparse.Namespace) -> int:
+    """Write black-and-white copies, and print what they and the other readings would cover."""
+    shares = binarize(args.source, args.out, args.lesion, args.fill_outlines)
+    for name, of_masks in shares.items():
+        least, median, largest = (f"{of(of_masks):.2%}" for of in (min, statistics.median, max))
+        print(f"{name}: least {least}, median {median}, largest {largest} of the picture")
+    note_left_out([path for path in find_masks(args.source)[1] if not path.is_dir()])
+    print(f"wrote {len(shares['written'])} masks to {args.out}")
+    return 0
+
+
+def note_left_out(files: Sequence[Path]) -> None:
+    """Tell the user which files of a folder were not read as masks."""
+    if files:
+        print(f"note: left out: {format_names([path.name for path in files])}.", file=sys.stderr)
 
 
 def run_statistics(args: argparse.Namespace) -> int:

@@ -3,16 +3,28 @@
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)  # what Pillow raises on bad files
+from ldm_us.data.mask_rule import drawn_lesion
+from ldm_us.data.regions import label_regions, lost_regions, resize_mask
+
+# What Pillow raises on bad files.
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, SyntaxError, EOFError, struct.error, zlib.error)
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # become grey without a guess
+ONE_SHOWN = ("MPO", "PSD")  # formats whose further pictures are previews or layers, which no viewer shows
+IMAGE_SUFFIXES = (  # in small letters; other files are taken where they are named themselves, but not in folders
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+HIDDEN = 8  # grey levels by which transparency may change an image over black
 CLASSES = ("benign", "malignant", "normal")
 LESION_CLASSES = ("benign", "malignant")
 UNKNOWN = "unknown"  # the label of an image whose class nobody told
@@ -42,11 +54,28 @@ def prompted_class(prompt: str) -> str:
 
 
 def open_image(path: Path) -> Image.Image:
-    """Open and decode an 8-bit image file in its own mode."""
+    """Open and decode an 8-bit image file in its own mode, turned as a viewer shows it.
+
+    A transparent part that is not black would show in the colour of any page, so an image with one is refused.
+    """
+    picture = open_mask(path)
+    if picture.has_transparency_data:
+        rgba = np.asarray(picture.convert("RGBA")).astype(int)
+        colours, alpha = rgba[..., :3].max(axis=2), rgba[..., 3]
+        if alpha.min() < alpha.max() and (colours * (255 - alpha)).max() > HIDDEN * 255:
+            raise ValueError(f"{path} is partly transparent, so what it shows is not known. Save it without alpha.")
+    return picture
+
+
+def open_mask(path: Path) -> Image.Image:
+    """Open and decode a file as open_image does, whatever its transparency."""
     path = Path(path)
     try:
-        with Image.open(path) as picture:
+        with path.open("rb") as file, Image.open(file) as picture:  # by its name, Pillow garbles a turned raw TIFF
+            frames = 1 if picture.format in ONE_SHOWN else getattr(picture, "n_frames", 1)
             picture.load()
+            with suppress(*UNREADABLE):  # an EXIF block that no program can read says nothing
+                ImageOps.exif_transpose(picture, in_place=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{path} does not exist. Check the path.") from error
     except IsADirectoryError as error:
@@ -62,31 +91,25 @@ def open_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} is damaged and does not decode ({error}). Copy it again from its source.") from error
     if min(picture.size) == 0:
         raise ValueError(f"{path} has size {picture.width}x{picture.height}: no pixels. Replace or remove it.")
-    if picture.mode[0] in "IF":  # Pillow clips these at 255 instead of scaling them
-        raise ValueError(f"{path} has mode {picture.mode}, more than 8 bits a pixel. Save it as 8-bit grey or RGB.")
+    if frames > 1:
+        raise ValueError(f"{path} holds {frames} pages or frames, not one picture. Save each as a file of its own.")
+    if picture.mode not in MODES:  # Pillow clips more than 8 bits at 255 instead of scaling them
+        problem = "more than 8 bits a pixel" if picture.mode[0] in "IF" else "whose colours are not read"
+        raise ValueError(f"{path} has mode {picture.mode}, {problem}. Save it as 8-bit grey or RGB.")
     return picture
 
 
 def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
-    """OR the masks at their own size: mode L, 0 or 255; None when there are no paths.
-
-    A pixel counts when its brightest channel is above 127: in a grey mask that is the grey level, and a lesion drawn in
-    pure red or green counts too, whose luma (76 or 150) would make two rules of one.
-    """
+    """OR the masks at their own size: mode L, 0 or 255; None when there are no paths. mask_rule.py says what counts."""
     union = None
     for path in paths:
-        grey = np.asarray(open_image(path).convert("RGB")).max(axis=2)  # an alpha channel is ignored
-        if 0 < grey.max() <= 127:
+        lesion = drawn_lesion(open_mask(path), path)
+        if union is not None and union.shape != lesion.shape:
             raise ValueError(
-                f"{path} is not empty, but its brightest pixel is {grey.max()} and only pixels above 127 count. "
-                "Save it as black (0) and white (255)."
-            )
-        if union is not None and union.shape != grey.shape:
-            raise ValueError(
-                f"{path} is {grey.shape[1]}x{grey.shape[0]}, but {paths[0]} is {union.shape[1]}x{union.shape[0]}. "
+                f"{path} is {lesion.shape[1]}x{lesion.shape[0]}, but {paths[0]} is {union.shape[1]}x{union.shape[0]}. "
                 "Give masks of one size."
             )
-        union = grey > 127 if union is None else union | (grey > 127)
+        union = lesion if union is None else union | lesion
     return None if union is None else Image.fromarray(union.astype(np.uint8) * 255)
 
 
@@ -97,12 +120,17 @@ def image_tensor(picture: Image.Image, size: int) -> Tensor:
     return repeat(x, "h w -> 3 h w").contiguous()
 
 
-def mask_tensor(union: Image.Image | None, size: int) -> Tensor:
-    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None."""
+def mask_tensor(union: Image.Image | None, size: int, keep_small: bool = True) -> Tensor:
+    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None. Keep lesions smaller than a pixel?"""
     if union is None:
         return torch.zeros(1, size, size)
-    nearest = np.array(union.resize((size, size), Image.Resampling.NEAREST))
-    return rearrange(torch.from_numpy(nearest > 127).float(), "h w -> 1 h w")
+    resized = resize_mask(np.asarray(union) > 127, size, keep_small)
+    return rearrange(torch.from_numpy(resized).float(), "h w -> 1 h w")
+
+
+def small_lesions(union: Image.Image, size: int) -> int:
+    """Count the lesions of which no pixel would be left at this size, if each were not kept as one."""
+    return len(lost_regions(label_regions(np.asarray(union) > 127), size))
 
 
 def load_image(path: Path, size: int) -> Tensor:

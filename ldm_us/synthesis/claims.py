@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.readers.busi import NAME
-from ldm_us.data.records import load_mask, prompted_class
+from ldm_us.data.masks.files import parse_name
+from ldm_us.data.records import mask_tensor, prompted_class, union_of_masks
 from ldm_us.synthesis.fields import DIGEST, SYNTHETIC, fields_sha256, mask_sha256, pixels_sha256, unpack_mask
 from ldm_us.synthesis.subjects import masked_subjects
 from ldm_us.synthesis.weights import Source
@@ -47,7 +47,8 @@ def untrue_claims(text: Mapping[str, str]) -> list[str]:
     if lacking := [name for name in ORIGIN if not text.get(name)]:
         problems.append(f"origin: no field {' and '.join(lacking)}")
     label, prompted = text.get("class"), prompted_class(text.get("prompt", ""))
-    of_masks = {match["label"] for match in map(NAME.fullmatch, text.get("mask", "").split(", ")) if match is not None}
+    names = (parse_name(Path(name)) for name in text.get("mask", "").split(", "))
+    of_masks = {match["label"] for match in names if match is not None}
     # A prompt of one's own leaves the class that the name of the mask tells.
     if label is not None and label != prompted and (prompted or label not in of_masks):
         problems.append(f"class: {label}, but the prompt is {text.get('prompt', '')!r}")
@@ -83,5 +84,6 @@ def recorded_loras(text: Mapping[str, str]) -> Sequence[dict[str, str]]:
 
 
 def mask_digests(path: Path, size: int) -> set[str]:
-    """SHA-256 of the mask in a file, or of every mask in a folder, at this size."""
-    return {mask_sha256(load_mask(subject.masks, size)) for subject in masked_subjects(path)}
+    """SHA-256 of the mask in a file, or of every mask in a folder, at this size; also as old versions resized it."""
+    unions = [union_of_masks(subject.masks) for subject in masked_subjects(path)]
+    return {mask_sha256(mask_tensor(union, size, keep)) for union in unions for keep in (True, False)}

@@ -12,7 +12,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.records import LESION_CLASSES, image_tensor, mask_tensor, open_image, prompted_class, union_of_masks
+from ldm_us.data.mask_rule import looks_inverted
+from ldm_us.data.records import (
+    LESION_CLASSES,
+    image_tensor,
+    mask_tensor,
+    open_image,
+    open_mask,
+    prompted_class,
+    small_lesions,
+    union_of_masks,
+)
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.inpainting import check_region
 from ldm_us.diffusion.model import LatentDiffusion
@@ -34,19 +44,27 @@ def check_masks(plan: Plan, size: int) -> tuple[str | None, list[str]]:
         if plan.layout == "busi" and lesions:
             return None, [f"without --mask there are no mask files for {' and '.join(lesions)}."]
         return None, []
-    digest, resized = hashlib.sha256(), []
+    digest, resized, small, inverted = hashlib.sha256(), [], [], []
     for subject in plan.subjects:
         union = union_of_masks(subject.masks)
         mask = mask_tensor(union, size)
         where = f"{subject.masks[0] if subject.masks else subject.name} at {size}x{size} pixels"
         check_mask(subject.label, bool(mask.any()), where)
-        if union is not None and union.size != (size, size):
-            resized.append(f"{subject.masks[0].name} of {union.width}x{union.height}")
         digest.update(bytes(mask.byte().numpy().data))
-    if not resized:
-        return digest.hexdigest(), []
-    rest = f" and {len(resized) - 1} other masks" if len(resized) > 1 else ""
-    return digest.hexdigest(), [f"{resized[0]}{rest} resized to {size}x{size}, each pixel from the nearest one."]
+        if union is None:
+            continue
+        name = subject.masks[0].name
+        resized += [f"{name} of {union.width}x{union.height}"] if union.size != (size, size) else []
+        small += [name] if small_lesions(union, size) else []
+        inverted += [name] if looks_inverted(union) else []
+    told = {
+        f"resized to {size}x{size}, each pixel from the nearest one.": resized,
+        f"with lesions smaller than a pixel at {size}x{size}: each is kept as one pixel.": small,
+        "white in most of the picture and in all four corners: only white is lesion. "
+        "`python -m ldm_us.data binarize --lesion dark` inverts masks.": inverted,
+    }
+    others = {end: f" and {len(names) - 1} other masks" if len(names) > 1 else "" for end, names in told.items()}
+    return digest.hexdigest(), [f"{names[0]}{others[end]} {end}" for end, names in told.items() if names]
 
 
 def edited_images(recipe: Recipe, batch: int) -> Tensor:
@@ -69,7 +87,7 @@ def edited_images(recipe: Recipe, batch: int) -> Tensor:
 
 def load_masks(path: Path, size: int, batch: int) -> Tensor:
     """The mask of an edit, once for each sample: (b, 1, size, size) in {0, 1}."""
-    return mask_tensor(union_of_masks([path]), size).expand(batch, -1, -1, -1)
+    return mask_tensor(union_of_masks([path]), size, keep_small=False).expand(batch, -1, -1, -1)  # as old edits were
 
 
 def load_added(added: Sequence[AddedControl], model: LatentDiffusion, device: str, size: int) -> list[ControlTerm]:
@@ -105,9 +123,12 @@ def resizing_notes(recipe: Recipe) -> list[str]:
     """A sentence for every mask or hint that is not of the samples' size."""
     size, masks = recipe.size, [getattr(recipe.begin, name, None) for name in ("inpaint", "source_mask")]
     files = [*(path for path in masks if path is not None), *(control.hint for control in recipe.controls)]
-    sizes = {path: open_image(path).size for path in files}
-    return [
-        f"{path} of {width}x{height} resized to {size}x{size}, each pixel from the nearest one."
-        for path, (width, height) in sizes.items()
-        if (width, height) != (size, size)
+    pictures = {path: open_mask(path) for path in files}
+    sentences = [
+        f"{path} of {picture.width}x{picture.height} resized to {size}x{size}, each pixel from the nearest one."
+        for path, picture in pictures.items()
+        if picture.size != (size, size)
     ]
+    unions = {path: union_of_masks([path]) for path in masks if path is not None}
+    lost = {path: small_lesions(union, size) for path, union in unions.items() if union is not None}
+    return sentences + [f"{path}: {n} of its regions vanish at {size}x{size}." for path, n in lost.items() if n]

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ldm_us.data.readers.busi import CLASSES, NAME, read_busi
+from ldm_us.data.audit.text import format_names
+from ldm_us.data.masks.files import list_masks, parse_name
+from ldm_us.data.readers.busi import CLASSES, list_busi, read_busi
 from ldm_us.data.records import LESION_CLASSES, class_prompt, prompted_class
-
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -50,27 +50,44 @@ def masked_subjects(path: Path) -> list[Subject]:
         return [subject_of_file(path)]
     if not path.is_dir():
         raise ValueError(f"--mask {path}: no such file or folder.")
-    if any(path.glob("*/*_mask.png")):
+    if holds_busi(path):
         records = [record for record in read_busi(path) if record.masks]
         return [Subject(r.image.stem, r.prompt, r.masks, r.image, r.label) for r in records]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
-    masks = [file for file in files if "_mask" in file.stem] or files  # a class folder of BUSI holds both
+    masks, _ = list_masks(path)
     subjects = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
     if not subjects:
         raise ValueError(f"--mask {path}: no image files in this folder. Give PNG masks, white on black.")
     return list(subjects.values())
 
 
+def holds_busi(path: Path) -> bool:
+    """Say whether a folder holds those of the classes, with masks in them."""
+    return any(path.glob("*/*_mask.png"))
+
+
+def left_out(path: Path | None) -> list[str]:
+    """A sentence that names what lies in the folder of --mask and is not sampled, where there is any."""
+    if path is None or not path.is_dir():
+        return []
+    if holds_busi(path):
+        listing = list_busi(path)
+        files = [*listing.other_files, *listing.orphan_masks, *(r.image for r in listing.records if not r.masks)]
+    else:
+        _, files = list_masks(path)
+    return [f"--mask {path}, left out: {format_names([file.name for file in files])}."] if files else []
+
+
 def subject_of_file(path: Path) -> Subject:
     """One mask file; of a BUSI name also its class, its other masks and its original."""
-    match = NAME.fullmatch(path.name)
+    match = parse_name(path)
     if match is None or match["mask"] is None:
         return Subject(path.stem, "", (path,))
-    stem, original = match["stem"], path.with_name(f"{match['stem']}.png")
-    names = ((NAME.fullmatch(file.name), file) for file in path.parent.iterdir())
-    masks = sorted(file for name, file in names if name is not None and name["mask"] and name["stem"] == stem)
+    siblings = [(name, file) for file in path.parent.iterdir() if (name := parse_name(file)) is not None]
+    of_stem = sorted((file, bool(name["mask"])) for name, file in siblings if name["stem"] == match["stem"])
+    masks = tuple(file for file, is_mask in of_stem if is_mask)
+    original = next((file for file, is_mask in of_stem if not is_mask), None)
     label = match["label"] if match["label"] in CLASSES else ""
-    return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None, label)
+    return Subject(match["stem"], class_prompt(match["label"]), masks, original, label)
 
 
 def check_mask(label: str, lesion: bool, where: str) -> None:

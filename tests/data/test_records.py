@@ -11,9 +11,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-from ldm_us.data.records import Record, class_prompt, load_image, load_mask, load_pair, open_image
+from ldm_us.data.records import (
+    IMAGE_SUFFIXES,
+    Record,
+    class_prompt,
+    load_image,
+    load_mask,
+    load_pair,
+    open_image,
+    union_of_masks,
+)
 
 
 def save(path: Path, pixels: np.ndarray | list, mode: str = "L") -> Path:
@@ -84,16 +93,12 @@ def test_a_mask_reads_the_same_in_every_mode(tmp_path, mode):
     assert torch.equal(hint[0], torch.from_numpy(pixels / 255).float())
 
 
-def test_the_alpha_channel_of_a_mask_is_ignored(tmp_path):
-    pixels = np.zeros((2, 2, 4), dtype=np.uint8)
-    pixels[0, 0] = (255, 255, 255, 0)  # white, transparent
-    pixels[0, 1] = (0, 0, 0, 255)  # black, opaque
-    Image.fromarray(pixels).save(tmp_path / "m.png")
-    assert load_mask([tmp_path / "m.png"], 2).flatten().tolist() == [1, 0, 0, 0]
-
-
 def test_the_mask_threshold_lies_between_127_and_128(tmp_path):
-    assert load_mask([save(tmp_path / "m.png", [[127, 128], [0, 255]])], 2).flatten().tolist() == [0, 1, 0, 1]
+    pixels = np.zeros((40, 40))
+    pixels[10:30, 11:30] = 255
+    pixels[10:30, 10], pixels[10:30, 30] = 127, 128  # soft edges
+    hint = load_mask([save(tmp_path / "m.png", pixels)], 40)[0]
+    assert hint[20].nonzero().flatten().tolist() == list(range(11, 31))
 
 
 def test_a_resized_mask_still_holds_only_zeros_and_ones(tmp_path):
@@ -215,6 +220,112 @@ def test_sixteen_bit_pixels_are_refused_and_not_clipped(tmp_path):
     Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(path)
     with pytest.raises(ValueError, match="8 bits a pixel"):
         load_image(path, 4)
+
+
+def shown(path: Path) -> np.ndarray:
+    """What a viewer shows of a file: Pillow's own turn. From memory, for by its name it garbles a turned raw TIFF."""
+    with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        return np.asarray(ImageOps.exif_transpose(picture).convert("L"))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_images_and_masks_are_turned_as_their_exif_orientation_says(tmp_path, turn, suffix):
+    pixels = np.zeros((24, 32), np.uint8)
+    pixels[8:16, 8:24] = 255
+    pixels[:8, :8] = 255  # tells all eight orientations apart
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif, quality=100)
+    seen = shown(path)
+    assert seen.shape == ((24, 32) if turn < 5 else (32, 24))
+    assert (seen[:8, :8] > 127).all() == (turn in (1, 5))
+    assert (np.asarray(open_image(path).convert("L")) == seen).all()
+    assert ((np.asarray(union_of_masks([path])) > 0) == (seen > 127)).all()
+
+
+def test_a_turned_image_and_a_mask_drawn_on_what_is_shown_fit_each_other(tmp_path):
+    pixels = np.full((24, 32), 200, np.uint8)
+    pixels[2:8, 3:14] = 0
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    mask = save(tmp_path / "m.png", (shown(tmp_path / "a.jpg") < 100) * 255)
+    x, hint = load_pair(record(tmp_path / "a.jpg", mask), 32)
+    assert hint.sum() > 20
+    assert x[:1][hint > 0].mean() < -0.9
+
+
+def test_an_exif_block_that_cannot_be_read_turns_nothing(tmp_path):
+    pixels = np.tile(np.uint8([[0, 255]]), (4, 2))
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=b"Exif\0\0no TIFF header in here")
+    assert (np.asarray(open_image(tmp_path / "a.png")) == pixels).all()
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp", "png"])
+def test_a_file_of_several_pages_or_frames_is_refused_with_their_number(tmp_path, suffix):
+    frames = [Image.new("L", (8, 8), value) for value in (0, 90, 255)]
+    frames[0].save(tmp_path / f"one.{suffix}")
+    frames[0].save(tmp_path / f"many.{suffix}", save_all=True, append_images=frames[1:])
+    assert open_image(tmp_path / f"one.{suffix}").size == (8, 8)
+    for read in (open_image, lambda path: union_of_masks([path])):
+        with pytest.raises(ValueError, match=rf"many\.{suffix} holds 3 pages or frames"):
+            read(tmp_path / f"many.{suffix}")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_that_a_file_can_have_and_pillow_turns_grey_is_read(tmp_path, mode):
+    picture = Image.new("RGB", (4, 4), (255, 255, 255)).convert(mode)
+    picture.save(path := tmp_path / ("a.jpg" if mode in ("CMYK", "YCbCr") else "a.png"))
+    assert load_image(path, 4).min() > 0.98
+
+
+@pytest.mark.parametrize("mode", ["LAB", "I", "I;16", "F"])
+def test_every_other_mode_is_refused_by_name(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=rf"a\.tif has mode {mode}.*8-bit grey or RGB"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_a_tiff_without_a_width_is_refused_in_one_sentence(tmp_path):
+    Image.new("L", (8, 8)).save(path := tmp_path / "a.tif")
+    content = bytearray(path.read_bytes())
+    width = content.index(struct.pack("<H", 256), 8)  # the tag of the width
+    content[width : width + 2] = struct.pack("<H", 255)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif"):
+        open_image(path)
+
+
+def test_a_tiff_whose_second_page_has_no_size_is_refused_in_one_sentence(tmp_path):
+    Image.new("L", (8, 8)).save(path := tmp_path / "a.tif", save_all=True, append_images=[Image.new("L", (8, 8))])
+    content = bytearray(path.read_bytes())
+    width = content.rindex(struct.pack("<HH", 256, 4) + struct.pack("<II", 1, 8))
+    content[width : width + 2] = struct.pack("<H", 255)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif is damaged"):
+        open_image(path)
+
+
+def test_an_image_with_transparency_is_taken_where_it_shows_the_same_over_black_and_refused_elsewhere(tmp_path):
+    pixels = np.full((8, 8, 4), 255, np.uint8)
+    pixels[..., :3] = 80
+    pixels[:2] = 0  # the corner of a screenshot: black and transparent
+    Image.fromarray(pixels).save(tmp_path / "black.png")
+    assert load_image(tmp_path / "black.png", 8)[0, 0, 0] == -1
+    pixels[0, 0, :3] = 90
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    with pytest.raises(ValueError, match=r"grey\.png is partly transparent"):
+        open_image(tmp_path / "grey.png")
+    pixels[..., 3] = 128  # the same everywhere: it says nothing
+    Image.fromarray(pixels).save(tmp_path / "constant.png")
+    assert load_image(tmp_path / "constant.png", 8)[0, 4, 4] == pytest.approx(80 / 127.5 - 1)
+
+
+def test_folders_are_searched_for_suffixes_that_pillow_knows():
+    Image.init()
+    assert set(IMAGE_SUFFIXES) <= set(Image.registered_extensions())
 
 
 @pytest.mark.parametrize("size", [0, -4])

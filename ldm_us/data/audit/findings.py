@@ -1,7 +1,7 @@
 """Audit datasets: what is in their files, what cannot be used, what looks alike, and how train.py would split them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,21 +12,32 @@ from ldm_us.data.readers.bus_uclm import lesions_of_mask
 from ldm_us.data.readers.busi import families as listed_families
 from ldm_us.data.readers.busi import list_busi
 from ldm_us.data.readers.datasets import find_dataset, read_dataset
-from ldm_us.data.records import BUSI_GROUP, LESION_CLASSES, UNKNOWN, Record, open_image, union_of_masks
+from ldm_us.data.records import (
+    BUSI_GROUP,
+    IMAGE_SUFFIXES,
+    LESION_CLASSES,
+    UNKNOWN,
+    Record,
+    open_image,
+    open_mask,
+    small_lesions,
+    union_of_masks,
+)
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 
+SMALL = 128  # pixels a side, of the smallest preset that is trained
 FINDINGS = {  # what an audit calls its lists of file names
     "several_masks": "images with several masks (OR-ed)",
     "lesion_without_mask": "lesion images without a mask",
     "lesion_with_empty_mask": "lesion images whose masks are all empty",
     "normal_with_lesion": "normal images with a non-empty mask",
+    "small_lesions": f"masks with lesions smaller than a pixel at {SMALL}x{SMALL} (each kept as one)",
     "both_lesions": "images with benign and malignant lesions (taken as malignant)",
     "orphan_masks": "masks whose image is missing",
     "other_files": "other files, skipped",
     "empty_classes": "CANNOT BE USED, class folders without an image",
     "other_size": "CANNOT BE USED, mask size differs from the image",
 }
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass
@@ -63,7 +74,9 @@ def audit_folder(folder: Path) -> Audit:
     else:
         records = read_dataset(root)
         used = {path for record in records for path in (record.image, *record.masks)}
-        others = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGES and path not in used]
+        others = [
+            path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path not in used
+        ]
         audit.found["other_files"] = [path.relative_to(root).as_posix() for path in others]
     for record in records:
         audit.images[record.label] += 1
@@ -75,12 +88,12 @@ def audit_folder(folder: Path) -> Audit:
 
 def audit_files(record: Record, audit: Audit) -> None:
     """Open one image and its masks, and note what is odd about them."""
-    picture = open_or_note(record.image, audit)
+    picture = open_or_note(open_image, record.image, audit)
     if picture is not None:
         audit.records.append(record)
         audit.image_sizes[picture.size] += 1
         audit.image_modes[picture.mode] += 1
-    masks = [(path, open_or_note(path, audit)) for path in record.masks]
+    masks = [(path, open_or_note(open_mask, path, audit)) for path in record.masks]
     for path, mask in masks:
         if mask is not None:
             audit.mask_modes[mask.mode] += 1
@@ -93,10 +106,10 @@ def audit_files(record: Record, audit: Audit) -> None:
         audit_mask_content(record, audit)
 
 
-def open_or_note(path: Path, audit: Audit) -> Image.Image | None:
-    """Open an image file, or note why it does not open."""
+def open_or_note(opened: Callable[[Path], Image.Image], path: Path, audit: Audit) -> Image.Image | None:
+    """Open an image or a mask, or note why it does not open."""
     try:
-        return open_image(path)
+        return opened(path)
     except ValueError as error:
         audit.unreadable.append(str(error))
         return None
@@ -113,10 +126,12 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
     for path in record.masks:  # one at a time: masks of different sizes are reported elsewhere
         try:
             union = union_of_masks([path])
-        except ValueError as error:  # not empty, yet nothing above 127
+        except ValueError as error:  # it opens, but what is lesion in it cannot be decided
             audit.unreadable.append(str(error))
             return
         drawn = drawn or (union is not None and union.getbbox() is not None)
+        if union is not None and small_lesions(union, SMALL):
+            audit.found["small_lesions"].append(path.name)
     if record.label in LESION_CLASSES and not drawn:
         audit.found["lesion_with_empty_mask"].append(name)
     if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:

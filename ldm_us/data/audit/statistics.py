@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ldm_us.data.records import Record, open_image, union_of_masks
+from ldm_us.data.records import Record, mask_tensor, open_image, union_of_masks
 
 SIZE = 256  # pixels of one side; the lengths below, LAGS apart, are those at this size
 BANDS = 8  # of the depth profile
@@ -93,7 +93,7 @@ def record_statistics(record: Record) -> dict[str, Any]:
     union = union_of_masks(record.masks)
     if union is None:
         return image_statistics(image)
-    return image_statistics(image, np.array(union.resize((SIZE, SIZE), Image.Resampling.NEAREST)) > 127)
+    return image_statistics(image, mask_tensor(union, SIZE)[0].numpy() > 0)
 
 
 def summarize(records: Sequence[Record], statistics: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A folder of masks -> a folder of new ones, named so that sample.py --mask reads their class from their names."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from ldm_us.data.masks.sampler import Mask, draw_mask, fit_shapes
 from ldm_us.data.phantom.files import check_numbers
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.records import LESION_CLASSES, load_mask
+from ldm_us.data.records import IMAGE_SUFFIXES, LESION_CLASSES, load_mask
 from ldm_us.files.pictures import save_png
 
 FIT_SIZE = 256  # pixels along a side, at which outlines are measured
@@ -22,8 +23,7 @@ def write_masks(like: Path, n: int, out: Path, *, seed: int = 0, size: int = 128
     Raise ValueError where `like` holds no lesion masks, `out` is not empty, or a number makes no sense.
     """
     check_numbers(n, size)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder.")
+    check_new_folder(out)
     given = read_masks(like, size if augment else FIT_SIZE)
     models = {} if augment else {label: fit_shapes(masks) for label, masks in given.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -35,11 +35,17 @@ def write_masks(like: Path, n: int, out: Path, *, seed: int = 0, size: int = 128
         save_png(Image.fromarray(mask.astype(np.uint8) * 255), out / f"{label} ({nth + 1})_mask.png")
 
 
+def check_new_folder(out: Path) -> None:
+    """Refuse a folder for results that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder.")
+
+
 def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
     """Masks that are not empty by class, each resized to (size, size): of a dataset, or of files with BUSI's names."""
     files: dict[str, dict[str, list[Path]]] = {label: {} for label in LESION_CLASSES}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        match = NAME.fullmatch(path.name)
+        match = parse_name(path)
         if match is not None and match["mask"] and match["label"] in files:
             files[match["label"]].setdefault(match["stem"], []).append(path)
     if not any(files.values()):
@@ -52,3 +58,21 @@ def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
     if not found:
         raise ValueError(f"{folder}: no mask of a {' or '.join(LESION_CLASSES)} lesion in it.")
     return found
+
+
+def parse_name(path: Path) -> re.Match[str] | None:
+    """Match a file name with BUSI's, in any format of pictures and in any case."""
+    return NAME.fullmatch(f"{path.stem}.png".lower()) if path.suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def list_masks(folder: Path) -> tuple[list[Path], list[Path]]:
+    """List the masks in a folder, and all that is left out: the images they were drawn on are not counted.
+
+    Masks are the pictures with _mask in their names; where there is none, every picture is one.
+    """
+    inside = sorted(folder.iterdir())
+    pictures = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
+    masks = [path for path in pictures if "_mask" in path.stem.lower()] or pictures
+    drawn_on = {path.stem.lower().partition("_mask")[0] for path in masks}
+    known = {*masks, *(path for path in pictures if path.stem.lower() in drawn_on)}
+    return masks, [path for path in inside if path not in known]

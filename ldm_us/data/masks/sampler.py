@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]  # (size, size)
+from ldm_us.data.regions import Mask, label_regions
+
 Values = NDArray[np.float64]
 
 ORDERS = np.arange(2, 12)  # k of the outline
@@ -137,15 +138,8 @@ def outline(shape: Shape, phases: Values, pixels: int, down: Values, right: Valu
 
 def components(mask: Mask) -> list[Mask]:
     """The 8-connected regions of a mask, from the top down."""
-    left, found = mask.copy(), []
-    while left.any():
-        region = np.zeros_like(left)
-        region.flat[int(np.argmax(left))] = True
-        while (spread := grown(region, 1) & left).sum() > region.sum():
-            region = spread
-        found.append(region)
-        left &= ~region
-    return found
+    labels = label_regions(mask)
+    return [labels == region for region in range(1, int(labels.max()) + 1)]
 
 
 def grown(mask: Mask, pixels: int = GAP) -> Mask:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_us.data.records import Record, open_image
+from ldm_us.data.records import Record, open_mask
 
 PROMPT = "Ultrasound image of a {label} breast, from BUS-UCLM"  # our choice: the paper's, and where it is from
 NAME = re.compile(r"(?P<patient>[A-Z]{4})_\d+\.png")
@@ -37,7 +37,7 @@ def read_bus_uclm(root: Path) -> list[Record]:
 
 def lesions_of_mask(path: Path) -> set[str]:
     """Collect the classes of the lesions that a mask shows: malignant where any pixel is red, benign where green."""
-    red, green, blue = np.moveaxis(np.asarray(open_image(path).convert("RGB")), 2, 0) > 127
+    red, green, blue = np.moveaxis(np.asarray(open_mask(path).convert("RGB")), 2, 0) > 127
     if bool((blue | (red & green)).any()):
         raise ValueError(f"{path} has lesions that are neither red nor green, so their class is unknown. Replace it.")
     return {label for label, drawn in (("malignant", red), ("benign", green)) if bool(drawn.any())}

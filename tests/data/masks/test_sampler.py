@@ -8,6 +8,7 @@ from PIL import Image
 
 from ldm_us.data.__main__ import main
 from ldm_us.data.masks.augment import Augmentation, augment_mask
+from ldm_us.data.masks.files import read_masks
 from ldm_us.data.masks.sampler import components, draw_mask, fit_shapes, measure_shape
 from ldm_us.data.phantom.simulate import draw_lesions
 from ldm_us.runtime.entry import run_command
@@ -178,6 +179,18 @@ def test_a_folder_of_mask_files_with_busi_names_is_fitted_too(busi, tmp_path):
     assert main(["masks", "--like", str(busi), "--n", "8", "--size", "64", "--out", str(tmp_path / "first")]) == 0
     assert main(["masks", "--like", str(tmp_path / "first"), "--n", "2", "--out", str(tmp_path / "second")]) == 0
     assert {path.name for path in (tmp_path / "second").iterdir()} == {"benign (1)_mask.png", "malignant (1)_mask.png"}
+
+
+def test_files_with_busi_names_are_taken_in_every_format_and_case_and_others_are_named(busi, tmp_path, capsys):
+    folder = tmp_path / "like"
+    folder.mkdir()
+    names = ("benign (1)_mask.webp", "benign (2)_Mask.PNG", "malignant (1)_mask.gif", "malignant (2)_mask.tif")
+    for i, name in enumerate(names):
+        Image.fromarray(ellipse(100 + 9 * i, 90, 30 + i, 50)).convert("L").save(folder / name, lossless=True)
+    (folder / "notes.txt").touch()
+    assert {label: len(masks) for label, masks in read_masks(folder, 64).items()} == {"benign": 2, "malignant": 2}
+    assert main(["masks", "--like", str(folder), "--n", "2", "--size", "64", "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == "note: left out: 1: notes.txt.\n"
 
 
 @pytest.mark.parametrize(

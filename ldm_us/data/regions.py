@@ -1,0 +1,65 @@
+"""The connected regions of a mask: none is lost when it is resized, and outlines are filled."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Mask = NDArray[np.bool_]  # (h, w)
+
+SPECK = 4  # pixels; a region no larger beside a larger one is a slip of the pen: eight of BUSI's masks have such
+
+
+def label_regions(mask: Mask, corners: bool = True) -> NDArray[np.int32]:
+    """Number the connected regions from 1, from the top down; 0 outside: (h, w) -> (h, w). Do corners connect?"""
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(steps == 1)  # runs of pixels, in the order of reading
+    ends = np.nonzero(steps == -1)[1]
+    width = mask.shape[1] + 2
+    below = (rows + 1) * width  # runs of the row below that end after this one starts and start before it ends
+    first = np.searchsorted(rows * width + ends, below + starts, "left" if corners else "right")
+    last = np.searchsorted(rows * width + starts, below + ends, "right" if corners else "left")
+    region = list(range(len(rows)))
+    for run, touching in enumerate(map(range, first, last)):
+        for other in touching:
+            roots = _first_run(region, run), _first_run(region, other)
+            region[max(roots)] = min(roots)
+    _, numbers = np.unique([_first_run(region, run) for run in region], return_inverse=True)
+    labels = np.zeros(mask.shape, np.int32)
+    labels[mask] = np.repeat(numbers + 1, ends - starts)
+    return labels
+
+
+def _first_run(region: list[int], run: int) -> int:
+    while region[run] != run:
+        region[run] = run = region[region[run]]
+    return run
+
+
+def lost_regions(labels: NDArray[np.int32], size: int) -> list[int]:
+    """Name the regions of which no pixel is left at (size, size), each from the nearest pixel; specks do not count."""
+    pixels = np.bincount(labels.ravel())
+    pixels[0] = 0
+    gone = np.setdiff1d(np.nonzero(pixels)[0], nearest_pixels(labels, size))
+    return [int(region) for region in gone if pixels[region] > min(SPECK, pixels.max() - 1)]
+
+
+def resize_mask(mask: Mask, size: int, keep_small: bool = True) -> Mask:
+    """Resize to (size, size): each pixel from the nearest one, and a lost region as the pixel it falls on."""
+    labels = label_regions(mask)
+    resized = nearest_pixels(labels, size) > 0
+    for region in lost_regions(labels, size) if keep_small else []:
+        rows, columns = np.nonzero(labels == region)
+        middle = len(rows) // 2
+        resized[rows[middle] * size // mask.shape[0], columns[middle] * size // mask.shape[1]] = True
+    return resized
+
+
+def fill_outlines(mask: Mask) -> Mask:
+    """Fill what an outline closes in: all that is not joined to the edge of the picture by the sides of pixels."""
+    outside = label_regions(np.pad(~mask, 1, constant_values=True), corners=False)
+    return (outside != outside[0, 0])[1:-1, 1:-1]
+
+
+def nearest_pixels(values: NDArray[np.int32], size: int) -> NDArray[np.int32]:
+    """Resize (h, w) to (size, size), each pixel from the nearest one."""
+    return np.asarray(Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST))
