@@ -63,9 +63,9 @@ def micro():
         yield MICRO
 
 
-def write_busi(root: Path) -> Path:
+def write_busi(root: Path, seed: int = 0) -> Path:
     """Noise images of two sizes, numbered so high that no near-duplicate list knows them; one lesion each."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     for label, count in IMAGES.items():
         (root / label).mkdir(parents=True)
         for i in range(count):
