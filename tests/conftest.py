@@ -143,6 +143,7 @@ def refused(arguments, tmp_path, capsys):
         capsys.readouterr()
         assert run_command(lambda: train.main(arguments(stage, out, *flags, **start))) == 2
         lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith("note: ")]
         sentences = [line for line in lines if "step" not in line or line.startswith("error: ")]  # else the bar
         assert len(sentences) == 1, lines
         assert sentences[0].startswith("error: ")

@@ -157,7 +157,7 @@ def test_another_stage_in_the_same_folder_is_refused(refused, stopped):
 
 def test_config_json_is_the_same_after_a_resume(run, stopped):
     before = json.loads((stopped.out / "config.json").read_text())
-    run("vae", stopped.out, "--steps", 5)
+    run("vae", stopped.out, "--steps", 5, "--save-every", 2)
     assert json.loads((stopped.out / "config.json").read_text()) == before
 
 
@@ -191,32 +191,19 @@ def test_a_run_goes_on_where_only_paths_changed_and_notes_the_new_ones(run, chai
 
 def test_shares_of_folders_belong_to_the_folders_whatever_their_paths_are(run, refused, own_busi, tmp_path):
     """An older run knows its folders by their paths alone."""
-    folders = [own_busi, write_busi(tmp_path / "more", seed=1)]
-    moved = [
-        folder.rename(tmp_path / "moved" / folder.name)
-        for folder in folders
-        if (tmp_path / "moved").mkdir(exist_ok=True) is None
-    ]
-    shares = ("--data-weights", 1, 3, "--held-out", 0)
+    out, config = tmp_path / "run", tmp_path / "run" / "config.json"
+    here = [own_busi, write_busi(tmp_path / "own_more", seed=1)]
+    moved = [shutil.copytree(folder, tmp_path / "moved" / folder.name) for folder in here]
 
-    def data(*paths):
-        return ("--data", *paths, *shares)
+    def flags(steps, folders):
+        return ("--steps", steps, "--held-out", 0, "--data", *folders, "--data-weights", 1, 3)
 
-    run("vae", tmp_path / "run", *data(*moved))
-    assert "classes, or their order" in refused("vae", tmp_path / "run", "--steps", 3, *data(*moved[::-1]))
-    (tmp_path / "back").mkdir()
-    back = [folder.rename(tmp_path / "back" / folder.name) for folder in moved]
-    run("vae", tmp_path / "run", "--steps", 3, *data(*back))
-    path = tmp_path / "run" / "config.json"
-    config = json.loads(path.read_text())
-    del config["folders_sha256"]
-    path.write_text(json.dumps(config))
-    run("vae", tmp_path / "run", "--steps", 4, *data(*back))
-    config = json.loads(path.read_text())
-    del config["folders_sha256"]
-    path.write_text(json.dumps(config))
-    moved = [folder.rename(tmp_path / "moved" / folder.name) for folder in back]
-    assert "data was" in refused("vae", tmp_path / "run", "--steps", 5, *data(*moved))
+    run("vae", out, *flags(2, here))
+    run("vae", out, *flags(3, moved))
+    assert "classes, or their order" in refused("vae", out, *flags(4, moved[::-1]))
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "folders_sha256"}))
+    assert "data was" in refused("vae", out, *flags(4, here))
+    run("vae", out, *flags(4, moved))
 
 
 @pytest.mark.parametrize("lost", ["the folder", "the files", "the files of an unfinished run"])
