@@ -250,7 +250,7 @@ def test_a_model_that_knows_the_held_out_images_is_no_start(values, finished, tm
     trained_on_others = finished[0] / "unet_small" / "model.safetensors"
     unet = {key: value for key, value in values["unet"].items() if key != "preset"}
     config = configured(values, unet=unet | {"weights": str(trained_on_others)})
-    with pytest.raises(ValueError, match="another split of the same data"):
+    with pytest.raises(ValueError, match="was trained on images of 'held-out'"):
         run_protocol(config, tmp_path / "run", Scripts(), lambda text: None)
 
 
