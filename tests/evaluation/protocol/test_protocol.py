@@ -247,7 +247,7 @@ def test_a_finished_run_of_train_py_is_taken_over_and_a_different_one_refused(va
 
 
 def test_a_model_that_knows_the_held_out_images_is_no_start_and_one_of_other_images_of_the_data_is(values, finished):
-    """The small generator's images are all among those that the large one is trained on, and not the other way round."""
+    """The small generator's images are all among those that the large one is trained on, not the other way round."""
     small, large = (finished[0] / name / "model.safetensors" for name in ("unet_small", "unet"))
     config = configured(values)
     split, folders = split_images(config), [Path(folder) for folder in config.data]
