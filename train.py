@@ -20,7 +20,6 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm_us.data.digests import image_digests
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
@@ -81,8 +80,7 @@ def run(options: TrainOptions, world: World) -> int:
     if options.stage == "controlnet":
         check_hints(data)
     held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
-    images = image_digests(records)
-    hashes = data_hashes(records, data.folder_index) | {"images": pack(set(images)), "parent_sha256": lineage.parent}
+    hashes = data_hashes(records, data.folder_index) | {"images": pack(data.images), "parent_sha256": lineage.parent}
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world):
@@ -91,7 +89,7 @@ def run(options: TrainOptions, world: World) -> int:
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
-            save_result(stage, lineage, steps, hashes["data_sha256"], images)
+            save_result(stage, lineage, steps, hashes["data_sha256"])
     return 0
 
 

@@ -8,7 +8,7 @@ stages on the same images take no more room than one. Entries older than that ha
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ class Lineage:
     entries: tuple[dict[str, Any], ...]
     parent: str = "random"
 
-    def extended(self, entry: dict[str, Any], images: Iterable[bytes] | None = None) -> "Lineage":
+    def extended(self, entry: dict[str, Any], images: Set[bytes] | None = None) -> "Lineage":
         """With one more stage, and the digests of the images that it was trained on."""
         if images is not None:
-            entry = entry | {"images": len(images := set(images)), DIGESTS: pack(images - self.trained_on().keys())}
+            entry = entry | {"images": len(images), DIGESTS: pack(images - self.trained_on().keys())}
         return dataclasses.replace(self, entries=(*self.entries, entry))
 
     def trained_on(self) -> dict[bytes, dict[str, Any]]:

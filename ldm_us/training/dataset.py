@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm_us.data.digests import image_digests
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_dataset
@@ -32,6 +33,7 @@ class TrainingSet:
     weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
     folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
     keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
+    images: set[bytes] = field(default_factory=set)  # digests, as a lineage keeps them
 
     def __len__(self) -> int:
         return len(self.records)
@@ -68,7 +70,7 @@ def load_training_set(records: list[Record], size: int, with_pixels: bool = True
             pixels[i] = grey
     prompts = ["", *sorted({record.prompt for record in records})]
     prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
-    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys)
+    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys, images=set(image_digests(records)))
 
 
 def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:

@@ -1,7 +1,6 @@
 """RUN/model.safetensors: the averaged weights, the frozen ones as they were, and where all of them came from."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,10 +29,9 @@ RECORDED = (  # of the options, in the lineage
 )
 
 
-def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str, images: Sequence[bytes]) -> None:
+def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) -> None:
     """Write RUN/model.safetensors, and before it the LoRA that was trained; every process must call this.
 
-    data_sha256 and the digests `images` are those of the training images.
     Parts that were not loaded come from --weights. A LoRA is merged for good. Raise ValueError where the file that the
     run started from is no longer there.
     """
@@ -47,7 +45,7 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str, im
         for note in set_measured(model, stage.data, options.stage, options.decoder_only, options.flip):
             if stage.world.main:
                 print(f"note: {note}")
-    metadata = result_metadata(stage, lineage, steps, data_sha256, images)
+    metadata = result_metadata(stage, lineage, steps, data_sha256)
     if options.adapter is not None:
         if stage.world.main:
             path = options.out / "lora.safetensors"
@@ -113,9 +111,7 @@ def measure_latents(model: LatentDiffusion, data: TrainingSet, images: int = 64)
     return means, stds
 
 
-def result_metadata(
-    stage: Stage, lineage: Lineage, steps: int, data_sha256: str, images: Sequence[bytes]
-) -> dict[str, str]:
+def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) -> dict[str, str]:
     """What a result says of how it was made, its ancestors included."""
     options = stage.options
     entry = {name: getattr(options, name) for name in RECORDED} | {
@@ -127,4 +123,4 @@ def result_metadata(
         "data_sha256": data_sha256,
         "parent_sha256": lineage.parent,
     }
-    return lineage.extended(entry, images).metadata()
+    return lineage.extended(entry, stage.data.images).metadata()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -153,13 +154,5 @@ def stream(stage: Stage, steps: range, workers: int) -> Iterator[list[Batch]]:
         return map(stage.batches, steps)
     pinned = stage.device.type == "cuda"
     unused = torch.Generator()  # else the loader would draw from the global one
-    loader = DataLoader(
-        stage,
-        None,
-        sampler=steps,
-        num_workers=workers,
-        pin_memory=pinned,
-        generator=unused,
-        worker_init_fn=ignore_signals,
-    )
-    return iter(loader)
+    settings: Any = {"num_workers": workers, "worker_init_fn": ignore_signals, "pin_memory": pinned}
+    return iter(DataLoader(stage, None, sampler=steps, generator=unused, **settings))

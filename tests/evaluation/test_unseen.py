@@ -111,10 +111,12 @@ def with_digests(save, folders):
     """A model whose first stage kept digests of all images of `known`, and its second of a split of a folder."""
 
     def write(folder, share):
-        lineage = Lineage(()).extended({"stage": "vae", "data": ["known"]}, image_digests(read_busi(folders["known"])))
+        lineage = Lineage(()).extended(
+            {"stage": "vae", "data": ["known"]}, set(image_digests(read_busi(folders["known"])))
+        )
         train, _ = split_data([folder], share)
         entry = {"stage": "unet", "held_out": share, "data": [folder.name], "data_sha256": data_hash(train)}
-        return save(*lineage.extended(entry, image_digests(train)).entries)
+        return save(*lineage.extended(entry, set(image_digests(train))).entries)
 
     return write
 
@@ -162,7 +164,7 @@ def test_the_bundled_models_know_the_phantoms_of_their_seed_and_no_others(save, 
         write_phantoms(Plan(n=9, size=32, seed=seed), folder)
         train, held_out = split_data([folder], SHARE)
         entry = {"stage": "unet", "held_out": SHARE, "data": ["phantoms"], "data_sha256": data_hash(train)}
-        weights = save(*Lineage(bundled).extended(entry, image_digests(train)).entries)
+        weights = save(*Lineage(bundled).extended(entry, set(image_digests(train))).entries)
         if seed == 1:
             with pytest.raises(ValueError, match=f"was trained on {len(held_out)} of the {len(held_out)} images"):
                 held_out_records(weights, [folder])

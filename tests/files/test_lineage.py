@@ -33,14 +33,12 @@ def test_a_damaged_lineage_is_a_value_error():
 
 
 def digests(first, last):
-    return [number.to_bytes(8, "little") for number in range(first, last)]
+    return {number.to_bytes(8, "little") for number in range(first, last)}
 
 
 def test_the_images_of_every_stage_are_known_by_their_digests_and_those_of_a_stage_before_take_no_room():
     lineage = Lineage(()).extended({"stage": "vae"}, digests(0, 6000)).extended({"stage": "old"})
-    lineage = lineage.extended({"stage": "unet"}, reversed(digests(0, 6000))).extended(
-        {"stage": "last"}, digests(5990, 6010)
-    )
+    lineage = lineage.extended({"stage": "unet"}, digests(0, 6000)).extended({"stage": "last"}, digests(5990, 6010))
     known = read_lineage(lineage.metadata()).trained_on()
     assert {digest: entry["stage"] for digest, entry in known.items()} == {
         **dict.fromkeys(digests(0, 6000), "vae"),
@@ -48,11 +46,6 @@ def test_the_images_of_every_stage_are_known_by_their_digests_and_those_of_a_sta
     }
     assert [entry.get("images") for entry in lineage.entries] == [6000, None, 6000, 20]
     assert len(lineage.metadata()["lineage"]) < 70_000
-    assert lineage == Lineage(()).extended({"stage": "vae"}, digests(0, 6000)[::-1]).extended(
-        {"stage": "old"}
-    ).extended({"stage": "unet"}, digests(0, 6000)).extended({"stage": "last"}, digests(5990, 6010)), (
-        "their order is not kept"
-    )
 
 
 @pytest.mark.parametrize("damaged", ["!", "AAA", 5, ["x"]])
