@@ -25,7 +25,7 @@ demo: $(INSTALLED) ## phantoms, two trainings, samples and runs/demo/report.html
 	$(TRAIN) unet --weights $(BASE) --data $(DEMO)/phantoms --train-text --text-warmup 100 \
 		--batch 16 --lr 1e-3 --warmup 10 --ema 0.97 --steps 200 --sample-every 200 --validate-every 50 --out $(DEMO)/unet
 	$(TRAIN) controlnet --weights $(DEMO)/unet/model.safetensors --data $(DEMO)/phantoms --batch 8 \
-		--lr 2e-3 --warmup 10 --ema 0.97 --steps 250 --sample-every 250 --validate-every 50 --out $(DEMO)/controlnet
+		--caption-dropout 0.1 --lr 2e-3 --warmup 10 --ema 0.97 --steps 250 --sample-every 250 --validate-every 50 --out $(DEMO)/controlnet
 	$(VENV)/bin/python sample.py --weights $(DEMO)/unet/model.safetensors --out $(DEMO)/samples --overwrite
 	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --out $(DEMO)/report.html
 

@@ -9,6 +9,7 @@ Follow one batch: Stage.batches (ldm_us/training/stages.py) -> Stage.loss (losse
 import dataclasses
 import json
 import math
+import signal
 import sys
 import time
 from contextlib import closing
@@ -23,9 +24,11 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import BUNDLED, loaded
+from ldm_us.files.lineage import pack
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.processes import World, joined
+from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_data
@@ -38,7 +41,14 @@ from ldm_us.training.progress import held_out_stage, preview, spread_out, valida
 from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
-from ldm_us.training.start import free_weights, speed_up, start_model, trained_parameters, warm_up_text
+from ldm_us.training.start import (
+    free_weights,
+    notes_on_captions,
+    speed_up,
+    start_model,
+    trained_parameters,
+    warm_up_text,
+)
 
 BUNDLED_JUDGE = BUNDLED.with_name("judge.safetensors")
 
@@ -52,12 +62,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
-    model, lineage = start_model(options)
+    model, lineage, notes = start_model(options)
     free_weights(model, options)
     records, held_out = split_data(options.data, options.held_out)
     steps = options.total_steps(len(records))
     if world.main:
         print_summary(options, model, len(records), len(held_out), steps)
+        for note in [*notes, *notes_on_captions(options, records)]:
+            print(f"note: {note}", file=sys.stderr)
     if options.dry_run:
         return 0
 
@@ -68,7 +80,7 @@ def run(options: TrainOptions, world: World) -> int:
     if options.stage == "controlnet":
         check_hints(data)
     held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
-    hashes = data_hashes(records) | {"parent_sha256": lineage.parent}
+    hashes = data_hashes(records, data.folder_index) | {"images": pack(data.images), "parent_sha256": lineage.parent}
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world):
@@ -91,11 +103,9 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     parameters = trained_parameters(model)
     optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
     ema = EMA(parameters, options.ema)
-    first_step = resume(stage, optimizer, ema)
-    if first_step > steps:
-        raise ValueError(f"{options.out} is at step {first_step}, beyond the {steps} asked for. Ask for more steps.")
+    first_step = resume(stage, optimizer, ema, steps)
     stage.prepare(range(first_step, steps + 1))
-    with closing(Log(options.out, first_step, world, options.tensorboard)) as log:
+    with closing(Log(options.out, first_step, world, options.tensorboard)) as log, world.signals.holding():
         train(stage, loss_of, validation, optimizer, ema, log, range(first_step, steps))
     if world.main:
         write_curves(options.out)
@@ -105,7 +115,7 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
 def train(
     stage: Stage, loss_of: nn.Module, validation: Stage | None, optimizer: Optimizer, ema: EMA, log: Log, steps: range
 ) -> None:
-    """The training loop: step n sees batch n - 1, whatever happened before."""
+    """The training loop: step n sees batch n - 1, whatever happened before. A signal ends it after a whole step."""
     options, world = stage.options, stage.world
     peak = options.learning_rate
     if steps.start == 0:
@@ -127,7 +137,8 @@ def train(
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + float(value.detach()) / options.accumulate
             norm = float(whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip)))
-            values = world.mean(values)
+            values = world.mean(values | {"stop": float(world.signals.asked > 0)})
+            stopping = values.pop("stop") > 0  # in every process at this step, whichever the signal has reached
             check_finite(options.out, f"step {step}", {"loss": values["loss"], "gradient norm": norm})
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -141,8 +152,20 @@ def train(
             bar.update()
             bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
             show(stage, validation, ema, log, step, last=step == steps.stop)
-            save(stage, optimizer, ema, log, step, last=step == steps.stop)
+            save(stage, optimizer, ema, log, step, last=stopping or step == steps.stop)
+            if stopping:
+                end_early(stage, step)
             ended = time.perf_counter()
+
+
+def end_early(stage: Stage, step: int) -> None:
+    """End the command after a step whose state is saved; one process says so."""
+    number = stage.world.signals.asked or signal.SIGTERM
+    stage.world.barrier()  # torchrun ends the others as soon as one has ended
+    if not stage.world.main:
+        sys.exit(128 + number)
+    out = stage.options.out
+    raise Stopped(f"stopped: {out} is saved at step {step}. The same command again goes on from there.", number)
 
 
 def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:

@@ -1,7 +1,9 @@
-"""How a command ends: exit code 0, or 2 and one clear sentence on standard error."""
+"""How a command ends: exit code 0, 2 and one clear sentence on standard error, or 130 and 143 at a signal."""
 
 import sys
 from collections.abc import Callable
+
+from ldm_us.runtime.stopping import Stopped
 
 
 def run_command(main: Callable[[], int]) -> int:
@@ -13,7 +15,7 @@ def run_command(main: Callable[[], int]) -> int:
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         print(f"error: {name}{error.strerror or error}.", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        return stop.code if isinstance(stop, Stopped) else 130
     return 2

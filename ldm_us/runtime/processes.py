@@ -6,11 +6,13 @@ torch.distributed takes seconds to import: only where there are several processe
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
+
+from ldm_us.runtime.stopping import Signals, caught_signals
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class World:
 
     rank: int = 0
     size: int = 1
+    signals: Signals = field(default_factory=Signals, compare=False)  # that have reached this process
 
     @property
     def main(self) -> bool:
@@ -96,21 +99,22 @@ def local_device(device: str) -> str:
 def joined(device: str = "cpu", timeout: timedelta | None = None) -> Iterator[World]:
     """Join the other processes, and leave them at the end; on a GPU they talk through NCCL, else through gloo.
 
-    timeout is how long one waits for another; None is PyTorch's, of minutes.
+    timeout is how long one waits for another; None is PyTorch's, of minutes. Signals are the world's meanwhile.
     """
-    if process_count() == 1:
-        yield ALONE
-        return
-    import torch.distributed as dist
+    with caught_signals() as signals:
+        if process_count() == 1:
+            yield World(signals=signals)
+            return
+        import torch.distributed as dist
 
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
-    try:
-        yield World(dist.get_rank(), dist.get_world_size())
-    except RuntimeError as error:
-        if not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
-            raise
-        raise ValueError("another process of this run has ended; what it printed says why.") from error
-    finally:
-        dist.destroy_process_group()
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
+        try:
+            yield World(dist.get_rank(), dist.get_world_size(), signals)
+        except RuntimeError as error:
+            if not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+                raise
+            raise ValueError("another process of this run has ended; what it printed says why.") from error
+        finally:
+            dist.destroy_process_group()

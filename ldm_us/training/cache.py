@@ -1,8 +1,10 @@
 """What the frozen networks make of the data, computed once: the moments of the VAE and the states of the text encoder.
 
 LDM trains on latents (arXiv 2112.10752, section 3.2), and neither network changes meanwhile. Each value is a small file
-in a folder named after the weights that made it: other weights have another folder, a changed image another file. The
-moments are kept and not the latents, so that training still draws from the posterior.
+in a folder named after what made it, the weights, their precision and the kind of device, and a file is named after
+what it was made of, such as the very pixels that the network is given: however they were decoded and resized, another
+value of a pixel has another file. The moments are kept and not the latents, so that training still draws from the
+posterior.
 """
 
 import hashlib
@@ -16,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import lazy_tensors, open_model_file, write_safetensors
 from ldm_us.files.safetensors_header import open_safetensors
 
@@ -30,7 +31,7 @@ class Cache:
     """The values of one network, a file each. Values are float32."""
 
     folder: Path
-    network: str  # SHA-256 of the weights
+    network: str  # SHA-256 of the weights, their precision and the kind of device
 
     def read(self, key: str) -> Tensor | None:
         """The value of `key`; None where there is none, or only a damaged file, which is then written again.
@@ -63,13 +64,15 @@ class Cache:
 
 def open_cache(root: Path, values: str, model: LatentDiffusion, weights: Path | None) -> Cache:
     """The "moments" of the model's VAE, whose keys are moments_key, or the "states" of its text encoder, of prompts."""
-    digest = weights_hash(model, weights, {"moments": ENCODER, "states": TEXT}[values])
+    part, prefixes = {"moments": (model.vae, ENCODER), "states": (model.text, TEXT)}[values]
+    made_by = [weights_hash(model, weights, prefixes), str(next(part.parameters()).dtype), model.device.type]
+    digest = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
     return Cache(root / f"{values}-{digest[:SHORT]}", digest)
 
 
-def moments_key(image: Path, size: int) -> str:
-    """Name the pixels of an image at `size` pixels a side, by the bytes of its file and not by its name."""
-    return json.dumps([sha256_file(image), size])
+def moments_key(pixels: Tensor) -> str:
+    """Name the moments of an image by its pixels (1, H, W) uint8, as the autoencoder is given them."""
+    return json.dumps([hashlib.sha256(pixels.numpy().tobytes()).hexdigest(), *pixels.shape[1:]])
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 import argparse
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from ldm_us.runtime.processes import local_device, process_count
-from ldm_us.training.options import STAGES, TrainOptions, check_options, flag
+from ldm_us.training.options import CAPTION_DROPOUT, STAGES, TrainOptions, check_options, flag
+from ldm_us.training.run import read_config
 
 GROUPS = {  # titles in --help, above the option that each begins with
     "caption_dropout": "what the unet and controlnet stages learn",
@@ -25,6 +27,7 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         "cache": values["out"].parent / "cache",
         "workers": 2 if gpu else 0,
         "channels_last": gpu and not values["shard"],
+        "caption_dropout": usual_dropout(values["stage"], None if values["restart"] else values["out"]),
     }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     values |= {"device": local_device(values["device"]), "processes": process_count()}
@@ -32,6 +35,14 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
     options = TrainOptions(**given)
     check_options(options)
     return options
+
+
+def usual_dropout(stage: str, run: Path | None) -> float:
+    """The share of empty prompts unless told otherwise. A run begun with what was usual before keeps that."""
+    begun = None if run is None else read_config(run / "config.json")
+    if begun is not None and begun.get("caption_dropout") == CAPTION_DROPOUT["unet"]:
+        return CAPTION_DROPOUT["unet"]
+    return CAPTION_DROPOUT[stage]
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ldm_us.data.digests import image_digests
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_dataset
@@ -31,6 +32,8 @@ class TrainingSet:
     moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
     weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
     folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
+    keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
+    images: set[bytes] = field(default_factory=set)  # digests, as a lineage keeps them
 
     def __len__(self) -> int:
         return len(self.records)
@@ -57,15 +60,17 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
 def load_training_set(records: list[Record], size: int, with_pixels: bool = True) -> TrainingSet:
     """Decode every record at `size` pixels; keep masks alone where the latents come from a cache."""
     pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8) if with_pixels else None
-    masks = torch.empty(len(records), 1, size, size, dtype=torch.bool)
+    masks, keys = torch.empty(len(records), 1, size, size, dtype=torch.bool), []
     for i, record in enumerate(records):
         x, hint = load_pair(record, size)
         masks[i] = hint > 0.5
+        grey = to_uint8(x[:1])
+        keys.append(moments_key(grey))
         if pixels is not None:
-            pixels[i] = to_uint8(x[:1])
+            pixels[i] = grey
     prompts = ["", *sorted({record.prompt for record in records})]
     prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
-    return TrainingSet(records, pixels, masks, prompts, prompt_index)
+    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys, images=set(image_digests(records)))
 
 
 def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
@@ -89,7 +94,7 @@ def check_hints(data: TrainingSet) -> None:
 def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache) -> list[int]:
     """Take what the cache has of the images `index` into data.moments; return those that it lacks."""
     for i in sorted(set(index) - data.moments.keys()):
-        moments = cache.read(moments_key(data.records[i].image, data.size))
+        moments = cache.read(data.keys[i])
         if moments is not None:
             data.moments[i] = moments.clone()  # else it would keep the file open
     return sorted(set(index) - data.moments.keys())
@@ -110,7 +115,7 @@ def encode_images(model: LatentDiffusion, data: TrainingSet, index: Iterable[int
         x = to_signed(pixels).to(model.device)
         data.moments[i] = torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
         if cache is not None:
-            cache.write(moments_key(data.records[i].image, data.size), data.moments[i])
+            cache.write(data.keys[i], data.moments[i])
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -123,11 +128,11 @@ def to_signed(pixels: Tensor) -> Tensor:
     return (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
 
-def data_hashes(records: Sequence[Record]) -> dict[str, str]:
-    """Two SHA-256: of the bytes of every image and mask, whatever their names and order; and of all that a run sees.
+def data_hashes(records: Sequence[Record], folder_index: Tensor | None = None) -> dict[str, str]:
+    """SHA-256 of what a run is trained on, under their names in config.json.
 
-    Under their names in config.json. The second is over the records in order: pixels, which masks are whose, prompts,
-    labels.
+    Of the bytes of every image and mask, whatever their names and order; of all that a run sees, over the records in
+    order: pixels, which masks are whose, prompts, labels; and of the folder of each record, where folders are weighed.
     """
     digest = hashlib.sha256()
     hashes: list[str] = []
@@ -136,7 +141,10 @@ def data_hashes(records: Sequence[Record]) -> dict[str, str]:
         digest.update(json.dumps([files, record.prompt, record.label]).encode())
         hashes += files
     of_files = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
-    return {"data_sha256": of_files, "records_sha256": digest.hexdigest()}
+    hashes_of = {"data_sha256": of_files, "records_sha256": digest.hexdigest()}
+    if folder_index is not None:
+        hashes_of["folders_sha256"] = hashlib.sha256(json.dumps(folder_index.tolist()).encode()).hexdigest()
+    return hashes_of
 
 
 def data_hash(records: Sequence[Record]) -> str:

@@ -22,6 +22,7 @@ from ldm_us.training.perceptual import NETWORKS as PERCEPTUAL
 STAGES = ("vae", "unet", "controlnet")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
+CAPTION_DROPOUT = {"vae": 0.1, "unet": 0.1, "controlnet": 0.5}  # SD 1.5's model card; ControlNet, section 3.3
 FIRST_STAGE = ("adversarial", "adversarial_start", "perceptual", "perceptual_network", "noise_levels")  # vae stage only
 
 
@@ -58,7 +59,7 @@ class TrainOptions:
     out: Path = option("folder of the run", ..., "RUN")
     steps: int | None = option("optimiser steps, those of a resumed run included", None, "N", ABOVE_0)
     epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
-    batch: int = option("images at a time (%(default)s)", 4, "N", FROM_1)
+    batch: int = option("images at a time, of all processes together (%(default)s)", 4, "N", FROM_1)
     accumulate: int = option("batches per optimiser step (%(default)s)", 1, "N", FROM_1)
     lr: float | None = option(
         f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})", bound=ABOVE_0
@@ -72,7 +73,7 @@ class TrainOptions:
     seed: int = option("of weights, order and noise (%(default)s)", 0, "N")
     size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
     # what the unet and controlnet stages learn
-    caption_dropout: float = option("share of empty prompts (%(default)s)", 0.1, "P", SHARE)
+    caption_dropout: float = option("share of empty prompts (unet 0.1, controlnet 0.5)", None, "P", SHARE)
     objective: str | None = option(
         "what the denoiser predicts, noise or v (that of the start, else eps)", among=PREDICTIONS
     )
@@ -119,8 +120,13 @@ class TrainOptions:
 
     @property
     def images_per_step(self) -> int:
-        """The global batch: what one optimiser step sees, all processes together."""
-        return self.batch * self.accumulate * self.processes
+        """What one optimiser step sees, all processes together."""
+        return self.batch * self.accumulate
+
+    @property
+    def images_at_once(self) -> int:
+        """What one process computes with at a time: its share of --batch."""
+        return self.batch // self.processes
 
     def total_steps(self, images: int) -> int:
         """--steps, or --epochs of so many images in steps."""
@@ -169,6 +175,10 @@ def check_options(options: TrainOptions) -> None:
     check_together(options)
     check_seed(options.seed)
     check_device(options.device)
+    if options.batch % options.processes:
+        raise ValueError(
+            f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
+        )
     if options.tensorboard:
         summary_writer()
     if options.data_weights is not None:

@@ -65,7 +65,7 @@ def reconstruction_figures(held_out: Stage) -> dict[str, float]:
     """PSNR in dB and L1 in [-1, 1] of images decoded from their posterior means."""
     psnrs, distances = [], []
     assert held_out.data.pixels is not None
-    for pixels in held_out.data.pixels.split(held_out.options.batch):
+    for pixels in held_out.data.pixels.split(held_out.options.images_at_once):
         x = to_signed(pixels).to(held_out.model.device)
         for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True):
             psnrs.append(psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5))
@@ -131,8 +131,8 @@ def take(batch: LatentBatch, chosen: Tensor) -> LatentBatch:
 
 
 def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
-    """The loss of every image of a batch of any size, added up; --batch images at a time."""
-    total, size = 0.0, held_out.options.batch
+    """The loss of every image of a batch of any size, added up; as many at a time as in training."""
+    total, size = 0.0, held_out.options.images_at_once
     for start in range(0, len(batch.t), size):
         chunk = LatentBatch(*(value[start : start + size] for value in batch))
         total += len(chunk.t) * float(held_out.loss(chunk)[0])

@@ -123,4 +123,4 @@ def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str
         "data_sha256": data_sha256,
         "parent_sha256": lineage.parent,
     }
-    return lineage.extended(entry).metadata()
+    return lineage.extended(entry, stage.data.images).metadata()

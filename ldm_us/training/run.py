@@ -12,31 +12,34 @@ import torch
 from torch import nn
 
 from ldm_us.files.atomic import atomic_file
+from ldm_us.files.lineage import unpack
 from ldm_us.files.locks import NAME as LOCK
 from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.distributed import scatter_state
-from ldm_us.training.log import trim_log
+from ldm_us.training.log import read_lines, trim_log
 from ldm_us.training.optimizers import EMA
 from ldm_us.training.options import FREE, TrainOptions
 from ldm_us.training.stages import Stage
 
 KEPT = 2  # states on disk: the newest, and the one before it
 STATE = re.compile(r"step_(\d{8})\.pt")
+PLACES = {"data", "weights", "save_every", "images"}  # in config.json, but not compared: hashes are
 
 
 @contextmanager
 def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALONE) -> Iterator[None]:
-    """Hold the folder of the run, new or of this very run, until the end. hashes: of data and parent.
+    """Hold the folder of the run, new or of this very run, until the end. hashes: of data, their images and parent.
 
     With --restart, another run that is there is renamed first. Raise ValueError where the folder cannot be this run's:
     it holds another, another process is training it, or the processes are not of one mind.
     """
     values = {name: value for name, value in vars(options).items() if name not in FREE}
-    values |= {"lr": options.learning_rate, "images_per_step": options.images_per_step} | hashes
+    values |= {"save_every": options.save_every, "images_per_step": options.images_per_step}
+    values |= {"lr": options.learning_rate} | hashes
     config = json.loads(json.dumps(values, default=str))  # as config.json gives it back
-    world.check_same("configuration", config)
+    world.check_same("configuration", {name: value for name, value in config.items() if name not in PLACES})
     with ExitStack() as stack:
         world.first(lambda: hold_folder(options, config, stack))
         yield
@@ -47,34 +50,82 @@ def hold_folder(options: TrainOptions, config: dict[str, Any], stack: ExitStack)
     if options.restart:
         set_aside(options)
     out = options.out
-    check_folder(out, config)
+    check_folder(options, config)
     out.mkdir(parents=True, exist_ok=True)
     stack.enter_context(locked(out, f"{out} is being trained by another process. Wait for it, or stop it."))
-    if not check_folder(out, config):  # whoever held it until now may have begun a run
+    before = check_folder(options, config)  # again: whoever held it until now may have begun a run
+    if before | config != before:
         with atomic_file(out / "config.json") as file:  # first: a run killed here has left nothing but leftovers
-            file.write(json.dumps(config, indent=2).encode())
+            file.write(json.dumps(before | config, indent=2).encode())
     for folder in (out, out / "samples", out / "state"):
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
 
 
-def check_folder(out: Path, config: dict[str, Any]) -> bool:
-    """Say whether the folder holds this very run. Raise ValueError where it holds another, or anything else."""
+def check_folder(options: TrainOptions, config: dict[str, Any]) -> dict[str, Any]:
+    """The config.json of this very run; empty for a new one. Raise ValueError for another run, or anything else."""
+    out = options.out
     before = read_config(out / "config.json")
     if before is None:
         # A run that was killed while it wrote its config.json has left nothing but these.
         if out.exists() and not all(path.name == LOCK or path.match(".config.json.*.tmp") for path in out.iterdir()):
             raise ValueError(f"{out} is not empty and holds no run. Choose another --out.")
-        return False
-    differing = sorted(name for name in config.keys() | before.keys() if config.get(name) != before.get(name))
-    if differing:
-        changes = "; ".join(f"{name} was {before.get(name)}, is {config.get(name)}" for name in differing)
+        return {}
+    changes = differences(before, config)
+    if before["images_per_step"] == config["images_per_step"] * options.processes != config["images_per_step"]:
+        whole = before["images_per_step"] // options.accumulate
+        changes.append(f"--batch is that of all {options.processes} processes together now: give --batch {whole}")
+    if changes:
         raise ValueError(
-            f"{out} holds another run ({changes}). Use its settings or another --out, or add --restart to set that "
-            "run aside."
+            f"{out} holds another run ({'; '.join(changes)}). Use its settings or another --out, or add --restart to "
+            "set that run aside."
         )
-    return True
+    check_states(out, before)
+    return before
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In what two configurations are of different runs, in words. Contents are compared, not where they lie."""
+    skipped = PLACES
+    if now["data_weights"] is not None and "folders_sha256" not in before:  # of an older run: it knows paths alone
+        skipped = (PLACES | {"folders_sha256"}) - {"data"}
+    names = sorted(name for name in (now.keys() | before.keys()) - skipped if now.get(name) != before.get(name))
+    said = [f"{name} was {before.get(name)}, is {now.get(name)}" for name in names if not name.endswith("_sha256")]
+    if "parent_sha256" in names:
+        said.append("--weights is another file than the one it started from")
+    if {"data_sha256", "records_sha256", "folders_sha256"} & set(names):
+        said.append(changed_data(before, now))
+    if "judge_sha256" in names:
+        said.append("the judge of --perceptual is another")
+    return said
+
+
+def changed_data(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is different about the training data, in words."""
+    if "images" not in before:
+        return "its training images or masks were others"
+    old, new = unpack(before["images"]), unpack(now["images"])
+    if old == new:
+        return "its training images are the same, but not all masks, prompts, classes, or their order"
+    return f"of its {len(old)} training images {len(old - new)} are gone or changed, and {len(new - old)} are new"
+
+
+def check_states(run: Path, config: dict[str, Any]) -> None:
+    """Refuse to begin a run again that had come further before its states were deleted: that would overwrite it."""
+    if list_states(run):
+        return
+    step = max((int(line["step"]) for line in read_lines(run / "log.jsonl")), default=0)
+    saved = not (run / "state").is_dir() or step > config.get("save_every", step)
+    if (step > 0 and saved) or (run / "model.safetensors").exists():
+        raise ValueError(f"{run} is at step {step}, but its states are gone, so it cannot go on. {ways_on(run)}")
+
+
+def ways_on(run: Path) -> str:
+    """What to do about a run that cannot go on."""
+    result = run / "model.safetensors"
+    other = f" Or train on from its result: another --out with --weights {result}." if result.is_file() else ""
+    return f"Add --restart to begin again at step 0; this run is renamed, not deleted.{other}"
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -136,7 +187,7 @@ def load_newest_state(run: Path) -> dict[str, Any] | None:
         except Exception as error:  # whatever a damaged file makes torch raise
             failures.append(f"{path}: {type(error).__name__}")
     if failures:
-        raise ValueError(f"no state can be read ({'; '.join(failures)}). Delete {run / 'state'} to start again.")
+        raise ValueError(f"no state can be read ({'; '.join(failures)}). {ways_on(run)}")
     return None
 
 
@@ -146,34 +197,44 @@ def list_states(run: Path) -> list[Path]:
 
 
 @torch.no_grad()
-def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
-    """Put the newest state of the run in place; return its step, 0 for a fresh run."""
+def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA, steps: int) -> int:
+    """Put the newest state of the run in place; return its step, 0 for a fresh run. Raise ValueError beyond `steps`.
+
+    Files are changed last, when all fits.
+    """
     run, world = stage.options.out, stage.world
     state = load_newest_state(run)
     step = 0 if state is None else int(state["step"])
     world.check_same("state", step)
+    if step > steps:
+        raise ValueError(f"{run} is at step {step}, beyond the {steps} asked for. Ask for more steps.")
+    if state is not None:
+        put_in_place(state, stage, optimizer, ema)
     if world.main:
         delete_old_states(run)
         trim_log(run / "log.jsonl", step or -1)  # a fresh run logs its step 0 again
-    if state is None:
-        return 0
+    return step
+
+
+def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
+    """Load a state into the networks, their average, the optimiser and the adversary."""
     if stage.adversary is not None:
         try:
             stage.adversary.load_state_dict(state["adversary"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's of another width
             raise ValueError(
-                f"{run / 'state'}: the state of step {step} has no discriminator that fits. Add --restart."
+                f"{stage.options.out / 'state'}: the state of step {state['step']} has no discriminator that fits. Add "
+                "--restart."
             ) from error
     if stage.options.shard:
-        scatter_state(stage.networks, optimizer, ema, state, world)
-        return step
+        scatter_state(stage.networks, optimizer, ema, state, stage.world)
+        return
     moments = state["optimizer"]["state"]
     for i, (name, parameter) in enumerate(ema.parameters.items()):  # the optimiser numbers them in this order
         parameter.copy_(state["trained"][name])
         moments[i] = {key: laid_out_like(value, parameter) for key, value in moments[i].items()}
     optimizer.load_state_dict(state["optimizer"])
     ema.load_state_dict(state["ema"])
-    return step
 
 
 def laid_out_like(value: Any, parameter: nn.Parameter) -> Any:

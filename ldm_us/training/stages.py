@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.processes import ALONE, World
+from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
 from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, step_indices
 from ldm_us.training.cache import open_cache
@@ -104,7 +106,7 @@ class Stage(Dataset):
         """
         options = self.options
         parts = options.accumulate * self.world.size
-        draw = (options.seed, step, options.batch * parts, options.flip)
+        draw = (options.seed, step, options.batch * options.accumulate, options.flip)
         batch: Batch
         if options.stage == "vae":
             config = self.model.config.vae
@@ -152,4 +154,5 @@ def stream(stage: Stage, steps: range, workers: int) -> Iterator[list[Batch]]:
         return map(stage.batches, steps)
     pinned = stage.device.type == "cuda"
     unused = torch.Generator()  # else the loader would draw from the global one
-    return iter(DataLoader(stage, None, sampler=steps, num_workers=workers, pin_memory=pinned, generator=unused))
+    settings: Any = {"num_workers": workers, "worker_init_fn": ignore_signals, "pin_memory": pinned}
+    return iter(DataLoader(stage, None, sampler=steps, generator=unused, **settings))

@@ -1,11 +1,14 @@
 """Where a run starts from, which parts of the model it needs, and which of its weights it trains."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ldm_us.config import PRESETS
+from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
@@ -24,10 +27,11 @@ from ldm_us.training.options import TrainOptions
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
 WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws from
 WARMUP_LR = 1e-3
+SIDE = re.compile(r"\b(left|right)\b|o'clock", re.IGNORECASE)
 
 
-def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
-    """The model a run starts from, and where that came from. Parts that the stage does not need are not loaded."""
+def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[str]]:
+    """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
     if options.weights is not None:
         model = load_model(options.weights, options.device, parts=needed_parts(options))
         lineage, parent = read_lineage(read_metadata(options.weights)), sha256_file(options.weights)
@@ -36,6 +40,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
     model.set_prediction(options.objective or model.config.schedule.prediction)
+    notes = notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
@@ -46,7 +51,36 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage]:
     check_size(model.config, size)
     if options.adversarial is not None and size < SMALLEST:
         raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
-    return model, dataclasses.replace(lineage, parent=parent)
+    return model, dataclasses.replace(lineage, parent=parent), notes
+
+
+def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoiser: bool) -> list[str]:
+    """What a stage does to the other parts of its start, or lacks in them, that nobody may have meant."""
+    notes = []
+    if options.stage == "unet" and model.controlnet is not None:
+        notes.append(
+            f"the ControlNet of {options.weights} fits the old denoiser alone: the result has none. Train it again."
+        )
+    if options.stage == "unet" and options.weights is None:
+        notes.append("the autoencoder is random: its latents mean nothing. Train the stage vae first.")
+    if options.stage == "controlnet" and random_denoiser:
+        notes.append("the denoiser is random: a ControlNet on it learns nothing of use. Train the stage unet first.")
+    if options.stage == "vae" and not options.decoder_only and not random_denoiser:
+        notes.append(
+            f"the denoiser of {options.weights} fits the old latents: train it again, or keep them: --decoder-only."
+        )
+    return notes
+
+
+def notes_on_captions(options: TrainOptions, records: Sequence[Record]) -> list[str]:
+    """How many captions name a side, which --flip makes wrong for half of the times that they are seen."""
+    sided = [record.prompt for record in records if SIDE.search(record.prompt)]
+    if not sided or not options.flip or options.stage == "vae":
+        return []
+    return [
+        f"{len(sided)} of {len(records)} captions name a side ({sided[0]!r}), and --flip mirrors their images: "
+        "--no-flip keeps them true."
+    ]
 
 
 def check_objective(options: TrainOptions, model: LatentDiffusion, lineage: Lineage) -> None:

@@ -30,3 +30,25 @@ def test_a_damaged_lineage_is_a_value_error():
     for damaged in ("[{", "5", "[1]"):
         with pytest.raises(ValueError, match="the lineage in a model file"):
             read_lineage({"lineage": damaged})
+
+
+def digests(first, last):
+    return {number.to_bytes(8, "little") for number in range(first, last)}
+
+
+def test_the_images_of_every_stage_are_known_by_their_digests_and_those_of_a_stage_before_take_no_room():
+    lineage = Lineage(()).extended({"stage": "vae"}, digests(0, 6000)).extended({"stage": "old"})
+    lineage = lineage.extended({"stage": "unet"}, digests(0, 6000)).extended({"stage": "last"}, digests(5990, 6010))
+    known = read_lineage(lineage.metadata()).trained_on()
+    assert {digest: entry["stage"] for digest, entry in known.items()} == {
+        **dict.fromkeys(digests(0, 6000), "vae"),
+        **dict.fromkeys(digests(6000, 6010), "last"),
+    }
+    assert [entry.get("images") for entry in lineage.entries] == [6000, None, 6000, 20]
+    assert len(lineage.metadata()["lineage"]) < 70_000
+
+
+@pytest.mark.parametrize("damaged", ["!", "AAA", 5, ["x"]])
+def test_damaged_digests_are_a_value_error(damaged):
+    with pytest.raises(ValueError, match="the digests of images are damaged"):
+        Lineage(({"stage": "vae", "new_images": damaged},)).trained_on()

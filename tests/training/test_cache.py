@@ -117,6 +117,25 @@ def test_a_renamed_image_is_not_encoded_again(train_unet, first, own_busi, calls
     assert calls["vae"] == 0
 
 
+def test_another_way_to_resize_or_decode_an_image_has_latents_of_its_own(train_unet, first, calls, monkeypatch):
+    """Whatever Pillow does: the values are named after the pixels that the autoencoder is given."""
+    resize = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *_: resize(self, size, Image.Resampling.BILINEAR))
+    train_unet("second")
+    assert calls == {"vae": 22, "text": 0}
+
+
+def test_another_kind_of_device_and_another_precision_have_folders_of_their_own(micro, tmp_path, monkeypatch):
+    model = random_model("micro", seed=0)
+    folders = {open_cache(tmp_path, values, model, None).folder for values in ("moments", "states")}
+    folders |= {open_cache(tmp_path, values, model.half().float(), None).folder for values in ("moments", "states")}
+    assert len(folders) == 4, "half precision has other weights"
+    rounded = {open_cache(tmp_path, values, model.half(), None).folder for values in ("moments", "states")}
+    assert len(folders | rounded) == 6, "and computes otherwise with the same"
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    assert len(rounded | {open_cache(tmp_path, values, model, None).folder for values in ("moments", "states")}) == 4
+
+
 def changed(path, out, part):
     """A copy of a model file in which one weight of a part is another."""
     state = load_file(path)

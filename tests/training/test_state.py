@@ -71,7 +71,7 @@ def test_when_no_state_can_be_read_one_error_names_them_all(run):
     for step in (1, 2):
         save(run, step)
         truncate(run / "state" / f"step_{step:08d}.pt", 0.5)
-    with pytest.raises(ValueError, match=r"step_00000002\.pt.*step_00000001\.pt.*Delete .*state") as raised:
+    with pytest.raises(ValueError, match=r"step_00000002\.pt.*step_00000001\.pt.*Add --restart") as raised:
         load_newest_state(run)
     assert "\n" not in str(raised.value)
 

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 import train
+from ldm_us.data.digests import image_digests
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.lineage import describe_model, read_lineage
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import data_hash, encode_images, load_training_set, split_data
 from ldm_us.training.start import random_model
@@ -146,6 +148,12 @@ def test_metadata_tell_the_whole_lineage_of_three_stages(chain, busi):
         assert (entry["steps"], entry["images_per_step"], entry["learning_rate"], entry["seed"]) == (2, 2, 1e-3, 0)
         assert (entry["held_out"], entry["data"]) == (0.1, [busi.name])
         assert entry["data_sha256"] == data_hash(split_data([busi], 0.1)[0])
+    train = split_data([busi], 0.1)[0]
+    known = read_lineage(read_metadata(chain["controlnet"].path)).trained_on()
+    assert known.keys() == set(image_digests(train)), "and the images themselves, which --info counts"
+    told = describe_model(chain["controlnet"].path)
+    assert told.count(f"  images           {len(train)}\n") == 3
+    assert lineage[0]["new_images"] not in told
 
 
 def test_after_the_vae_stage_the_scaled_latents_have_unit_standard_deviation(chain, busi):

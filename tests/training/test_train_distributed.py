@@ -104,7 +104,7 @@ def two_processes(command):
 def straight(command, tmp_path_factory):
     """Twenty steps in two processes at once, started by torchrun."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    flags = ("--batch", 1, "--accumulate", 2, "--validate-every", 10, "--sample-every", 20)
+    flags = ("--batch", 2, "--accumulate", 2, "--validate-every", 10, "--sample-every", 20)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     argv = [*TORCHRUN, "train.py", *command("unet", out, *flags)]
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
@@ -146,7 +146,7 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume_at_the_same_bits(two_
     flags = (*SHORT, "--ema", 0.9, "--caption-dropout", 0.5, "--lr", 1e-4, "--batch", 2)
     one = run(stage, tmp_path / "one", *flags, "--validate-every", 2, weights=chain["unet"].path)
     shown = ("--validate-every", 2, "--sample-every", 4)
-    sharded = two_processes(stage, tmp_path / "sharded", *SHORT, "--batch", 1, "--shard", *shown)
+    sharded = two_processes(stage, tmp_path / "sharded", *SHORT, "--batch", 2, "--shard", *shown)
     assert difference(one, sharded, stage) < 1e-5
     assert losses(sharded) == pytest.approx(losses(one), rel=1e-5)
     figures = [[line for line in result.log if "val_loss" in line] for result in (sharded, one)]
@@ -156,7 +156,7 @@ def test_sharded_weights_train_as_whole_ones_do_and_resume_at_the_same_bits(two_
     assert (tmp_path / "sharded" / "samples" / "step_00000004.png").is_file()
     if stage == "unet":
         for steps in (2, 4):
-            flags = (*SHORT, "--batch", 1, "--shard", "--steps", steps)
+            flags = (*SHORT, "--batch", 2, "--shard", "--steps", steps)
             resumed = two_processes(stage, tmp_path / "stopped", *flags)
         assert same_bits(resumed, sharded)
 
@@ -165,7 +165,7 @@ def test_a_first_stage_with_an_adversary_is_that_of_one_process(two_processes, r
     terms = ("--size", 24, "--adversarial", 0.5, "--perceptual", 0.1, "--noise-levels", 2, "--steps", 6)
     fixed = ("--ema", 0.9, "--caption-dropout", 0.5, "--lr", 1e-4)
     one = run("vae", tmp_path / "one", *fixed, *terms, "--batch", 4, weights=chain["unet"].path)
-    two = two_processes("vae", tmp_path / "two" / "run", *terms, "--batch", 1, "--accumulate", 2)
+    two = two_processes("vae", tmp_path / "two" / "run", *terms, "--batch", 2, "--accumulate", 2)
     assert difference(one, two, "vae") < 1e-5
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)
     for name in ("adversarial", "lambda", "discriminator"):
@@ -174,16 +174,54 @@ def test_a_first_stage_with_an_adversary_is_that_of_one_process(two_processes, r
 
 def test_a_resumed_run_of_two_processes_ends_at_the_same_bits(two_processes, straight, tmp_path):
     for steps in (10, STEPS):
-        flags = ("--batch", 1, "--accumulate", 2, "--steps", steps)
+        flags = ("--batch", 2, "--accumulate", 2, "--steps", steps)
         resumed = two_processes("unet", tmp_path / "stopped", *flags)
     assert same_bits(resumed, straight)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(two_processes, straight, run, chain, tmp_path):
-    two_processes("unet", tmp_path / "run", "--batch", 2, "--steps", 10, "--shard")
+    two_processes("unet", tmp_path / "run", "--batch", 4, "--steps", 10, "--shard")
     flags = ("--steps", STEPS, "--save-every", 10, "--ema", 0.9, "--caption-dropout", 0.5, "--lr", 1e-4, "--batch", 4)
     resumed = run("unet", tmp_path / "run", *flags, weights=chain["unet"].path)
     assert difference(straight, resumed, "unet") < 1e-5
+
+
+def test_the_very_same_command_goes_on_alone_after_a_signal_to_one_of_two_processes(command, tmp_path):
+    """The other learns of it, and both end after the same step."""
+
+    def stopped():
+        check = train.check_finite
+
+        def send(out, where, values):
+            if where == "step 3" and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+            check(out, where, values)
+
+        train.check_finite = send
+        return train.main(command("unet", tmp_path / "run", *flags))
+
+    flags = ("--steps", 6, "--batch", 4)
+    codes, outputs = in_two_processes(stopped, tmp_path)
+    assert codes == [143, 143]
+    assert "".join(outputs).count("run is saved at step 4. The same command again goes on from there.") == 1
+    for name in ("run", "straight"):
+        assert train.main(command("unet", tmp_path / name, *flags)) == 0
+    assert difference(read_run(tmp_path / "straight"), read_run(tmp_path / "run"), "unet") < 1e-5
+
+
+def test_a_run_of_an_older_version_on_several_processes_is_told_its_batch(command, tmp_path):
+    """--batch was that of each process."""
+
+    def again(batch):
+        return lambda: train.main(command("unet", tmp_path / "run", "--batch", batch, "--steps", 1))
+
+    assert in_two_processes(again(4), tmp_path)[0] == [0, 0]
+    codes, outputs = in_two_processes(again(2), tmp_path)
+    assert codes == [2, 2]
+    assert "images_per_step was 4, is 2; --batch is that of all 2 processes together now: give --batch 4" in outputs[0]
+    codes, outputs = in_two_processes(again(3), tmp_path)
+    assert codes == [2, 2]
+    assert "--batch 3: 2 processes share it. Use a multiple of 2." in outputs[1]
 
 
 def test_a_dead_worker_ends_the_run_within_a_minute_and_says_so(command, tmp_path):

@@ -1,5 +1,6 @@
-"""train.py and SIGKILL: whenever it strikes, the same command again ends where an uninterrupted run ends, bit for bit.
+"""train.py and signals: after SIGKILL at any time, the same command ends where an uninterrupted run ends, bit for bit.
 
+Ctrl-C and SIGTERM cost not even the step.
 Children are forked from this process, which has torch in memory already: twenty interpreters would take a minute.
 """
 
@@ -8,6 +9,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -232,3 +234,63 @@ def test_killed_before_the_oldest_state_is_deleted_a_run_deletes_it_when_it_resu
     assert [path.name.lstrip("step_0") for path in list_states(out)] == ["2.pt", "4.pt", "5.pt"]
     assert wait(start(command("unet", out))) == 0
     assert_same_end(out, expected)
+
+
+def signalled(said, place, *numbers, whole_group=False):
+    """A function that lets a child write what it says into a file and send itself signals at a call of train.`place`.
+
+    Where that is check_finite, at its third step.
+    """
+
+    def prepare():
+        os.setpgrp()
+        sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115
+        called = getattr(train, place)
+
+        def send(*arguments):
+            if place != "check_finite" or arguments[1] == "step 3":
+                for number in numbers:
+                    os.killpg(0, number) if whole_group else os.kill(os.getpid(), number)
+            return called(*arguments)
+
+        setattr(train, place, send)
+
+    return prepare
+
+
+@pytest.mark.parametrize(
+    ("number", "flags"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ()), (signal.SIGTERM, ("--workers", "1"))],
+    ids=["ctrl_c", "term", "term_of_the_workers_too"],
+)
+def test_a_signal_ends_a_run_after_a_whole_step_that_is_saved_and_the_same_command_goes_on(
+    command, straight, tmp_path, number, flags
+):
+    (expected, _), out, said = straight("unet"), tmp_path / "run", tmp_path / "said"
+    sent = signalled(said, "check_finite", number, whole_group=bool(flags))
+    assert wait(start([*command("unet", out), *flags], sent)) == 128 + number
+    last = said.read_text().splitlines()[-1]
+    assert re.fullmatch(rf"stopped: {out} is saved at step [34]\. The same command again goes on from there\.", last)
+    assert step_of(out) == int(last.split("step ")[1][0])
+    assert not (out / "model.safetensors").exists()
+    assert wait(start(command("unet", out))) == 0
+    assert_same_end(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "numbers", "word", "step"),
+    [
+        ("check_finite", (signal.SIGTERM, signal.SIGINT), "interrupted", 2),
+        ("load_training_set", (signal.SIGTERM,), "terminated", 0),
+        ("load_training_set", (signal.SIGINT,), "interrupted", 0),
+    ],
+)
+def test_a_second_signal_and_one_before_training_end_at_once_with_one_line(
+    command, tmp_path, place, numbers, word, step
+):
+    out, said = tmp_path / "run", tmp_path / "said"
+    assert wait(start(command("unet", out), signalled(said, place, *numbers))) == 128 + numbers[-1]
+    lines = [line for line in said.read_text().replace("\r", "\n").splitlines() if line and "step/s" not in line]
+    assert lines == [word]
+    assert step_of(out) == step
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import train
-from tests.conftest import read_run
+from tests.conftest import read_run, write_busi
 
 SPEED = {"images_per_s", "data_share"}  # all that two equal runs may differ in
 RUNS = {"vae": (), "unet": (), "unet with text": ("--train-text",), "controlnet": ()}
@@ -132,11 +133,22 @@ def test_another_configuration_in_the_same_folder_is_refused_and_the_difference_
     assert {path: path.read_bytes() for path in stopped.out.rglob("*") if path.is_file()} == before
 
 
-def test_other_images_in_the_same_data_folder_are_refused(run, refused, own_busi, tmp_path):
-    run("vae", tmp_path / "run", data=own_busi)
-    for path in own_busi.glob("*/*_mask.png"):
-        path.unlink()
-    assert "data_sha256" in refused("vae", tmp_path / "run", "--steps", 4, data=own_busi)
+def test_other_data_in_the_same_folder_are_refused_and_the_sentence_says_what_changed(run, refused, own_busi, tmp_path):
+    run("vae", tmp_path / "run", "--held-out", 0, data=own_busi)
+
+    def sentence():
+        return refused("vae", tmp_path / "run", "--held-out", 0, "--steps", 4, data=own_busi)
+
+    next(own_busi.glob("benign/*_mask.png")).unlink()
+    assert "its training images are the same, but not all masks, prompts, classes, or their order" in sentence()
+    Image.new("L", (32, 32), 7).save(own_busi / "benign" / "benign (9001).png")
+    Image.new("L", (32, 32), 8).save(own_busi / "normal" / "normal (9501).png")
+    next(own_busi.glob("malignant/*0?).png")).unlink()
+    assert "of its 11 training images 2 are gone or changed, and 2 are new" in sentence()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["images"]  # as an older version wrote it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert "its training images or masks were others" in sentence()
 
 
 def test_another_stage_in_the_same_folder_is_refused(refused, stopped):
@@ -145,7 +157,7 @@ def test_another_stage_in_the_same_folder_is_refused(refused, stopped):
 
 def test_config_json_is_the_same_after_a_resume(run, stopped):
     before = json.loads((stopped.out / "config.json").read_text())
-    run("vae", stopped.out, "--steps", 5)
+    run("vae", stopped.out, "--steps", 5, "--save-every", 2)
     assert json.loads((stopped.out / "config.json").read_text()) == before
 
 
@@ -154,4 +166,79 @@ def test_other_weights_under_the_name_that_the_run_started_from_are_refused(run,
     shutil.copy(chain["vae"].path, weights)
     run("unet", tmp_path / "run", weights=weights)
     shutil.copy(chain["unet"].path, weights)
-    assert "parent_sha256" in refused("unet", tmp_path / "run", "--steps", 4, weights=weights)
+    sentence = refused("unet", tmp_path / "run", "--steps", 4, weights=weights)
+    assert "--weights is another file than the one it started from" in sentence
+
+
+def test_a_run_goes_on_where_only_paths_changed_and_notes_the_new_ones(run, chain, own_busi, tmp_path, monkeypatch):
+    """A job's scratch folder, a link, a relative path, the folder around it, weights that were moved."""
+    places = {"scratch": tmp_path / "job 2" / "data", "link": tmp_path / "link", "around": tmp_path / "job 2"}
+    shutil.copytree(own_busi, places["scratch"])
+    places["link"].symlink_to(own_busi)
+    weights = shutil.copy(chain["vae"].path, tmp_path / "start.safetensors")
+    monkeypatch.chdir(tmp_path)
+    places["relative"] = own_busi.relative_to(tmp_path)
+    run("unet", tmp_path / "run", "--steps", 1, weights=chain["vae"].path, data=own_busi)
+    before = json.loads((tmp_path / "run" / "config.json").read_text())
+    for steps, place in enumerate(places.values(), start=2):
+        result = run("unet", tmp_path / "run", "--steps", steps, weights=weights, data=place)
+        after = json.loads((tmp_path / "run" / "config.json").read_text())
+        assert after == before | {"data": [str(place)], "weights": str(weights)}
+    straight = run("unet", tmp_path / "straight", "--steps", 5, weights=weights, data=own_busi)
+    assert [line["step"] for line in result.log] == [1, 2, 3, 4, 5]
+    assert_same(result, straight)
+
+
+def test_shares_of_folders_belong_to_the_folders_whatever_their_paths_are(run, refused, own_busi, tmp_path):
+    """An older run knows its folders by their paths alone."""
+    out, config = tmp_path / "run", tmp_path / "run" / "config.json"
+    here = [own_busi, write_busi(tmp_path / "own_more", seed=1)]
+    moved = [shutil.copytree(folder, tmp_path / "moved" / folder.name) for folder in here]
+
+    def flags(steps, folders):
+        return ("--steps", steps, "--held-out", 0, "--data", *folders, "--data-weights", 1, 3)
+
+    run("vae", out, *flags(2, here))
+    run("vae", out, *flags(3, moved))
+    assert "classes, or their order" in refused("vae", out, *flags(4, moved[::-1]))
+    config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "folders_sha256"}))
+    assert "data was" in refused("vae", out, *flags(4, here))
+    run("vae", out, *flags(4, moved))
+
+
+@pytest.mark.parametrize("lost", ["the folder", "the files", "the files of an unfinished run"])
+def test_a_run_whose_states_were_deleted_is_refused_with_the_ways_on_and_stays_as_it_is(refused, stopped, lost):
+    shutil.rmtree(stopped.out / "state")
+    if lost != "the folder":
+        (stopped.out / "state").mkdir()
+    if lost == "the files of an unfinished run":
+        stopped.path.unlink()
+    before = {path: path.read_bytes() for path in stopped.out.rglob("*") if path.is_file()}
+    sentence = refused("vae", stopped.out, "--steps", 6, "--save-every", 2)
+    assert "is at step 4, but its states are gone" in sentence
+    assert "--restart" in sentence
+    assert (f"another --out with --weights {stopped.path}" in sentence) == stopped.path.exists()
+    assert {path: path.read_bytes() for path in stopped.out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_was_killed_before_its_first_state_begins_again(run, stopped):
+    shutil.rmtree(stopped.out / "state")
+    (stopped.out / "state").mkdir()
+    (stopped.out / "log.jsonl").write_text(json.dumps({"step": 2, "loss": 1.0}) + "\n")
+    stopped.path.unlink()
+    assert_same(run("vae", stopped.out, "--steps", 4, "--save-every", 2), stopped)
+
+
+def test_a_state_without_the_discriminator_is_refused_before_any_file_changes(run, refused, tmp_path):
+    flags = ("--size", 24, "--adversarial", 0.5, "--steps", 2, "--save-every", 1)
+    out = run("vae", tmp_path / "run", *flags).out
+    newest = out / "state" / "step_00000002.pt"
+    state = torch.load(newest, weights_only=True)
+    del state["adversary"]
+    torch.save(state, newest)
+    shutil.copy(newest, out / "state" / "step_00000000.pt")  # an old one, which a resume deletes
+    with open(out / "log.jsonl", "a") as log:
+        log.write(json.dumps({"step": 3, "loss": 1.0}) + "\n")  # beyond the state: a resume drops it
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert "has no discriminator that fits" in refused("vae", out, *flags, "--steps", 4)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

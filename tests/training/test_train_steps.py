@@ -1,8 +1,11 @@
 """train.py: the steps themselves. Warm-up, clipping, accumulation, precision, lengths, and the dry run."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train
 from ldm_us.runtime.entry import run_command
@@ -126,3 +129,56 @@ def test_the_default_learning_rate_is_the_one_that_the_field_uses(tmp_path, stag
     argv = [stage, "--preset", "sd15", "--data", "x", "--out", str(tmp_path), "--steps", "1"]
     options = parse_options([*argv, "--batch", "3", "--accumulate", "4"])
     assert options.learning_rate == pytest.approx(lr)
+
+
+def test_a_controlnet_drops_half_of_the_captions_and_a_run_begun_with_the_old_share_keeps_it(run, chain, tmp_path):
+    """ControlNet, section 3.3: 50 % of the prompts are replaced by empty ones. It was 0.1 here before."""
+
+    def share(stage, out, *flags):
+        argv = [stage, "--preset", "micro", "--data", "x", "--out", str(out), "--steps", "1", *flags]
+        return parse_options(argv).caption_dropout
+
+    assert [share(stage, tmp_path / "new") for stage in ("vae", "unet", "controlnet")] == [0.1, 0.1, 0.5]
+    assert share("controlnet", tmp_path / "new", "--caption-dropout", "0.3") == 0.3
+    run("controlnet", tmp_path / "old", "--caption-dropout", 0.1, weights=chain["unet"].path)
+    result = run("controlnet", tmp_path / "old", "--steps", 3, weights=chain["unet"].path)
+    assert [line["step"] for line in result.log] == [1, 2, 3]
+    assert share("controlnet", tmp_path / "old", "--restart") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("stage", "start", "flags", "said"),
+    [
+        ("unet", "controlnet", (), "the ControlNet of {weights} fits the old denoiser alone: the result has none."),
+        ("unet", None, (), "the autoencoder is random"),
+        ("controlnet", None, (), "the denoiser is random"),
+        ("controlnet", "vae", (), "the denoiser is random"),
+        ("vae", "unet", (), "the denoiser of {weights} fits the old latents"),
+        ("vae", "unet", ("--decoder-only",), None),
+        ("vae", None, (), None),
+        ("unet", "unet", (), None),
+        ("controlnet", "unet", (), None),
+    ],
+)
+def test_what_a_stage_loses_or_lacks_in_its_start_is_said_in_a_note(
+    arguments, chain, tmp_path, capsys, stage, start, flags, said
+):
+    weights = None if start is None else chain[start].path
+    assert train.main(arguments(stage, tmp_path / "run", "--dry-run", *flags, weights=weights)) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == (said is not None)
+    assert all(said.format(weights=weights) in note for note in notes)
+
+
+def test_captions_that_name_a_side_are_counted_where_images_are_mirrored(arguments, tmp_path, capsys):
+    texts = ["a cyst of the Left breast", "a mass at 3 o'clock", "a bright cleft", "an upright probe"]
+    lines = [{"file_name": f"{i}.png", "text": text} for i, text in enumerate(texts)]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(4):
+        Image.effect_noise((32, 32), 50 + i).save(folder / f"{i}.png")
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for flags, count in (((), 1), (("--no-flip",), 0)):
+        argv = arguments("unet", tmp_path / "run", "--dry-run", "--held-out", 0, *flags, data=folder)
+        assert train.main(argv) == 0
+        assert capsys.readouterr().err.count("note: 2 of 4 captions name a side ('a cyst of the Left breast')") == count

@@ -13,10 +13,10 @@ from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import Record
 from ldm_us.data.split import labels_of_groups
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
-from ldm_us.evaluation.sets.evaluated_images import seen_folders
+from ldm_us.evaluation.sets.evaluated_images import seen_folders, seen_records
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import read_metadata
-from ldm_us.files.lineage import read_lineage
+from ldm_us.files.lineage import DIGESTS, read_lineage
 from ldm_us.training.dataset import data_hash, read_data, split_data
 
 HELD_OUT, OWN, OTHERS = "held-out", "small generator's own images", "small generator's unseen images"  # test sets
@@ -117,11 +117,13 @@ def check_testable(name: str, records: Sequence[Record], needed: Sequence[str]) 
 def check_lineage(weights: Path, folders: Sequence[Path], train_sha256: str) -> None:
     """Refuse a model of which a stage was trained on another split of the data: it may know the images held out.
 
-    A stage on folders of other names is taken to be of other images; check_start looks into those.
+    A stage without digests of its images is known by the names of its folders; check_start looks into all others.
     """
     names = {folder.resolve().name for folder in folders}
     for entry in read_lineage(read_metadata(weights)).entries:
-        if entry.get("data_sha256") != train_sha256 and names & set(entry.get("data") or names):
+        if DIGESTS in entry or entry.get("data_sha256") == train_sha256:
+            continue
+        if names & set(entry.get("data") or names):
             raise ValueError(
                 f"{weights}: its stage {entry.get('stage')} was trained on another split of the same data (held out "
                 f"{entry.get('held_out')}), so it may know the images to test on. Give other weights."
@@ -131,14 +133,17 @@ def check_lineage(weights: Path, folders: Sequence[Path], train_sha256: str) -> 
 def check_start(weights: Path, config: ProtocolConfig, split: Split, train_sha256: str) -> None:
     """Refuse weights to start from that know images to test on, whatever the folder was called.
 
-    Known are the hashes of all images of a stage: of the data and of every external set, whole or without the share
-    that a stage held out, and of the test sets. An external set is also known by the name of its folder.
+    Known are the digests of the images of a stage. Of one that keeps none, the hash of all its images: of the data and
+    of every external set, whole or without the share that it held out, and of the test sets; and folders' names.
     """
     check_lineage(weights, [Path(folder) for folder in config.data], train_sha256)
-    entries = read_lineage(read_metadata(weights)).entries
+    lineage = read_lineage(read_metadata(weights))
+    entries = [entry for entry in lineage.entries if DIGESTS not in entry]
     trained_on = {entry.get("data_sha256") for entry in entries} - {train_sha256}
     names = {name for entry in entries for name in entry.get("data") or ()}
-    seen = [name for name, digest in split.digests.items() if digest in trained_on]
+    tests = [OTHERS if train_sha256 == split.digests.get("small train") else HELD_OUT, *config.external]
+    seen = [name for name in tests if seen_records(lineage, split.tests[name], train_sha256)]
+    seen += [name for name, digest in split.digests.items() if digest in trained_on]
     seen += [name for name, paths in config.external.items() if names & {Path(path).resolve().name for path in paths}]
     for name, paths in {"data": config.data, **config.external}.items():
         if not seen and seen_folders(weights, [Path(path) for path in paths], known=[train_sha256]):

@@ -1,15 +1,24 @@
-"""Which images a model may be measured on: those that no stage of it was trained on, and the judge neither."""
+"""Which images a model may be measured on: those that no stage of it was trained on, and the judge neither.
+
+A stage keeps a digest of each image that it was trained on (ldm_us/files/lineage.py), so that an image is known in any
+folder and under any name. A stage of an older version kept one hash of all its images and the names of their folders.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ldm_us.data.digests import image_digests as pixel_digests
 from ldm_us.data.near_duplicates import merge_families
-from ldm_us.data.records import Record
+from ldm_us.data.records import PHANTOM_GROUP, Record
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.evaluation.judge.file import Training, image_digest, image_digests
 from ldm_us.files.checkpoint import read_metadata
-from ldm_us.files.lineage import read_lineage
-from ldm_us.training.dataset import data_hash, read_data, split_data
+from ldm_us.files.lineage import DIGESTS, Lineage, read_lineage
+from ldm_us.training.dataset import data_hash, read_data
+
+# The models of ldm_us/weights/ keep no digests, but the hash of all their images says which phantoms these are.
+PHANTOMS = {"6ef4ed5cbb9a4d04787f90029d58276ba65eb9c654ce2f3227fa4c595e321f72": f"{PHANTOM_GROUP}1:"}  # of seed 1
 
 
 def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
@@ -20,54 +29,96 @@ def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
 def lineage_split(weights: Path, folders: Sequence[Path]) -> tuple[list[Record], list[Record]]:
     """Split the training folders as the model file's lineage says: the images trained on, and those held out.
 
-    A model may have been trained on one dataset after another. Each stage was trained either on this very split of
-    `folders`, or on folders of other names; at least the last stage on this split.
+    A model may have been trained on one dataset after another: its last stage on this very split of `folders`, and no
+    stage before on an image that is held out now.
     """
-    entries = read_lineage(read_metadata(weights)).entries
-    if not entries:
+    lineage = read_lineage(read_metadata(weights))
+    if not lineage.entries:
         raise ValueError(
             f"{weights}: was not trained here, so it has no held-out images. Add --unseen to measure on all of --data."
         )
-    share = entries[-1].get("held_out")
+    share = lineage.entries[-1].get("held_out")
     if not share:
         raise ValueError(f"{weights}: was trained with --held-out 0, so there is nothing left to evaluate on.")
-    train, held_out = split_data(folders, share)
-    digest, names = data_hash(train), {folder.resolve().name for folder in folders}
-    others = [entry for entry in entries if entry.get("data_sha256") != digest]
-    if entries[-1] in others:
+    records = merge_families(read_data(folders))
+    train, held_out = split_by_group(records, share, SPLIT_SEED)
+    known = data_hash(train)
+    if lineage.entries[-1].get("data_sha256") != known:
         raise ValueError(
             f"{weights}: was trained on other images than --data gives now, so the held-out ones may be among them. "
             "Give the same, unchanged folders as in training, or --unseen with a folder that it was not trained on."
         )
-    mixed = [entry for entry in others if names & set(entry.get("data") or names)]
-    if mixed:
+    seen = seen_records(lineage, held_out, known)
+    if seen:
         raise ValueError(
-            f"{weights}: its stage {mixed[0].get('stage')} was trained on another split of the same data (held out "
-            f"{mixed[0].get('held_out')}, the last stage {share}), so the held-out images may be among its training "
-            "images. Train all stages with one --held-out."
+            f"{weights}: its stage {seen[0][1].get('stage')} was trained on {len(seen)} of the {len(held_out)} images "
+            f"that its last stage held out, such as {seen[0][0].image}. Train all stages with one --held-out, or give "
+            "--unseen with other images."
         )
+    names = {folder.resolve().name for folder in folders}
+    for entry in undecided(lineage, held_out, known):
+        trained, _ = split_by_group(records, float(entry.get("held_out") or 0), SPLIT_SEED)
+        named = bool(names & set(entry.get("data") or names))
+        if named or entry.get("data_sha256") == data_hash(trained):
+            raise ValueError(
+                f"{weights}: its stage {entry.get('stage')} was trained on another split of the same data (held out "
+                f"{entry.get('held_out')}, the last stage {share}), so the held-out images may be among its training "
+                f"images: it kept no digests of them, and {'the name of the folder' if named else 'their hash'} is "
+                "the same. Train all stages with one --held-out."
+            )
     return train, held_out
 
 
-def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
-    """All images of folders that no stage was trained on. That they were not is the user's word, checked in part.
+def seen_records(lineage: Lineage, records: Sequence[Record], known: str = "") -> list[tuple[Record, dict[str, Any]]]:
+    """Those of the images that a stage was certainly trained on, each with one such stage.
 
-    The lineage knows one hash of all training images of a stage. It is compared with those of each folder and of all
-    folders together, whole and without the share that a stage held out. Other parts of training data go unnoticed.
+    `known` is the hash of training images of which `records` are none.
     """
-    seen = seen_folders(weights, folders)
+    trained_on = lineage.trained_on()
+    digests = zip(records, pixel_digests(records), strict=True) if trained_on else ()
+    seen = {record: trained_on[digest] for record, digest in digests if digest in trained_on}
+    for entry in lineage.entries:
+        digest = entry.get("data_sha256")
+        if DIGESTS not in entry and digest in PHANTOMS and digest != known:
+            seen |= {record: entry for record in records if PHANTOMS[digest] in record.group}
+    return sorted(seen.items(), key=lambda item: item[0])
+
+
+def undecided(lineage: Lineage, records: Sequence[Record], known: str) -> list[dict[str, Any]]:
+    """The stages of which seen_records cannot tell whether they were trained on some of these images."""
+    decided = {known, *(PHANTOMS if all(PHANTOM_GROUP in record.group for record in records) else ())}
+    return [entry for entry in lineage.entries if DIGESTS not in entry and entry.get("data_sha256") not in decided]
+
+
+def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
+    """All images of folders that no stage was trained on.
+
+    A stage without digests of its images has one hash of them all. It is compared with those of each folder and of all
+    folders together, whole and without the share that a stage held out: that it was trained on other parts is unknown.
+    """
+    lineage = read_lineage(read_metadata(weights))
+    records = sorted(read_data(folders))
+    seen = seen_records(lineage, records)
     if seen:
         raise ValueError(
-            f"{weights}: was trained on {', '.join(map(str, seen))}, so its images are not --unseen. Leave --unseen "
-            "away to measure on those held out, or give other images."
+            f"{weights}: its stage {seen[0][1].get('stage')} was trained on images of --data, such as "
+            f"{seen[0][0].image}: {len(seen)} of these {len(records)} are not --unseen. Leave --unseen away to measure "
+            "on those held out, or give other images."
         )
-    return sorted(read_data(folders))
+    whole = seen_folders(weights, folders)
+    if whole:
+        raise ValueError(
+            f"{weights}: was trained on {', '.join(map(str, whole))} (by one hash of all images: a stage of it kept no "
+            "digests), so its images are not --unseen. Leave --unseen away to measure on those held out, or give other "
+            "images."
+        )
+    return records
 
 
 def seen_folders(weights: Path, folders: Sequence[Path], known: Sequence[str] = ()) -> tuple[Path, ...]:
     """Those of the folders that a stage was trained on, alone or together; `known`: hashes that are no reason."""
     entries = read_lineage(read_metadata(weights)).entries
-    trained_on = {entry.get("data_sha256") for entry in entries} - {None, *known}
+    trained_on = {entry.get("data_sha256") for entry in entries if DIGESTS not in entry} - {None, *known}
     shares = {0.0, *(float(entry.get("held_out") or 0) for entry in entries)}
     for group in {tuple(folders), *((folder,) for folder in folders)} if trained_on else ():
         records = merge_families(read_data(group))

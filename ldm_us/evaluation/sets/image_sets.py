@@ -8,7 +8,6 @@ in training. Only a batch of pixels is in memory at a time.
 
 import json
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_us.data.digests import pixel_digest
 from ldm_us.data.near_duplicates import join, merge_families
 from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import CLASSES, UNKNOWN, Record, load_image, open_image
@@ -93,7 +93,7 @@ def look_at(records: Sequence[Record], option: str) -> tuple[list[bytes], list[t
                 "and more a side."
             )
         sizes.append(picture.size)
-        digests.append(sha256(f"{picture.size} ".encode() + picture.convert("L").tobytes()).digest())
+        digests.append(pixel_digest(picture))
         if i % step == 0 and len(deviations) < LOOKED_AT:
             deviations.append(grey_deviation(picture))
     return digests, sizes, sum(one > COLOURED for one in deviations) > len(deviations) / 2

@@ -246,12 +246,16 @@ def test_a_finished_run_of_train_py_is_taken_over_and_a_different_one_refused(va
         run_protocol(other, out, Scripts(), lambda text: None, until="unet")
 
 
-def test_a_model_that_knows_the_held_out_images_is_no_start(values, finished, tmp_path):
-    trained_on_others = finished[0] / "unet_small" / "model.safetensors"
-    unet = {key: value for key, value in values["unet"].items() if key != "preset"}
-    config = configured(values, unet=unet | {"weights": str(trained_on_others)})
-    with pytest.raises(ValueError, match="another split of the same data"):
-        run_protocol(config, tmp_path / "run", Scripts(), lambda text: None)
+def test_a_model_that_knows_the_held_out_images_is_no_start_and_one_of_other_images_of_the_data_is(values, finished):
+    """The small generator's images are all among those that the large one is trained on, not the other way round."""
+    small, large = (finished[0] / name / "model.safetensors" for name in ("unet_small", "unet"))
+    config = configured(values)
+    split, folders = split_images(config), [Path(folder) for folder in config.data]
+    shares = {share: data_hash(split_data(folders, share)[0]) for share in (0.25, 0.6)}
+    with pytest.raises(ValueError, match='was trained on images of "small generator\'s unseen images"'):
+        check_start(large, config, split, shares[0.6])
+    for weights, share in ((small, 0.25), (small, 0.6), (large, 0.25)):
+        check_start(weights, config, split, shares[share])
 
 
 def start_of_folder(records, folder, path, micro):
