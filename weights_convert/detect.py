@@ -10,7 +10,7 @@ from weights_convert.sources import Source
 
 SUPPORTED = (
     "Supported are Stable Diffusion 1.x models (CompVis file or diffusers folder), their ControlNets (lllyasviel or "
-    "diffusers) and CLIP ViT-L/14 text encoders."
+    "diffusers), their autoencoders and CLIP ViT-L/14 text encoders."
 )
 
 CLIP = "cond_stage_model.transformer."
@@ -27,6 +27,7 @@ SIGNATURES = (
     ("up_blocks.", Layout("unet", "diffusers", "")),
     ("encoder.mid_block.attentions.0.query.", Layout("vae", "diffusers_old", "")),
     ("encoder.down_blocks.", Layout("vae", "diffusers", "")),
+    ("encoder.down.", Layout("vae", "compvis", "")),
     ("text_model.", Layout("text", "transformers", "text_model.")),
     ("encoder.layers.", Layout("text", "transformers", "")),
     ("transformer.resblocks.", Layout("text", "open_clip", "")),
@@ -36,7 +37,9 @@ SIGNATURES = (
 XL, V2, V3 = (f"a Stable Diffusion {version} model" for version in ("XL", "2.x", "3"))
 FLUX = "a Flux model"
 LORA = "a LoRA, not a whole model (import --lora takes it)"
+CONTROL_LORA = "a control-LoRA, which holds a ControlNet as small changes of a UNet: such files cannot be imported"
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
+    ("lora_controlnet", CONTROL_LORA),
     ("conditioner.embedders.*", XL),
     ("*label_emb.*", XL),
     ("*add_embedding.*", XL),

@@ -16,7 +16,8 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, model_metadata, save_model
 from tests.conftest import MICRO
 from weights_convert.__main__ import main as weights_convert_main
-from weights_convert.export_command import FORMATS, unlike_sd15
+from weights_convert.export_command import FORMATS
+from weights_convert.file_settings import unlike_sd15
 
 WEIGHTS = [
     "controlnet/diffusion_pytorch_model.safetensors",

@@ -105,7 +105,7 @@ def test_a_file_that_is_not_there_empty_or_something_else_is_explained(tmp_path)
         open_source(tmp_path / "nothing.ckpt")
     assert "is empty" in message("a.safetensors", b"")
     assert "not a PyTorch checkpoint" in message("b.ckpt", b"<!DOCTYPE html><html>")
-    assert "not a complete .safetensors" in message("c.safetensors", b"<!DOCTYPE html><html>")
+    assert "not a sound .safetensors" in message("c.safetensors", b"<!DOCTYPE html><html>")
     assert "ending in .safetensors, .ckpt" in message("d.png", b"\x89PNG" * 20)
     assert "git lfs pull" in message("e.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
     torch.save([torch.zeros(1)], tmp_path / "f.pt")
@@ -145,7 +145,7 @@ each_kind = st.sampled_from(["model.safetensors", "zip.ckpt", "legacy.ckpt"])
 def test_a_file_cut_anywhere_is_refused(files, tmp_path, name, share):
     content = files[name]
     (tmp_path / name).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"(empty|complete|cut short|refused).*"):
+    with pytest.raises(ValueError, match=r"(empty|sound|cut short|refused).*"):
         loaded(tmp_path / name)
 
 
