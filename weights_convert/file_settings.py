@@ -123,7 +123,7 @@ def others(config: ScheduleConfig, values: dict[str, Tensor]) -> Iterator[Schedu
         alpha_bar = values.get("alphas_cumprod", torch.ones(2)).double()
         beta = values.get("betas", 1 - alpha_bar[1:] / alpha_bar[:-1]).double()
         first = float(beta[0] if "betas" in values else 1 - alpha_bar[0])
-        ends = {"beta_start": float(f"{first:.5g}"), "beta_end": float(f"{float(beta[-1]):.5g}")}
+        ends = {"beta_start": float(f"{first:.4g}"), "beta_end": float(f"{float(beta[-1]):.4g}")}
         if all(0 < end < 1 for end in ends.values()):
             count = len(next(iter(values.values())))
             yield replace(config, timesteps=count, zero_terminal_snr=False, **ends)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def yaml_beside(out: Path, config: ModelConfig) -> dict[Path, str]:
         .format(
             **vars(config),
             latent_size=config.image_size // config.vae.downsampling,
-            attention=[2**level for level, attends in enumerate(config.unet.attention) if attends],
+            attention=[2**level for level, attends in enumerate(config.unet.attention) if attends][::-1],
             unet_multipliers=[*config.unet.multipliers],
             vae_multipliers=[*config.vae.multipliers],
         )

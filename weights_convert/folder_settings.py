@@ -64,6 +64,9 @@ def with_folder_config(
         if type(value) is int and value > 0:
             config = replace(config, **{table: replace(getattr(config, table), **{ours: value})})
     try:
+        unet, text = config.unet, config.text
+        if text.width % text.heads or any(unet.width * multiplier % unet.heads for multiplier in unet.multipliers):
+            raise ValueError(f"{text.heads} or {unet.heads} heads do not divide the widths")
         target_shapes(config)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         raise ValueError(f"{folder}: no model has the sizes that its config.json files give ({error}).") from error

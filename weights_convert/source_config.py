@@ -13,6 +13,7 @@ from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.safetensors_header import parse_json
 from ldm_us.files.stored_tensor import shown
 from weights_convert.convert import target_shapes
+from weights_convert.detect import detect
 from weights_convert.file_settings import with_file_config
 from weights_convert.folder_settings import FILES, with_folder_config
 from weights_convert.sources import Source
@@ -53,6 +54,7 @@ def choose_config(
         if preset not in (None, config.name):
             raise ValueError(f"{src.path}: carries its own config, {config.name}. Leave --preset {preset} out.")
     replaced = replaced or {}
+    detect(src)  # another family of models is named as such, not by its first strange setting
     if src.path.is_dir():
         config = with_folder_config(config, src.path, FILES.keys() - replaced.keys())
     elif "config" not in src.metadata:
