@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from ldm_us.config import SD15, TINY, US128
 from ldm_us.diffusion.ddpm import make_schedule
@@ -105,7 +105,7 @@ def test_linear_betas_and_buffers_that_contradict_each_other_are_refused():
         {"betas": torch.full((1000,), torch.nan)},
     ]
     for own in wrong:
-        with pytest.raises(ValueError, match="state dict: .*noise schedule"):
+        with pytest.raises(ValueError, match=r"state dict: .*noise schedule"):
             read(own)
 
 
@@ -122,27 +122,19 @@ def test_an_import_takes_v_from_the_yaml_or_the_option_and_notes_spoilt_position
     assert "position_ids that are not 0, 1, 2 and so on" in said["eps"]
 
 
-def test_an_export_of_a_v_model_writes_the_yaml_and_an_import_of_both_gives_the_model_back(export, convert, tmp_path):
-    config = dataclasses.replace(
-        MICRO,
-        schedule=dataclasses.replace(MICRO.schedule, prediction="v"),
-        vae=dataclasses.replace(MICRO.vae, scale=0.3),
-    )
+def test_an_export_of_a_v_model_writes_the_yaml_that_gives_the_config_back(export, tmp_path):
+    schedule, vae = dataclasses.replace(MICRO.schedule, prediction="v"), dataclasses.replace(MICRO.vae, scale=0.3)
+    config = dataclasses.replace(MICRO, schedule=schedule, vae=vae)
     save_model(LatentDiffusion(config), tmp_path / "model.safetensors")
     out = tmp_path / "out.safetensors"
     code, said, _ = export(tmp_path / "model.safetensors", "--format", "compvis", "--out", out)
     assert code == 0
     assert f"wrote {tmp_path / 'out.yaml'}" in said
-    save_file(load_file(out), out)  # as another program writes it: without our metadata
-    found = read(yaml=(tmp_path / "out.yaml").read_text(), folder=tmp_path, config=MICRO)
-    assert (found.schedule, found.vae) == (config.schedule, config.vae)
-    code, _, said = export(
-        tmp_path / "model.safetensors", "--format", "compvis", "--out", tmp_path / "model2.safetensors"
-    )
-    assert code == 0
+    assert read(yaml=(tmp_path / "out.yaml").read_text(), folder=tmp_path, config=MICRO) == config
     (tmp_path / "new.yaml").write_text("mine")
     code, _, said = export(tmp_path / "model.safetensors", "--format", "compvis", "--out", tmp_path / "new.safetensors")
     assert (code, "new.yaml: the file exists" in said) == (2, True)
+    assert not (tmp_path / "new.safetensors").exists()
 
 
 def test_the_yaml_of_an_export_is_that_of_stable_diffusion_15_but_for_what_differs(tmp_path):
