@@ -90,8 +90,8 @@ def positive(said: dict[str, str], name: str, otherwise: float) -> float:
         value = float(said.get(name, otherwise))
     except ValueError:
         value = 0.0
-    if not 0 < value <= MOST:
-        raise ValueError(f"{name} is {shown(said[name])}, not a positive number. Correct it.")
+    if not 0 < value <= MOST or (name == "timesteps" and value != int(value)):
+        raise ValueError(f"{name} is {shown(said[name])}, not a positive number. Correct it, or take the file away.")
     return value
 
 

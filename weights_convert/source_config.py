@@ -63,4 +63,9 @@ def choose_config(
         config = replace(config, schedule=replace(config.schedule, prediction=prediction))
     for part, path in replaced.items():
         config = with_folder_config(config, path, (part,)) if path.is_dir() else config
+    start, end = config.schedule.beta_start, config.schedule.beta_end
+    if not 0 < start <= end < 1:
+        raise ValueError(
+            f"{src.path}: betas from {start:g} to {end:g} are no noise schedule: they rise, between 0 and 1."
+        )
     return config

@@ -52,6 +52,7 @@ model:
         ("parameterization: x0", "prediction 'x0': use one of eps, v"),
         ("parameterization: v\nparameterization: eps", "parameterization is v and eps"),
         ("linear_end: big", "linear_end is big, not a positive number"),
+        ("timesteps: 10.5", "timesteps is 10.5, not a positive number"),
         ("beta_schedule: cosine", "beta_schedule is cosine. Supported is linear alone"),
         ("num_heads: 4", "num_heads is 4. Supported is 8 alone"),
         ("layer: hidden", "layer is hidden. Supported is last alone"),

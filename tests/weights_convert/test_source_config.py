@@ -97,6 +97,7 @@ def test_a_folder_without_these_files_leaves_the_preset_as_it_is(tmp_path):
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "Only a model that predicts v can start"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": "yes"}, "rescale_betas_zero_snr 'yes'"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10.5}, "num_train_timesteps is 10.5"),
+        ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "betas from 0.00085 to 1.5 are no noise schedule"),
         ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor is 'big', not a positive number"),
         ("vae/config.json", None, "not JSON"),
     ],
