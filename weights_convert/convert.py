@@ -9,14 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ldm_us.config import ModelConfig
+from ldm_us.config import LIMITS, ModelConfig
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import PARTS, LazyTensor, Shapes, check_numbers
 from weights_convert.detect import detect
 from weights_convert.expansion import rules_for
-from weights_convert.rules import IGNORED, IGNORED_EMA, IGNORED_OPEN_CLIP, IGNORED_WITHOUT_EMA, Layout, Rule
+from weights_convert.rules import (
+    IGNORED,
+    IGNORED_ALONE,
+    IGNORED_EMA,
+    IGNORED_WITHOUT_EMA,
+    POSITIONS,
+    SPOILT_POSITIONS,
+    SURPLUS_LAYERS,
+    Layout,
+    Rule,
+)
 from weights_convert.sources import Source
 
+MOST_POSITIONS = 10_000  # of a text encoder; CLIP has 77
 MENTIONED = 3  # tensors of a kind that an error names
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # that numbers can be written in
 
@@ -74,6 +85,11 @@ def plan_source(
         if names:
             more = ", ..." if len(names) > MENTIONED else ""
             problems.append(f"{len(names)} {kind} ({', '.join(names[:MENTIONED])}{more})")
+    if plan.unexpected and len(problems) == 1 and plan.pieces:
+        raise ValueError(
+            f"{source.path}: complete as {config.name}, but with tensors that it has no place for: {problems[0]}. "
+            "Without them it may not give what was meant: take them out of the file, or use the program that wrote it."
+        )
     if problems:
         raise ValueError(
             f"{source.path}: does not hold the tensors of {config.name}: {'; '.join(problems)}. "
@@ -103,7 +119,7 @@ def examine_source(
             layouts.append(layout)
     rules = [rule for layout in layouts for rule in rules_for(config, layout, shapes)]
     used = {rule.source for rule in rules}
-    ignored = ignored_names(source, used, left_out, found, ema)
+    ignored = ignored_names(source, used, left_out, found, ema, config.text.layers)
     present = [rule for rule in rules if rule.source in source.entries]
     fitting = {
         rule
@@ -137,12 +153,18 @@ def ema_layout(source: Source, layout: Layout) -> Layout:
 
 
 def ignored_names(
-    source: Source, used: set[str], left_out: Mapping[str, str], layouts: Iterable[Layout], ema: bool
+    source: Source, used: set[str], left_out: Mapping[str, str], layouts: Iterable[Layout], ema: bool, text_layers: int
 ) -> dict[str, str]:
     """The unused names that may be left out -> why."""
     patterns = (IGNORED_EMA if ema else IGNORED_WITHOUT_EMA) | IGNORED
-    if any(layout.naming == "open_clip" for layout in layouts):
-        patterns |= IGNORED_OPEN_CLIP
+    if source.path.is_dir():  # the number of layers was read from its config
+        beyond = range(text_layers, LIMITS["layers"])
+        patterns |= {f"*text_model.encoder.layers.{layer}.*": SURPLUS_LAYERS for layer in beyond}
+    for layout in layouts:
+        folder = layout.prefix[: layout.prefix.find("/") + 1]
+        if folder == layout.prefix.removesuffix("text_model."):  # not within a whole model of CompVis
+            alone = IGNORED_ALONE.get((layout.part, layout.naming), {})
+            patterns = patterns | {folder + pattern: reason for pattern, reason in alone.items()}
     ignored = {}
     for name in source.entries:
         if name in used:
@@ -150,8 +172,14 @@ def ignored_names(
         by_pattern = (reason for pattern, reason in patterns.items() if fnmatchcase(name, pattern))
         reason = left_out.get(name) or next(by_pattern, None)
         if reason is not None:
-            ignored[name] = reason
+            ignored[name] = SPOILT_POSITIONS if reason == POSITIONS and is_spoilt(source.entries[name]) else reason
     return ignored
+
+
+def is_spoilt(position_ids: LazyTensor) -> bool:
+    """Whether they are not the numbers from 0 on: a merge that averages them in half precision does so."""
+    count = torch.Size(position_ids.shape).numel()
+    return count > MOST_POSITIONS or not bool((position_ids.load().flatten() == torch.arange(count)).all())
 
 
 def expected_shape(rule: Rule, shapes: Shapes) -> tuple[int, ...]:

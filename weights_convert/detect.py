@@ -10,7 +10,7 @@ from weights_convert.sources import Source
 
 SUPPORTED = (
     "Supported are Stable Diffusion 1.x models (CompVis file or diffusers folder), their ControlNets (lllyasviel or "
-    "diffusers) and CLIP ViT-L/14 text encoders."
+    "diffusers), their autoencoders and CLIP ViT-L/14 text encoders."
 )
 
 CLIP = "cond_stage_model.transformer."
@@ -27,6 +27,7 @@ SIGNATURES = (
     ("up_blocks.", Layout("unet", "diffusers", "")),
     ("encoder.mid_block.attentions.0.query.", Layout("vae", "diffusers_old", "")),
     ("encoder.down_blocks.", Layout("vae", "diffusers", "")),
+    ("encoder.down.", Layout("vae", "compvis", "")),
     ("text_model.", Layout("text", "transformers", "text_model.")),
     ("encoder.layers.", Layout("text", "transformers", "")),
     ("transformer.resblocks.", Layout("text", "open_clip", "")),

@@ -16,19 +16,20 @@ from ldm_us.config import ModelConfig, UNetConfig
 from ldm_us.networks.clip import byte_pair_encoding
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names, which open_clip's file of merges leaves out
+SPECIAL = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 
 Fields = dict[str, Any]
+FIXED: dict[str, Fields] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="ascii"))
 
 
 def folder_texts(config: ModelConfig, with_controlnet: bool) -> dict[str, str]:
     """The contents of every file that holds no weights, by its path in the folder."""
-    fixed: dict[str, Fields] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="ascii"))
     own = fields_by_file(config)
     if not with_controlnet:
         del own["controlnet/config.json"]
-    texts = {name: json.dumps(fixed[name] | own[name], indent=2, sort_keys=True) + "\n" for name in own}
+    texts = {name: json.dumps(FIXED[name] | own[name], indent=2, sort_keys=True) + "\n" for name in own}
     return texts | {f"tokenizer/{name}": text for name, text in tokenizer_texts(config.text.length).items()}
 
 
@@ -94,17 +95,21 @@ def tokenizer_texts(length: int) -> dict[str, str]:
     vocabulary, merges = byte_pair_encoding()
     start, end = len(vocabulary) - 2, len(vocabulary) - 1  # the last two; open_clip writes them in another way
     words = {number: word for word, number in vocabulary.items()} | {start: START, end: END}
-    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
-    settings = {
+    return {
+        "vocab.json": json.dumps({words[number]: number for number in range(len(words))}) + "\n",
+        "merges.txt": "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n",
+        "special_tokens_map.json": json.dumps(SPECIAL, indent=2) + "\n",
+        "tokenizer_config.json": json.dumps(tokenizer_settings(length), indent=2) + "\n",
+    }
+
+
+def tokenizer_settings(length: int) -> Fields:
+    """The fields of tokenizer_config.json."""
+    settings: Fields = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": length,
         "do_lower_case": True,
         "add_prefix_space": False,
         "errors": "replace",
     }
-    return {
-        "vocab.json": json.dumps({words[number]: number for number in range(len(words))}) + "\n",
-        "merges.txt": "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)]) + "\n",
-        "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
-        "tokenizer_config.json": json.dumps(settings | special, indent=2) + "\n",
-    }
+    return settings | SPECIAL

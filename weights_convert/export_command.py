@@ -3,7 +3,8 @@
 compvis: one .safetensors with the names of v1-5-pruned-emaonly, the file that A1111, ComfyUI and Forge read: the UNet
 under model.diffusion_model., the autoencoder under first_stage_model., the text encoder with its position_ids (int64)
 under cond_stage_model.transformer.text_model.; at the size of SD 1.5 1,131 tensors. Nothing of training is in it: no
-moving average, no noise schedule, no loss. A ControlNet is a file of its own there, as here:
+moving average, no noise schedule, no loss. Where prediction, schedule or the scale of the latents are not SD 1.5's, a
+.yaml beside it, which these programs read, says so. A ControlNet is a file of its own there, as here:
 controlnet: one .safetensors with the names of lllyasviel's files (control_model.).
 diffusers: a folder for StableDiffusionPipeline.from_pretrained; a ControlNet is the folder controlnet/ in it, for
 ControlNetModel.from_pretrained.
@@ -15,7 +16,7 @@ Every file of weights carries the metadata of the model file, config included, s
 import argparse
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, targ
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.expansion import rules_for
+from weights_convert.file_settings import beside, unlike_sd15, yaml_beside
 from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
@@ -60,14 +62,6 @@ FOLDER = (  # every file that an export can put into a diffusers folder
     *(f"{component}/{COMPONENTS[component][0]}" for component in DIFFUSERS),
 )
 
-# Fields of a config that a sampler chooses anew, or that training alone reads; all others must be known to use the
-# weights.
-OF_SAMPLING = {
-    "schedule": ("first_timestep", "guidance", "final_alpha_bar_one", "spacing"),
-    "vae": ("whitened",),
-    "control": ("scale", "guidance"),
-}
-
 
 def add_export_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command line."""
@@ -97,10 +91,7 @@ def run_export(args: argparse.Namespace) -> None:
     if args.format == "lora":
         export_lora(args.file, args.out, args.names, args.dtype, args.overwrite)
         return
-    if args.format == "diffusers":
-        check_result_folder(args.out, args.overwrite, FOLDER, [args.file])
-    else:
-        check_result_file(args.out, ".safetensors", args.overwrite, [args.file])
+    check_place(args)
     source = open_source(args.file)
     if any(layout.naming != "ours" for layout in detect(source)) or "config" not in source.metadata:
         raise ValueError(
@@ -123,15 +114,29 @@ def run_export(args: argparse.Namespace) -> None:
         metadata["config"] = model_metadata(plain)["config"]
     texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
     place = atomic_folder(args.out) if args.format == "diffusers" else nullcontext(args.out)
+    descriptions = yaml_beside(args.out, plain) if args.format == "compvis" else {}
     with full_disk_is_an_error_of_input(args.out), place as out:
+        for path, text in descriptions.items():
+            write_text(path, text)
         for name, text in texts.items():
             (out / name).parent.mkdir(exist_ok=True)
             write_text(out / name, text)
         for name, tensors in weights.items():  # "" is --out itself
             write_safetensors(out / name, tensors, metadata)
     pieces = [piece for part in taken for piece in of_part(part, plan.pieces) if piece.target in target_shapes(plain)]
-    said = summary([plan], pieces, dtype, [args.out / name for name in weights], left_out(plan, taken), "text" in taken)
+    files = [*(args.out / name for name in weights), *descriptions]
+    said = summary([plan], pieces, dtype, files, left_out(plan, taken), "text" in taken)
     print(said, *notes(args.out, args.format, plain, taken), sep="\n")
+
+
+def check_place(args: argparse.Namespace) -> None:
+    """Refuse a place that cannot be written to; a .yaml beside a CompVis file would be read with it, so that counts."""
+    if args.format == "diffusers":
+        check_result_folder(args.out, args.overwrite, FOLDER, [args.file])
+    else:
+        check_result_file(args.out, ".safetensors", args.overwrite, [args.file])
+    if args.format == "compvis":
+        check_result_file(beside(args.out), ".yaml", args.overwrite, [args.file])
 
 
 def without_ours(config: ModelConfig) -> ModelConfig:
@@ -177,17 +182,6 @@ def notes(out: Path, format: str, config: ModelConfig, taken: set[str]) -> Itera
             "note: the pipeline replaces the first timestep of the folder by SD 1.5's. After loading, "
             f"pipe.scheduler.register_to_config(steps_offset={config.schedule.first_timestep})."
         )
-
-
-def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
-    """The values of the parts taken that are not SD 1.5's: what a reader of a layout without a config takes for it."""
-    tables = {"schedule", "unet", "control"} if "controlnet" in taken else {"schedule", *taken}
-    for table in sorted(tables):
-        for field in fields(getattr(config, table)):
-            value, usual = (getattr(getattr(one, table), field.name) for one in (config, SD15))
-            if value != usual and field.name not in OF_SAMPLING.get(table, ()):
-                shown = f"{value:.5g}" if isinstance(value, float) else value
-                yield f"{table}.{field.name} {shown}"
 
 
 def layouts_by_file(format: str, plan: Plan) -> dict[str, tuple[Layout, ...]]:

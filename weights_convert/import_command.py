@@ -2,10 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ldm_us.config import PRESETS, ModelConfig
+from ldm_us.config import PREDICTIONS, PRESETS, ModelConfig
 from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import PARTS, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
@@ -14,9 +14,10 @@ from weights_convert.difference import add_unet
 from weights_convert.embedding import import_embedding
 from weights_convert.lora_import import import_lora
 from weights_convert.result_place import check_result_file
+from weights_convert.rules import SPOILT_POSITIONS
 from weights_convert.source_config import choose_config, with_metadata_of_export
 from weights_convert.sources import Source, open_source
-from weights_convert.summary import of_part, summary
+from weights_convert.summary import note, of_part, summary
 
 REQUIRED = ("vae", "text", "unet")
 OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not carried over from a model file of ours
@@ -25,9 +26,7 @@ OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not
 def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command line."""
     parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__)
-    parser.add_argument(
-        "src", type=Path, nargs="?", metavar="SRC", help=".ckpt/.pt/.pth/.bin, .safetensors or a diffusers folder"
-    )
+    parser.add_argument("src", type=Path, nargs="?", metavar="SRC", help="a file of weights or a diffusers folder")
     parser.add_argument(
         "--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA of kohya's, diffusers' or PEFT's"
     )
@@ -38,7 +37,9 @@ def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument("--ema", action="store_true", help="take the moving average of the UNet (model_ema.*)")
     parser.add_argument("--controlnet", type=Path, metavar="SRC2", help="take the ControlNet from here")
     parser.add_argument("--text", type=Path, metavar="SRC3", help="take the text encoder from here")
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers written (as in the file)")
+    parser.add_argument("--vae", type=Path, metavar="SRC4", help="take the autoencoder from here")
+    parser.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (as the files say, else eps)")
+    parser.add_argument("--dtype", choices=DTYPES, metavar="TYPE", help=f"{', '.join(DTYPES)} (as in the file)")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     parser.set_defaults(run=run_import)
 
@@ -49,17 +50,21 @@ def run_import(args: argparse.Namespace) -> None:
     if len(given) != 1 or (args.src is None) != (args.base is not None):
         raise ValueError("import: give SRC, or --lora LORA or --embedding EMB together with --base MODEL.")
     if args.src is None:
-        unused = [name for name in ("preset", "ema", "controlnet", "text") if getattr(args, name)]
+        unused = [name for name in ("preset", "ema", "controlnet", "text", "vae", "prediction") if getattr(args, name)]
         if unused:
             raise ValueError(f"--{unused[0]} does nothing with --{given[0]}: leave it out.")
         write = import_lora if args.embedding is None else import_embedding
         write(args.lora or args.embedding, args.base, args.out, args.dtype, args.overwrite)
         return
-    inputs = [path for path in (args.src, args.controlnet, args.text) if path is not None]
-    check_result_file(args.out, ".safetensors", args.overwrite, inputs)
+    replaceable = {"controlnet": args.controlnet, "text": args.text, "vae": args.vae}
+    replaced = {part: path for part, path in replaceable.items() if path is not None}
+    check_result_file(args.out, ".safetensors", args.overwrite, [args.src, *replaced.values()])
     src = with_metadata_of_export(open_source(args.src))
-    config = choose_config(src, args.preset)
-    plans = plan_import(src, config, args.controlnet, args.text, args.ema)
+    config = choose_config(src, args.preset, args.prediction, replaced)
+    plans = plan_import(src, config, replaced, args.ema)
+    for plan in plans:
+        if SPOILT_POSITIONS in plan.ignored.values():
+            note(f"{plan.source.path}: {SPOILT_POSITIONS}.")
     pieces = [piece for part in PARTS for plan in plans for piece in of_part(part, plan.pieces)]
     dtype = DTYPES.get(args.dtype)
     metadata = model_metadata(config) | provenance(plans, args.ema)
@@ -68,13 +73,16 @@ def run_import(args: argparse.Namespace) -> None:
     print(summary(plans, pieces, dtype, [args.out]))
 
 
-def plan_import(src: Source, config: ModelConfig, controlnet: Path | None, text: Path | None, ema: bool) -> list[Plan]:
-    """What each file gives; --controlnet and --text win over SRC. Raise ValueError if a part is nowhere."""
-    replaced = {"controlnet": controlnet, "text": text}
-    plans = [plan_source(src, config, [p for p in PARTS if replaced.get(p) is None], ema, "taken from another file")]
+def plan_import(src: Source, config: ModelConfig, replaced: Mapping[str, Path], ema: bool) -> list[Plan]:
+    """What each file gives; those of `replaced`, part -> path, win over SRC. Raise ValueError if a part is nowhere."""
+    measured = config.vae.grain or config.vae.whitened or config.schedule.start_prior
+    if "vae" in replaced and measured:
+        raise ValueError(
+            f"--vae: {src.path} was trained or measured with its own autoencoder (whitened latents, start prior or "
+            "grain), and with another one it would sample wrongly. Give a SRC without these."
+        )
+    plans = [plan_source(src, config, [part for part in PARTS if part not in replaced], ema, "taken from another file")]
     for part, path in replaced.items():
-        if path is None:
-            continue
         plan = plan_source(open_source(path), config, [part], reason=f"only the {part} is taken from this file")
         if not plan.layouts:
             raise ValueError(f"{path}: holds no {part}. Give a file that does with --{part}.")
@@ -82,10 +90,12 @@ def plan_import(src: Source, config: ModelConfig, controlnet: Path | None, text:
     found = {layout.part for plan in plans for layout in plan.layouts}
     lacking = [part for part in REQUIRED if part not in found]
     if lacking:
-        held = ", ".join(layout.part for layout in plans[0].layouts) or "nothing that is asked for"
+        parts = [layout.part for layout in plans[0].layouts]
+        held = ", ".join(parts) or "nothing that is asked for"
+        how = f", and this file with --{parts[0]}" if len(parts) == 1 and parts[0] != "unet" else ""
         raise ValueError(
             f"{src.path}: holds {held}, but no {' and no '.join(lacking)}. Give a whole Stable Diffusion 1.x model as "
-            "SRC; --controlnet and --text add to it."
+            f"SRC{how}; --controlnet, --text and --vae add to it."
         )
     unet = {piece.target: piece for plan in plans for piece in of_part("unet", plan.pieces)}
     return [add_unet(plan, unet) for plan in plans]

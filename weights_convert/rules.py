@@ -36,7 +36,13 @@ class Rule:
 
 # What an import leaves out: a pattern for fnmatch -> why nothing is lost. Nothing else of a file may be left out.
 SCHEDULE = "noise schedule: computed from the config"
+MARK = "mark of an objective or a schedule: it is in the config"
 IMAGE_TOWER = "image tower of CLIP: Stable Diffusion uses the text tower"
+PROJECTION = "projection of CLIP's feature: Stable Diffusion takes the states before it"
+TEMPERATURE = "temperature of CLIP's training loss"
+POSITIONS = "the numbers 0 to 76"
+SURPLUS_LAYERS = "layers of the text encoder beyond those that the folder's config counts"
+SPOILT_POSITIONS = "position_ids that are not 0, 1, 2 and so on, spoilt by a merge: the network counts by itself"
 IGNORED = {
     "betas": SCHEDULE,
     "alphas_cumprod*": SCHEDULE,
@@ -46,20 +52,37 @@ IGNORED = {
     "logvar": SCHEDULE,
     "lvlb_weights": SCHEDULE,
     "difference": "marks a ControlNet saved as its difference from a UNet: import adds that of SRC",
-    "*.position_ids": "the numbers 0 to 76",
+    "v_pred": MARK,
+    "ztsnr": MARK,
+    "*.position_ids": POSITIONS,
     "first_stage_model.loss.*": "training loss of the autoencoder",
     "cond_stage_model.transformer.vision_model.*": IMAGE_TOWER,
+    "cond_stage_model.*text_projection*": PROJECTION,
+    "cond_stage_model.logit_scale": TEMPERATURE,
 }
 IGNORED_WITHOUT_EMA = {"model_ema.*": "moving average of the UNet: --ema takes it"}
 IGNORED_EMA = {
     "model_ema.decay": "setting of the moving average",
     "model_ema.num_updates": "counter of the moving average",
 }
-IGNORED_OPEN_CLIP = {  # of a file of CLIP in open_clip's names
-    "text_projection": "projection of CLIP's text feature: Stable Diffusion takes the states before it",
-    "logit_scale": "temperature of CLIP's training loss",
-    "visual.*": IMAGE_TOWER,
-    "attn_mask": "the causal mask: computed",
+# Of a file of one part alone: part and naming -> the same, for names behind the folder of a component.
+IGNORED_ALONE = {
+    ("text", "open_clip"): {
+        "text_projection": PROJECTION,
+        "logit_scale": TEMPERATURE,
+        "visual.*": IMAGE_TOWER,
+        "attn_mask": "the causal mask: computed",
+    },
+    ("text", "transformers"): {  # also of CLIPTextModelWithProjection, and of a whole CLIPModel
+        "text_projection.weight": PROJECTION,
+        "visual_projection.weight": PROJECTION,
+        "logit_scale": TEMPERATURE,
+        "vision_model.*": IMAGE_TOWER,
+    },
+    ("vae", "compvis"): {
+        "loss.*": "training loss of the autoencoder",
+        "model_ema.*": "moving average of the autoencoder",
+    },
 }
 
 # ours, compvis, diffusers

@@ -95,16 +95,21 @@ def model_metadata(config: ModelConfig) -> dict[str, str]:
 
 
 def load_model(
-    path: Path | str, device: str = "cpu", dtype: torch.dtype | None = None, parts: Collection[str] = NETWORKS
+    path: Path | str,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    parts: Collection[str] = NETWORKS,
+    as_part: str = "",
 ) -> LatentDiffusion:
     """Read a model file, its ControlNet included where it has one. dtype None means float32.
 
     Parts that are not asked for stay on the meta device, where they take no memory, until `loaded` brings them in.
+    `as_part` is the option of an import that takes original weights of this kind into a model, such as "--controlnet".
     Raise ValueError, in one sentence, for a file that is missing, broken, of another kind or of other keys.
     """
-    with open_model_file(path) as file:
+    with open_model_file(path, as_part) as file:
         with_controlnet = any(name.startswith("controlnet.") for name in file.keys())  # noqa: SIM118
-        model = _build_on_meta(path, _read_config(path, file.metadata() or {}), with_controlnet)
+        model = _build_on_meta(path, _read_config(path, file.metadata() or {}, as_part), with_controlnet)
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     wrong = misfits({name: tuple(value.shape) for name, value in model.state_dict().items()}, found)
     if wrong:
@@ -168,9 +173,13 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def open_model_file(path: Path | str) -> safe_open:
+def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     """open_safetensors, with one clear sentence for what is missing or not a safetensors file."""
     path = Path(path)
+    if path.is_dir():
+        inside = path / "model.safetensors"
+        whole = f"Give {inside}." if inside.is_file() else f"Of a diffusers folder {_import_of(path, '')} makes one."
+        raise ValueError(f"{path}: a folder, not a model file. {whole}")
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Give a model.safetensors that train.py or weights_convert wrote.")
     try:
@@ -178,11 +187,17 @@ def open_model_file(path: Path | str) -> safe_open:
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}). Copy it again, or convert original weights with "
-            f"`python -m weights_convert import {path} --out model.safetensors`."
+            f"{_import_of(path, as_part)}."
         ) from error
 
 
-def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
+def _import_of(path: Path | str, as_part: str) -> str:
+    """The command that makes a model file of original weights, whole or of a part."""
+    source = f"MODEL {as_part} {path}" if as_part else path
+    return f"`python -m weights_convert import {source} --out model.safetensors`"
+
+
+def _read_config(path: Path | str, metadata: dict[str, str], as_part: str = "") -> ModelConfig:
     if "lora" in metadata:
         raise ValueError(
             f"{path}: a LoRA, not a whole model. Load the model it was trained on, and apply the LoRA to it."
@@ -190,7 +205,7 @@ def _read_config(path: Path | str, metadata: dict[str, str]) -> ModelConfig:
     if "config" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file, but not one of ours (no config in it). Convert it first: "
-            f"`python -m weights_convert import {path} --out model.safetensors`."
+            f"{_import_of(path, as_part)}."
         )
     try:
         return config_from_dict(parse_json(metadata["config"]))

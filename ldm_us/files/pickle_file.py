@@ -6,7 +6,7 @@ read_weights gives the tensors of a stranger's file, stored_weights the same unr
 
 import io
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -14,7 +14,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from torch import Tensor
 
-from ldm_us.files.pickle_program import RefusedPickleError, run_pickle
+from ldm_us.files.pickle_program import Name, RefusedPickleError, run_pickle
 from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Storage, StoredTensor, check_name, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file: torch/serialization.py
@@ -23,6 +23,7 @@ DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, BadZipFile, EOFEr
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # where trainers keep weights, one in another at times
 NESTED = 3  # times
 PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
+COMPILED = "_orig_mod."  # in a name, where torch.compile's wrapper of a module saved itself
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -46,21 +47,30 @@ def stored_weights(path: Path) -> dict[str, StoredTensor]:
         content = inside[0] if inside else content
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
-    if content and all(str(name).startswith(PARALLEL) for name in content):
-        content = {str(name).removeprefix(PARALLEL): value for name, value in content.items()}
     if "string_to_param" in content:
         raise ValueError(f"{path}: a textual inversion (`python -m weights_convert import --embedding` takes it).")
     for name, value in content.items():
         if not isinstance(value, StoredTensor):
+            kind = value.text if isinstance(value, Name) else type(value).__name__
             raise ValueError(
-                f"{path}: entry {shown(str(name))!r} is a {type(value).__name__}, not a tensor. Give a file with a "
+                f"{path}: entry {shown(str(name))!r} is a {kind}, not a tensor. Give a file with a "
                 f"state dict, or with one under {', '.join(f'`{wrapper}`' for wrapper in WRAPPERS)}."
             )
         try:
             check_name(name)
         except ValueError as error:
             raise ValueError(f"{path}: {error}. Nothing was read.") from error
-    return dict(content)
+    return without_wrappers(content)
+
+
+def without_wrappers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors under the names they have without the wrappers of DistributedDataParallel and torch.compile."""
+    named = {name.replace(COMPILED, ""): tensor for name, tensor in tensors.items()}
+    if len(named) != len(tensors):
+        return dict(tensors)  # both kinds of names in one file: they are refused as unknown, none is dropped
+    if named and all(name.startswith(PARALLEL) for name in named):
+        named = {name.removeprefix(PARALLEL): tensor for name, tensor in named.items()}
+    return named
 
 
 def read_pickle_file(path: Path) -> Any:

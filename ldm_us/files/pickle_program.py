@@ -36,8 +36,16 @@ CALLS = (
     *("torch.Size", "collections.OrderedDict", "collections.Counter", "_codecs.encode"),
     *("builtins.set", "__builtin__.set"),
 )
-NAMES_ALONE = ("pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",)  # a key of a dictionary in sd-v1-4.ckpt
-ALLOWED = {*CALLS, *NAMES_ALONE, *(f"torch.{name}" for name in STORAGES)}
+BESIDE = (  # calls that make what trainers keep beside the weights: scalars and arrays of NumPy, devices; not made here
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *("numpy.dtype", "torch.device"),
+)
+NAMES_ALONE = (  # no calls
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # a key of a dictionary in sd-v1-4.ckpt
+    "numpy.ndarray",
+    *(str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)),
+)
+ALLOWED = {*CALLS, *BESIDE, *NAMES_ALONE, *(f"torch.{name}" for name in STORAGES)}
 
 KEYS = (str, int, float, bytes, type(None))  # with Name: types whose hash takes no long time
 PLAIN = (
@@ -53,7 +61,7 @@ class RefusedPickleError(ValueError):
 
 @dataclass(frozen=True)
 class Name:
-    """A name of Python that stands in a pickle. It was not looked up."""
+    """A name of Python that stands in a pickle, or for the result of a call of it. It was not looked up."""
 
     text: str
 
@@ -138,9 +146,10 @@ def _change(program: Program, name: str, argument: Any) -> None:
     elif name == "BINPERSID":
         program.stack[-1] = _storage(program.stack[-1])
         program.storages.append(program.stack[-1])
-    elif name == "BUILD":  # the attributes of an OrderedDict, such as state_dict()._metadata
+    elif name == "BUILD":  # attributes of an OrderedDict, such as state_dict()._metadata; content of an array
         program.stack.pop()
-        _container(program.stack, dict)
+        if not (isinstance(program.stack[-1], Name) and program.stack[-1].text in BESIDE):
+            _container(program.stack, dict)
     elif name in ("SETITEM", "SETITEMS"):
         items = program.since_mark() if name == "SETITEMS" else [program.stack.pop(-2), program.stack.pop()]
         _container(program.stack, dict).update(_pairs(zip(items[::2], items[1::2], strict=True)))
@@ -176,8 +185,10 @@ def _pairs(items: Any) -> dict[Any, Any]:
 def _call(program: Program, function: Any, arguments: Any) -> Any:
     """What stands for the result of one of CALLS."""
     called = function.text if isinstance(function, Name) else f"a {type(function).__name__}"
-    if called not in CALLS or not isinstance(arguments, tuple):
+    if called not in (*CALLS, *BESIDE) or not isinstance(arguments, tuple):
         raise RefusedPickleError(f"this pickle calls {shown(called)}")
+    if called in BESIDE:
+        return Name(called)
     if called.startswith("torch._utils._rebuild_tensor"):
         return _tensor(*arguments[:4])
     if called == "torch._utils._rebuild_parameter":

@@ -63,7 +63,7 @@ def read_header(path: Path | str) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise SafetensorError(f"its header of {length} bytes does not fit into its {size} bytes")
+            raise SafetensorError(f"cut short, or of another format: no header of {length} bytes in its {size} bytes")
         if length > DESCRIPTION_LIMIT:
             raise SafetensorError(f"its header has {length} bytes, more than the {DESCRIPTION_LIMIT} of any model")
         text = file.read(length)
@@ -100,8 +100,10 @@ def _checked(header: Any, begin: int, size: int) -> Header:
         if entry.begin != end:
             raise ValueError(f"the numbers of {name} overlap others, or leave a hole")
         end = entry.end
-    if end != size:
-        raise ValueError(f"it describes {end} bytes, but the file has {size}")
+    if end > size:
+        raise SafetensorError(f"cut short: it describes {end} bytes, but the file has {size}")
+    if end < size:
+        raise SafetensorError(f"{size - end} bytes follow its last tensor, which belong to none: two files in one?")
     return Header(tensors, metadata)
 
 

@@ -72,7 +72,7 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
 
 def read_controlnet(path: Path, model: LatentDiffusion, device: str, option: str) -> LatentDiffusion:
     """Read a model file of which only the ControlNet is loaded. Raise ValueError where it does not fit `model`."""
-    other = load_model(path, device=device, parts=("controlnet",))
+    other = load_model(path, device=device, parts=("controlnet",), as_part="--controlnet")
     if other.controlnet is None:
         raise ValueError(f"{option} {path}: no ControlNet in it. Give what `train.py controlnet` wrote.")
     same = other.config.unet == model.config.unet

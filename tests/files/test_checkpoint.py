@@ -142,7 +142,7 @@ def test_weights_that_are_no_numbers_are_refused_by_the_name_of_their_tensor(pat
 def test_a_missing_file_and_a_folder_are_refused(path, tmp_path):
     assert "no such file" in refusal(path)
     path.mkdir()
-    assert "no such file" in refusal(path)
+    assert "a folder, not a model file. Of a diffusers folder" in refusal(path)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 1000, -1])

@@ -200,7 +200,7 @@ HOSTILE = {  # what a pickle asks for
     ("torch._utils", "_rebuild_sparse_tensor"): "torch._utils._rebuild_sparse_tensor",
     ("torch._utils", "_rebuild_qtensor"): "torch._utils._rebuild_qtensor",
     ("torch._utils", "_rebuild_meta_tensor_no_storage"): "torch._utils._rebuild_meta_tensor_no_storage",
-    ("numpy.core.multiarray", "scalar"): "numpy.core.multiarray.scalar",
+    ("numpy.core.multiarray", "fromfile"): "numpy.core.multiarray.fromfile",
     ("torch._utils", "_rebuild_tensor_v2.__globals__"): "torch._utils._rebuild_tensor_v2.__globals__",
 }
 

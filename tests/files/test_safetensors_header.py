@@ -32,7 +32,7 @@ def refusal(path):
         read_header(path)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 400
-    with pytest.raises(ValueError, match=r"not a complete .safetensors file"):
+    with pytest.raises(ValueError, match=r"not a sound .safetensors file"):
         open_source(path)
     return str(error.value)
 
@@ -42,8 +42,8 @@ LIES = {
     "overlap": ({"a": entry(), "b": entry((8, 24))}, 24, "overlap others"),
     "hole": ({"a": entry(), "b": entry((20, 36))}, 36, "leave a hole"),
     "hole at the begin": ({"a": entry((4, 20))}, 20, "leave a hole"),
-    "more than the file has": ({"a": entry((0, 32), (8,))}, 16, "describes"),
-    "less than the file has": ({"a": entry()}, 20, "describes"),
+    "more than the file has": ({"a": entry((0, 32), (8,))}, 16, "cut short: it describes"),
+    "less than the file has": ({"a": entry()}, 20, "4 bytes follow its last tensor"),
     "backwards": ({"a": entry((16, 0))}, 16, "do not fit"),
     "negative offset": ({"a": entry((-16, 0))}, 16, "do not fit"),
     "offset of 2^64": ({"a": entry((0, 2**64))}, 16, "do not fit"),

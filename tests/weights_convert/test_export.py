@@ -16,7 +16,8 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, model_metadata, save_model
 from tests.conftest import MICRO
 from weights_convert.__main__ import main as weights_convert_main
-from weights_convert.export_command import FORMATS, unlike_sd15
+from weights_convert.export_command import FORMATS
+from weights_convert.file_settings import unlike_sd15
 
 WEIGHTS = [
     "controlnet/diffusion_pytorch_model.safetensors",
@@ -150,7 +151,7 @@ def test_an_exported_folder_with_an_exchanged_part_is_imported_as_any_other(expo
     save_file(load_file(path), path)  # somebody else's: no metadata
     code, _, error = convert(tmp_path / "out", "--out", tmp_path / "b.safetensors", preset=None)
     assert code == 2
-    assert "does not hold the tensors of sd15" in error
+    assert "Choose a --preset of these sizes" in error
 
 
 def test_what_a_compvis_file_cannot_say_is_noted_and_of_sd15_nothing(export, model_file, tmp_path):
@@ -163,7 +164,10 @@ def test_what_a_compvis_file_cannot_say_is_noted_and_of_sd15_nothing(export, mod
     assert [*unlike_sd15(SD15, model)] == [*unlike_sd15(SD15, {"controlnet"})] == []
     assert "control.hint_channels (16, 32, 64)" in [*unlike_sd15(US128, {"controlnet"})]
     v = dataclasses.replace(SD15, schedule=dataclasses.replace(SD15.schedule, prediction="v", guidance=3.0))
-    assert [*unlike_sd15(v, model)] == ["schedule.prediction v"]
+    assert [*unlike_sd15(v, model)] == []  # the .yaml says it
+    noise = dataclasses.replace(v, schedule=dataclasses.replace(v.schedule, zero_terminal_snr=True))
+    assert [*unlike_sd15(noise, model)] == ["schedule.zero_terminal_snr True"]
+    assert [*unlike_sd15(v, {"controlnet"})] == ["schedule.prediction v"]
 
 
 @pytest.mark.parametrize("first", [0, 1])

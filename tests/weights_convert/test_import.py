@@ -150,9 +150,8 @@ def test_the_help_names_every_option_on_one_screen():
     command = [sys.executable, "-m", "weights_convert", "import", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert all(
-        option in done.stdout for option in ("--out", "--ema", "--controlnet", "--text", "--dtype", "--overwrite")
-    )
+    options = ("--out", "--ema", "--controlnet", "--text", "--vae", "--prediction", "--dtype", "--overwrite")
+    assert all(option in done.stdout for option in options)
     assert len(done.stdout.splitlines()) < 30
 
 

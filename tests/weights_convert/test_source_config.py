@@ -11,7 +11,7 @@ from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
 from weights_convert.export_command import without_ours
-from weights_convert.source_config import with_folder_config
+from weights_convert.folder_settings import with_folder_config
 
 BASE = BUNDLED.with_name("us128_base.safetensors")
 
@@ -66,7 +66,7 @@ def test_a_schedule_that_ends_in_noise_and_a_trailing_grid_are_read_and_written(
     assert {name: again[name] for name in own} == own
     change(scheduler, timestep_spacing="linspace")
     assert with_folder_config(US128, folder).schedule.spacing == "leading"
-    assert "timestep_spacing 'linspace'. sample.py takes a leading grid instead" in capsys.readouterr().out
+    assert "timestep_spacing 'linspace'. sample.py takes a leading grid instead" in capsys.readouterr().err
     assert with_folder_config(US128_V, folder / "none") == US128_V
 
 
@@ -82,7 +82,7 @@ def test_an_exchanged_part_is_told(exported, tmp_path, capsys):
     file = tmp_path / "mixed" / "vae" / "diffusion_pytorch_model.safetensors"
     save_file(load_file(file), file)
     assert call("import", tmp_path / "mixed", "--preset", "us128", "--out", tmp_path / "out.safetensors") == 0
-    assert "note: files of this folder were exchanged" in capsys.readouterr().out
+    assert "files were exchanged since it was exported" in capsys.readouterr().err
 
 
 def test_a_folder_without_these_files_leaves_the_preset_as_it_is(tmp_path):
@@ -97,6 +97,7 @@ def test_a_folder_without_these_files_leaves_the_preset_as_it_is(tmp_path):
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "Only a model that predicts v can start"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": "yes"}, "rescale_betas_zero_snr 'yes'"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10.5}, "num_train_timesteps is 10.5"),
+        ("scheduler/scheduler_config.json", {"beta_end": 1.5}, "betas from 0.00085 to 1.5 are no noise schedule"),
         ("vae/config.json", {"scaling_factor": "big"}, "scaling_factor is 'big', not a positive number"),
         ("vae/config.json", None, "not JSON"),
     ],

@@ -1,10 +1,12 @@
 """Opening files: every format gives the same tensors; a pickle runs no code; damage is an error and never a result."""
 
+import json
 import os
 import pickle
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +107,7 @@ def test_a_file_that_is_not_there_empty_or_something_else_is_explained(tmp_path)
         open_source(tmp_path / "nothing.ckpt")
     assert "is empty" in message("a.safetensors", b"")
     assert "not a PyTorch checkpoint" in message("b.ckpt", b"<!DOCTYPE html><html>")
-    assert "not a complete .safetensors" in message("c.safetensors", b"<!DOCTYPE html><html>")
+    assert "not a sound .safetensors" in message("c.safetensors", b"<!DOCTYPE html><html>")
     assert "ending in .safetensors, .ckpt" in message("d.png", b"\x89PNG" * 20)
     assert "git lfs pull" in message("e.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
     torch.save([torch.zeros(1)], tmp_path / "f.pt")
@@ -145,7 +147,7 @@ each_kind = st.sampled_from(["model.safetensors", "zip.ckpt", "legacy.ckpt"])
 def test_a_file_cut_anywhere_is_refused(files, tmp_path, name, share):
     content = files[name]
     (tmp_path / name).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"(empty|complete|cut short|refused).*"):
+    with pytest.raises(ValueError, match=r"(empty|sound|cut short|refused).*"):
         loaded(tmp_path / name)
 
 
@@ -164,13 +166,14 @@ def test_a_changed_byte_gives_tensors_or_a_value_error_and_nothing_else(files, t
 
 
 def test_a_diffusers_folder_prefers_full_precision_then_safetensors(tmp_path):
-    for best in range(4):  # from the worst kind of file to the best
-        for component, names in COMPONENTS.items():
-            if component != "controlnet":
-                write(tmp_path / component / names[3 - best])
+    ends = [".non_ema.bin", ".bf16.safetensors", ".fp16.bin", ".fp16.safetensors", ".bin", ".safetensors"]
+    for end in ends:  # from the worst kind of file to the best
+        for component in ("unet", "vae", "text_encoder"):
+            stem = COMPONENTS[component][0].partition(".")[0]
+            stem = "pytorch_model" if stem == "model" and end.endswith("bin") else stem
+            write(tmp_path / component / f"{stem}{end}")
         source = open_source(tmp_path)
-        ends = [".fp16.bin", ".fp16.safetensors", ".bin", ".safetensors"]
-        assert [file.name.removeprefix(file.name.split(".")[0]) for file in source.files] == [ends[best]] * 3
+        assert [file.name.removeprefix(file.name.split(".")[0]) for file in source.files] == [end] * 3
         assert {name.split("/")[0] for name in source.entries} == {"unet", "vae", "text_encoder"}
 
 
@@ -222,3 +225,79 @@ def test_nested_state_dicts_are_found_under_the_names_that_trainers_use(tmp_path
 def test_the_prefix_of_a_parallel_module_is_taken_off(tmp_path):
     torch.save({"model": {"module.a.weight": torch.ones(2)}}, tmp_path / "model.pt")
     assert set(open_source(tmp_path / "model.pt").entries) == {"a.weight"}
+
+
+def write_shards(folder, names=("s-1.safetensors", "s-2.safetensors"), index="diffusion_pytorch_model.safetensors"):
+    """WEIGHTS in two files, and the index that lists them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = list(WEIGHTS)
+    for name, own in zip(names, (keys[:1], keys[1:]), strict=True):
+        if name is not None:
+            save_file({key: WEIGHTS[key] for key in own}, folder / name)
+    where = {key: names[key != keys[0]] or "lost.safetensors" for key in keys}
+    (folder / f"{index}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "unet"])
+def test_the_shards_of_an_index_are_read_as_one_file(place, tmp_path):
+    write_shards(tmp_path / place)
+    found = {name.removeprefix("unet/"): value for name, value in loaded(tmp_path).items()}
+    assert same(found)
+    assert [file.name for file in open_source(tmp_path).files] == ["s-1.safetensors", "s-2.safetensors"]
+
+
+def test_shards_that_are_missing_elsewhere_or_not_what_the_index_says_are_named(tmp_path):
+    def refused(folder, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            open_source(folder)
+
+    refused(write_shards(tmp_path / "lost", ("s-1.safetensors", None)), "1 of the 2 files .* not there: lost")
+    (tmp_path / "up").mkdir()
+    write(tmp_path / "outside.safetensors")
+    for outside in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
+        index = {"weight_map": {"a.weight": outside}}
+        (tmp_path / "up" / "model.safetensors.index.json").write_text(json.dumps(index))
+        refused(tmp_path / "up", "a file that is not beside it")
+    other = write_shards(tmp_path / "other")
+    save_file({"x": torch.ones(1)}, other / "s-2.safetensors")
+    refused(other, r"do not hold the tensors that it lists \(a.bias, ids\)")
+    for text in ("{", "[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
+        (other / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+        refused(other, "index.json: (not JSON|holds a list|has no weight_map)")
+
+
+def test_endings_in_capitals_are_the_same_endings(tmp_path):
+    assert same(loaded(write(tmp_path / "model.ckpt").rename(tmp_path / "MODEL.CKPT")))
+    assert same(loaded(write(tmp_path / "model.safetensors").rename(tmp_path / "MODEL.SAFETENSORS")))
+
+
+def test_numpy_types_and_devices_beside_the_weights_are_passed_over_and_never_made(tmp_path):
+    beside = {"score": np.float64(0.1), "seed": np.int64(3), "row": np.arange(3), "kind": np.dtype("f4")}
+    beside |= {"dtype": torch.bfloat16, "device": torch.device("cuda", 0)}
+    for legacy in (False, True):
+        content = {"state_dict": WEIGHTS, "callbacks": beside}
+        torch.save(content, tmp_path / "model.ckpt", _use_new_zipfile_serialization=not legacy)
+        assert same(loaded(tmp_path / "model.ckpt"))
+    torch.save({**WEIGHTS, "score": np.float64(0.1)}, tmp_path / "flat.pt")
+    with pytest.raises(ValueError, match=r"entry 'score' is a numpy\.\w+\.multiarray\.scalar, not a tensor"):
+        open_source(tmp_path / "flat.pt")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+@pytest.mark.parametrize("wrap", ["_orig_mod.{}", "module._orig_mod.{}", "_orig_mod.module.{}"])
+def test_the_wrappers_of_compiled_and_parallel_modules_are_taken_off(name, wrap, tmp_path):
+    assert same(loaded(write(tmp_path / name, {wrap.format(key): value for key, value in WEIGHTS.items()})))
+
+
+def test_names_with_and_without_a_wrapper_in_one_file_stay_as_they_are(tmp_path):
+    both = {"a": torch.ones(1), "_orig_mod.a": torch.zeros(1)}
+    assert same(loaded(write(tmp_path / "model.pt", both)), both)
+
+
+def test_bytes_behind_the_last_tensor_are_called_that_and_not_cut_short(tmp_path):
+    path = write(tmp_path / "model.safetensors")
+    path.write_bytes(path.read_bytes() + b"???")
+    with pytest.raises(ValueError, match="3 bytes follow its last tensor") as error:
+        open_source(path)
+    assert "cut short" not in str(error.value)

@@ -18,7 +18,7 @@ from weights_convert.sources import open_source
 
 EPILOG = """exit code:
   0  every tensor of the parts in SRC is there in its shape, nothing unknown is, and all that is used is finite
-  1  something is missing, unknown, of another shape, NaN or infinite; all of it is listed
+  1  something is missing, a part of a folder too, unknown, of another shape, NaN or infinite; all of it is listed
   2  SRC cannot be read, or is of another kind of model"""
 
 

@@ -75,8 +75,8 @@ class Audit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything fits, and all that is used is finite."""
-        return not self.problems
+        """Whether everything fits, no component is left out of a folder, and all that is used is finite."""
+        return not self.problems and not self.plan.source.lacking
 
 
 def audit(source: Source, config: ModelConfig, ema: bool = False, other: Source | None = None) -> Audit:

@@ -71,7 +71,9 @@ def verdict(audit: Audit) -> str:
     if audit.is_clean:
         return f"Clean: everything fits {audit.config.name}, and every number that is used is finite."
     kinds = Counter(sorted(row.problem for row in audit.problems))
-    text = "Not clean: " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) + "."
+    wrong = [f"{count:,} {kind}" for kind, count in kinds.items()]
+    wrong += [f"no weights of {component} in the folder" for component in audit.plan.source.lacking]
+    text = "Not clean: " + ", ".join(wrong) + "."
     used = sum(row.status == "used" for row in audit.rows)
     if kinds["misshaped"] > used:
         text += f" Hardly anything has the sizes of {audit.config.name}: does another --preset fit?"
