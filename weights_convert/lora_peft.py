@@ -16,8 +16,7 @@ from typing import Any
 
 from weights_convert.lora_kinds import WAY_ROUND
 from weights_convert.lora_names import COMPONENTS, HEADER, split_name
-from weights_convert.source_config import read_json
-from weights_convert.sources import Source, open_source
+from weights_convert.sources import Source, open_source, read_json
 
 FOLDER_FILES = tuple(f"pytorch_lora_weights{end}" for end in (".safetensors", ".bin"))  # where diffusers looks
 CONFIG, ADAPTER_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
