@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="report what is in a dataset, what is wrong with it, and its near-duplicates",
         description=f"Open every file of a dataset and report what is in it. Known: {KNOWN}.",
         epilog="Exit code: 0 when all files can be used; 1 when some cannot (a file does not open, a mask has another "
-        "size than its image, a class folder has no image); 2 when a DIR is not a dataset or its table cannot be read.",
+        "size than its image); 2 when a DIR is not a dataset, or train.py would refuse to read it.",
     )
     audit.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="a dataset, or the folder that holds it")
     audit.add_argument(

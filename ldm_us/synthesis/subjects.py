@@ -69,8 +69,9 @@ def subject_of_file(path: Path) -> Subject:
     stem, original = match["stem"], path.with_name(f"{match['stem']}.png")
     names = ((NAME.fullmatch(file.name), file) for file in path.parent.iterdir())
     masks = sorted(file for name, file in names if name is not None and name["mask"] and name["stem"] == stem)
-    label = match["label"] if match["label"] in CLASSES else ""
-    return Subject(stem, class_prompt(match["label"]), tuple(masks), original if original.is_file() else None, label)
+    named = match["label"].lower()
+    label = named if named in CLASSES else ""
+    return Subject(stem, class_prompt(named), tuple(masks), original if original.is_file() else None, label)
 
 
 def check_mask(label: str, lesion: bool, where: str) -> None:

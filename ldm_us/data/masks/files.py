@@ -40,8 +40,8 @@ def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
     files: dict[str, dict[str, list[Path]]] = {label: {} for label in LESION_CLASSES}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = NAME.fullmatch(path.name)
-        if match is not None and match["mask"] and match["label"] in files:
-            files[match["label"]].setdefault(match["stem"], []).append(path)
+        if match is not None and match["mask"] and match["label"].lower() in files:
+            files[match["label"].lower()].setdefault(match["stem"], []).append(path)
     if not any(files.values()):
         for record in read_dataset(folder):
             if record.masks and record.label in files:
