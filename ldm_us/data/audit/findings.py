@@ -15,7 +15,7 @@ from ldm_us.data.readers.bus_uclm import lesions_of_mask
 from ldm_us.data.readers.busi import families as listed_families
 from ldm_us.data.readers.datasets import Reading, check_folders, read_whole
 from ldm_us.data.records import BUSI_GROUP, LESION_CLASSES, UNKNOWN, Record, open_image, union_of_masks
-from ldm_us.data.split import SPLIT_SEED, split_by_group
+from ldm_us.data.split import SPLIT_SEED, mixed_groups, split_by_group
 
 FINDINGS = {  # what an audit calls its lists of file names
     "several_masks": "images with several masks (OR-ed)",
@@ -124,6 +124,7 @@ class GroupAudit:
     crossing: list[list[Record]]  # families with images of two datasets or more
     train: Counter[str]  # images by class
     held_out: Counter[str]
+    mixed: int  # groups with images of several classes
 
 
 def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
@@ -135,15 +136,16 @@ def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
     records = [record for audit in audits for record in audit.records]
     owner = [nth for nth, audit in enumerate(audits) for _ in audit.records]
     pairs = near_duplicates(records)
-    train, test = split_by_group(merge_groups(records, pairs), held_out, SPLIT_SEED)
+    merged = merge_groups(records, pairs)
+    train, test = split_by_group(merged, held_out, SPLIT_SEED)
     of_folder, start = [], 0
     for nth, audit in enumerate(audits):
         inside = [(i - start, j - start) for i, j in pairs if owner[i] == owner[j] == nth]
         of_folder.append(families_of(audit.records, inside))
         start += len(audit.records)
     crossing = [[records[i] for i in one] for one in families(records, pairs) if len({owner[i] for i in one}) > 1]
-    counts = [Counter(record.label for record in side) for side in (train, test)]
-    return GroupAudit(of_folder, crossing, *counts)
+    in_train, in_test = (Counter(record.label for record in side) for side in (train, test))
+    return GroupAudit(of_folder, crossing, in_train, in_test, mixed_groups(merged))
 
 
 def families_of(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Families:

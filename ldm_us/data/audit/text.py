@@ -47,6 +47,8 @@ def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, 
         lines.extend(listed(names, all_families, "; --families lists all"))
     if not all(audit.usable for audit in audits):
         return "\n".join([*lines, "split: train.py would refuse what cannot be used"])
+    if groups.mixed:
+        lines.append(f"groups with images of several classes: {groups.mixed} (held out only where no other group is)")
     for side, counts in ((f"split with --held-out {held_out:g}: train", groups.train), ("held out", groups.held_out)):
         lines.append(f"{side} {counts.total()} images ({format_classes(counts) or 'none'})")
     return "\n".join(lines)
