@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ldm_us.data.audit.findings import audit_folder, audit_groups
 from ldm_us.data.audit.statistics import record_statistics, summarize
-from ldm_us.data.audit.text import format_audit, format_groups, format_names
+from ldm_us.data.audit.summary import format_names
+from ldm_us.data.audit.text import format_audit, format_groups
 from ldm_us.data.masks.binarize import READINGS, binarize, find_masks
 from ldm_us.data.masks.files import list_masks, parse_name, write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
@@ -28,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="report what is in a dataset, what is wrong with it, and its near-duplicates",
         description=f"Open every file of a dataset and report what is in it. Known: {KNOWN}.",
         epilog="Exit code: 0 when all files can be used; 1 when some cannot (a file does not open, a mask has another "
-        "size than its image, a class folder has no image); 2 when a DIR is not a dataset or its table cannot be read.",
+        "size than its image); 2 when a DIR is not a dataset, or train.py would refuse to read it.",
     )
     audit.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="a dataset, or the folder that holds it")
     audit.add_argument(

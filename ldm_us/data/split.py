@@ -13,7 +13,8 @@ def split_by_group(records: Iterable[Record], held_out: float, seed: int) -> tup
     """Split into (train, held out), both sorted: the result depends on the set of records and the seed alone.
 
     Every label gives about held_out of its records, in whole groups: at least one group and never all of them. A label
-    with a single group stays in training, and so does every group whose records disagree about the label.
+    with a single group stays in training, and so does every group whose records disagree about the label. Only where
+    nothing could be held out so, because no group has one label alone, are groups of several labels held out.
     """
     if not 0 <= held_out < 1:
         raise ValueError(f"Held-out fraction {held_out}: must be at least 0 and below 1. Use for example 0.2.")
@@ -26,8 +27,16 @@ def split_by_group(records: Iterable[Record], held_out: float, seed: int) -> tup
         if held_out > 0 and len(sizes) >= 2:
             spare = len(pure) < len(sizes)  # a mixed group keeps the label in training
             chosen |= choose_groups(pure, held_out * sum(sizes.values()), len(pure) - (not spare), seed)
+    if held_out > 0 and not chosen:
+        mixed = Counter(record.group for record in records if len(labels[record.group]) > 1)
+        chosen = choose_groups(mixed, held_out * len(records), len(mixed) - 1, seed)
     train = [record for record in records if record.group not in chosen]
     return train, [record for record in records if record.group in chosen]
+
+
+def mixed_groups(records: Iterable[Record]) -> int:
+    """Count the groups whose records carry several labels, such as patients with images of two classes."""
+    return sum(len(labels) > 1 for labels in labels_of_groups(records).values())
 
 
 def labels_of_groups(records: Iterable[Record]) -> dict[str, set[str]]:

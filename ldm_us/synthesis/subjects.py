@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ldm_us.data.audit.text import format_names
+from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
-from ldm_us.data.readers.busi import CLASSES, list_busi, read_busi
+from ldm_us.data.readers.busi import CLASSES, read_busi
+from ldm_us.data.readers.left_out import list_left_out
 from ldm_us.data.records import LESION_CLASSES, class_prompt, prompted_class
 
 
@@ -70,8 +71,9 @@ def left_out(path: Path | None) -> list[str]:
     if path is None or not path.is_dir():
         return []
     if holds_busi(path):
-        listing = list_busi(path)
-        files = [*listing.other_files, *listing.orphan_masks, *(r.image for r in listing.records if not r.masks)]
+        records = read_busi(path)
+        files = [file for kind in list_left_out(path, "BUSI", records).values() for file in kind]
+        files += [record.image for record in records if not record.masks]
     else:
         _, files = list_masks(path)
     return [f"--mask {path}, left out: {format_names([file.name for file in files])}."] if files else []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import estimate_priors
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(
             f"{options.weights}: its decoder draws texture of its own, so that no grain is to be measured."
         )
-    records = [record for folder in options.data for record in read_dataset(folder)]
+    records = read_datasets(options.data)
     if options.command == "prior":
         own = members([record.prompt for record in records], options.rank)
         model.set_prior(estimate_priors(encode_records(model, records), options.rank, own))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm_us.data.digests import image_digests
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
-from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
@@ -45,8 +45,8 @@ class TrainingSet:
 
 
 def read_data(folders: Sequence[Path]) -> list[Record]:
-    """Read every folder's records."""
-    return [record for folder in folders for record in read_dataset(folder)]
+    """Read every folder's records. ValueError: two folders hold the same files."""
+    return read_datasets(folders)
 
 
 def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], list[Record]]:

@@ -60,6 +60,23 @@ def test_unseen_measures_on_all_images_of_the_folder(weights, folders, capsys):
 
 
 @pytest.mark.parametrize("command", ["reconstruction", "masks"])
+def test_a_model_whose_training_could_hold_nothing_out_is_a_sentence(save, tmp_path, capsys, command):
+    """One patient has all images."""
+    root = write_images(tmp_path / "one", 5)
+    lines = [
+        {"file_name": r.image.relative_to(root).as_posix(), "text": "x", "class": r.label, "patient": 1}
+        | {"mask": [mask.relative_to(root).as_posix() for mask in r.masks]}
+        for r in read_busi(root)
+    ]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    train, held_out = split_data([root], SHARE)
+    assert held_out == []
+    path = save({"stage": "vae", "held_out": SHARE, "data_sha256": data_hash(train)})
+    assert run_command(partial(main, [command, "--weights", str(path), "--data", str(root)])) == 2
+    assert "its training held no image out: 18 images in 1 groups" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["reconstruction", "masks"])
 def test_unseen_refuses_the_folder_that_the_model_was_trained_on(weights, folders, capsys, command):
     argv = [command, "--weights", str(weights), "--data", str(folders["known"]), "--unseen"]
     assert run_command(partial(main, argv)) == 2

@@ -89,8 +89,9 @@ def test_the_reader_of_busi_takes_what_was_written(straight, masks):
         assert line["class"] == record.label == record.image.parent.name
     found = audit_folder(out)
     assert found.usable
-    nothing = ("lesion_without_mask", "lesion_with_empty_mask", "normal_with_lesion", "orphan_masks", "other_files")
+    nothing = ("lesion_with_empty_mask", "normal_with_lesion")
     assert [name for kind in nothing for name in found.found[kind]] == []
+    assert set(found.reading.left_out) <= {"made by ldm_us beside the images"}
 
 
 def test_samples_of_one_mask_are_one_family_and_no_number_of_busi_joins_them(straight):

@@ -33,7 +33,7 @@ def test_in_the_layout_of_busi_strips_lie_beside_the_classes_and_the_reader_take
     strips = Counter(path.name.rpartition("_")[2] for path in (out / "strips").iterdir())
     assert strips == {"trajectory.png": 3, "attention.png": 3, "control.png": 3}
     assert len(read_busi(out)) == 3
-    assert audit_folder(out).found["other_files"] == []
+    assert set(audit_folder(out).reading.left_out) == {"made by ldm_us beside the images"}
 
 
 def test_a_strip_and_the_grid_say_that_they_are_synthetic_and_no_samples(run, weights, refused, tmp_path, capsys):

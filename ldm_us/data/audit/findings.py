@@ -5,16 +5,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
+from ldm_us.data.audit.summary import Coverage, covered_share
 from ldm_us.data.near_duplicates import families, merge_groups, near_duplicates
 from ldm_us.data.readers.bus_uclm import lesions_of_mask
 from ldm_us.data.readers.busi import families as listed_families
-from ldm_us.data.readers.busi import list_busi
-from ldm_us.data.readers.datasets import find_dataset, read_dataset
+from ldm_us.data.readers.datasets import Reading, check_folders, read_whole
 from ldm_us.data.records import (
     BUSI_GROUP,
-    IMAGE_SUFFIXES,
     LESION_CLASSES,
     UNKNOWN,
     Record,
@@ -23,19 +24,15 @@ from ldm_us.data.records import (
     small_lesions,
     union_of_masks,
 )
-from ldm_us.data.split import SPLIT_SEED, split_by_group
+from ldm_us.data.split import SPLIT_SEED, mixed_groups, split_by_group
 
 SMALL = 128  # pixels a side, of the smallest preset that is trained
 FINDINGS = {  # what an audit calls its lists of file names
     "several_masks": "images with several masks (OR-ed)",
-    "lesion_without_mask": "lesion images without a mask",
     "lesion_with_empty_mask": "lesion images whose masks are all empty",
     "normal_with_lesion": "normal images with a non-empty mask",
     "small_lesions": f"masks with lesions smaller than a pixel at {SMALL}x{SMALL} (each kept as one)",
     "both_lesions": "images with benign and malignant lesions (taken as malignant)",
-    "orphan_masks": "masks whose image is missing",
-    "other_files": "other files, skipped",
-    "empty_classes": "CANNOT BE USED, class folders without an image",
     "other_size": "CANNOT BE USED, mask size differs from the image",
 }
 
@@ -44,10 +41,9 @@ FINDINGS = {  # what an audit calls its lists of file names
 class Audit:
     """What was found in one dataset."""
 
-    folder: Path
-    layout: str
+    reading: Reading
     records: list[Record] = field(default_factory=list)  # those whose image opens
-    images: Counter[str] = field(default_factory=Counter)  # by class
+    covered: list[Coverage] = field(default_factory=list)  # what masks cover, of images that are not normal
     image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
     image_modes: Counter[str] = field(default_factory=Counter)
     mask_modes: Counter[str] = field(default_factory=Counter)
@@ -57,31 +53,16 @@ class Audit:
     @property
     def usable(self) -> bool:
         """Say whether every file can be used for training."""
-        return not (self.unreadable or self.found["other_size"] or self.found["empty_classes"])
+        return not (self.unreadable or self.found["other_size"])
 
 
 def audit_folder(folder: Path) -> Audit:
     """Open every file of a dataset and collect the findings. ValueError: no dataset, or its reader refuses it."""
-    root, layout = find_dataset(folder)
-    audit = Audit(Path(folder), layout)
-    if layout == "BUSI":
-        listing = list_busi(root)
-        records = listing.records
-        audit.images.update(dict.fromkeys(listing.empty_classes, 0))
-        audit.found["empty_classes"] = listing.empty_classes
-        audit.found["orphan_masks"] = [path.name for path in listing.orphan_masks]
-        audit.found["other_files"] = [f"{path.parent.name}/{path.name}" for path in listing.other_files]
-    else:
-        records = read_dataset(root)
-        used = {path for record in records for path in (record.image, *record.masks)}
-        others = [
-            path for path in sorted(root.rglob("*")) if path.suffix.lower() in IMAGE_SUFFIXES and path not in used
-        ]
-        audit.found["other_files"] = [path.relative_to(root).as_posix() for path in others]
-    for record in records:
-        audit.images[record.label] += 1
+    audit = Audit(read_whole(folder))
+    records = audit.reading.records
+    for record in tqdm(records, desc=f"opening {Path(folder).name}", unit="image", delay=1):
         audit_files(record, audit)
-    if layout == "BUS-UCLM":
+    if audit.reading.layout == "BUS-UCLM":
         audit.found["both_lesions"] = [r.image.name for r in records if len(lesions_of_mask(r.masks[0])) > 1]
     return audit
 
@@ -117,21 +98,22 @@ def open_or_note(opened: Callable[[Path], Image.Image], path: Path, audit: Audit
 
 def audit_mask_content(record: Record, audit: Audit) -> None:
     """Compare what the masks show with what the class says."""
-    name = record.image.name
+    name, masks = record.image.name, []
     if not record.masks:
-        if record.label in LESION_CLASSES:
-            audit.found["lesion_without_mask"].append(name)
         return
-    drawn = False
     for path in record.masks:  # one at a time: masks of different sizes are reported elsewhere
         try:
             union = union_of_masks([path])
         except ValueError as error:  # it opens, but what is lesion in it cannot be decided
             audit.unreadable.append(str(error))
             return
-        drawn = drawn or (union is not None and union.getbbox() is not None)
-        if union is not None and small_lesions(union, SMALL):
+        assert union is not None
+        masks.append(np.asarray(union))
+        if small_lesions(union, SMALL):
             audit.found["small_lesions"].append(path.name)
+    drawn = any(bool(mask.any()) for mask in masks)
+    if record.label != "normal" and len({mask.shape for mask in masks}) == 1:
+        audit.covered.append(Coverage(name, *covered_share(np.maximum.reduce(masks))))
     if record.label in LESION_CLASSES and not drawn:
         audit.found["lesion_with_empty_mask"].append(name)
     if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:
@@ -157,22 +139,28 @@ class GroupAudit:
     crossing: list[list[Record]]  # families with images of two datasets or more
     train: Counter[str]  # images by class
     held_out: Counter[str]
+    mixed: int  # groups with images of several classes
 
 
 def audit_groups(audits: Sequence[Audit], held_out: float) -> GroupAudit:
-    """Compare the images of all datasets, once, and split them as train.py would with these folders."""
+    """Compare the images of all datasets, once, and split them as train.py would with these folders.
+
+    ValueError: two folders hold the same files.
+    """
+    check_folders([audit.reading.folder for audit in audits], [audit.reading.records for audit in audits])
     records = [record for audit in audits for record in audit.records]
     owner = [nth for nth, audit in enumerate(audits) for _ in audit.records]
     pairs = near_duplicates(records)
-    train, test = split_by_group(merge_groups(records, pairs), held_out, SPLIT_SEED)
+    merged = merge_groups(records, pairs)
+    train, test = split_by_group(merged, held_out, SPLIT_SEED)
     of_folder, start = [], 0
     for nth, audit in enumerate(audits):
         inside = [(i - start, j - start) for i, j in pairs if owner[i] == owner[j] == nth]
         of_folder.append(families_of(audit.records, inside))
         start += len(audit.records)
     crossing = [[records[i] for i in one] for one in families(records, pairs) if len({owner[i] for i in one}) > 1]
-    counts = [Counter(record.label for record in side) for side in (train, test)]
-    return GroupAudit(of_folder, crossing, *counts)
+    in_train, in_test = (Counter(record.label for record in side) for side in (train, test))
+    return GroupAudit(of_folder, crossing, in_train, in_test, mixed_groups(merged))
 
 
 def families_of(records: Sequence[Record], pairs: Sequence[tuple[int, int]]) -> Families:

@@ -4,14 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ldm_us.data.audit.findings import FINDINGS, Audit, Families, GroupAudit
-
-SHOWN = 8  # names in one list before it is cut
+from ldm_us.data.audit.summary import SHOWN, describe_reading, format_names
 
 
 def format_audit(audit: Audit, groups: Families, all_families: bool = False) -> str:
     """Write the findings about one dataset; all_families lists every near-duplicate family and not the first alone."""
-    title = f"{audit.layout} in {audit.folder}: {audit.images.total()} images ({format_classes(audit.images)})"
-    lines = [title, format_sizes(audit.image_sizes)]
+    lines = [*describe_reading(audit.reading, audit.covered), format_sizes(audit.image_sizes)]
     lines.append("image modes: " + format_counts(audit.image_modes))
     lines.append("mask modes: " + format_counts(audit.mask_modes))
     lines.extend(format_families(groups, all_families))
@@ -49,6 +47,8 @@ def format_groups(audits: Sequence[Audit], groups: GroupAudit, held_out: float, 
         lines.extend(listed(names, all_families, "; --families lists all"))
     if not all(audit.usable for audit in audits):
         return "\n".join([*lines, "split: train.py would refuse what cannot be used"])
+    if groups.mixed:
+        lines.append(f"groups with images of several classes: {groups.mixed} (held out only where no other group is)")
     for side, counts in ((f"split with --held-out {held_out:g}: train", groups.train), ("held out", groups.held_out)):
         lines.append(f"{side} {counts.total()} images ({format_classes(counts) or 'none'})")
     return "\n".join(lines)
@@ -81,11 +81,3 @@ def format_counts(counts: Counter[str]) -> str:
     """Write counts, largest first: 'L 538, RGB 79'."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{name} {n}" for name, n in ordered) or "none"
-
-
-def format_names(names: list[str]) -> str:
-    """Write a count and the first names: '9: a, b, ... and 1 more'."""
-    if not names:
-        return "0"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"

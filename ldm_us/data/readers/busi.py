@@ -9,7 +9,6 @@ found with the normalised cross-correlation of 96x96 high-passed images, shifts 
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,22 +17,24 @@ from ldm_us.data.records import BUSI_GROUP, CLASSES, PHANTOM_GROUP, SAMPLES_GROU
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
-NAME = re.compile(r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>_mask(?:_(?P<nth>\d+))?)?\.png")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What lies in a BUSI folder, by name only."""
-
-    records: list[Record] = field(default_factory=list)
-    empty_classes: list[str] = field(default_factory=list)  # class folders without an image
-    orphan_masks: list[Path] = field(default_factory=list)  # masks whose image is missing
-    other_files: list[Path] = field(default_factory=list)  # skipped: not named like BUSI files
+NAME = re.compile(  # BUSI's own names are .png, with _mask in small letters: those come first
+    r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>[_-]mask(?:_(?P<nth>\d+))?)?\.(?:png|jpe?g|bmp|tiff?)",
+    re.IGNORECASE,
+)
+OWN = re.compile(r"[a-z]+ \(\d+\)(?:_mask(?:_\d+)?)?\.png")
 
 
 def is_busi(root: Path) -> bool:
     """Say whether class folders as in BUSI lie in this folder."""
-    return any((root / label).is_dir() for label in CLASSES)
+    return any(class_folder(root, label) is not None for label in CLASSES)
+
+
+def class_folder(root: Path, label: str) -> Path | None:
+    """Find the folder of a class: its name in small letters, else the only one that is so but for its letters' case."""
+    if (root / label).is_dir():
+        return root / label
+    found = [path for path in root.iterdir() if path.name.lower() == label and path.is_dir()] if root.is_dir() else []
+    return found[0] if len(found) == 1 else None
 
 
 def check_folder(folder: Path) -> None:
@@ -50,52 +51,46 @@ def names_in(folder: Path) -> str:
 
 
 def read_busi(root: Path) -> list[Record]:
-    """List the records of BUSI in natural order; `root` is the folder that holds those of the classes.
+    """List the records of BUSI in natural order, opening nothing; `root` is the folder that holds those of the classes.
 
-    A lesion image without a mask file is kept with no masks, and files named otherwise are skipped: the audit tells.
+    A lesion image without a mask file is kept with no masks.
     """
-    listing = list_busi(root)
-    if listing.empty_classes:
-        names = " and ".join(listing.empty_classes)
-        example = f"{listing.empty_classes[0]} (1).png"
-        raise ValueError(f"{root}: no image in {names}. Add files named like '{example}', or remove the folder.")
-    return listing.records
-
-
-def list_busi(root: Path) -> Listing:
-    """Sort the files of a BUSI folder into records, orphan masks and the rest, without opening them."""
     check_folder(root)
     if not is_busi(root):
         raise ValueError(
             f"{root} is not BUSI: expected the folders benign, malignant or normal in it, found {names_in(root)}. "
             "Give the folder that holds them."
         )
-    listing, groups = Listing(), family_groups(root)
-    for label in CLASSES:
-        if (root / label).is_dir():
-            list_class(root / label, groups, listing)
-    return listing
+    groups = family_groups(root)
+    folders = {label: folder for label in CLASSES if (folder := class_folder(root, label)) is not None}
+    read = {label: read_class(folder, label, groups) for label, folder in folders.items()}
+    empty = [label for label, of_class in read.items() if not of_class]
+    if empty:
+        raise ValueError(
+            f"{root}: no image in {' and '.join(empty)}. Add files named like '{empty[0]} (1).png', or remove the "
+            "folder."
+        )
+    return [record for of_class in read.values() for record in of_class]
 
 
-def list_class(folder: Path, groups: Callable[[str], str], listing: Listing) -> None:
-    """Add what lies in one class folder, the records in natural order."""
+def read_class(folder: Path, label: str, groups: Callable[[str], str]) -> list[Record]:
+    """List the records of one class folder. Of two files that say the same, one with BUSI's own name is taken."""
     images: dict[str, tuple[int, Path]] = {}
     masks: dict[str, list[tuple[int, Path]]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=lambda path: (OWN.fullmatch(path.name) is None, path)):
         match = NAME.fullmatch(path.name)
-        if match is None or match["label"] != folder.name or not path.is_file():
-            listing.other_files.append(path)
-        elif match["mask"]:
-            nth = int(match["nth"] or 0)  # _mask, _mask_1, _mask_2, ..., _mask_10
-            masks.setdefault(match["stem"], []).append((nth, path))
-        else:
-            images[match["stem"]] = int(match["number"]), path
-    for stem, (_, path) in sorted(images.items(), key=lambda item: item[1]):
-        ordered = tuple(mask for _, mask in sorted(masks.get(stem, [])))
-        listing.records.append(Record(path, ordered, folder.name, class_prompt(folder.name), groups(stem)))
-    listing.orphan_masks.extend(sorted(path for stem in masks.keys() - images.keys() for _, path in masks[stem]))
-    if not images:
-        listing.empty_classes.append(folder.name)
+        if match is None or match["label"].lower() != label or not path.is_file():
+            continue
+        stem, own = match["stem"].lower(), OWN.fullmatch(path.name) is not None
+        nth = int(match["nth"] or 0)  # _mask, _mask_1, _mask_2, ..., _mask_10
+        if match["mask"] and (own or nth not in dict(masks.get(stem, []))):
+            masks.setdefault(stem, []).append((nth, path))
+        elif not match["mask"]:
+            images.setdefault(stem, (int(match["number"]), path))
+    return [
+        Record(path, tuple(mask for _, mask in sorted(masks.get(stem, []))), label, class_prompt(label), groups(stem))
+        for stem, (_, path) in sorted(images.items(), key=lambda item: item[1])
+    ]
 
 
 def family_groups(root: Path) -> Callable[[str], str]:

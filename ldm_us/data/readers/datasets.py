@@ -1,10 +1,14 @@
 """Read a dataset of any known layout; which one it is shows in what lies in the folder."""
 
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_us.data.readers.bus_uclm import list_images, read_bus_uclm
 from ldm_us.data.readers.busi import check_folder, is_busi, names_in, read_busi
 from ldm_us.data.readers.imagefolder import CSV, JSONL, read_imagefolder
+from ldm_us.data.readers.left_out import describe_left_out, list_left_out, too_many
 from ldm_us.data.readers.tabled import BUSBRA_TABLE, list_sorted, read_breast, read_busbra, read_dataset_b
 from ldm_us.data.records import Record
 
@@ -13,51 +17,117 @@ KNOWN = (
     "table, or numbered images in benign, malignant), BrEaST (case001.png ..., a table), BUS-UCLM (images, masks) or "
     "images with metadata.jsonl or metadata.csv"
 )
-READERS = {
+READERS: dict[str, Callable[[Path, list[str]], list[Record]]] = {  # the second argument takes notes
     "imagefolder": read_imagefolder,
     "BUS-BRA": read_busbra,
     "dataset B": read_dataset_b,
     "BrEaST": read_breast,
-    "BUS-UCLM": read_bus_uclm,
-    "BUSI": read_busi,
+    "BUS-UCLM": lambda root, _: read_bus_uclm(root),
+    "BUSI": lambda root, _: read_busi(root),
 }
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A dataset as it was read, and what of its folder was not."""
+
+    folder: Path  # as it was given
+    root: Path  # the folder itself, or the one in it that holds the files
+    layout: str  # of READERS
+    records: list[Record]
+    left_out: dict[str, list[Path]]  # by kind: files that no record uses
+    notes: list[str]  # columns that were not read
 
 
 def read_dataset(folder: Path) -> list[Record]:
     """List the records of the dataset in `folder`, or in the only folder in it that holds one.
 
-    ValueError: there is no such folder, no known layout in it or more than one, or the reader refuses what it finds.
+    ValueError: there is no such folder, no known layout in it or more than one, the reader refuses what it finds, or it
+    leaves out more than a few pictures.
     """
-    root, layout = find_dataset(folder)
-    return READERS[layout](root)
+    return read_whole(folder).records
 
 
-def layout_of(root: Path) -> str | None:
-    """Name the layout of the files in this folder, of READERS; None where it is not known."""
-    if (root / JSONL).is_file() or (root / CSV).is_file():  # metadata say what a folder is over everything else
-        return "imagefolder"
-    if (root / BUSBRA_TABLE).is_file() or any((root / "Images").glob("bus_*.png")):
-        return "BUS-BRA"
-    if ((root / "original").is_dir() and (root / "GT").is_dir()) or list_sorted(root):
-        return "dataset B"
-    if any(root.glob("case[0-9][0-9][0-9].png")):
-        return "BrEaST"
-    if (root / "masks").is_dir() and list_images(root):
-        return "BUS-UCLM"
-    return "BUSI" if is_busi(root) else None
+def read_whole(folder: Path) -> Reading:
+    """Read the dataset in `folder` and list what is left out. ValueError as for read_dataset.
+
+    Of the layouts that fit, the first is taken that leaves out a few pictures at most.
+    """
+    root, layouts = find_dataset(folder)
+    readings, errors = [], []
+    for layout in layouts:
+        notes: list[str] = []
+        try:
+            records = READERS[layout](root, notes)
+        except ValueError as error:
+            errors.append(error)
+            continue
+        reading = Reading(Path(folder), root, layout, records, list_left_out(root, layout, records), notes)
+        if not too_many(reading.left_out, len(records)):
+            return reading
+        readings.append(reading)
+    if not readings:
+        raise errors[0]
+    listed = "; or ".join(
+        f"as {one.layout}: {len(one.records)} images, without {', '.join(describe_left_out(one.left_out))}"
+        for one in readings
+    )
+    raise ValueError(
+        f"{root} would be read {listed}. Name and place the files as this layout has them ({KNOWN}), or move away what "
+        "does not belong to it."
+    )
 
 
-def find_dataset(folder: Path) -> tuple[Path, str]:
-    """Find the folder that holds the files and the name of its layout: `folder`, or the only one in it that fits."""
+def read_folders(folders: Sequence[Path]) -> list[Reading]:
+    """Read several datasets. ValueError: an image is in two of them, which are one, or one in the other."""
+    readings = [read_whole(folder) for folder in folders]
+    check_folders(folders, [reading.records for reading in readings])
+    return readings
+
+
+def read_datasets(folders: Sequence[Path]) -> list[Record]:
+    """List the records of several datasets, one after the other. ValueError as for read_folders."""
+    return [record for reading in read_folders(folders) for record in reading.records]
+
+
+def check_folders(folders: Sequence[Path], sets: Sequence[Sequence[Record]]) -> None:
+    """Refuse an image file that two of the folders hold, by whichever paths or links they lead to it."""
+    holder: dict[str, int] = {}
+    for nth, records in enumerate(sets):
+        for record in records:
+            first = holder.setdefault(os.path.realpath(record.image), nth)
+            if first != nth:
+                raise ValueError(
+                    f"{folders[first]} and {folders[nth]} hold the same files ({record.image.name} among them). Give "
+                    "each dataset once."
+                )
+
+
+def layouts_of(root: Path) -> list[str]:
+    """Name the layouts, of READERS, that the files in this folder may have; metadata say it over everything else."""
+    if (root / JSONL).is_file() or (root / CSV).is_file():
+        return ["imagefolder"]
+    fitting = {
+        "BUS-BRA": (root / BUSBRA_TABLE).is_file() or any((root / "Images").glob("bus_*.png")),
+        "dataset B": ((root / "original").is_dir() and (root / "GT").is_dir()) or bool(list_sorted(root)),
+        "BrEaST": any(root.glob("case[0-9][0-9][0-9].png")),
+        "BUS-UCLM": (root / "masks").is_dir() and bool(list_images(root)),
+        "BUSI": is_busi(root),
+    }
+    return [layout for layout, fits in fitting.items() if fits]
+
+
+def find_dataset(folder: Path) -> tuple[Path, list[str]]:
+    """Find the folder that holds the files and the layouts it may have: `folder`, or the only one in it that fits."""
     folder = Path(folder)
     check_folder(folder)
-    layout = layout_of(folder)
-    if layout is not None:
-        return folder, layout
+    layouts = layouts_of(folder)
+    if layouts:
+        return folder, layouts
     inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [(path, layout) for path in inside if (layout := layout_of(path)) is not None]
+    found = [(path, layouts) for path in inside if (layouts := layouts_of(path))]
     if len(found) > 1:
-        names = ", ".join(f"{path.name} ({layout})" for path, layout in found)
+        names = ", ".join(f"{path.name} ({' or '.join(layouts)})" for path, layouts in found)
         raise ValueError(f"{folder} holds several datasets: {names}. Give each of these folders by itself.")
     if not found:
         raise ValueError(

@@ -2,8 +2,8 @@
 
 Columns, or keys of each JSON line: `file_name` and `text` (the prompt, taken as it is), and where known `mask` (a file;
 a JSON line may list several), `class` (normal, benign or malignant) and `group` (a patient, say; else each image is a
-group). Files are named from the folder and lie in it or below it. After the ImageFolder builder of the Hugging Face
-datasets library.
+group). The other names of NAMES are read too, in any letters, and columns of none of them are noted. Files are named
+from the folder and lie in it or below it. After the ImageFolder builder of the Hugging Face datasets library.
 """
 
 import json
@@ -13,23 +13,58 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.readers.tables import check_once, class_of, file_in, read_table, read_text
-from ldm_us.data.records import UNKNOWN, Record
+from ldm_us.data.readers.tables import check_once, class_of, file_in, note_unread, plain, read_table, read_text
+from ldm_us.data.records import CLASSES, UNKNOWN, Record
 
 JSONL, CSV = "metadata.jsonl", "metadata.csv"
+NAMES = {  # of the columns, by meaning; in a line that fills several of one meaning, the first counts
+    "file_name": ("file_name", "image", "filename", "file", "image_file"),
+    "text": ("text", "caption", "prompt"),
+    "mask": ("mask", "masks", "mask_file_name", "mask_file", "conditioning_image"),
+    "class": ("class", "label"),
+    "group": ("group", "patient", "patient_id", "case", "case_id"),
+}
 
 
-def read_imagefolder(root: Path) -> list[Record]:
+def read_imagefolder(root: Path, notes: list[str]) -> list[Record]:
     """List the records in the order of the metadata. An image without `class` has the label "unknown"."""
     if (root / JSONL).is_file() and (root / CSV).is_file():
         raise ValueError(f"{root} holds {JSONL} and {CSV}. Keep the one that counts.")
     rows: Sequence[tuple[str, dict[str, Any]]]
-    rows = read_jsonl(root / JSONL) if (root / JSONL).is_file() else read_table(root / CSV, ("file_name", "text"))
+    path = root / JSONL if (root / JSONL).is_file() else root / CSV
+    rows = read_jsonl(path) if path.name == JSONL else read_table(path, ("file_name", "text"), NAMES)
+    rows = by_meaning(path, rows, notes)
     records = [read_row(root, values, where) for where, values in rows]
     images = [record.image for record in records]
     check_once([(i.relative_to(root).as_posix(), where) for i, (where, _) in zip(images, rows, strict=True)])
     prefix = group_prefix(images, [values for _, values in rows])
     return [replace(record, group=f"{prefix}:{record.group}") for record in records]
+
+
+def by_meaning(
+    path: Path, rows: Sequence[tuple[str, dict[str, Any]]], notes: list[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Give what each line says the names of its meanings, and note the columns that are not read.
+
+    A `label` is a class only where one of the lines names a class so: else it may be anything.
+    """
+    labels = {str(value).strip().lower() for _, line in rows for name, value in line.items() if plain(name) == "label"}
+    known = NAMES if labels & set(CLASSES) else NAMES | {"class": ("class",)}
+    renamed, unread = [], set[str]()
+    for where, line in rows:
+        filled = {name: value for name, value in line.items() if value not in (None, "", [])}
+        values = {}
+        for meaning, names in known.items():
+            fitting = [name for name in filled if plain(name) in names]
+            if fitting:
+                first = min(fitting, key=lambda name: (names.index(plain(name)), name not in names))
+                values[meaning] = filled.pop(first)
+            elif meaning in line:
+                values[meaning] = line[meaning]
+        renamed.append((where, values))
+        unread |= filled.keys()
+    note_unread(path, unread, (), notes)
+    return renamed
 
 
 def read_row(root: Path, values: dict[str, Any], where: str) -> Record:

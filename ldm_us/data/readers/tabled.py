@@ -22,7 +22,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm_us.data.readers.tables import Row, check_once, class_of, file_in, find_table, read_table
+from ldm_us.data.readers.busi import class_folder
+from ldm_us.data.readers.tables import Row, check_once, class_of, file_in, find_table, note_unread, read_table
 from ldm_us.data.records import LESION_CLASSES, Record
 
 # Our choice: the paper's prompt, and where the image is from. BrEaST goes by the archive's name, since CLIP would read
@@ -32,12 +33,13 @@ BUSBRA_TABLE = "bus_data.csv"
 NUMBERED = re.compile(r"\d+\.png")
 
 
-def read_busbra(root: Path) -> list[Record]:
+def read_busbra(root: Path, notes: list[str]) -> list[Record]:
     """List the records of BUS-BRA in the order of its table; every image has one mask."""
     if not (root / BUSBRA_TABLE).is_file():
         raise ValueError(f"{root} holds no {BUSBRA_TABLE}, which names classes and patients. Copy it from BUS-BRA.")
     records = []
-    for where, cells in read_cases(root / BUSBRA_TABLE, ("ID", "Case", "Pathology"), image="ID", case="Case"):
+    columns = ("ID", "Case", "Pathology")
+    for where, cells in read_cases(root / BUSBRA_TABLE, columns, notes, image="ID", case="Case"):
         label = class_of(cells["Pathology"], where)
         image = file_in(root, f"Images/{cells['ID']}.png", where)
         mask = file_in(root, f"Masks/{cells['ID'].replace('bus', 'mask', 1)}.png", where)
@@ -46,11 +48,11 @@ def read_busbra(root: Path) -> list[Record]:
     return records
 
 
-def read_breast(root: Path) -> list[Record]:
+def read_breast(root: Path, notes: list[str]) -> list[Record]:
     """List the records of BrEaST in the order of its table; a case without a tumour mask is kept with no masks."""
     columns = ("CaseID", "Image_filename", "Mask_tumor_filename", "Classification")
     records = []
-    for where, cells in read_cases(find_table(root), columns, image="Image_filename", case="CaseID"):
+    for where, cells in read_cases(find_table(root), columns, notes, image="Image_filename", case="CaseID"):
         case, name, mask, word = (cells[column] for column in columns)
         label = class_of(word, where)
         image = file_in(root, name, where)
@@ -60,9 +62,10 @@ def read_breast(root: Path) -> list[Record]:
     return records
 
 
-def read_cases(path: Path, columns: Sequence[str], image: str, case: str) -> list[Row]:
+def read_cases(path: Path, columns: Sequence[str], notes: list[str], image: str, case: str) -> list[Row]:
     """Read a table with one row an image; `image` and `case` are the columns that name it and whose it is."""
     rows = read_table(path, columns)
+    note_unread(path, rows[0][1], columns, notes)
     check_once([(cells[image], where) for where, cells in rows])
     for where, cells in rows:
         if not cells[case]:
@@ -70,9 +73,9 @@ def read_cases(path: Path, columns: Sequence[str], image: str, case: str) -> lis
     return rows
 
 
-def read_dataset_b(root: Path) -> list[Record]:
+def read_dataset_b(root: Path, notes: list[str]) -> list[Record]:
     """List the records of dataset B; in the authors' layout the order is that of the table."""
-    listed = list_sorted(root) or list_original(root)
+    listed = list_sorted(root) or list_original(root, notes)
     check_once([(image.name, where) for image, _, where in listed])
     masked = (root / "GT").is_dir()
     records = []
@@ -86,19 +89,25 @@ def read_dataset_b(root: Path) -> list[Record]:
 
 
 def list_sorted(root: Path) -> list[tuple[Path, str, str]]:
-    """List images, classes and where these are told, of the sorted layout."""
+    """List images, classes and where these are told, of the sorted layout, which has no normal images."""
+    if class_folder(root, "normal") is not None:
+        return []
     return [
         (path, label, str(path))
         for label in LESION_CLASSES
-        for path in sorted((root / label).glob("*.png"))
+        for folder in [class_folder(root, label)]
+        if folder is not None
+        for path in sorted(folder.glob("*.png"))
         if NUMBERED.fullmatch(path.name) and path.is_file()
     ]
 
 
-def list_original(root: Path) -> list[tuple[Path, str, str]]:
+def list_original(root: Path, notes: list[str]) -> list[tuple[Path, str, str]]:
     """List the same of the authors' layout; its table may write 1 or 000001 or 000001.png."""
-    listed = []
-    for where, cells in read_table(find_table(root), ("Image", "Type")):
+    listed, table, columns = [], find_table(root), ("Image", "Type")
+    rows = read_table(table, columns)
+    note_unread(table, rows[0][1], columns, notes)
+    for where, cells in rows:
         name = cells["Image"].removesuffix(".png").zfill(6) + ".png"
         listed.append((file_in(root / "original", name, where), class_of(cells["Type"], where), where))
     return listed

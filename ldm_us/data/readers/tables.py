@@ -1,11 +1,13 @@
 """The table of a dataset (CSV, or the first sheet of an .xlsx): its rows, and the classes and files that they name."""
 
 import csv
+import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
 
 from ldm_us.data.records import CLASSES
 from ldm_us.runtime.checks import check_extra
@@ -28,14 +30,25 @@ def find_table(folder: Path) -> Path:
     raise ValueError(f"{folder} holds no table with the classes. Put the dataset's spreadsheet there, saved as CSV.")
 
 
-def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
-    """Read a table whose first row names the columns, of which `needed` must be there; empty rows are left out."""
+def read_table(
+    path: Path, needed: Sequence[str], also: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[Row]:
+    """Read a table whose first row names the columns, of which `needed` must be there; empty rows are left out.
+
+    A needed column may be named in other letters (`image name` for Image_name), or as `also` has it, and gets the name
+    that was asked for.
+    """
     rows = read_xlsx(path) if path.suffix.lower() == ".xlsx" else read_csv(path)
     if not rows:
         raise ValueError(f"{path} is empty. Its first row must name the columns {', '.join(needed)}.")
     (_, header), *body = rows
     columns = [name.strip() for name in header]
     for column in needed:
+        if column not in columns:
+            names = [plain(name) for name in (column, *also.get(column, ()))]
+            fitting = sorted((names.index(plain(name)), i) for i, name in enumerate(columns) if plain(name) in names)
+            if fitting:
+                columns[fitting[0][1]] = column
         if columns.count(column) != 1:
             problem = "has no column" if column not in columns else "has more than one column"
             raise ValueError(f"{path} {problem} {column}, only {', '.join(columns)}. Name it in the first row.")
@@ -49,6 +62,18 @@ def read_table(path: Path, needed: Sequence[str]) -> list[Row]:
     if not table:
         raise ValueError(f"{path} has no row below the names of its columns. Add one a line for each image.")
     return table
+
+
+def plain(name: str) -> str:
+    """Write the name of a column in small letters with _ between its words: 'Patient ID' is patient_id."""
+    return re.sub(r"[\s_-]+", "_", name.strip().lower())
+
+
+def note_unread(path: Path, filled: Iterable[str], used: Collection[str], notes: list[str]) -> None:
+    """Note the columns that hold something and were not used."""
+    unread = sorted({name for name in filled if name and name not in used})
+    if unread:
+        notes.append(f"columns of {path.name} that are not read: {', '.join(unread)}")
 
 
 def read_csv(path: Path) -> list[tuple[int, list[str]]]:

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.data.near_duplicates import BLUR, FLAT, THRESHOLD, detail, unit
-from ldm_us.data.near_duplicates import SIDE as SIDE_OF_FAMILIES
+from ldm_us.data.altered_copies import FLAT, unit
+from ldm_us.data.altered_copies import SIDE as SIDE_OF_FAMILIES
+from ldm_us.data.near_duplicates import BLUR, THRESHOLD, detail
 from ldm_us.files.pictures import to_picture
 
 SCORES = ("pixels", "detail", "features")

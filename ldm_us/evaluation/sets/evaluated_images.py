@@ -23,7 +23,14 @@ PHANTOMS = {"6ef4ed5cbb9a4d04787f90029d58276ba65eb9c654ce2f3227fa4c595e321f72": 
 
 def held_out_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
     """The images of the training folders that no stage was trained on: the split that the file's lineage names."""
-    return lineage_split(weights, folders)[1]
+    train, held_out = lineage_split(weights, folders)
+    if not held_out:
+        groups = len({record.group for record in train})
+        raise ValueError(
+            f"{weights}: its training held no image out: {len(train)} images in {groups} groups (of patients or "
+            "near-duplicates) left no group to spare. Measure on other images with --unseen."
+        )
+    return held_out
 
 
 def lineage_split(weights: Path, folders: Sequence[Path]) -> tuple[list[Record], list[Record]]:

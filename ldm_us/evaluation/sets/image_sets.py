@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ldm_us.data.digests import pixel_digest
 from ldm_us.data.near_duplicates import join, merge_families
-from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.readers.datasets import check_folders, read_dataset
 from ldm_us.data.records import CLASSES, UNKNOWN, Record, load_image, open_image
 from ldm_us.synthesis.folder import MANIFEST
 from ldm_us.synthesis.recipe import edited_image
@@ -29,12 +29,16 @@ LEAST_SIDE = 8  # pixels; less is no picture
 
 
 def read_set(folders: Sequence[Path]) -> list[Record]:
-    """List the images of all folders: datasets, or folders of samples with their manifest."""
-    records = []
+    """List the images of all folders: datasets, or folders of samples with their manifest.
+
+    ValueError: two folders hold the same files.
+    """
+    sets = []
     for folder in folders:
         flat = (folder / MANIFEST).is_file() and not any((folder / name).is_dir() for name in CLASSES)
-        records += read_samples(folder) if flat else read_dataset(folder)
-    return records
+        sets.append(read_samples(folder) if flat else read_dataset(folder))
+    check_folders(folders, sets)
+    return [record for one in sets for record in one]
 
 
 def read_samples(folder: Path) -> list[Record]:

@@ -28,10 +28,12 @@ def test_every_layout_is_audited_under_its_name_with_nothing_to_mend(tmp_path, c
     assert "split with --held-out 0.1: train" in printed
 
 
-def test_images_that_no_record_uses_are_listed(tmp_path):
+def test_images_that_no_record_uses_are_listed(tmp_path, capsys):
     save(busbra(tmp_path / "busbra") / "Images" / "bus_9999-l.png")
-    assert audit_folder(tmp_path / "busbra").found["other_files"] == ["Images/bus_9999-l.png"]
-    assert audit_folder(breast(tmp_path / "breast")).found["other_files"] == ["case001_other1.png"]
+    assert audit(tmp_path / "busbra", breast(tmp_path / "breast")) == 0
+    printed = capsys.readouterr().out
+    assert "\nleft out, .png in busbra/Images/: 1 (bus_9999-l.png)\n" in printed
+    assert "\nleft out, masks of other findings: 1 (case001_other1.png)\n" in printed
 
 
 def test_an_image_with_lesions_of_both_colours_is_named(tmp_path):

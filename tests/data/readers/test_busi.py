@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_us.data.readers.busi import families, list_busi, read_busi
-from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.readers.busi import families, read_busi
+from ldm_us.data.readers.datasets import read_dataset, read_whole
 from ldm_us.data.records import load_pair
 from ldm_us.data.split import split_by_group
 
@@ -79,19 +79,50 @@ def test_a_lesion_image_without_a_mask_is_kept_with_no_masks(tmp_path):
     assert [record.masks for record in read_busi(tmp_path)] == [()]
 
 
-def test_files_that_are_not_busi_are_listed_apart_and_give_no_record(tmp_path):
-    stray = ["Thumbs.db", ".DS_Store", "._benign (1).png", "benign (1) - Copy.png", "malignant (2).png", "notes.png"]
-    touch(tmp_path, "benign/benign (1).png", *(f"benign/{name}" for name in stray))
-    listing = list_busi(tmp_path)
-    assert names(record.image for record in listing.records) == ["benign (1).png"]
-    assert sorted(names(listing.other_files)) == sorted(stray)
+def test_files_that_are_not_busi_are_left_out_and_give_no_record(tmp_path):
+    stray = ["Thumbs.db", "benign (1) - Copy.png", "malignant (2).png"]
+    touch(tmp_path, "benign/benign (1).png", "benign/.DS_Store", "benign/._benign (1).png")
+    touch(tmp_path, *(f"benign/{name}" for name in stray))
+    reading = read_whole(tmp_path)
+    assert names(record.image for record in reading.records) == ["benign (1).png"]
+    assert sorted(path.name for paths in reading.left_out.values() for path in paths) == stray, "hidden ones are none"
 
 
-def test_a_mask_whose_image_is_missing_is_an_orphan_and_gives_no_record(tmp_path):
+def test_a_mask_whose_image_is_missing_is_left_out_under_its_own_kind(tmp_path):
     touch(tmp_path, "benign/benign (1).png", "benign/benign (2)_mask.png", "benign/benign (2)_mask_1.png")
-    listing = list_busi(tmp_path)
-    assert names(listing.orphan_masks) == ["benign (2)_mask.png", "benign (2)_mask_1.png"]
-    assert len(listing.records) == 1
+    reading = read_whole(tmp_path)
+    assert names(reading.left_out["masks whose image is missing"]) == ["benign (2)_mask.png", "benign (2)_mask_1.png"]
+    assert len(reading.records) == 1
+
+
+@pytest.mark.parametrize("folder", ["Benign", "BENIGN", "benign"])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".bmp"])
+def test_other_letters_and_suffixes_are_read_as_what_they_mean(tmp_path, folder, suffix):
+    touch(tmp_path, f"{folder}/{folder} (61){suffix}", f"{folder}/{folder} (61)_Mask{suffix}")
+    touch(tmp_path, f"{folder}/benign (9001){suffix}", f"{folder}/benign (9001)-mask{suffix}")
+    reading = read_whole(tmp_path)
+    assert [(r.image.stem[-3:], r.label, len(r.masks), r.group) for r in reading.records] == [
+        ("61)", "benign", 1, "busi:benign (108)"),
+        ("01)", "benign", 1, "busi:benign (9001)"),
+    ]
+    assert reading.left_out == {}
+
+
+def test_of_two_spellings_busis_own_is_taken_and_the_other_is_left_out(tmp_path):
+    own = [f"benign (1){end}" for end in (".png", "_mask.png", "_mask_1.png")]
+    touch(tmp_path, *(f"benign/{name}" for name in [*own, "benign (1).jpg", "benign (1)_Mask.png"]))
+    reading = read_whole(tmp_path)
+    (record,) = reading.records
+    assert names([record.image, *record.masks]) == own
+    assert sorted(path.name for paths in reading.left_out.values() for path in paths) == [
+        "benign (1).jpg",
+        "benign (1)_Mask.png",
+    ]
+
+
+def test_two_folders_of_one_class_are_not_both_it(tmp_path):
+    touch(tmp_path, "normal/normal (1).png", "Normal/normal (2).png")
+    assert names(record.image for record in read_busi(tmp_path)) == ["normal (1).png"]
 
 
 def test_only_some_of_the_classes_is_fine(tmp_path):

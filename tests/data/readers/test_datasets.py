@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.readers.busi import read_busi
-from ldm_us.data.readers.datasets import KNOWN, find_dataset, read_dataset
+from ldm_us.data.readers.datasets import KNOWN, find_dataset, read_dataset, read_whole
 from ldm_us.data.records import CLASSES, load_pair
 
 BLACK, RED, GREEN, WHITE = (0, 0, 0), (255, 0, 0), (0, 255, 0), (255, 255, 255)
@@ -100,7 +100,8 @@ every_layout = pytest.mark.parametrize(("layout", "make"), MAKERS.items(), ids=M
 @every_layout
 def test_every_layout_is_recognised_as_itself_and_in_the_folder_that_holds_it(tmp_path, layout, make):
     root = make(tmp_path / "outer" / "inner")
-    assert find_dataset(root) == find_dataset(tmp_path / "outer") == (root, layout)
+    assert find_dataset(root) == find_dataset(tmp_path / "outer") == (root, [layout])
+    assert read_whole(root).layout == layout
     assert read_dataset(root) == read_dataset(tmp_path / "outer")
     assert layout in KNOWN or layout == "imagefolder"
 
@@ -187,7 +188,7 @@ def test_the_class_of_bus_uclm_is_the_colour_and_any_colour_is_lesion(tmp_path):
 
 def test_metadata_decide_over_every_other_layout(tmp_path):
     imagefolder(busi(tmp_path))
-    assert find_dataset(tmp_path)[1] == "imagefolder"
+    assert find_dataset(tmp_path)[1] == ["imagefolder"]
 
 
 def test_a_folder_of_several_datasets_is_refused_and_each_is_named(tmp_path):

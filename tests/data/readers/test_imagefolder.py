@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.readers.datasets import read_dataset, read_whole
 from ldm_us.data.records import UNKNOWN
+from ldm_us.data.split import split_by_group
 
 
 def image(root: Path, *names: str) -> Path:
@@ -121,7 +122,7 @@ def test_a_line_that_cannot_be_used_is_named(tmp_path, lines, sentence):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("file_name,caption\na.png,x\n", r"metadata\.csv has no column text, only file_name, caption"),
+        ("file_name,note\na.png,x\n", r"metadata\.csv has no column text, only file_name, note"),
         ("file_name,text,text\na.png,x,y\n", "has more than one column text"),
         ("file_name,text\n", "has no row below the names"),
         ("", "is empty. Its first row must name the columns file_name, text"),
@@ -164,3 +165,64 @@ def test_any_json_gives_records_or_one_sentence_that_names_the_file(tmp_path, li
         assert len(read_dataset(tmp_path)) == len(lines)
     except ValueError as error:
         assert str(error).startswith(f"{tmp_path}/metadata.jsonl")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "file_name,text,mask,class,group",
+        "Image,Caption,Mask,Class,Patient ID",
+        "FILE_NAME,prompt,masks,LABEL,patient_id",
+        "image,text,conditioning_image,label,case",
+        "file_name,text,mask_file_name,label,Patient-Id",
+    ],
+)
+def test_the_common_names_of_columns_are_read_in_any_letters(tmp_path, header):
+    rows = [f"{i}.png,a scan,{i}_m.png,Benign,{i // 2}" for i in range(4)]
+    image(tmp_path, *(f"{i}{end}.png" for i in range(4) for end in ("", "_m")))
+    (tmp_path / "metadata.csv").write_text("\n".join([header, *rows]))
+    reading = read_whole(tmp_path)
+    assert [(r.image.name, r.prompt, [m.name for m in r.masks], r.label) for r in reading.records] == [
+        (f"{i}.png", "a scan", [f"{i}_m.png"], "benign") for i in range(4)
+    ]
+    assert [r.group.split(":")[1] for r in reading.records] == ["group 0", "group 0", "group 1", "group 1"]
+    assert (reading.notes, reading.left_out) == ([], {})
+
+
+def test_no_patient_stands_on_both_sides_of_the_split_whatever_the_column_is_called(tmp_path):
+    """Of five patients with four images each, three did while patient_id was not known."""
+    image(tmp_path, *(f"{i}.png" for i in range(20)))
+    jsonl(tmp_path, *({"file_name": f"{i}.png", "text": "a scan", "patient_id": i // 4} for i in range(20)))
+    sides = [{int(r.image.stem) // 4 for r in side} for side in split_by_group(read_dataset(tmp_path), 0.2, 0)]
+    assert not sides[0] & sides[1]
+    assert [len(side) for side in sides] == [4, 1]
+
+
+def test_every_line_may_name_its_masks_in_its_own_way(tmp_path):
+    image(tmp_path, "a.png", "b.png", "c.png", "m.png")
+    jsonl(
+        tmp_path, line(mask="m.png"), line(file_name="b.png", masks="m.png"), line(file_name="c.png", Masks=["m.png"])
+    )
+    assert [len(record.masks) for record in read_dataset(tmp_path)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("facts", "unread"),
+    [
+        ({"age": 50, "View": "left", "empty": None}, "View, age"),
+        ({"patient_id": 1, "case": 2}, "case"),
+        ({"label": 3}, "label"),
+        ({"group": "g", "patient": ""}, ""),
+    ],
+)
+def test_columns_that_are_not_read_are_noted(tmp_path, facts, unread):
+    notes = read_whole(jsonl(image(tmp_path, "a.png"), line(**facts))).notes
+    assert notes == ([f"columns of metadata.jsonl that are not read: {unread}"] if unread else [])
+
+
+def test_a_label_is_a_class_once_a_line_says_so_and_then_every_line_must(tmp_path):
+    image(tmp_path, "a.png", "b.png")
+    read = read_dataset(jsonl(tmp_path, line(label="cyst"), line(file_name="b.png", label="mass")))
+    assert [record.label for record in read] == [UNKNOWN, UNKNOWN], "it may say anything"
+    with pytest.raises(ValueError, match="line 1: the class is 'cyst'"):
+        read_dataset(jsonl(tmp_path, line(label="cyst"), line(file_name="b.png", label="benign")))

@@ -1,0 +1,87 @@
+"""Sum up a dataset as it was read: what there is, what was left out, what masks cover, which prompts are too long."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm_us.data.mask_rule import looks_inverted
+from ldm_us.data.readers.datasets import Reading
+from ldm_us.data.readers.left_out import describe_left_out
+from ldm_us.data.records import LESION_CLASSES, Record, union_of_masks
+from ldm_us.networks.clip import token_words
+
+LENGTH = 75  # tokens of a prompt that CLIP reads, between start and end of text
+SHOWN = 8  # names in one list before it is cut
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the masks of one image cover."""
+
+    name: str  # of the image
+    share: float  # of its pixels
+    inverted: bool  # more than half of them, and all four corners: black may be meant as the lesion
+
+
+def describe_reading(reading: Reading, covered: Sequence[Coverage] | None = None) -> list[str]:
+    """Write what was read and what was not, one fact a line; what is as it should be takes no line.
+
+    Opens every mask of an image that is not normal, unless `covered` says already what they cover.
+    """
+    records = reading.records
+    classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
+    masks = sum(len(record.masks) for record in records)
+    lines = [f"{reading.layout} in {reading.folder}: {len(records)} images ({classes}), {masks} masks"]
+    lines += [f"left out, {line}" for line in describe_left_out(reading.left_out)]
+    lines += reading.notes
+    bare = [record.image.name for record in records if record.label in LESION_CLASSES and not record.masks]
+    if bare:
+        lines.append(f"lesion images without a mask: {format_names(bare)}")
+    if covered is None:
+        shown = tqdm(records, desc="masks", unit="image", delay=1)
+        covered = [one for record in shown if (one := coverage_of(record)) is not None]
+    lines += describe_masks(covered)
+    prompts = {record.prompt for record in records}
+    long = sum(is_long(prompt) for prompt in prompts)
+    if long:
+        lines.append(f"prompts of more than {LENGTH} tokens, of which the rest is not read: {long} of {len(prompts)}")
+    return lines
+
+
+def coverage_of(record: Record) -> Coverage | None:
+    """Open the masks of an image that is not normal; None where it has none. ValueError: a mask cannot be read."""
+    union = union_of_masks(record.masks) if record.label != "normal" else None
+    return None if union is None else Coverage(record.image.name, *covered_share(np.asarray(union)))
+
+
+def covered_share(mask: np.ndarray) -> tuple[float, bool]:
+    """Measure a mask (h, w) of 0 and 255: the share of its pixels that is lesion, and whether it looks inverted."""
+    return float((mask > 0).mean()), looks_inverted(mask)
+
+
+def describe_masks(covered: Sequence[Coverage]) -> list[str]:
+    """Write the least, median and largest share that masks cover, and the images whose masks look inverted."""
+    if not covered:
+        return []
+    least, median, largest = np.quantile([one.share for one in covered], [0, 0.5, 1])
+    lines = [f"share of the image that masks cover: least {least:.2%}, median {median:.2%}, largest {largest:.2%}"]
+    inverted = [one.name for one in covered if one.inverted]
+    if inverted:
+        lines.append(f"masks that look inverted (white in all corners): {format_names(inverted)}")
+    return lines
+
+
+def is_long(prompt: str) -> bool:
+    """Say whether CLIP cuts a prompt. A token has one byte at least, so short ones need no tokenizer."""
+    return len(prompt.encode()) > LENGTH and len(token_words(prompt)) > LENGTH
+
+
+def format_names(names: Sequence[str]) -> str:
+    """Write a count and the first names: '9: a, b, ... and 1 more'."""
+    if not names:
+        return "0"
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"

@@ -1,0 +1,74 @@
+"""The summary of a dataset: images, masks and classes, what was left out, what masks cover, prompts that are cut."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ldm_us.data.audit.summary import Coverage, coverage_of, describe_masks, describe_reading, is_long
+from ldm_us.data.readers.datasets import read_whole
+from ldm_us.networks import clip
+from tests.data.readers.test_datasets import busbra, busi, save
+
+
+def ellipse_of(share: float, path: Path) -> Path:
+    """A mask of 10 columns of which a share is white, from the left."""
+    picture = Image.new("L", (10, 10))
+    picture.paste(255, (0, 0, round(10 * share), 10))
+    picture.save(path)
+    return path
+
+
+def test_the_summary_says_what_was_read_and_every_kind_of_what_was_not(tmp_path):
+    root = busi(tmp_path / "set")
+    save(root / "cyst" / "cyst (1).png")
+    save(root / "benign" / "benign (9002).png")
+    assert describe_reading(read_whole(root)) == [
+        f"BUSI in {root}: 4 images (2 benign, 1 malignant, 1 normal), 3 masks",
+        "left out, .png in set/cyst/: 1 (cyst (1).png)",
+        "lesion images without a mask: 1: benign (9002).png",
+        "share of the image that masks cover: least 1.56%, median 1.56%, largest 1.56%",
+    ]
+
+
+def test_columns_that_are_not_read_are_in_the_summary(tmp_path):
+    assert "columns of bus_data.csv that are not read: BIRADS, Histology" in describe_reading(
+        read_whole(busbra(tmp_path))
+    )
+
+
+def test_the_least_median_and_largest_share_are_told_and_inverted_masks_named(tmp_path):
+    lines = []
+    for i, share in enumerate((0.1, 0.3, 0.4, 0)):
+        Image.new("L", (10, 10), 90).save(tmp_path / f"{i}.png")
+        ellipse_of(share, tmp_path / f"{i}_m.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": "x", "mask": f"{i}_m.png"}))
+    inverted = Image.new("L", (10, 10), 255)
+    inverted.paste(0, (3, 3, 6, 6))
+    inverted.save(tmp_path / "2_m.png")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    reading = read_whole(tmp_path)
+    assert describe_reading(reading)[1:] == [
+        "share of the image that masks cover: least 0.00%, median 20.00%, largest 91.00%",
+        "masks that look inverted (white in all corners): 1: 2.png",
+    ]
+    assert coverage_of(reading.records[1]) == Coverage("1.png", 0.3, False)
+    assert describe_masks([]) == []
+
+
+def test_prompts_that_clip_cuts_are_counted(tmp_path):
+    for name in ("a", "b", "c"):
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    texts = {"a": "a cyst", "b": "a mass " * 37 + "here", "c": "a mass " * 38}
+    lines = [json.dumps({"file_name": f"{name}.png", "text": text}) for name, text in texts.items()]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert describe_reading(read_whole(tmp_path))[1:] == [
+        "prompts of more than 75 tokens, of which the rest is not read: 1 of 3"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "a benign breast", "!" * 75, "\u00e9" * 37])
+def test_short_prompts_need_no_tokenizer(text, monkeypatch):
+    monkeypatch.setattr(clip, "_open_clip_tokenizer", lambda: pytest.fail("the tokenizer was read"))
+    assert not is_long(text)
