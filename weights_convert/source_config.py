@@ -54,8 +54,8 @@ def choose_config(
         if preset not in (None, config.name):
             raise ValueError(f"{src.path}: carries its own config, {config.name}. Leave --preset {preset} out.")
     replaced = replaced or {}
-    detect(src)  # another family of models is named as such, not by its first strange setting
     if src.path.is_dir():
+        detect(src)  # another family of models is named as such, not by its first strange setting
         config = with_folder_config(config, src.path, FILES.keys() - replaced.keys())
     elif "config" not in src.metadata:
         config = with_file_config(config, src, prediction)
@@ -65,7 +65,5 @@ def choose_config(
         config = with_folder_config(config, path, (part,)) if path.is_dir() else config
     start, end = config.schedule.beta_start, config.schedule.beta_end
     if not 0 < start <= end < 1:
-        raise ValueError(
-            f"{src.path}: betas from {start:g} to {end:g} are no noise schedule: they rise, between 0 and 1."
-        )
+        raise ValueError(f"{src.path}: betas from {start:g} to {end:g} are no noise schedule: let them rise below 1.")
     return config

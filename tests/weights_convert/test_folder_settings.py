@@ -5,6 +5,7 @@ import json
 from functools import cache
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_us.config import SD15, TINY
@@ -13,6 +14,8 @@ from tests.weights_convert.test_diffusers_folder import STABLE_DIFFUSION_15
 from weights_convert.diffusers_folder import folder_texts
 from weights_convert.folder_settings import KNOWN, with_folder_config
 from weights_convert.rules import SURPLUS_LAYERS
+from weights_convert.source_config import choose_config
+from weights_convert.sources import open_source
 
 SCHEDULER, TEXT, UNET, VAE = (
     "scheduler/scheduler_config.json",
@@ -138,3 +141,11 @@ def test_a_text_encoder_has_as_many_layers_as_its_config_says(convert, tmp_path)
     assert f"ignored   16: {SURPLUS_LAYERS}" in said
     layers = {name.split(".")[2] for name in load_file(tmp_path / "out.safetensors") if name.startswith("text.blocks.")}
     assert layers == {"0"}
+
+
+def test_another_family_of_models_is_named_before_its_first_strange_setting(tmp_path):
+    write(tmp_path, {UNET: {"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024}})
+    name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    save_file({name: torch.zeros(4, 1024)}, tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=r"a Stable Diffusion 2\.x model"):
+        choose_config(open_source(tmp_path), "tiny")
