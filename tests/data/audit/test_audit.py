@@ -55,6 +55,21 @@ def test_a_clean_folder_has_no_findings_and_exit_code_0(tmp_path, capsys):
     assert "do not open: 0" in printed
 
 
+def test_a_picture_that_does_not_become_grey_is_named_and_ends_nothing(tmp_path, capsys):
+    path = image(clean(tmp_path), "benign (2).png")
+    Image.new("LAB", (8, 6)).save(path, format="TIFF")
+    assert main(["audit", str(tmp_path)]) == 1
+    assert f"{path} has mode LAB" in capsys.readouterr().out
+
+
+def test_masks_with_lesions_smaller_than_a_pixel_are_named(tmp_path):
+    image(clean(tmp_path), "benign (2).png", (800, 1000))
+    drawn = Image.new("L", (800, 1000))
+    drawn.paste(255, (500, 404, 504, 408))
+    drawn.save(tmp_path / "benign" / "benign (2)_mask.png")
+    assert "smaller than a pixel at 128x128 (each kept as one): 1: benign (2)_mask.png" in report(tmp_path)
+
+
 def test_sizes_and_modes_are_counted(tmp_path):
     image(tmp_path, "benign (1).png", (10, 40))
     image(tmp_path, "benign (2).png", (30, 20), "RGB")
