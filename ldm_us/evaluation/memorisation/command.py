@@ -27,6 +27,7 @@ from ldm_us.evaluation.memorisation.closest_pairs import CLOSEST, NOTE, Pair, dr
 from ldm_us.evaluation.memorisation.nearest_training import (
     RATIOS,
     SCORES,
+    SEARCH,
     Described,
     Encode,
     Nearest,
@@ -176,6 +177,7 @@ def compared_fields(weights: Path, model: LatentDiffusion, training: Sequence[Re
     """What the thresholds hold for: sample.py refuses others."""
     return {
         "size": size,
+        "search": SEARCH,
         "weights_sha256": sha256_file(weights),
         "features": "mean latents of the encoder of the weights",
         "encoder_sha256": weights_hash(model, weights, ENCODER),

@@ -16,7 +16,7 @@ from torch import Tensor
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, computing
-from ldm_us.evaluation.memorisation.nearest_training import Described, describe, nearest
+from ldm_us.evaluation.memorisation.nearest_training import SEARCH, Described, describe, nearest
 from ldm_us.evaluation.memorisation.thresholds import Thresholds, latent_features, read_thresholds
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import stream
@@ -50,13 +50,14 @@ def load_training_images(
     """What the samples of a resolved Sampling may be copies of, and the thresholds of a report of memorisation.
 
     `weights` is the file of the model, `folders` its training data. Raise ValueError for a report of another encoder,
-    size or training data.
+    size, search or training data.
     """
     thresholds, compared = read_thresholds(report)
     training, _ = lineage_split(weights, folders)
     assert sampling.size is not None
     given = {
         "size": sampling.size,
+        "search": SEARCH,
         "encoder_sha256": weights_hash(model, weights, ENCODER),
         "training_sha256": data_hash(training),
     }

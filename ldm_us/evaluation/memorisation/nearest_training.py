@@ -36,6 +36,7 @@ CROPPED = (48, 46, 45, 43)  # sides, of SIDE, that a crop may have kept: to 90 %
 ZOOMED = (41, 39, 37, 35, 33)  # of both sides, that a scanner's zoom may have kept: to 70 %, anywhere
 DEPTHS = (*range(33, 47), *range(50, 70, 2))  # heights that another depth gives the image, from the same skin down
 
+SEARCH = "crop, zoom and depth"  # in a report: thresholds of another search are too lenient for this one
 AT_ONCE = 512  # training images
 
 Encode = Callable[[Tensor], Tensor]  # images (b, 1, H, W) in [0, 1] -> features (b, d)

@@ -142,9 +142,10 @@ def test_a_report_of_other_data_or_no_report_at_all_is_refused(trained_on_noise,
     path = report(0.1)
     fields = json.loads(path.read_text())
     fields["compared"]["size"] = 64
+    del fields["compared"]["search"]  # of before the audit searched zooms and depths
     path.write_text(json.dumps(fields))
     assert run(trained_on_noise, tmp_path / "out", "--drop-memorised", path, "--data", noise) == 2
-    assert "made with another size" in capsys.readouterr().err
+    assert "made with another size and search. Run" in capsys.readouterr().err
     path.write_text("{}")
     assert run(trained_on_noise, tmp_path / "out", "--drop-memorised", path, "--data", noise) == 2
     assert "no thresholds in it" in capsys.readouterr().err
