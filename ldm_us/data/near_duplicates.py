@@ -30,7 +30,7 @@ from ldm_us.data.altered_copies import (
     likely_pairs,
     unit,
 )
-from ldm_us.data.readers.busi import families as listed_families
+from ldm_us.data.busi_families import families as listed_families
 from ldm_us.data.records import BUSI_GROUP, PHANTOM_GROUP, Record, open_image
 
 BLUR = 3.0  # pixels, standard deviation of the Gaussian that is subtracted

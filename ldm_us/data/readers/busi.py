@@ -1,18 +1,11 @@
-"""Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863.
-
-Near-duplicate families. BUSI holds many images twice or more. `busi_families.json` lists groups of near-duplicates,
-found with the normalised cross-correlation of 96x96 high-passed images, shifts of +-2 pixels and a threshold of 0.5
-(few values lie near it). A family of one is an image that was compared and has no duplicate. The list covers 617 of the
-780 published images; an image that it does not know is its own group, and the audit counts those.
-"""
+"""Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863."""
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 
+from ldm_us.data.busi_families import families, first_of_family
 from ldm_us.data.records import BUSI_GROUP, CLASSES, PHANTOM_GROUP, SAMPLES_GROUP, Record, class_prompt
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
@@ -111,15 +104,3 @@ def family_groups(root: Path) -> Callable[[str], str]:
             f"{info} is damaged ({error!r}). Make the phantoms or samples again, or remove the file."
         ) from error
     return lambda stem: f"{prefix}:{first.get(stem, stem)}"
-
-
-@cache
-def families() -> dict[str, str]:
-    """Map the stem of every image that the shipped list knows to the stem of its family's first member."""
-    listed = files("ldm_us.data.readers").joinpath("busi_families.json").read_text(encoding="utf-8")
-    return first_of_family(json.loads(listed))
-
-
-def first_of_family(lists: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Families of file names -> {stem: stem of the first of its family}."""
-    return {name.removesuffix(".png"): names[0].removesuffix(".png") for names in lists for name in names}
