@@ -227,8 +227,9 @@ def test_a_killed_and_resumed_run_has_every_line_once_and_the_first_one_too(trai
 
 
 def test_a_run_that_starts_again_from_nothing_has_one_first_line(train_stage, tmp_path):
+    """As if it had been killed before its first state."""
     train_stage("unet", tmp_path / "run", "--validate-every", 1)
-    for path in (tmp_path / "run" / "state").iterdir():
+    for path in (*(tmp_path / "run" / "state").iterdir(), tmp_path / "run" / "model.safetensors"):
         path.unlink()
     again = train_stage("unet", tmp_path / "run", "--validate-every", 1)
     assert [line["step"] for line in again.log] == [0, 1, 1, 2, 2]
