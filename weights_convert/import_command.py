@@ -11,8 +11,8 @@ from ldm_us.files.checkpoint import PARTS, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
 from weights_convert.convert import DTYPES, Plan, lazy, plan_source
 from weights_convert.difference import add_unet
-from weights_convert.embedding import import_embedding
-from weights_convert.lora_import import import_lora
+from weights_convert.lora.embedding import import_embedding
+from weights_convert.lora.import_lora import import_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.rules import SPOILT_POSITIONS
 from weights_convert.source_config import choose_config, with_metadata_of_export
