@@ -2,8 +2,7 @@
 
 The file holds the matrices of every update under the names of our modules (`unet....to_q.lora_down.weight`), what was
 trained whole under its own name (a ControlNet's hint network and zero convolutions, a learned prompt), and as metadata
-the LoRAConfig and the SHA-256 of the model file. weights_convert/lora/export_lora.py brings it to other programs' names,
-lora/import_lora.py back.
+the LoRAConfig and the SHA-256 of the model file. weights_convert/lora brings it to other programs' names and back.
 """
 
 import dataclasses

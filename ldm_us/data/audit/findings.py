@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_us.data.audit.summary import Coverage, covered_share
+from ldm_us.data.audit.summary import SIDE, Coverage, measured
 from ldm_us.data.near_duplicates import families, merge_groups, near_duplicates
 from ldm_us.data.readers.bus_uclm import lesions_of_mask
 from ldm_us.data.readers.busi import families as listed_families
@@ -21,17 +21,14 @@ from ldm_us.data.records import (
     Record,
     open_image,
     open_mask,
-    small_lesions,
     union_of_masks,
 )
 from ldm_us.data.split import SPLIT_SEED, mixed_groups, split_by_group
 
-SMALL = 128  # pixels a side, of the smallest preset that is trained
 FINDINGS = {  # what an audit calls its lists of file names
     "several_masks": "images with several masks (OR-ed)",
     "lesion_with_empty_mask": "lesion images whose masks are all empty",
     "normal_with_lesion": "normal images with a non-empty mask",
-    "small_lesions": f"masks with lesions smaller than a pixel at {SMALL}x{SMALL} (each kept as one)",
     "both_lesions": "images with benign and malignant lesions (taken as malignant)",
     "other_size": "CANNOT BE USED, mask size differs from the image",
 }
@@ -109,11 +106,9 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
             return
         assert union is not None
         masks.append(np.asarray(union))
-        if small_lesions(union, SMALL):
-            audit.found["small_lesions"].append(path.name)
     drawn = any(bool(mask.any()) for mask in masks)
     if record.label != "normal" and len({mask.shape for mask in masks}) == 1:
-        audit.covered.append(Coverage(name, *covered_share(np.maximum.reduce(masks))))
+        audit.covered.append(measured(name, Image.fromarray(np.maximum.reduce(masks)), SIDE))
     if record.label in LESION_CLASSES and not drawn:
         audit.found["lesion_with_empty_mask"].append(name)
     if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:

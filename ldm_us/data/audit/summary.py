@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.readers.datasets import Reading
 from ldm_us.data.readers.left_out import describe_left_out
-from ldm_us.data.records import LESION_CLASSES, Record, union_of_masks
+from ldm_us.data.records import LESION_CLASSES, Record, small_lesions, union_of_masks
 from ldm_us.networks.clip import token_words
 
 LENGTH = 75  # tokens of a prompt that CLIP reads, between start and end of text
 SHOWN = 8  # names in one list before it is cut
+SIDE = 128  # pixels, of the smallest preset that is trained
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Coverage:
     name: str  # of the image
     share: float  # of its pixels
     inverted: bool  # more than half of them, and all four corners: black may be meant as the lesion
+    small: int  # lesions of which no pixel would be left at the model's size
 
 
-def describe_reading(reading: Reading, covered: Sequence[Coverage] | None = None) -> list[str]:
+def describe_reading(reading: Reading, size: int = SIDE, covered: Sequence[Coverage] | None = None) -> list[str]:
     """Write what was read and what was not, one fact a line; what is as it should be takes no line.
 
-    Opens every mask of an image that is not normal, unless `covered` says already what they cover.
+    Opens every mask of an image that is not normal, unless `covered` says already what they cover. size: of the model's
+    images, in pixels a side.
     """
     records = reading.records
     classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
@@ -42,8 +46,8 @@ def describe_reading(reading: Reading, covered: Sequence[Coverage] | None = None
         lines.append(f"lesion images without a mask: {format_names(bare)}")
     if covered is None:
         shown = tqdm(records, desc="masks", unit="image", delay=1)
-        covered = [one for record in shown if (one := coverage_of(record)) is not None]
-    lines += describe_masks(covered)
+        covered = [one for record in shown if (one := coverage_of(record, size)) is not None]
+    lines += describe_masks(covered, size)
     prompts = {record.prompt for record in records}
     long = sum(is_long(prompt) for prompt in prompts)
     if long:
@@ -51,19 +55,19 @@ def describe_reading(reading: Reading, covered: Sequence[Coverage] | None = None
     return lines
 
 
-def coverage_of(record: Record) -> Coverage | None:
+def coverage_of(record: Record, size: int) -> Coverage | None:
     """Open the masks of an image that is not normal; None where it has none. ValueError: a mask cannot be read."""
     union = union_of_masks(record.masks) if record.label != "normal" else None
-    return None if union is None else Coverage(record.image.name, *covered_share(np.asarray(union)))
+    return None if union is None else measured(record.image.name, union, size)
 
 
-def covered_share(mask: np.ndarray) -> tuple[float, bool]:
-    """Measure a mask (h, w) of 0 and 255: the share of its pixels that is lesion, and whether it looks inverted."""
-    return float((mask > 0).mean()), looks_inverted(mask)
+def measured(name: str, union: Image.Image, size: int) -> Coverage:
+    """Measure a mask of 0 and 255."""
+    return Coverage(name, float((np.asarray(union) > 0).mean()), looks_inverted(union), small_lesions(union, size))
 
 
-def describe_masks(covered: Sequence[Coverage]) -> list[str]:
-    """Write the least, median and largest share that masks cover, and the images whose masks look inverted."""
+def describe_masks(covered: Sequence[Coverage], size: int) -> list[str]:
+    """Write the least, median and largest share that masks cover, and the images whose masks are doubtful."""
     if not covered:
         return []
     least, median, largest = np.quantile([one.share for one in covered], [0, 0.5, 1])
@@ -71,6 +75,11 @@ def describe_masks(covered: Sequence[Coverage]) -> list[str]:
     inverted = [one.name for one in covered if one.inverted]
     if inverted:
         lines.append(f"masks that look inverted (white in all corners): {format_names(inverted)}")
+    small = [one.name for one in covered if one.small]
+    if small:
+        lines.append(
+            f"masks with lesions smaller than a pixel at {size}x{size}, each kept as one: {format_names(small)}"
+        )
     return lines
 
 

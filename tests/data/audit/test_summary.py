@@ -53,7 +53,7 @@ def test_the_least_median_and_largest_share_are_told_and_inverted_masks_named(tm
         "share of the image that masks cover: least 0.00%, median 20.00%, largest 91.00%",
         "masks that look inverted (white in all corners): 1: 2.png",
     ]
-    assert coverage_of(reading.records[1]) == Coverage("1.png", 0.3, False)
+    assert coverage_of(reading.records[1], 128) == Coverage("1.png", 0.3, False, 0)
     assert describe_masks([]) == []
 
 
