@@ -20,6 +20,8 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from ldm_us.data.audit.summary import describe_reading
+from ldm_us.data.readers.datasets import read_folders
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
@@ -67,6 +69,8 @@ def run(options: TrainOptions, world: World) -> int:
     records, held_out = split_data(options.data, options.held_out)
     steps = options.total_steps(len(records))
     if world.main:
+        for reading in read_folders(options.data):
+            print(*describe_reading(reading, options.size or model.config.image_size), sep="\n")
         print_summary(options, model, len(records), len(held_out), steps)
         for note in [*notes, *notes_on_captions(options, records)]:
             print(f"note: {note}", file=sys.stderr)

@@ -77,9 +77,7 @@ def describe_masks(covered: Sequence[Coverage], size: int) -> list[str]:
         lines.append(f"masks that look inverted (white in all corners): {format_names(inverted)}")
     small = [one.name for one in covered if one.small]
     if small:
-        lines.append(
-            f"masks with lesions smaller than a pixel at {size}x{size}, each kept as one: {format_names(small)}"
-        )
+        lines.append(f"lesions smaller than a pixel at {size}x{size}, each kept as one pixel: {format_names(small)}")
     return lines
 
 

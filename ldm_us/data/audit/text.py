@@ -9,7 +9,7 @@ from ldm_us.data.audit.summary import SHOWN, describe_reading, format_names
 
 def format_audit(audit: Audit, groups: Families, all_families: bool = False) -> str:
     """Write the findings about one dataset; all_families lists every near-duplicate family and not the first alone."""
-    lines = [*describe_reading(audit.reading, audit.covered), format_sizes(audit.image_sizes)]
+    lines = [*describe_reading(audit.reading, covered=audit.covered), format_sizes(audit.image_sizes)]
     lines.append("image modes: " + format_counts(audit.image_modes))
     lines.append("mask modes: " + format_counts(audit.mask_modes))
     lines.extend(format_families(groups, all_families))
