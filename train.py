@@ -45,7 +45,7 @@ from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
     free_weights,
-    notes_on_captions,
+    notes_on_data,
     speed_up,
     start_model,
     trained_parameters,
@@ -72,7 +72,7 @@ def run(options: TrainOptions, world: World) -> int:
         for reading in read_folders(options.data):
             print(*describe_reading(reading, options.size or model.config.image_size), sep="\n")
         print_summary(options, model, len(records), len(held_out), steps)
-        for note in [*notes, *notes_on_captions(options, records)]:
+        for note in [*notes, *notes_on_data(options, records, held_out)]:
             print(f"note: {note}", file=sys.stderr)
     if options.dry_run:
         return 0

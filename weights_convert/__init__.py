@@ -3,6 +3,6 @@
 sources (files, opened) -> detect (whose names) -> source_config (sizes and schedule, by folder_settings, file_settings)
 -> convert (plan and check, by rules and expansion) -> import_command;
 the same rules, the other way round -> export_command, with diffusers_folder (configs and tokenizer);
-The folder lora has those of LoRAs and textual inversions: names, kinds, peft -> import_lora, export_lora, embedding.
+lora_names, lora_kinds, lora_peft -> lora_import, lora_export; embedding.
 The folder audit reads and changes nothing: findings -> text, page -> command.
 """

@@ -29,7 +29,7 @@ from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.expansion import rules_for
 from weights_convert.file_settings import beside, unlike_sd15, yaml_beside
-from weights_convert.lora.export_lora import NAMINGS, export_lora
+from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
 from weights_convert.source_config import choose_config

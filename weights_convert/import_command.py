@@ -3,16 +3,18 @@
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from ldm_us.config import PREDICTIONS, PRESETS, ModelConfig
 from ldm_us.files.atomic import full_disk_is_an_error_of_input
-from ldm_us.files.checkpoint import PARTS, model_metadata, write_safetensors
+from ldm_us.files.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
-from weights_convert.convert import DTYPES, Plan, lazy, plan_source
-from weights_convert.difference import add_unet
-from weights_convert.lora.embedding import import_embedding
-from weights_convert.lora.import_lora import import_lora
+from weights_convert.convert import DTYPES, Piece, Plan, lazy, load_piece, plan_source
+from weights_convert.embedding import import_embedding
+from weights_convert.lora_import import import_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.rules import SPOILT_POSITIONS
 from weights_convert.source_config import choose_config, with_metadata_of_export
@@ -20,6 +22,7 @@ from weights_convert.sources import Source, open_source
 from weights_convert.summary import note, of_part, summary
 
 REQUIRED = ("vae", "text", "unet")
+DIFFERENCE = "difference"  # a tensor of this name marks a ControlNet that was saved as its difference from a UNet
 OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not carried over from a model file of ours
 
 
@@ -98,6 +101,30 @@ def plan_import(src: Source, config: ModelConfig, replaced: Mapping[str, Path], 
         )
     unet = {piece.target: piece for plan in plans for piece in of_part("unet", plan.pieces)}
     return [add_unet(plan, unet) for plan in plans]
+
+
+def add_unet(plan: Plan, unet: Mapping[str, Piece]) -> Plan:
+    """The plan of a file that may be a ControlNet's difference, with the UNet added. `unet`: its pieces by target.
+
+    Of what a ControlNet copies from a UNet (time embedding, encoder, middle) such a file holds W - W_unet; its hint
+    network and zero convolutions are as they are. Sources: load_controlnet in comfy/controlnet.py of ComfyUI,
+    scripts/cldm.py of sd-webui-controlnet.
+    """
+    if DIFFERENCE not in plan.ignored:
+        return plan
+    copied = {name.replace("unet.", "controlnet.", 1): piece for name, piece in unet.items()}
+    pieces = (sum_of(piece, copied[piece.target]) if piece.target in copied else piece for piece in plan.pieces)
+    return replace(plan, pieces=tuple(pieces))
+
+
+def sum_of(piece: Piece, other: Piece) -> Piece:
+    """The sum of two tensors of one shape, in the finer of their types."""
+    dtype = torch.promote_types(piece.entry.dtype, other.entry.dtype)
+
+    def load() -> torch.Tensor:
+        return load_piece(piece).to(dtype) + load_piece(other).to(dtype)
+
+    return replace(piece, entry=LazyTensor(piece.key, piece.shape, dtype, load), index=0, count=1)
 
 
 def provenance(plans: Sequence[Plan], ema: bool) -> dict[str, str]:

@@ -72,15 +72,21 @@ def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoise
     return notes
 
 
-def notes_on_captions(options: TrainOptions, records: Sequence[Record]) -> list[str]:
-    """How many captions name a side, which --flip makes wrong for half of the times that they are seen."""
+def notes_on_data(options: TrainOptions, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
+    """Nothing held out; and how many captions name a side, which --flip makes wrong for half of the times."""
+    notes = []
+    if options.held_out and not held_out:
+        notes.append(
+            f"--held-out {options.held_out} holds no image out: all are of one patient, case or family. No image is left "
+            "to validate and to measure on."
+        )
     sided = [record.prompt for record in records if SIDE.search(record.prompt)]
-    if not sided or not options.flip or options.stage == "vae":
-        return []
-    return [
-        f"{len(sided)} of {len(records)} captions name a side ({sided[0]!r}), and --flip mirrors their images: "
-        "--no-flip keeps them true."
-    ]
+    if sided and options.flip and options.stage != "vae":
+        notes.append(
+            f"{len(sided)} of {len(records)} captions name a side ({sided[0]!r}), and --flip mirrors their images: "
+            "--no-flip keeps them true."
+        )
+    return notes
 
 
 def check_objective(options: TrainOptions, model: LatentDiffusion, lineage: Lineage) -> None:

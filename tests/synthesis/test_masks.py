@@ -109,7 +109,7 @@ def test_a_dataset_of_masks_names_what_it_leaves_out(masks, tmp_path):
     (folder / "benign" / "benign (1).png").unlink()
     Image.new("L", (16, 16)).save(folder / "benign" / "benign (9).png")
     Image.new("L", (16, 16)).save(folder / "malignant" / "other.png")
-    assert left_out(folder) == [f"--mask {folder}, left out: 3: other.png, benign (1)_mask.png, benign (9).png."]
+    assert left_out(folder) == [f"--mask {folder}, left out: 3: benign (1)_mask.png, other.png, benign (9).png."]
 
 
 def test_a_mask_that_looks_inverted_gets_a_note(run, tmp_path, capsys):

@@ -182,3 +182,17 @@ def test_captions_that_name_a_side_are_counted_where_images_are_mirrored(argumen
         argv = arguments("unet", tmp_path / "run", "--dry-run", "--held-out", 0, *flags, data=folder)
         assert train.main(argv) == 0
         assert capsys.readouterr().err.count("note: 2 of 4 captions name a side ('a cyst of the Left breast')") == count
+
+
+def test_a_run_that_can_hold_nothing_out_says_so_and_says_what_it_read(arguments, tmp_path, capsys):
+    lines = []
+    for i in range(3):
+        Image.effect_noise((32, 32), 50 + i).save(tmp_path / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": "a scan", "patient": "one"}))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    for share, count in ((0.3, 1), (0, 0)):
+        argv = arguments("unet", tmp_path / "run", "--dry-run", "--held-out", share, data=tmp_path)
+        assert train.main(argv) == 0
+        printed = capsys.readouterr()
+        assert printed.err.count(f"note: --held-out {share} holds no image out") == count
+        assert f"imagefolder in {tmp_path}: 3 images (3 unknown), 0 masks" in printed.out

@@ -11,7 +11,7 @@ from weights_convert.audit.findings import audit
 from weights_convert.audit.lora import audit_lora, is_lora
 from weights_convert.audit.page import audit_page
 from weights_convert.audit.text import audit_text, csv_table
-from weights_convert.lora.peft import is_lora_folder, open_lora
+from weights_convert.lora_peft import is_lora_folder, open_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.source_config import choose_config
 from weights_convert.sources import open_source

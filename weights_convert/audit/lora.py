@@ -11,10 +11,10 @@ from ldm_us.files.lora_file import read_settings
 from ldm_us.networks.lora import Update, is_within, update_shapes
 from weights_convert.audit.numbers import numbers_of
 from weights_convert.audit.text import LISTED, printable
-from weights_convert.lora.import_lora import kind_of, piece, read_update, sort_keys
-from weights_convert.lora.kinds import bundled_words, refuse_kinds
-from weights_convert.lora.names import layers, spellings, split_name
-from weights_convert.lora.peft import alphas_of
+from weights_convert.lora_import import kind_of, piece, read_update, sort_keys
+from weights_convert.lora_kinds import bundled_words, refuse_kinds
+from weights_convert.lora_names import layers, spellings, split_name
+from weights_convert.lora_peft import alphas_of
 from weights_convert.sources import Source
 from weights_convert.summary import updates_of
 

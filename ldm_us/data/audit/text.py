@@ -14,7 +14,7 @@ def format_audit(audit: Audit, groups: Families, all_families: bool = False) -> 
     lines.append("mask modes: " + format_counts(audit.mask_modes))
     lines.extend(format_families(groups, all_families))
     lines.extend(f"{what}: {format_names(audit.found[kind])}" for kind, what in FINDINGS.items())
-    lines.append(f"CANNOT BE USED, files that do not open: {len(audit.unreadable)}")
+    lines.append(f"CANNOT BE USED, files that cannot be read: {len(audit.unreadable)}")
     return "\n".join([*lines, *listed(audit.unreadable, False)])
 
 

@@ -52,7 +52,7 @@ def test_a_clean_folder_has_no_findings_and_exit_code_0(tmp_path, capsys):
     groups = audit_groups([audit], 0.1)
     assert printed == f"{format_audit(audit, groups.of_folder[0])}\n{format_groups([audit], groups, 0.1)}\n"
     assert "3 images (1 benign, 1 malignant, 1 normal)" in printed
-    assert "do not open: 0" in printed
+    assert "cannot be read: 0" in printed
 
 
 def test_a_picture_that_does_not_become_grey_is_named_and_ends_nothing(tmp_path, capsys):
@@ -67,7 +67,7 @@ def test_masks_with_lesions_smaller_than_a_pixel_are_named(tmp_path):
     drawn = Image.new("L", (800, 1000))
     drawn.paste(255, (500, 404, 504, 408))
     drawn.save(tmp_path / "benign" / "benign (2)_mask.png")
-    assert "smaller than a pixel at 128x128 (each kept as one): 1: benign (2)_mask.png" in report(tmp_path)
+    assert "smaller than a pixel at 128x128, each kept as one pixel: 1: benign (2).png" in report(tmp_path)
 
 
 def test_sizes_and_modes_are_counted(tmp_path):
@@ -130,7 +130,7 @@ def test_damaged_images_and_masks_are_found_and_give_exit_code_1(tmp_path, capsy
     assert len(audit.unreadable) == 2
     assert main(["audit", str(tmp_path)]) == 1
     printed = capsys.readouterr().out
-    assert "do not open: 2" in printed
+    assert "cannot be read: 2" in printed
     assert "benign (2).png is damaged" in printed
     assert "malignant (1)_mask.png is not an image" in printed
 

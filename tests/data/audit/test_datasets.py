@@ -49,7 +49,7 @@ def test_mask_problems_are_found_in_every_layout(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "lesion images whose masks are all empty: 2: bus_0001-l.png, bus_0017-s.png" in printed
     assert "mask size differs from the image: 1: mask_0001-l.png (9x9, image 8x8)" in printed
-    assert "files that do not open: 1" in printed
+    assert "files that cannot be read: 1" in printed
     assert "split: train.py would refuse what cannot be used" in printed
 
 

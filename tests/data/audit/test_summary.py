@@ -54,7 +54,7 @@ def test_the_least_median_and_largest_share_are_told_and_inverted_masks_named(tm
         "masks that look inverted (white in all corners): 1: 2.png",
     ]
     assert coverage_of(reading.records[1], 128) == Coverage("1.png", 0.3, False, 0)
-    assert describe_masks([]) == []
+    assert describe_masks([], 128) == []
 
 
 def test_prompts_that_clip_cuts_are_counted(tmp_path):

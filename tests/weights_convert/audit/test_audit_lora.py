@@ -13,7 +13,7 @@ from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import LoRAConfig, add_lora
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
-from weights_convert.lora.export_lora import export_lora
+from weights_convert.lora_export import export_lora
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lora_file import load_lora
-from weights_convert.lora.import_lora import import_lora
+from weights_convert.lora_import import import_lora
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "bias": "none", "init_lora_weights": True}
 UNET, TEXT = "down_blocks.0.attentions.0.proj_in", "text_model.encoder.layers.0.mlp.fc1"

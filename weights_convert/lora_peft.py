@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from weights_convert.lora.kinds import WAY_ROUND
-from weights_convert.lora.names import COMPONENTS, HEADER, split_name
+from weights_convert.lora_kinds import WAY_ROUND
+from weights_convert.lora_names import COMPONENTS, HEADER, split_name
 from weights_convert.sources import Source, open_source, read_json
 
 FOLDER_FILES = tuple(f"pytorch_lora_weights{end}" for end in (".safetensors", ".bin"))  # where diffusers looks

@@ -21,9 +21,9 @@ from ldm_us.files.lora_file import UNKNOWN_BASE
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
 from weights_convert.convert import DTYPES, Piece, lazy, type_and_shape
-from weights_convert.lora.kinds import BUNDLED, PLAIN, bundled_words, refuse_kinds
-from weights_convert.lora.names import COMPONENTS, HEADER, layers, spellings, split_name
-from weights_convert.lora.peft import alphas_of, open_lora
+from weights_convert.lora_kinds import BUNDLED, PLAIN, bundled_words, refuse_kinds
+from weights_convert.lora_names import COMPONENTS, HEADER, layers, spellings, split_name
+from weights_convert.lora_peft import alphas_of, open_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.source_config import choose_config
 from weights_convert.sources import Source, open_source

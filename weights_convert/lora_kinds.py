@@ -16,7 +16,7 @@ from weights_convert.detect import (
     XL,
     is_embedding,
 )
-from weights_convert.lora.names import split_name
+from weights_convert.lora_names import split_name
 from weights_convert.sources import Source
 
 PLAIN = "Only plain LoRAs of Stable Diffusion 1.x can be imported: matrices A and B of linear layers and convolutions"

@@ -17,9 +17,9 @@ from ldm_us.files.lora_file import UNKNOWN_BASE, apply_lora, load_lora, save_lor
 from ldm_us.networks.lora import LoRAConfig, Update, add_lora, lora_shapes
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
-from weights_convert.lora.export_lora import export_lora
-from weights_convert.lora.import_lora import import_lora
-from weights_convert.lora.names import HEADER, layers
+from weights_convert.lora_export import export_lora
+from weights_convert.lora_import import import_lora
+from weights_convert.lora_names import HEADER, layers
 
 NAMINGS = ("diffusers", "kohya")
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"

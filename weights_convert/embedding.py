@@ -19,7 +19,7 @@ from ldm_us.networks.clip import check_prompt_tokens
 from ldm_us.networks.lora import LoRAConfig
 from weights_convert.convert import Piece, type_and_shape
 from weights_convert.detect import FOREIGN_CONTEXT_WIDTHS, XL
-from weights_convert.lora.import_lora import config_of_base, write_lora
+from weights_convert.lora_import import config_of_base, write_lora
 from weights_convert.sources import PICKLE_SUFFIXES, Source, open_source
 from weights_convert.summary import written
 

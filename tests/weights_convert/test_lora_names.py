@@ -7,7 +7,7 @@ import pytest
 
 from ldm_us.config import PRESETS, SD15
 from tests.golden.original import LAYOUTS
-from weights_convert.lora.names import layers, names_of, spellings, split_name
+from weights_convert.lora_names import layers, names_of, spellings, split_name
 
 UNET = "unet.encoder.levels.1.transformers.0.block"
 TEXT = "text.blocks.3"

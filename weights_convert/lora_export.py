@@ -16,7 +16,7 @@ from ldm_us.files.checkpoint import LazyTensor, write_safetensors
 from ldm_us.files.lora_file import LoRA, load_lora
 from ldm_us.networks.lora import Update, is_update
 from weights_convert.convert import DTYPES, Piece, lazy
-from weights_convert.lora.names import COMPONENTS, ENDS, HEADER, names_of
+from weights_convert.lora_names import COMPONENTS, ENDS, HEADER, names_of
 from weights_convert.result_place import check_result_file
 from weights_convert.sources import open_source
 from weights_convert.summary import updates_of, written

@@ -1,1 +1,0 @@
-"""LoRAs and textual inversions of other programs: their names, their kinds, there and back."""
