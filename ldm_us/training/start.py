@@ -77,8 +77,8 @@ def notes_on_data(options: TrainOptions, records: Sequence[Record], held_out: Se
     notes = []
     if options.held_out and not held_out:
         notes.append(
-            f"--held-out {options.held_out} holds no image out: all are of one patient, case or family. None is left to "
-            "validate and to measure on."
+            f"--held-out {options.held_out} holds no image out: all are of one patient, case or family. None is left "
+            "to validate and to measure on."
         )
     sided = [record.prompt for record in records if SIDE.search(record.prompt)]
     if sided and options.flip and options.stage != "vae":
