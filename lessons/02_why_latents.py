@@ -67,7 +67,7 @@ def _():
 
     Why this, of all things? It is trained with $E|x - \hat{x}|$, and speckle is noise to it: no room in a quarter of
     the numbers. For values that cannot be known the best answer $c$ has
-    $$\frac{d}{dc} E|x - c| = P(x < c) - P(x > c) = 0$$
+    $$\dfrac{d}{dc} E|x - c| = P(x < c) - P(x > c) = 0$$
     so $c$ is the **median**: one grey for the whole neighbourhood. The loss itself asks for smooth tissue.
 
     Smooth can be measured. A grain's width is that of the autocorrelation; Nakagami's $m$ is 1 for fully developed

@@ -26,7 +26,7 @@ def _():
 
     Whoever names the noise names the image: with $z_t$ known, each is the other by a line of algebra (DDPM Eq. 15 is
     Eq. 4 solved for $z_0$):
-    $$\hat{z}_0 = \frac{z_t - \sqrt{1 - \bar{\alpha}_t} \, \hat{\epsilon}}{\sqrt{\bar{\alpha}_t}}$$
+    $$\hat{z}_0 = \dfrac{z_t - \sqrt{1 - \bar{\alpha}_t} \, \hat{\epsilon}}{\sqrt{\bar{\alpha}_t}}$$
     So let us noise an image the network has never seen, ask for the noise, and look at the image that it implies.
     """)
 
@@ -71,7 +71,7 @@ def _():
     lesion is there and its edge is not. At the end it is a smear of layers: dark below, bright above.
 
     **Why a smear?** The network is trained with a squared error, and the best answer to a squared error is a mean:
-    $$\frac{d}{dc} E[(z_0 - c)^2 \,|\, z_t] = 2 c - 2 E[z_0 | z_t] = 0, \quad so \quad c = E[z_0 | z_t]$$
+    $$\dfrac{d}{dc} E[(z_0 - c)^2 \,|\, z_t] = 2 c - 2 E[z_0 | z_t] = 0, \quad \mathrm{so} \quad c = E[z_0 | z_t]$$
     At high noise many images fit the same $z_t$, and their mean is blurred. The blur is no failure: it is the right
     answer to the question. It is also why one step gives no picture, and why one walks (lesson 5).
 
@@ -94,9 +94,7 @@ def _(eps, guess, z_0):
 @app.cell
 def _(of_eps, of_z_0, z_0):
     worth, factor = of_z_0[-1] / float(z_0.var(dim=0).mean()), of_z_0[-1] / of_eps[-1]
-    mo.md(
-        f"At t = 999, the error of z_0_hat over the variance of phantoms: **{worth:.2f}**; over the loss: {factor:.0f}."
-    )
+    mo.md(f"At t = 999: error of z_0_hat over the variance of phantoms **{worth:.2f}**, over the loss {factor:.0f}.")
 
 
 @app.cell(hide_code=True)

@@ -26,8 +26,7 @@ def _():
 
     **How does one walk from noise to an image, if the network can only name the noise?**
 
-    Its $\hat{\epsilon}$ means a guess $\hat{z}_0$ (DDPM Eq. 15), a blur at first. Go a little towards it, and ask
-    again.
+    Its $\hat{\epsilon}$ means a guess $\hat{z}_0$, a blur at first (DDPM Eq. 15). Go a little towards it, ask again.
     """)
 
 
@@ -58,8 +57,7 @@ def _():
     mix the same two at a lower level (DDIM Eq. 12, $\sigma = 0$). No dice are thrown.
 
     **DDPM** draws from the posterior: for the Gaussians $q(z_t | z_{prev})$ and $q(z_{prev} | z_0)$ precisions add, so
-    its variance is $\frac{1 - \bar{\alpha}_{prev}}{1 - \bar{\alpha}_t} \beta$, and its mean mixes $z_0$ and $z_t$ (DDPM
-    Eq. 7).
+    its variance is $\frac{1 - \bar{\alpha}_{prev}}{1 - \bar{\alpha}_t} \beta$, its mean a mix of both (DDPM Eq. 7).
 
     **DPM-Solver++(2M)** (arXiv 2211.01095) is DDIM with a memory: it extrapolates $\hat{z}_0$ from the last two
     guesses, over steps $h$ of $\lambda$, the logarithm of signal over noise. Without the memory, it *is* DDIM.
@@ -82,8 +80,8 @@ def _(alpha_bar, model, prompt, steps, walk, z_T):
         memory.append((z_0_hat, h))
         return ((1 - ab_prev) / (1 - ab)).sqrt() * z - ab_prev.sqrt() * torch.expm1(-h) * ahead
 
-    grid, generator = ddim_timesteps(model.schedule, int(steps.value)), torch.Generator().manual_seed(7)
-    by_hand = [walk(ddim, grid, float(alpha_bar[0])), walk(partial(ddpm, generator=generator), grid, 1.0)]
+    grid, dice = ddim_timesteps(model.schedule, int(steps.value)), torch.Generator().manual_seed(7)
+    by_hand = walk(ddim, grid, float(alpha_bar[0])), walk(partial(ddpm, generator=dice), grid, 1.0)
     pictures = [decode(model, z) for z in by_hand]
     for sampler in ("ddim", "ddpm"):
         sampling = ldm_us.Sampling(sampler, int(steps.value), guidance=1.0, grain=False)
@@ -100,11 +98,11 @@ def _(alpha_bar, ddim, dpm_solver, walk):
         grid = torch.linspace(log_snr[-1], log_snr[0], n + 1)
         return list(pairwise(dict.fromkeys(int((log_snr - at).abs().argmin()) for at in grid)))
 
-    counts, lines = [4, 8, 12, 20], {}
-    truth = walk(partial(dpm_solver, memory=[]), even(60), 1.0)
+    counts, lines = [4, 8, 12, 16], {}
+    truth = walk(partial(dpm_solver, memory=[]), even(50), 1.0)
     for name, start in {"DDIM": lambda: ddim, "DPM-Solver++(2M)": lambda: partial(dpm_solver, memory=[])}.items():
         lines[name] = counts, [float((walk(start(), even(n), 1.0) - truth).square().mean().sqrt()) for n in counts]
-    show.curves(lines, "network calls", "distance from the end of 60", log=True)
+    show.curves(lines, "network calls", "distance from the end of 50 calls", log=True)
 
 
 @app.cell(hide_code=True)
@@ -115,8 +113,7 @@ def _():
 
     ## Exercise: DDIM with any eta
 
-    $\sigma$ is given (DDIM Eq. 16). Write Eq. 12; $\hat{\epsilon}$ gets what $\sigma$ leaves of the variance, $1 -
-    \bar{\alpha}_{prev} - \sigma^2$. Then: `python -m lessons.check 5`.
+    $\sigma$ is given (DDIM Eq. 16). Write Eq. 12, with all of its terms; then ask `python -m lessons.check 5`.
     """)
 
 

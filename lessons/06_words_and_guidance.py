@@ -40,10 +40,8 @@ def _():
     away = [((each - benign).norm(dim=1) / benign.norm(dim=1))[:10] for each in states]
     guidance = mo.ui.slider(1, 8, value=3, label="guidance")
     steps = mo.ui.slider(3, 50, value=10, label="steps")
-    mo.md(
-        show.table(["start", *token_words(prompts[1]), "end", "padding"], dict(zip(others, away, strict=True)))
-        + f"\n\n{guidance} {steps}"
-    )
+    words, rows = ["start", *token_words(prompts[1]), "end", "padding"], dict(zip(others, away, strict=True))
+    mo.md(show.table(words, rows) + f"\n\n{guidance} {steps}")
     return classes, guidance, model, prompts, steps
 
 

@@ -4,6 +4,7 @@ Marimo is an editor of a hundred files; a lesson uses five of its names. They ar
 """
 
 import ast
+import dataclasses
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from typing import Any
 
 import torch
 
+import ldm_us
+
 LESSONS = Path(__file__).resolve().parent
 NAMES = sorted(path.stem for path in LESSONS.glob("[0-9][0-9]_*.py"))  # "01_one_picture_three_knobs", ...
+FEWEST = 2  # sampling steps where a lesson is only tested
 
 
 class Prose(str):
@@ -32,6 +36,9 @@ class Slider:
     value: float
     label: str
 
+    def __str__(self) -> str:
+        return f"*{self.label}: {self.value}*"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -42,7 +49,7 @@ class Cell:
 
 
 def run(path: Path, smallest: bool = False) -> list[Cell]:
-    """Run all cells of a lesson. `smallest`: every slider stands at its left end, which takes the least time."""
+    """Run all cells of a lesson. `smallest`: with sliders at their left ends and few sampling steps, for a test."""
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source, str(path))
     names: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
@@ -56,7 +63,7 @@ def run(path: Path, smallest: bool = False) -> list[Cell]:
                 cells.append(Cell(text_of(source, node.lineno, node.end_lineno), None))
             elif isinstance(node, ast.FunctionDef) and decorator(node) == "cell":
                 body = [statement for statement in node.body if not isinstance(statement, ast.Return)]
-                code = "" if hidden(node) else text_of(source, body[0].lineno, body[-1].end_lineno)
+                code = "" if hidden(node) else text_of(source, first_line(body[0]), body[-1].end_lineno)
                 cells.append(Cell(code, run_body(body, names, path)))
     return cells
 
@@ -104,6 +111,11 @@ def run_body(body: list[ast.stmt], names: dict[str, Any], path: Path) -> Any:
     return None if last is None else eval(compile(ast.Expression(last.value), str(path), "eval"), names)
 
 
+def first_line(node: ast.stmt) -> int:
+    """The line on which a statement begins, its decorators included."""
+    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+
+
 def text_of(source: str, first: int, last: int | None) -> str:
     """Lines of a file, without the indentation that they share."""
     return textwrap.dedent("\n".join(source.splitlines()[first - 1 : last]))
@@ -116,16 +128,22 @@ def stand_in(smallest: bool) -> Iterator[None]:
     def slider(start: float, stop: float, value: float, label: str = "", **_: Any) -> Slider:
         return Slider(start, stop, start if smallest else value, label)
 
+    def sampling(*args: Any, **values: Any) -> Any:
+        asked = original(*args, **values)
+        return dataclasses.replace(asked, steps=min(asked.steps, FEWEST)) if smallest else asked
+
     marimo = ModuleType("marimo")
     marimo.__dict__.update(App=SimpleNamespace, md=Prose, ui=SimpleNamespace(slider=slider))
-    modules, path, threads = sys.modules.get("marimo"), list(sys.path), torch.get_num_threads()
+    original, modules, path, threads = ldm_us.Sampling, sys.modules.get("marimo"), [*sys.path], torch.get_num_threads()
     sys.modules["marimo"] = marimo
+    ldm_us.__dict__["Sampling"] = sampling
     sys.path.insert(0, str(LESSONS))
     try:
         yield
     finally:
         sys.path[:] = path
         torch.set_num_threads(threads)
+        ldm_us.__dict__["Sampling"] = original
         del sys.modules["marimo"]
         if modules is not None:
             sys.modules["marimo"] = modules

@@ -32,7 +32,7 @@ class Hole:
 
 HOLES = (
     Hole("diffusion.noise", "draw", "diffusion/test_sampling.py",
-         ("noise_is_drawn_bit_by_bit_from_each_samples_own_seed", "a_sample_depends_on_its_own_seed_alone")),
+         ("noise_is_drawn_bit_by_bit_from_each_samples_own_seed",)),
     Hole("networks.vae", "posterior_from_moments", "networks/test_vae.py",
          ("encode_scales_the_mean_and_the_standard_deviation_of_the_moments",
           "the_log_variance_is_clamped_to_minus_30_and_20")),
@@ -53,7 +53,7 @@ HOLES = (
          ("a_fresh_controlnet_leaves_every_unet_output_unchanged",
           "a_zero_convolution_gives_zeros_yet_its_weight_has_a_gradient")),
     Hole("evaluation.mask_errors", "dice", "evaluation/masks/test_errors.py",
-         ("a_perfect_finder_has_a_dice_of_1_and_no_errors",
+         ("disjoint_masks_have_a_dice_of_0_and_two_empty_ones_of_1",
           "a_shifted_lesion_is_off_by_its_shift_and_has_the_area_asked_for")),
 )  # fmt: skip
 
