@@ -93,8 +93,7 @@ def _(picture):
 @app.cell
 def _(counts, walked):
     away = [float((image - walked[-1]).abs().mean()) * 255 for image in walked[:-1]]
-    table = " | ".join(f"{n} steps: {grey:.1f}" for n, grey in zip(counts, away, strict=False))
-    mo.md(f"Mean difference from the picture of {counts[-1]} steps, in grey levels of 255: **{table}**")
+    mo.md(show.table([f"{n} steps" for n in counts[:-1]], {f"grey levels from that of {counts[-1]}": away}, form=".1f"))
 
 
 @app.cell(hide_code=True)

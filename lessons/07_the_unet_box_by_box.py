@@ -26,7 +26,7 @@ def _():
     **What does each box of the UNet do, and what happens when one is switched off?**
 
     $z_t$ goes down on the left, to fewer and wider maps, and up on the right. Each block on the right first takes a map
-    from the left: a *skip*. The whole network is five lines:
+    from the left: a *skip*. The whole network is a few lines:
     """)
 
 
@@ -105,7 +105,7 @@ def _():
     mo.md(r"""
     **A wrong t**: the network takes away as much noise as it was told there is. **Skip 0** is the first convolution of
     $z_t$, carried past all the narrow places; without it the noise cannot be named pixel by pixel. The coarse skips
-    cost less, some nothing. **The prompt** costs little at one step; its small pull adds up over a walk (lesson 6).
+    cost less, some nothing. **The prompt** costs little at one step; lesson 6 shows what it does over a walk.
 
     **Honest limit.** A network trained without a skip would have learned to live without it. Switching off shows what
     *this* network uses, not what a UNet needs.

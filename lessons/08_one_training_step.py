@@ -100,7 +100,7 @@ def _():
 @app.cell
 def _(model, posterior, texts, trained):
     times = torch.tensor([100, 400, 800])
-    z_0 = posterior.mean[14:15].expand(3, -1, -1, -1)
+    z_0 = posterior.mean[18:19].expand(3, -1, -1, -1)
     z_t = q_sample(model.schedule, z_0, times, torch.randn(z_0.shape, generator=torch.Generator().manual_seed(9)))
     z_0_hat = predict_z_0(model.schedule, z_t, times, model.unet(z_t, times, texts[2:3].expand(3, -1, -1)))
     names = ["D(z_t)", f"{len(trained)} steps: D(z_0_hat)", "D(z_0)"]

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib import mathtext, rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from PIL import Image
 
 from ldm_us.display.pages import render
 from lessons.cells import LESSONS, NAMES, run
@@ -40,9 +41,7 @@ def parts_of(path: Path, smallest: bool = False) -> list[Part]:
         if cell.code:
             parts.append(Part("code", highlighted(cell.code)))
         if isinstance(cell.output, Figure):
-            parts.append(
-                Part("picture", {"png": png(cell.output), "width": round(SCREEN * cell.output.get_figwidth())})
-            )
+            parts.append(Part("picture", picture(cell.output)))
         elif cell.output is not None:
             parts.append(Part("prose", prose(inspect.cleandoc(str(cell.output)))))
     return parts
@@ -89,11 +88,12 @@ def formula(tex: str, display: bool) -> Markup:
     return Markup(render("lessons/formula.html", tex=tex, display=display, letters=Markup(letters), **sides))
 
 
-def png(figure: Figure) -> str:
-    """A figure as base64, at twice the pixels that it is shown with."""
+def picture(figure: Figure) -> dict[str, Any]:
+    """A figure without its margins as base64, and how many pixels wide the page shows it: half of those that it has."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    figure.savefig(file, format="png", dpi=2 * SCREEN, bbox_inches="tight", pad_inches=0.06)
+    width = Image.open(file).width
+    return {"png": base64.b64encode(file.getvalue()).decode("ascii"), "width": width // 2}
 
 
 def write_book(out: Path, names: list[str], smallest: bool = False) -> None:

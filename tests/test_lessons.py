@@ -92,7 +92,9 @@ def test_a_plausible_wrong_answer_is_told_which_property_fails(sentences):
 def test_the_check_puts_the_library_back_and_names_what_it_cannot_read(tmp_path):
     (tmp_path / f"{NAMES[2]}.py").write_text("def q_sample(:\n")
     assert "cannot be read: SyntaxError" in verdict(3, tmp_path)[1]
-    assert "cannot be read" in verdict(4, tmp_path)[1]
+    assert "cannot be read: FileNotFoundError" in verdict(4, tmp_path)[1]
+    (tmp_path / f"{NAMES[4]}.py").write_text("step = 1\n")
+    assert "has no ddim_step" in verdict(5, tmp_path)[1]
     with pytest.raises(SystemExit, match="2"):
         main(["11"])
 
