@@ -39,11 +39,10 @@ def _():
 def _():
     model = ldm_us.load_model(ldm_us.BUNDLED)  # for its autoencoder and text encoder: they stay as they are
     classes = ("normal", "benign", "malignant")
+    prompts = ["", *(f"Ultrasound image of a {label} breast" for label in classes)]  # "": a dropped caption
     with torch.no_grad():
         posterior = model.vae.encode(torch.cat([show.phantoms(94, 12, label)[0] for label in classes]))  # 36 images
-        texts = model.encode_prompts(
-            ["", *(f"Ultrasound image of a {label} breast" for label in classes)]
-        )  # (4, 77, d)
+        texts = model.encode_prompts(prompts)  # (4, 77, d)
     steps = mo.ui.slider(3, 200, value=40, label="steps")
     mo.md(f"{steps}")
     return model, posterior, steps, texts

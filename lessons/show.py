@@ -35,7 +35,7 @@ def images(rows: Sequence[Tensor], titles: Sequence[str] = (), names: Sequence[s
         row, column = rows[i // columns], i % columns
         panel.axis("off")
         if column < len(row):
-            panel.imshow(row[column].detach().clamp(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            panel.imshow(row[column].detach().clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         if i < columns and column < len(titles):
             panel.set_title(titles[column], **LOOK)
         if column == 0 and i // columns < len(names):
@@ -48,13 +48,20 @@ def curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, log: bool = Fal
     figure = Figure(figsize=(7.0, 3.1), layout="constrained")
     panel = figure.subplots()
     for colour, (name, (across, up)) in zip(COLOURS, lines.items(), strict=False):
-        panel.plot(across, up, color=colour, label=name, linewidth=2, marker="o" if len(across) < 25 else "")
+        panel.plot(
+            np.asarray(across),
+            np.asarray(up),
+            color=colour,
+            label=name,
+            linewidth=2,
+            marker="o" if len(across) < 25 else "",
+        )
     panel.set_xlabel(x, **LOOK)
     panel.set_ylabel(y, **LOOK)
     panel.set_yscale("log" if log else "linear")
     panel.grid(color=GRID)
     panel.set_axisbelow(True)
-    panel.tick_params(colors=MUTED, labelsize=9)
+    panel.tick_params(which="both", colors=MUTED, labelsize=9)
     for spine in panel.spines.values():
         spine.set_visible(False)
     if len(lines) > 1:
