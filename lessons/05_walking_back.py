@@ -45,9 +45,9 @@ def _():
             z = step(z, (z - (1 - ab).sqrt() * eps_hat) / ab.sqrt(), eps_hat, ab, ab_prev)  # with DDPM Eq. 15
         return z
 
-    steps = mo.ui.slider(2, 50, value=10, label="steps")
-    mo.md(f"{steps}")
-    return alpha_bar, model, prompt, steps, walk, z_T
+    steps, eta = mo.ui.slider(2, 50, value=10, label="steps"), mo.ui.slider(0, 1, value=0.5, step=0.1, label="eta")
+    mo.md(f"{steps} {eta}")
+    return alpha_bar, eta, model, prompt, steps, walk, z_T
 
 
 @app.cell(hide_code=True)
@@ -65,7 +65,7 @@ def _():
 
 
 @app.cell
-def _(alpha_bar, model, prompt, steps, walk, z_T):
+def _(alpha_bar, eta, model, prompt, steps, walk, z_T):
     def ddim(z, z_0_hat, eps_hat, ab, ab_prev):
         return ab_prev.sqrt() * z_0_hat + (1 - ab_prev).sqrt() * eps_hat
 
@@ -83,11 +83,11 @@ def _(alpha_bar, model, prompt, steps, walk, z_T):
     grid, dice = ddim_timesteps(model.schedule, int(steps.value)), torch.Generator().manual_seed(7)
     by_hand = walk(ddim, grid, float(alpha_bar[0])), walk(partial(ddpm, generator=dice), grid, 1.0)
     pictures = [decode(model, z) for z in by_hand]
-    for sampler in ("ddim", "ddpm"):
-        sampling = ldm_us.Sampling(sampler, int(steps.value), guidance=1.0, grain=False)
+    for sampler, noise in (("ddim", 0.0), ("ddpm", 0.0), ("ddim", eta.value)):
+        sampling = ldm_us.Sampling(sampler, int(steps.value), noise, guidance=1.0, grain=False)
         pictures.append(ldm_us.generate(model, [prompt], seeds=[7], z_T=z_T, sampling=sampling))
-    torch.testing.assert_close(pictures[:2], pictures[2:], rtol=0, atol=1e-6)
-    show.images([torch.cat(pictures)], ["DDIM by hand", "DDPM by hand", "generate, ddim", "generate, ddpm"])
+    torch.testing.assert_close(pictures[:2], pictures[2:4], rtol=0, atol=1e-6)
+    show.images([torch.cat(pictures)], ["DDIM", "DDPM", "generate, ddim", "generate, ddpm", f"eta {eta.value:g}"])
     return ddim, dpm_solver
 
 

@@ -13,9 +13,9 @@ with app.setup:
     import ldm_us
     from ldm_us.diffusion.ddpm import predict_z_0, q_sample
     from ldm_us.diffusion.sampling import decode
-    from ldm_us.networks.unet import UNet
     from ldm_us.training import losses
     from ldm_us.training.batches import LatentBatch
+    from ldm_us.training.start import random_model
 
 
 @app.cell(hide_code=True)
@@ -50,7 +50,7 @@ def _():
 
 @app.cell
 def _(model, posterior, texts):
-    def draw_batch(generator, size=8):
+    def draw_batch(generator, size=6):
         """All that is random in a step: images, their latents, dropped captions, t, eps."""
         index = torch.randint(0, len(posterior.mean), (size,), generator=generator)
         z_0 = posterior.sample(generator)[index]  # LDM section 3.1
@@ -75,8 +75,8 @@ def _(model, posterior, texts):
 
 @app.cell
 def _(draw_batch, model, step, steps, texts):
-    generator = torch.manual_seed(0)
-    model.unet = UNet(model.config.unet)  # fresh weights: it knows nothing
+    generator = torch.Generator().manual_seed(0)
+    model.unet = random_model("us128", seed=0).unet  # of the same shape, with fresh weights: it knows nothing
     optimizer = torch.optim.AdamW(model.unet.parameters(), lr=1e-3)
     first = draw_batch(generator)
     theirs, _extra = losses.ddpm_loss(model, first, texts[first.prompt_index], use_control=False)
