@@ -31,6 +31,7 @@ MICRO = ModelConfig(
     control=ControlConfig(hint_channels=(4, 8, 8)),
 )
 SLOWEST = (  # the files that take longest are started first, so that no process ends with one of them alone
+    "test_lessons.py",
     "training/test_train_distributed.py",
     "synthesis/test_folder.py",
     "training/test_train_kills.py",
