@@ -6,8 +6,6 @@
 Follow one batch: Stage.batches (ldm_us/training/stages.py) -> Stage.loss (losses.py) -> the loop below.
 """
 
-import dataclasses
-import json
 import math
 import signal
 import sys
@@ -22,7 +20,6 @@ from tqdm import tqdm
 
 from ldm_us.data.audit.summary import describe_reading
 from ldm_us.data.readers.datasets import read_folders
-from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import BUNDLED, loaded
@@ -48,6 +45,7 @@ from ldm_us.training.start import (
     notes_on_data,
     speed_up,
     start_model,
+    summary,
     trained_parameters,
     warm_up_text,
 )
@@ -71,7 +69,7 @@ def run(options: TrainOptions, world: World) -> int:
     if world.main:
         for reading in read_folders(options.data):
             print(*describe_reading(reading, options.size or model.config.image_size), sep="\n")
-        print_summary(options, model, len(records), len(held_out), steps)
+        print(summary(options, model, len(records), len(held_out), steps))
         for note in [*notes, *notes_on_data(options, records, held_out)]:
             print(f"note: {note}", file=sys.stderr)
     if options.dry_run:
@@ -231,15 +229,6 @@ def check_next_loss(stage: Stage, step: int) -> None:
     """Keep what the last update broke from being saved: the first batch of the next step must still have a loss."""
     loss, _ = stage.loss(stage.batches(step)[0])
     check_finite(stage.options.out, f"after step {step}", stage.world.mean({"loss": float(loss)}))
-
-
-def print_summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> None:
-    """The resolved configuration and what it amounts to."""
-    resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
-    print(json.dumps({"run": resolved, "model": dataclasses.asdict(model.config)}, indent=2, default=str))
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
-    print(f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps")
 
 
 if __name__ == "__main__":

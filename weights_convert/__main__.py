@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import run_command, short_usage
 from weights_convert.audit.command import add_audit_parser
 from weights_convert.export_command import add_export_parser
 from weights_convert.import_command import add_import_parser
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_import_parser(commands)
     add_export_parser(commands)
     add_audit_parser(commands)
-    args = parser.parse_args(argv)
+    args = short_usage(parser).parse_args(argv)
     return int(args.run(args) or 0)  # an audit returns 1 for what does not fit
 
 

@@ -28,8 +28,7 @@ OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not
 
 def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command line."""
-    usage = "python -m weights_convert import SRC --out FILE [options]"
-    parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__, usage=usage)
+    parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__)
     parser.add_argument("src", type=Path, nargs="?", metavar="SRC", help="a file of weights or a diffusers folder")
     parser.add_argument("--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA (kohya, diffusers, PEFT)")
     parser.add_argument("--embedding", type=Path, metavar="EMB", help="in place of SRC: a textual inversion")

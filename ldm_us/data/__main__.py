@@ -16,7 +16,7 @@ from ldm_us.data.masks.files import list_masks, parse_name, write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.readers.datasets import KNOWN, read_dataset
 from ldm_us.runtime.checks import check_seed
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import run_command, short_usage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,7 +150,7 @@ def run_statistics(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    args = build_parser().parse_args(argv)
+    args = short_usage(build_parser()).parse_args(argv)
     return args.run(args)
 
 

@@ -12,7 +12,7 @@ from ldm_us.evaluation.protocol.command import add_protocol_command
 from ldm_us.evaluation.reader.command import add_reader_command
 from ldm_us.evaluation.realism.command import add_realism_command
 from ldm_us.runtime.checks import check_device
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import run_command, short_usage
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand."""
-    options = build_parser().parse_args(argv)
+    options = short_usage(build_parser()).parse_args(argv)
     check_device(options.device)
     return options.run(options)
 

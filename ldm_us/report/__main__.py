@@ -11,7 +11,7 @@ from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure, result_figures
 from ldm_us.report.run_folder import Run, read_pictures, read_run
 from ldm_us.runtime.checks import check_device, check_seed
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import run_command, short_usage
 from ldm_us.training.dataset import read_data
 
 MOST_SEEDS = 5  # samples in a row
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, read, sample, write."""
-    options = build_parser().parse_args(argv)
+    options = short_usage(build_parser()).parse_args(argv)
     check_options(options)
     runs = [read_run(path) for path in options.runs]
     out = options.runs[-1] / "report.html" if options.out is None else options.out

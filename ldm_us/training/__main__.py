@@ -19,13 +19,13 @@ from ldm_us.files.checkpoint import (
     write_safetensors,
 )
 from ldm_us.runtime.checks import check_device
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import run_command, short_usage
 from ldm_us.training.measured import IMAGES, RANK, encode_records, evenly, lost_grain, members
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the model and the data, measure, and write the model with what was measured."""
-    options = build_parser().parse_args(argv)
+    options = short_usage(build_parser()).parse_args(argv)
     check_device(options.device)
     if options.out.exists() and not options.overwrite:
         raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")

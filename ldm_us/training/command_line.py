@@ -5,6 +5,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from ldm_us.runtime.entry import short_usage
 from ldm_us.runtime.processes import local_device, process_count
 from ldm_us.training.options import CAPTION_DROPOUT, STAGES, TrainOptions, check_options, flag
 from ldm_us.training.run import read_config
@@ -21,7 +22,7 @@ PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
 
 def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense and options that do not go together."""
-    values = vars(build_parser().parse_args(argv))
+    values = vars(short_usage(build_parser()).parse_args(argv))
     gpu = values["device"].startswith("cuda")
     defaults = {
         "cache": values["out"].parent / "cache",

@@ -1,6 +1,7 @@
 """Where a run starts from, which parts of the model it needs, and which of its weights it trains."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 
@@ -52,6 +53,24 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     if options.adversarial is not None and size < SMALLEST:
         raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
     return model, dataclasses.replace(lineage, parent=parent), notes
+
+
+def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> str:
+    """What the run amounts to, in a few lines; with --dry-run the whole configuration too, as config.json keeps it."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    size, start = options.size or model.config.image_size, options.weights or f"random weights ({options.preset})"
+    lines = [
+        f"stage {options.stage} of {model.config.name} at {size}x{size} pixels, from {start}, into {options.out}",
+        f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps",
+        f"{options.images_per_step} images a step, learning rate {options.learning_rate:g}, EMA {options.ema:g}, "
+        f"seed {options.seed}, {options.precision} on {options.device}",
+    ]
+    if options.dry_run:
+        resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
+        whole = {"run": resolved, "model": dataclasses.asdict(model.config)}
+        lines.insert(0, json.dumps(whole, indent=2, default=str))
+    return "\n".join(lines)
 
 
 def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoiser: bool) -> list[str]:
