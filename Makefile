@@ -23,11 +23,12 @@ BASE := ldm_us/weights/us128_base.safetensors
 demo: $(INSTALLED) ## phantoms, two trainings, samples and runs/demo/report.html; the same command again goes on
 	@test -d $(DEMO)/phantoms || $(RUN) ldm_us.data phantom --n 300 --seed 3 --workers 2 --out $(DEMO)/phantoms
 	$(TRAIN) unet --weights $(BASE) --data $(DEMO)/phantoms --train-text --text-warmup 100 \
-		--batch 16 --lr 1e-3 --warmup 10 --ema 0.97 --steps 200 --sample-every 200 --validate-every 50 --out $(DEMO)/unet
+		--batch 16 --lr 1e-3 --warmup 10 --ema 0.97 --steps 450 --sample-every 450 --validate-every 150 --out $(DEMO)/unet
 	$(TRAIN) controlnet --weights $(DEMO)/unet/model.safetensors --data $(DEMO)/phantoms --batch 8 \
 		--caption-dropout 0.1 --lr 2e-3 --warmup 10 --ema 0.97 --steps 250 --sample-every 250 --validate-every 50 --out $(DEMO)/controlnet
 	$(VENV)/bin/python sample.py --weights $(DEMO)/unet/model.safetensors --out $(DEMO)/samples --overwrite
-	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --out $(DEMO)/report.html
+	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --judge ldm_us/weights/judge.safetensors \
+		--out $(DEMO)/report.html
 
 lessons: $(INSTALLED) ## run the ten lessons and write them as pages, runs/lessons/index.html (2 minutes)
 	$(RUN) lessons.book --out runs/lessons

@@ -5,10 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.display.pages import render
+from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import atomic_file
 from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure, result_figures
+from ldm_us.report.judged import Judged, judged
 from ldm_us.report.run_folder import Run, read_pictures, read_run
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.runtime.entry import run_command, short_usage
@@ -31,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, metavar="N", help="of the first sample; the next ones follow (%(default)s)")
     add("--steps", type=int, default=50, metavar="S", help="DDIM steps of the samples (%(default)s)")
     add("--data", type=Path, nargs="+", metavar="DIR", help="where the data are now, if not where the run found them")
+    add("--judge", type=Path, metavar="FILE", help="what names classes and finds lesions, before and after the run")
     add("--device", default="cpu", help="for the samples: cpu, cuda, cuda:1 (%(default)s)")
     return parser
 
@@ -53,16 +57,21 @@ def main(argv: list[str] | None = None) -> int:
 
 def section_of(run: Run, options: argparse.Namespace) -> dict[str, object]:
     """All that page.html shows of a run."""
-    figures, notes = list[Figure](), list[str]()
+    figures, notes, of_judge = list[Figure](), list[str](), list[Judged]()
     if run.result is not None and not options.no_samples:
         print(f"sampling with {run.path / 'model.safetensors'}")
         folders = options.data or [Path(folder) for folder in run.config["data"]]
         figures, notes = result_figures(run, folders, options.steps, options.seed, options.device)
+        if options.judge is not None:
+            sampling = Sampling(steps=options.steps, threads=None, exact=False)
+            of_judge, more = judged(run, options.judge, folders, sampling, options.seed, options.device)
+            notes += more
     pictures, damaged = read_pictures(run)
     configuration = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in run.config.items()]
     return {
         "run": run,
         "figures": figures,  # made with the result
+        "judged": of_judge,
         "notes": [*run.notes, *notes],
         "configuration": configuration,
         "pictures": pictures,  # made during the training
@@ -80,6 +89,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--steps {options.steps}: use 1 or more.")
     if options.out is not None and options.out.is_dir():
         raise ValueError(f"--out {options.out}: is a folder. Give a file, such as {options.out / 'report.html'}.")
+    if options.judge is not None:
+        load_judge(options.judge)
     if options.data is not None:
         read_data(options.data)
 

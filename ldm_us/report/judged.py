@@ -1,0 +1,85 @@
+"""What a judge says of samples before and after a run: classes named as asked, and Dice with the masks asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm_us.data.records import CLASSES, class_prompt
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Sampling
+from ldm_us.evaluation.figures import accuracy
+from ldm_us.evaluation.judge.file import load_judge
+from ldm_us.evaluation.judge.network import Judge, judge
+from ldm_us.evaluation.mask_errors import mask_errors
+from ldm_us.evaluation.masks.fidelity import load_batch
+from ldm_us.evaluation.samples import draw_samples
+from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge
+from ldm_us.files.checkpoint import load_model
+from ldm_us.report.run_folder import Run
+from ldm_us.training.dataset import split_data
+
+PER_CLASS = 12  # samples
+MASKS = 16  # of held-out lesions
+BATCH = 12  # samples at a time
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A figure before and after the run."""
+
+    name: str
+    reading: str
+    before: str
+    after: str
+
+
+def judged(
+    run: Run, path: Path, folders: Sequence[Path], sampling: Sampling, seed: int, device: str
+) -> tuple[list[Judged], list[str]]:
+    """The judge's figures of a finished run, and notes on those that are missing. An autoencoder has none.
+
+    Raise ValueError for a file that is no judge's.
+    """
+    network, training = load_judge(path)
+    try:
+        model = load_model(run.path / "model.safetensors", device=device)
+        if run.stage == "unet":
+            start, before = run.config.get("weights"), "none: random weights"
+            if start is not None:
+                before = named(network, load_model(start, device), sampling, seed)
+            reading = f"{PER_CLASS} samples a class, by the judge; 1 in {len(CLASSES)} by chance"
+            return [Judged("classes named as asked", reading, before, named(network, model, sampling, seed))], []
+        if run.stage == "controlnet":
+            _, held_out = split_data(folders, float(run.config["held_out"]))
+            lesions = [record for record in held_out if record.masks and record.label != "normal"][:MASKS]
+            if not lesions:
+                raise ValueError("no held-out image has a lesion mask.")
+            check_unseen_by_judge(path, training, lesions)
+            images, masks = load_batch(lesions, model.config.image_size)
+            prompts = [record.prompt for record in lesions]
+            dice = [
+                f"{follows(network, draw_samples(model, prompts, sampling, seed, BATCH, asked), masks):.2f}"
+                for asked in (None, masks)
+            ]
+            real = follows(network, images, masks)
+            reading = f"{len(lesions)} held-out masks, before: without the ControlNet; of the real images {real:.2f}"
+            return [Judged("Dice with the mask asked for", reading, *dice)], []
+    except (ValueError, OSError, RuntimeError) as error:
+        return [], [f"The judge's figures are missing: {error}"]
+    return [], []
+
+
+def named(network: Judge, model: LatentDiffusion, sampling: Sampling, seed: int) -> str:
+    """How often the judge names the class that a sample was asked for, with its 95 % interval."""
+    asked = [label for label in CLASSES for _ in range(PER_CLASS)]
+    samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, seed, BATCH)
+    share = accuracy(asked, judge(network, samples).labels)["all"]
+    return f"{share['share']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
+
+
+def follows(network: Judge, images: Tensor, masks: Tensor) -> float:
+    """The mean Dice of the lesions that the judge finds in images (n, 1, H, W) with masks (n, 1, H, W)."""
+    return float(torch.nan_to_num(mask_errors(judge(network, images).masks, masks).dice).mean())
