@@ -58,7 +58,7 @@ def open_image(path: Path) -> Image.Image:
 
     A transparent part that is not black would show in the colour of any page, so an image with one is refused.
     """
-    picture = open_mask(path)
+    picture = eight_bits(decode(path), path)
     if picture.has_transparency_data:
         rgba = np.asarray(picture.convert("RGBA")).astype(int)
         colours, alpha = rgba[..., :3].max(axis=2), rgba[..., 3]
@@ -68,7 +68,30 @@ def open_image(path: Path) -> Image.Image:
 
 
 def open_mask(path: Path) -> Image.Image:
-    """Open and decode a file as open_image does, whatever its transparency."""
+    """Open and decode a file as open_image does, whatever its transparency.
+
+    Whole numbers of 16 or 32 bits are taken as they are where all fit into 8, and of two levels the higher is white.
+    """
+    picture = decode(path)
+    if picture.mode[0] == "I" and not picture.has_transparency_data:
+        levels = np.asarray(picture)
+        if levels.min() >= 0 and levels.max() <= 255:
+            picture = Image.fromarray(levels.astype(np.uint8))
+        elif levels.max() > 255 and len(np.unique(levels)) <= 2:
+            picture = Image.fromarray((levels == levels.max()).astype(np.uint8) * 255)
+    return eight_bits(picture, path)
+
+
+def eight_bits(picture: Image.Image, path: Path) -> Image.Image:
+    """Refuse a picture of another mode. Pillow clips more than 8 bits at 255 instead of scaling them."""
+    if picture.mode not in MODES:
+        problem = "more than 8 bits a pixel" if picture.mode[0] in "IF" else "whose colours are not read"
+        raise ValueError(f"{path} has mode {picture.mode}, {problem}. Save it as 8-bit grey or RGB.")
+    return picture
+
+
+def decode(path: Path) -> Image.Image:
+    """Open and decode a file of one picture, in any mode, turned as a viewer shows it."""
     path = Path(path)
     try:
         with path.open("rb") as file, Image.open(file) as picture:  # by its name, Pillow garbles a turned raw TIFF
@@ -93,9 +116,6 @@ def open_mask(path: Path) -> Image.Image:
         raise ValueError(f"{path} has size {picture.width}x{picture.height}: no pixels. Replace or remove it.")
     if frames > 1:
         raise ValueError(f"{path} holds {frames} pages or frames, not one picture. Save each as a file of its own.")
-    if picture.mode not in MODES:  # Pillow clips more than 8 bits at 255 instead of scaling them
-        problem = "more than 8 bits a pixel" if picture.mode[0] in "IF" else "whose colours are not read"
-        raise ValueError(f"{path} has mode {picture.mode}, {problem}. Save it as 8-bit grey or RGB.")
     return picture
 
 

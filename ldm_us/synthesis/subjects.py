@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
-from ldm_us.data.readers.busi import CLASSES, read_busi
+from ldm_us.data.readers.busi import CLASSES, class_folder, read_busi
 from ldm_us.data.readers.left_out import list_left_out
 from ldm_us.data.records import LESION_CLASSES, class_prompt, prompted_class
 
@@ -46,37 +46,39 @@ def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subjec
 
 
 def masked_subjects(path: Path) -> list[Subject]:
-    """A mask file, a folder of mask files, or BUSI itself, whose masks come with their originals."""
-    if path.is_file():
-        return [subject_of_file(path)]
-    if not path.is_dir():
-        raise ValueError(f"--mask {path}: no such file or folder.")
-    if holds_busi(path):
-        records = [record for record in read_busi(path) if record.masks]
-        return [Subject(r.image.stem, r.prompt, r.masks, r.image, r.label) for r in records]
-    masks, _ = list_masks(path)
-    subjects = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
-    if not subjects:
-        raise ValueError(f"--mask {path}: no image files in this folder. Give PNG masks, white on black.")
-    return list(subjects.values())
-
-
-def holds_busi(path: Path) -> bool:
-    """Say whether a folder holds those of the classes, with masks in them."""
-    return any(path.glob("*/*_mask.png"))
+    """The subjects of a mask file, of a folder of mask files, or of BUSI itself, whose masks come with originals."""
+    return read_masks(path)[0]
 
 
 def left_out(path: Path | None) -> list[str]:
     """A sentence that names what lies in the folder of --mask and is not sampled, where there is any."""
-    if path is None or not path.is_dir():
-        return []
+    files = [] if path is None else read_masks(path)[1]
+    return [f"--mask {path}, left out: {format_names([file.name for file in files])}."] if files else []
+
+
+def read_masks(path: Path) -> tuple[list[Subject], list[Path]]:
+    """The subjects of --mask, and the files in its folder that are of none."""
+    if path.is_file():
+        return [subject_of_file(path)], []
+    if not path.is_dir():
+        raise ValueError(f"--mask {path}: no such file or folder.")
     if holds_busi(path):
         records = read_busi(path)
         files = [file for kind in list_left_out(path, "BUSI", records).values() for file in kind]
-        files += [record.image for record in records if not record.masks]
-    else:
-        _, files = list_masks(path)
-    return [f"--mask {path}, left out: {format_names([file.name for file in files])}."] if files else []
+        subjects = [Subject(r.image.stem, r.prompt, r.masks, r.image, r.label) for r in records if r.masks]
+        return subjects, files + [record.image for record in records if not record.masks]
+    masks, files = list_masks(path)
+    by_name = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
+    if not by_name:
+        raise ValueError(f"--mask {path}: no image files in this folder. Give PNG masks, white on black.")
+    return list(by_name.values()), files
+
+
+def holds_busi(path: Path) -> bool:
+    """Say whether a folder holds those of the classes, with masks in them."""
+    folders = [folder for label in CLASSES if (folder := class_folder(path, label)) is not None]
+    names = [parse_name(file) for folder in folders for file in folder.iterdir()]
+    return any(name is not None and name["mask"] for name in names)
 
 
 def subject_of_file(path: Path) -> Subject:

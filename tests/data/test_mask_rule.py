@@ -67,6 +67,22 @@ def test_a_constant_alpha_says_nothing(alpha):
     assert (lesion_of(picture) == LESION).all()
 
 
+@pytest.mark.parametrize("colour", ["red", "white", "black", (60, 60, 60)])
+@pytest.mark.parametrize("opaque", [30, 100, 127, 200])
+def test_a_shape_that_is_half_transparent_is_lesion_where_it_is_drawn(colour, opaque):
+    """An overlay of an annotator: one colour of one alpha over full transparency."""
+    picture = Image.new("RGB", SIZE, colour)
+    picture.putalpha(ellipse(value=opaque))
+    assert (lesion_of(picture) == LESION).all()
+
+
+def test_shapes_of_several_alphas_are_more_than_two_levels():
+    picture = Image.new("RGB", SIZE, "red")
+    picture.putalpha(two(50, 100))
+    with pytest.raises(ValueError, match=r"too dark to count|more than two levels"):
+        lesion_of(picture)
+
+
 def test_colours_and_alpha_that_tell_two_shapes_are_refused():
     picture = ellipse().convert("RGBA")
     picture.putalpha(ellipse((100, 30, 140, 80)))
@@ -126,8 +142,9 @@ def photograph():
     ids=["classes", "jpeg", "both bright", "border", "two greys", "small", "voc", "photograph", "numbers"],
 )
 def test_what_has_other_than_two_levels_is_refused_with_its_levels_and_the_way_round(picture, sentence):
-    with pytest.raises(ValueError, match=rf"m\.png .*{sentence}.*ldm_us\.data binarize"):
+    with pytest.raises(ValueError, match=rf"m\.png .*{sentence}") as error:
         lesion_of(picture)
+    assert ("python -m ldm_us.data binarize --lesion LEVELS" in str(error.value)) == ("photograph" not in sentence)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "WEBP"])

@@ -158,3 +158,23 @@ def test_the_layout_of_busi_without_masks_says_that_lesions_have_none(run, tmp_p
     run(tmp_path / "out", "--layout", "busi", "--n", 1)
     assert "note: without --mask there are no mask files for benign and malignant." in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").glob("*/*_mask.png")] == ["normal (1)_mask.png"]
+
+
+@pytest.mark.parametrize("end", ["_mask.jpg", "_Mask.PNG", "-mask.png", "_mask.webp"])
+@pytest.mark.parametrize("folder", ["benign", "Benign"])
+def test_a_dataset_as_the_reader_takes_it_is_a_dataset_of_masks_too(tmp_path, folder, end):
+    (tmp_path / folder).mkdir()
+    (tmp_path / "normal").mkdir()
+    for name in (f"{folder}/benign (1).png", f"{folder}/benign (1){end}", "normal/normal (1).png", "overview.png"):
+        Image.new("L", (16, 16)).save(tmp_path / name, "JPEG")
+    (subject,) = masked_subjects(tmp_path)
+    assert (subject.name, subject.label) == ("benign (1)", "benign")
+    assert (subject.original.name, [path.name for path in subject.masks]) == ("benign (1).png", [f"benign (1){end}"])
+    assert left_out(tmp_path) == [f"--mask {tmp_path}, left out: 2: overview.png, normal (1).png."]
+
+
+def test_masks_beside_an_empty_folder_of_a_class_are_a_folder_of_masks(tmp_path):
+    (tmp_path / "normal").mkdir()
+    Image.new("L", (16, 16), 255).save(tmp_path / "a.png")
+    assert [subject.name for subject in masked_subjects(tmp_path)] == ["a"]
+    assert left_out(tmp_path) == [f"--mask {tmp_path}, left out: 1: normal."]

@@ -17,7 +17,10 @@ from ldm_us.data.regions import Mask, fill_outlines
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png, to_picture
 
-READINGS = {"above 127": "128-255", "nonzero": "1-255", "dark": "0-127", "alpha": "0-255"}  # by name: their levels
+READINGS = {  # by name: their levels; of the last two, alpha alone counts
+    **{"above 127": "128-255", "nonzero": "1-255", "dark": "0-127"},
+    **{"alpha": "0-255", "transparent": "0-255"},
+}
 
 
 def binarize(source: Path, out: Path, lesion: str | None = None, fill: bool = False) -> dict[str, list[float]]:
@@ -68,6 +71,8 @@ def lesion_of(path: Path, lesion: str | None) -> Mask:
         raise ValueError(f"--lesion {lesion}: give levels such as 85,200-255, or {', '.join(READINGS)}.")
     rgba = np.asarray(picture.convert("RGBA"))
     level, alpha = rgba[..., :3].max(axis=2), rgba[..., 3]
-    shown = (alpha > 127) | (alpha.min() == alpha.max())
+    shown = (2 * alpha.astype(int) > alpha.max()) | (alpha.min() == alpha.max())
+    if lesion in ("alpha", "transparent"):
+        shown = (alpha > 0) == (lesion == "alpha")
     chosen = [(level >= int(first)) & (level <= int(last or first)) for first, _, last in ranges]
     return np.any(chosen, axis=0) & shown

@@ -62,7 +62,7 @@ def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
 
 def parse_name(path: Path) -> re.Match[str] | None:
     """Match a file name with BUSI's, in any format of pictures and in any case."""
-    return NAME.fullmatch(f"{path.stem}.png".lower()) if path.suffix.lower() in IMAGE_SUFFIXES else None
+    return NAME.fullmatch(path.name.lower())
 
 
 def list_masks(folder: Path) -> tuple[list[Path], list[Path]]:

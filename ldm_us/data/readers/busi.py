@@ -6,12 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldm_us.data.busi_families import families, first_of_family
-from ldm_us.data.records import BUSI_GROUP, CLASSES, PHANTOM_GROUP, SAMPLES_GROUP, Record, class_prompt
+from ldm_us.data.records import (
+    BUSI_GROUP,
+    CLASSES,
+    IMAGE_SUFFIXES,
+    PHANTOM_GROUP,
+    SAMPLES_GROUP,
+    Record,
+    class_prompt,
+)
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
 NAME = re.compile(  # BUSI's own names are .png, with _mask in small letters: those come first
-    r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>[_-]mask(?:_(?P<nth>\d+))?)?\.(?:png|jpe?g|bmp|tiff?)",
+    r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>[_-]mask(?:_(?P<nth>\d+))?)?"
+    rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})",
     re.IGNORECASE,
 )
 OWN = re.compile(r"[a-z]+ \(\d+\)(?:_mask(?:_\d+)?)?\.png")

@@ -72,6 +72,8 @@ def read_whole(folder: Path) -> Reading:
         f"as {one.layout}: {len(one.records)} images, without {', '.join(describe_left_out(one.left_out))}"
         for one in readings
     )
+    if layouts == ["imagefolder"]:  # whose lines choose, so that nothing but masks can be too much
+        raise ValueError(f"{root} would be read {listed}. Name them in a column mask, or move them away.")
     raise ValueError(
         f"{root} would be read {listed}. Name and place the files as this layout has them ({KNOWN}), or move away what "
         "does not belong to it."

@@ -7,6 +7,7 @@ from the folder and lie in it or below it. After the ImageFolder builder of the 
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -18,11 +19,11 @@ from ldm_us.data.records import CLASSES, UNKNOWN, Record
 
 JSONL, CSV = "metadata.jsonl", "metadata.csv"
 NAMES = {  # of the columns, by meaning; in a line that fills several of one meaning, the first counts
-    "file_name": ("file_name", "image", "filename", "file", "image_file"),
+    "file_name": ("file_name", "image", "file", "image_file"),
     "text": ("text", "caption", "prompt"),
     "mask": ("mask", "masks", "mask_file_name", "mask_file", "conditioning_image"),
     "class": ("class", "label"),
-    "group": ("group", "patient", "patient_id", "case", "case_id"),
+    "group": ("group", "patient", "patient_id", "case", "case_id", "subject", "subject_id"),
 }
 
 
@@ -46,25 +47,31 @@ def by_meaning(
 ) -> list[tuple[str, dict[str, Any]]]:
     """Give what each line says the names of its meanings, and note the columns that are not read.
 
-    A `label` is a class only where one of the lines names a class so: else it may be anything.
+    A `label` is a class only where all of them are: else it may be anything. NaN, as pandas writes it, is empty.
     """
-    labels = {str(value).strip().lower() for _, line in rows for name, value in line.items() if plain(name) == "label"}
-    known = NAMES if labels & set(CLASSES) else NAMES | {"class": ("class",)}
-    renamed, unread = [], set[str]()
-    for where, line in rows:
-        filled = {name: value for name, value in line.items() if value not in (None, "", [])}
-        values = {}
+    filled = [{name: value for name, value in line.items() if not is_empty(value)} for _, line in rows]
+    labels = {str(line[name]).strip() for line in filled for name in line if plain(name) == "label"}
+    others = sorted(label for label in labels if label.lower() not in CLASSES)
+    if 0 < len(others) < len(labels):
+        notes.append(f"label in {path.name} is not read as the class: it says {others[0]!r} too")
+    known = NAMES | {"class": ("class",)} if others else NAMES
+    renamed = []
+    for (where, line), values in zip(rows, filled, strict=True):
+        meant = {meaning: line[meaning] for meaning in known if line.get(meaning) == ""}
         for meaning, names in known.items():
-            fitting = [name for name in filled if plain(name) in names]
+            order = [plain(name) for name in names]
+            fitting = [name for name in values if plain(name) in order]
             if fitting:
-                first = min(fitting, key=lambda name: (names.index(plain(name)), name not in names))
-                values[meaning] = filled.pop(first)
-            elif meaning in line:
-                values[meaning] = line[meaning]
-        renamed.append((where, values))
-        unread |= filled.keys()
-    note_unread(path, unread, (), notes)
+                first = min(fitting, key=lambda name: (order.index(plain(name)), name not in names))
+                meant[meaning] = values.pop(first)
+        renamed.append((where, meant))
+    note_unread(path, {name for values in filled for name in values}, (), notes)
     return renamed
+
+
+def is_empty(value: object) -> bool:
+    """Say whether a cell holds nothing; pandas writes NaN for that."""
+    return value in (None, "", []) or (isinstance(value, float) and math.isnan(value))
 
 
 def read_row(root: Path, values: dict[str, Any], where: str) -> Record:
@@ -79,6 +86,7 @@ def read_row(root: Path, values: dict[str, Any], where: str) -> Record:
         raise ValueError(f"{where}: mask must be the name of a file, or a list of names.")
     if not isinstance(label, str | None):
         raise ValueError(f"{where}: the class is {label!r}. Use normal, benign or malignant.")
+    group = int(group) if isinstance(group, float) and group.is_integer() else group
     if not isinstance(group, str | int | None):
         raise ValueError(f"{where}: the group is {group!r}. Use a text or a whole number.")
     image, *of_masks = (file_in(root, file, where) for file in (name, *masks))

@@ -5,7 +5,9 @@ many, are BrEaST's masks of other findings, and what ldm_us itself puts beside p
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ldm_us.data.readers.busi import NAME
@@ -14,19 +16,27 @@ from ldm_us.data.records import IMAGE_SUFFIXES, Record
 PICTURES = (*IMAGE_SUFFIXES, ".dcm")
 TEXTS = {"", ".csv", ".xlsx", ".xls", ".json", ".jsonl", ".txt", ".md", ".pdf", ".part"}  # tables, licences, notes
 OTHER_FINDINGS, MADE, NO_PICTURES = "masks of other findings", "made by ldm_us beside the images", "not pictures"
-ON_PURPOSE = (OTHER_FINDINGS, MADE, NO_PICTURES)
+UNLISTED, UNLISTED_MASKS = "pictures that no line names", "masks that no line names"  # of an imagefolder
+ON_PURPOSE = (OTHER_FINDINGS, MADE, NO_PICTURES, UNLISTED)
 MADE_NAMES = ("overview.png", "grid.png", "strips")  # beside phantoms; beside samples
 FEW, SHARE = 2, 0.05  # pictures, and share of the images read, that may be left out
 SHOWN = 3  # names of a kind in a sentence
+MASK_WORD = re.compile(r"[ _-]*(?<![a-z])(?:masks?|m)(?![a-z])[ _-]*(?:(?<=_)\d{1,2}$)?", re.IGNORECASE)
 
 
 def list_left_out(root: Path, layout: str, records: Sequence[Record]) -> dict[str, list[Path]]:
     """Sort the files below `root` that no record uses by kind; tables, texts and hidden files are of none."""
     used = {path for record in records for path in (record.image, *record.masks)}
+    files = [path for path in files_below(root) if path not in used and path.suffix.lower() not in TEXTS]
+    stems = {(path.parent, path.stem.lower()) for path in (*used, *files)}
+    listed, masked = {record.image.stem for record in records}, any(record.masks for record in records)
     kinds: dict[str, list[Path]] = {}
-    for path in files_below(root):
-        if path not in used and path.suffix.lower() not in TEXTS:
-            kinds.setdefault(kind_of(path, root, layout), []).append(path)
+    for path in files:
+        kind = kind_of(path, root, layout, stems)
+        if layout == "imagefolder" and kind not in ON_PURPOSE:  # its lines choose among the images
+            wanted = not masked or MASK_WORD.sub("", path.stem) in listed
+            kind = UNLISTED_MASKS if wanted and MASK_WORD.search(path.relative_to(root).as_posix()) else UNLISTED
+        kinds.setdefault(kind, []).append(path)
     return kinds
 
 
@@ -40,8 +50,8 @@ def files_below(root: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if not known and not name.startswith("."))
 
 
-def kind_of(path: Path, root: Path, layout: str) -> str:
-    """Say what kind of file is left out: why, or else its suffix and the folder it lies in."""
+def kind_of(path: Path, root: Path, layout: str, stems: AbstractSet[tuple[Path, str]]) -> str:
+    """Say what kind of file is left out: why, or else its suffix and folder. stems: of all files, by folder."""
     inside = path.relative_to(root)
     if path.suffix.lower() not in PICTURES:
         return NO_PICTURES
@@ -51,8 +61,9 @@ def kind_of(path: Path, root: Path, layout: str) -> str:
         return MADE
     if layout == "BrEaST" and "_other" in path.stem:
         return OTHER_FINDINGS
-    name = NAME.fullmatch(path.name)
-    if layout == "BUSI" and name is not None and name["mask"] and name["label"].lower() == path.parent.name.lower():
+    name = NAME.fullmatch(path.name) if layout == "BUSI" else None
+    of_class = name is not None and name["label"].lower() == path.parent.name.lower()
+    if name is not None and name["mask"] and of_class and (path.parent, name["stem"].lower()) not in stems:
         return "masks whose image is missing"
     return f"{path.suffix} in {(Path(root.resolve().name) / inside.parent).as_posix()}/"
 

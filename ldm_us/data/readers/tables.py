@@ -65,8 +65,8 @@ def read_table(
 
 
 def plain(name: str) -> str:
-    """Write the name of a column in small letters with _ between its words: 'Patient ID' is patient_id."""
-    return re.sub(r"[\s_-]+", "_", name.strip().lower())
+    """Write the name of a column in small letters alone: 'Patient ID', patient_id and PatientID are patientid."""
+    return re.sub(r"[\s_-]+", "", name.lower())
 
 
 def note_unread(path: Path, filled: Iterable[str], used: Collection[str], notes: list[str]) -> None:

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from ldm_us.data.__main__ import main
 from ldm_us.data.masks.binarize import binarize
-from ldm_us.data.records import union_of_masks
+from ldm_us.data.records import open_image, union_of_masks
 from ldm_us.runtime.entry import run_command
 
 SIZE = (40, 30)
@@ -101,3 +101,60 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path):
     drawn(tmp_path / "in" / "a.bmp", ((4, 4, 20, 20), 255))
     with pytest.raises(ValueError, match="two masks differ in their suffix alone"):
         binarize(tmp_path / "in", tmp_path / "out", "nonzero")
+
+
+def overlay(level, alpha):
+    """A picture of these levels and alphas (h, w), each one number or an array."""
+    planes = [np.broadcast_to(np.asarray(plane, np.uint8), (30, 40)) for plane in (level, level, level, alpha)]
+    return Image.fromarray(np.stack(planes, axis=2))
+
+
+LEFT, RIGHT = (np.zeros((30, 40), np.uint8) for _ in range(2))
+LEFT[8:20, 5:15] = RIGHT[8:20, 25:35] = 1
+
+
+@pytest.mark.parametrize(
+    ("picture", "lesion", "expected"),
+    [
+        (Image.fromarray(LEFT), "nonzero", LEFT),
+        (Image.fromarray(LEFT * 85 + RIGHT * 255), "85", LEFT),
+        (Image.fromarray(LEFT * 100 + RIGHT * 200), "100,200", LEFT + RIGHT),
+        (overlay(255, LEFT * 50 + RIGHT * 100), "alpha", LEFT + RIGHT),
+        (overlay(0, LEFT * 90 + RIGHT * 255), "alpha", LEFT + RIGHT),
+        (overlay(LEFT * 255, RIGHT * 255), "alpha", RIGHT),
+        (overlay(LEFT * 255, 255 - LEFT * 255), "transparent", LEFT),
+        (overlay(LEFT * 60 + RIGHT * 90, (LEFT + RIGHT) * 255), "60", LEFT),
+    ],
+    ids=["numbers", "classes", "greys", "alphas", "dark alphas", "two shapes", "hole", "dark colours"],
+)
+def test_what_is_refused_and_no_photograph_has_a_reading_that_reads_it(tmp_path, picture, lesion, expected):
+    picture.save(tmp_path / "m.png")
+    with pytest.raises(ValueError, match="binarize --lesion LEVELS"):
+        union_of_masks([tmp_path / "m.png"])
+    binarize(tmp_path / "m.png", tmp_path / "out", lesion)
+    assert (lesion_in(tmp_path / "out" / "m.png") == (expected > 0)).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_masks_of_16_bits_are_read_where_their_levels_say_which_is_lesion(tmp_path, suffix):
+    for name, level in (("full", 65535), ("byte", 255), ("low", 4096), ("empty", 0)):
+        Image.fromarray(LEFT.astype(np.uint16) * level).save(tmp_path / f"{name}{suffix}")
+    Image.fromarray(LEFT.astype(np.int32) * 65535).save(tmp_path / "wide.tif")
+    binarize(tmp_path, tmp_path / "out")
+    read = {path.stem: lesion_in(path).tolist() for path in (tmp_path / "out").iterdir()}
+    drawn_as = (LEFT > 0).tolist()
+    assert read == dict.fromkeys(("full", "byte", "low", "wide"), drawn_as) | {"empty": (LEFT > 1).tolist()}
+
+
+def test_masks_of_16_bits_with_other_levels_are_refused_or_named(tmp_path):
+    Image.fromarray(LEFT.astype(np.uint16)).save(tmp_path / "one.png")
+    with pytest.raises(ValueError, match=r"one\.png .*brightest pixel is 1 .*binarize --lesion LEVELS"):
+        union_of_masks([tmp_path / "one.png"])
+    binarize(tmp_path / "one.png", tmp_path / "out", "1")
+    assert (lesion_in(tmp_path / "out" / "one.png") == (LEFT > 0)).all()
+    Image.fromarray(LEFT.astype(np.uint16) * 300 + RIGHT.astype(np.uint16) * 65535).save(tmp_path / "three.png")
+    with pytest.raises(ValueError, match=r"three\.png has mode I;16, more than 8 bits a pixel"):
+        union_of_masks([tmp_path / "three.png"])
+    Image.fromarray(LEFT.astype(np.uint16) * 65535).save(tmp_path / "image.png")
+    with pytest.raises(ValueError, match=r"image\.png has mode I;16, more than 8 bits a pixel"):
+        open_image(tmp_path / "image.png")

@@ -95,8 +95,14 @@ def test_a_mask_whose_image_is_missing_is_left_out_under_its_own_kind(tmp_path):
     assert len(reading.records) == 1
 
 
+def test_a_mask_beside_its_image_is_not_called_one_whose_image_is_missing(tmp_path):
+    touch(tmp_path, "benign/benign (1).png", "cyst/Cyst (1).png", "cyst/cyst (1)_mask.png")
+    (kind,) = read_whole(tmp_path).left_out
+    assert kind.endswith("/cyst/")
+
+
 @pytest.mark.parametrize("folder", ["Benign", "BENIGN", "benign"])
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".bmp", ".webp", ".gif", ".TIFF"])
 def test_other_letters_and_suffixes_are_read_as_what_they_mean(tmp_path, folder, suffix):
     touch(tmp_path, f"{folder}/{folder} (61){suffix}", f"{folder}/{folder} (61)_Mask{suffix}")
     touch(tmp_path, f"{folder}/benign (9001){suffix}", f"{folder}/benign (9001)-mask{suffix}")

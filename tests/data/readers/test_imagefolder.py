@@ -175,6 +175,11 @@ def test_any_json_gives_records_or_one_sentence_that_names_the_file(tmp_path, li
         "FILE_NAME,prompt,masks,LABEL,patient_id",
         "image,text,conditioning_image,label,case",
         "file_name,text,mask_file_name,label,Patient-Id",
+        "fileName,text,maskFile,label,PatientID",
+        "imageFile,text,maskFileName,label,patientId",
+        "FileName,Text,Mask,Label,subject",
+        "filename,text,mask,label,SubjectID",
+        "file_name,text,mask,label,subject_id",
     ],
 )
 def test_the_common_names_of_columns_are_read_in_any_letters(tmp_path, header):
@@ -212,6 +217,7 @@ def test_every_line_may_name_its_masks_in_its_own_way(tmp_path):
         ({"age": 50, "View": "left", "empty": None}, "View, age"),
         ({"patient_id": 1, "case": 2}, "case"),
         ({"label": 3}, "label"),
+        ({"label": 0}, "label"),
         ({"group": "g", "patient": ""}, ""),
     ],
 )
@@ -220,9 +226,29 @@ def test_columns_that_are_not_read_are_noted(tmp_path, facts, unread):
     assert notes == ([f"columns of metadata.jsonl that are not read: {unread}"] if unread else [])
 
 
-def test_a_label_is_a_class_once_a_line_says_so_and_then_every_line_must(tmp_path):
-    image(tmp_path, "a.png", "b.png")
-    read = read_dataset(jsonl(tmp_path, line(label="cyst"), line(file_name="b.png", label="mass")))
-    assert [record.label for record in read] == [UNKNOWN, UNKNOWN], "it may say anything"
+def test_a_label_is_a_class_where_all_are_and_else_a_note_says_which_is_none(tmp_path):
+    image(tmp_path, "a.png", "b.png", "c.png")
+    others = line(file_name="b.png", label="Benign"), line(file_name="c.png", label=None)
+    read = read_whole(jsonl(tmp_path, line(label="malignant"), *others))
+    assert [record.label for record in read.records] == ["malignant", "benign", UNKNOWN]
+    assert read.notes == []
+    read = read_whole(jsonl(tmp_path, line(label="cyst"), *others))
+    assert [record.label for record in read.records] == [UNKNOWN] * 3, "it may say anything"
+    assert read.notes == [
+        "label in metadata.jsonl is not read as the class: it says 'cyst' too",
+        "columns of metadata.jsonl that are not read: label",
+    ]
     with pytest.raises(ValueError, match="line 1: the class is 'cyst'"):
-        read_dataset(jsonl(tmp_path, line(label="cyst"), line(file_name="b.png", label="benign")))
+        read_dataset(jsonl(tmp_path, line(**{"class": "cyst"}), *others))
+
+
+def test_numbers_as_pandas_writes_them_name_groups_and_nan_is_empty(tmp_path):
+    image(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    nan = float("nan")
+    lines = [line(patient_id=0.0), line(file_name="b.png", patient_id=0, mask=nan, label=nan)]
+    jsonl(tmp_path, *lines, line(file_name="c.png", patient_id=nan), line(file_name="d.png", patient_id=nan))
+    records = read_dataset(tmp_path)
+    assert [record.group.split(":")[1] for record in records] == ["group 0", "group 0", "file c.png", "file d.png"]
+    assert [(record.masks, record.label) for record in records] == [((), UNKNOWN)] * 4
+    with pytest.raises(ValueError, match=r"line 1: the group is 0\.5"):
+        read_dataset(jsonl(tmp_path, line(patient_id=0.5)))

@@ -60,11 +60,30 @@ def test_a_folder_that_mixes_two_layouts_is_refused_with_what_each_would_leave_o
     assert "/benign/: 9 (0.png, 1.png, 2.png, ...)" in sentence
 
 
-def test_metadata_of_a_few_images_do_not_hide_the_rest_of_a_folder(tmp_path):
+def test_metadata_without_masks_do_not_hide_those_of_a_folder(tmp_path):
     (many(tmp_path) / "metadata.csv").write_text("file_name,text\nbenign/benign (1).png,a cyst\n")
     sentence = refusal(tmp_path)
-    assert "as imagefolder: 1 images, without .png in " in sentence
-    assert "/normal/: 16 (normal (1).png, normal (1)_mask.png, normal (2).png, ...)" in sentence
+    assert "as imagefolder: 1 images, without masks that no line names: 24 (benign (1)_mask.png" in sentence
+    assert sentence.endswith("Name them in a column mask, or move them away.")
+
+
+@pytest.mark.parametrize("mask", ["images/{}_mask.png", "images/{}_m.png", "masks/{}.png"])
+def test_metadata_choose_among_images_but_a_mask_of_a_listed_image_is_listed_too(tmp_path, mask):
+    """8 images with their masks, of which five are listed: with all of their masks, with one of them, with none."""
+    touch(tmp_path, *(name.format(i) for i in range(8) for name in ("images/{}.png", mask)))
+    lines = [{"file_name": f"images/{i}.png", "text": "a cyst", "mask": mask.format(i)} for i in range(5)]
+    for line in lines:
+        (tmp_path / line["mask"]).write_bytes(b"")
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    reading = read_whole(tmp_path)
+    assert len(reading.records) == 5
+    assert {kind: len(paths) for kind, paths in reading.left_out.items()} == {"pictures that no line names": 6}
+    for line in lines[1:]:
+        del line["mask"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert "masks that no line names: 4 (1" in refusal(tmp_path)
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "images/0.png", "text": "a cyst"}))
+    assert "masks that no line names: 8 (0" in refusal(tmp_path)
 
 
 def test_a_few_pictures_too_many_are_named_by_kind_and_more_are_refused(tmp_path):
