@@ -28,13 +28,13 @@ from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, targ
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.expansion import rules_for
-from weights_convert.file_settings import beside, unlike_sd15, yaml_beside
+from weights_convert.file_settings import beside, marks, yaml_beside
 from weights_convert.lora_export import NAMINGS, export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
 from weights_convert.source_config import choose_config
 from weights_convert.sources import COMPONENTS, Source, open_source
-from weights_convert.summary import of_part, summary
+from weights_convert.summary import of_part, summary, unlike_sd15
 
 NO_PLACE = "no place for it in this layout"
 POSITION_IDS = "embeddings.position_ids"  # behind the prefix of the text encoder, in transformers' names
@@ -107,6 +107,8 @@ def run_export(args: argparse.Namespace) -> None:
         for layout in inside:
             weights[name] += [lazy(piece, dtype) for piece in plan_export(source, config, layout)]
             weights[name] += position_ids(config, layout)
+    if args.format == "compvis":
+        weights[""] += marks(config.schedule)
     taken = {layout.part for inside in layouts.values() for layout in inside}
     metadata = {key: value for key, value in source.metadata.items() if key != "format"}
     plain = without_ours(config)

@@ -1,13 +1,13 @@
 """What goes with a single file of weights beside its networks: a .yaml of CompVis, marks, and a noise schedule.
 
-A1111, ComfyUI and Forge read NAME.yaml beside NAME.safetensors. The lines of it that a config of ours has a place for
-are read here, those that say how the networks compute must say what ours do; a parser of YAML is not needed for them.
-Empty tensors v_pred and ztsnr mark a model that predicts v, and a schedule that ends in pure noise.
+A1111, ComfyUI and Forge read NAME.yaml beside NAME.safetensors. The fields of it that a config of ours has a place for
+are read here, those that say how the networks compute must say what ours do.
+Empty tensors v_pred and ztsnr mark a model that predicts v, and a schedule that ends in pure noise. They count
+more than a file's buffers, which merges copy from an ordinary model.
 """
 
-import re
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,53 +15,81 @@ from torch import Tensor
 
 from ldm_us.config import SD15, ModelConfig, ScheduleConfig
 from ldm_us.diffusion.ddpm import Schedule, make_schedule
-from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, shown
+from ldm_us.files.checkpoint import NETWORKS, LazyTensor
+from ldm_us.files.stored_tensor import shown
+from ldm_us.files.yaml_fields import yaml_fields
+from weights_convert.folder_settings import PIPELINE
 from weights_convert.sources import Source
-from weights_convert.summary import note
+from weights_convert.summary import IN_YAML, note
 
-LINE = re.compile(r"""^\s*(\w+)\s*:\s*(?:"([^"]*)"|'([^']*)'|([^\s#"']+))\s*(?:#.*)?$""")
 READ = ("parameterization", "linear_start", "linear_end", "timesteps", "scale_factor", "rescale_betas_zero_snr")
-AS_HERE = {"beta_schedule": "linear", "transformer_depth": "1", "layer": "last", "num_heads": ""}  # num_heads: below
-# Fields of a config that a sampler chooses anew, or that training alone reads, and those that the .yaml of an export
-# says; all others must be known to use the weights.
-OF_SAMPLING = {
-    "schedule": ("first_timestep", "guidance", "final_alpha_bar_one", "spacing"),
-    "vae": ("whitened",),
-    "control": ("scale", "guidance"),
+ENCODER = {"transformer_depth": "1", "num_heads": "", "num_head_channels": "-1", "use_scale_shift_norm": "false"}
+AS_HERE = {  # part -> field -> its one value; num_heads is that of the config
+    PIPELINE: {"beta_schedule": "linear"},
+    "vae": {},
+    "text": {"layer": "last"},
+    "unet": ENCODER,
+    "controlnet": ENCODER | {"global_average_pooling": "false", "only_mid_control": "false"},
 }
-IN_YAML = {"schedule": ("prediction", "timesteps", "beta_start", "beta_end"), "vae": ("scale",)}
+KNOWN = {*READ, *(field for fields in AS_HERE.values() for field in fields)}
+COMMON = {"timesteps", "layer", "num_heads"}  # names that a .yaml of something else may have
+MODELSPEC = "modelspec.prediction_type"  # in the metadata of kohya's and other trainers' files
 V_PRED, ZTSNR = "v_pred", "ztsnr"
 MOST = 100_000  # timesteps
 
 
-def with_file_config(config: ModelConfig, source: Source, prediction: str | None) -> ModelConfig:
-    """`config` with what the file and the .yaml beside it say of objective and schedule; `prediction` wins over both.
+def with_file_config(
+    config: ModelConfig,
+    source: Source,
+    prediction: str | None = None,
+    parts: Collection[str] = (PIPELINE, *NETWORKS),
+) -> ModelConfig:
+    """`config` with what the file and the .yaml beside it say of schedule and parts; `prediction` wins over both.
 
     Raise ValueError, naming file and field, for what no model of ours can have.
     """
-    path = beside(source.path)
-    said = read_lines(path) if path.is_file() else {}
-    expected = AS_HERE | {"num_heads": str(config.unet.heads)}
-    strange = next((field for field in expected if said.get(field, expected[field]) != expected[field]), None)
-    if strange is not None:
-        raise ValueError(f"{path}: {strange} is {shown(said[strange])}. Supported is {expected[strange]} alone.")
-    schedule = config.schedule
-    marked = "v" if V_PRED in source.entries else schedule.prediction
+    path = description(source.path)
+    said = {} if path is None else read_fields(path)
+    for part in parts:
+        for field, ours in AS_HERE[part].items():
+            expected = ours or str(config.unet.heads)
+            if said.get(field, expected) != expected:
+                raise ValueError(f"{path}: {field} is {shown(said[field])}. Supported is {expected} alone.")
+    schedule, scale = config.schedule, config.vae.scale
     try:
-        schedule = replace(
-            schedule,
-            prediction=prediction or said.get("parameterization", marked),
-            zero_terminal_snr=schedule.zero_terminal_snr
-            or ZTSNR in source.entries
-            or said.get("rescale_betas_zero_snr", "false").lower() == "true",
-            timesteps=int(positive(said, "timesteps", schedule.timesteps)),
-            beta_start=positive(said, "linear_start", schedule.beta_start),
-            beta_end=positive(said, "linear_end", schedule.beta_end),
-        )
-        scale = positive(said, "scale_factor", config.vae.scale)
+        if PIPELINE in parts:
+            schedule = replace(
+                schedule,
+                prediction=prediction or said_prediction(said, source, schedule.prediction),
+                zero_terminal_snr=schedule.zero_terminal_snr
+                or ZTSNR in source.entries
+                or said.get("rescale_betas_zero_snr") == "true",
+                timesteps=int(positive(said, "timesteps", schedule.timesteps)),
+                beta_start=positive(said, "linear_start", schedule.beta_start),
+                beta_end=positive(said, "linear_end", schedule.beta_end),
+            )
+        if "vae" in parts:
+            scale = positive(said, "scale_factor", scale)
     except ValueError as error:
-        raise ValueError(f"{path if said else source.path}: {error}") from error
-    return replace(config, schedule=fit_schedule(schedule, source), vae=replace(config.vae, scale=scale))
+        raise ValueError(f"{path or source.path}: {error}") from error
+    if PIPELINE in parts:
+        schedule = fit_schedule(schedule, source)
+    return replace(config, schedule=schedule, vae=replace(config.vae, scale=scale))
+
+
+def said_prediction(said: dict[str, str], source: Source, otherwise: str) -> str:
+    """What the UNet predicts: as .yaml, mark and metadata say. Raise ValueError where they contradict each other."""
+    named = source.metadata.get(MODELSPEC)
+    sayings = {
+        ".yaml": said.get("parameterization"),
+        f"mark {V_PRED}": "v" if V_PRED in source.entries else None,
+        MODELSPEC: {"epsilon": "eps", "v_prediction": "v"}.get(str(named), named),
+    }
+    found = {where: value for where, value in sayings.items() if value is not None}
+    if len({*found.values()}) > 1:
+        listed = ", ".join(f"{shown(value)} ({where})" for where, value in found.items())
+        raise ValueError(f"what the UNet predicts is said to be {listed}. Choose with --prediction.")
+    return next(iter(found.values()), otherwise)
 
 
 def beside(path: Path) -> Path:
@@ -69,18 +97,27 @@ def beside(path: Path) -> Path:
     return path.with_suffix(".yaml")
 
 
-def read_lines(path: Path) -> dict[str, str]:
-    """The lines `name: value` of a .yaml whose names are known here. Raise ValueError for one with two values."""
-    if path.stat().st_size > DESCRIPTION_LIMIT:
-        raise ValueError(f"{path}: too large for a description of a model. Move it away from the weights.")
+def description(path: Path) -> Path | None:
+    """The .yaml or .yml that lies beside a file of weights, in any case of letters. Raise ValueError for several."""
+    near = (file for file in path.parent.iterdir() if file.stem == path.stem)
+    found = sorted(file for file in near if file.suffix.lower() in (".yaml", ".yml") and file.is_file())
+    if len(found) > 1:
+        raise ValueError(f"{path}: {' and '.join(file.name for file in found)} lie beside it. Leave one of them.")
+    return found[0] if found else None
+
+
+def read_fields(path: Path) -> dict[str, str]:
+    """The fields of a .yaml whose names are known here. Raise ValueError for one with two values."""
     said: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        found = LINE.match(line)
-        if found is None or found[1] not in (*READ, *AS_HERE):
-            continue
-        value = next(group for group in found.groups()[1:] if group is not None)
-        if said.setdefault(found[1], value) != value:
-            raise ValueError(f"{path}: {found[1]} is {shown(said[found[1]])} and {shown(value)}. Leave one of them.")
+    found = yaml_fields(path)
+    known = [(name, value) for name, value in found if name in KNOWN]
+    if not {name for name, _ in found} & ({"model", *KNOWN} - COMMON):
+        if known:
+            note(f"{path}: no description of a model like Stable Diffusion; it is passed over.")
+        return {}
+    for name, value in known:
+        if said.setdefault(name, value) != value:
+            raise ValueError(f"{path}: {name} is {shown(said[name])} and {shown(value)}. Leave one of them.")
     return said
 
 
@@ -101,32 +138,59 @@ def fit_schedule(config: ScheduleConfig, source: Source) -> ScheduleConfig:
     if any(len(entry.shape) != 1 or not 2 <= entry.shape[0] <= MOST for entry in said.values()):
         raise ValueError(f"{source.path}: {', '.join(said)} are no noise schedule: no rows of numbers.")
     values = {name: entry.load() for name, entry in said.items()}
-    for candidate in (config, *others(config, values)) if values else ():
+    for candidate in candidates(config, values) if values else ():
         ours = buffers(make_schedule(candidate))
-        if all(close(ours[name], value) for name, value in values.items()):
-            if candidate != config:
-                note(f"{source.path}: its own noise schedule is taken: {described(candidate)}.")
-            return candidate
+        if not all(close(name, ours[name], value) for name, value in values.items()):
+            continue
+        if candidate.prediction != config.prediction:
+            raise ValueError(
+                f"{source.path}: its noise schedule ends in pure noise, which only a model that predicts v can start "
+                "from. If it does, say so with --prediction v."
+            )
+        taken = replace(candidate, zero_terminal_snr=candidate.zero_terminal_snr or config.zero_terminal_snr)
+        if taken != config:
+            note(f"{source.path}: its own noise schedule is taken: {described(taken)}.")
+        return taken
     if values:
         raise ValueError(
             f"{source.path}: its noise schedule ({', '.join(values)}) is not that of {described(config)}, and none of "
-            "scaled linear betas. Only such can be imported; a model that ends in pure noise needs --prediction v."
+            "scaled linear betas. Only such can be imported."
         )
     return config
 
 
-def others(config: ScheduleConfig, values: dict[str, Tensor]) -> Iterator[ScheduleConfig]:
-    """Schedules that the buffers may be of: one that ends in noise, and one with other ends of its betas."""
-    if config.prediction == "v":
-        yield replace(config, zero_terminal_snr=True)
-    if "betas" in values or "alphas_cumprod" in values:
-        alpha_bar = values.get("alphas_cumprod", torch.ones(2)).double()
-        beta = values.get("betas", 1 - alpha_bar[1:] / alpha_bar[:-1]).double()
-        first = float(beta[0] if "betas" in values else 1 - alpha_bar[0])
-        ends = {"beta_start": float(f"{first:.4g}"), "beta_end": float(f"{float(beta[-1]):.4g}")}
-        if all(0 < end < 1 for end in ends.values()):
-            count = len(next(iter(values.values())))
-            yield replace(config, timesteps=count, zero_terminal_snr=False, **ends)  # type: ignore[arg-type]
+def candidates(config: ScheduleConfig, values: dict[str, Tensor]) -> Iterator[ScheduleConfig]:
+    """Schedules that the buffers may be of: ours, it before its end was made noise, it after that, and other betas."""
+    yield config
+    yield replace(config, zero_terminal_snr=False)
+    yield replace(config, zero_terminal_snr=True, prediction="v")
+    name, value = next((name, value.double()) for name, value in values.items())
+    alpha_bar = {"betas": (1 - value).cumprod(0), "sqrt_alphas_cumprod": value**2}.get(name, value)
+    usable = (alpha_bar > 1e-3) & (alpha_bar <= 1)  # below, half precision has few digits
+    if name not in ("betas", "alphas_cumprod", "sqrt_alphas_cumprod") or int(usable.sum()) < 3:
+        return
+    start, end = ends_of_betas(alpha_bar, usable)
+    for digits in (2, 3, 4):
+        ends = [float(f"{beta:.{digits}g}") for beta in (start, end)]
+        if 0 < ends[0] < 1 and 0 < ends[1] < 1:
+            count = len(alpha_bar)
+            yield replace(config, timesteps=count, zero_terminal_snr=False, beta_start=ends[0], beta_end=ends[1])
+
+
+def ends_of_betas(alpha_bar: Tensor, usable: Tensor) -> tuple[float, float]:
+    """First and last of the scaled linear betas whose alpha_bar (T,) is nearest, by least squares of its logarithm.
+
+    beta = a^2 (1 - u)^2 + a b 2 u (1 - u) + b^2 u^2 with u from 0 to 1; -log alpha_bar sums beta and what is small.
+    """
+    u = torch.linspace(0, 1, len(alpha_bar), dtype=torch.float64)
+    terms = torch.stack([(1 - u) ** 2, 2 * u * (1 - u), u**2], dim=1)  # (T, 3)
+    trust, small = alpha_bar[usable, None], torch.zeros_like(alpha_bar)
+    for _ in range(4):
+        target = -trust.log() - small.cumsum(0)[usable, None]
+        weights = torch.linalg.lstsq(trust * terms.cumsum(0)[usable], trust * target).solution[:, 0]
+        beta = (terms @ weights).clamp(0, 0.9)
+        small = -torch.log1p(-beta) - beta
+    return float(weights[0]), float(weights[2])
 
 
 def buffers(schedule: Schedule) -> dict[str, Tensor]:
@@ -140,10 +204,14 @@ def buffers(schedule: Schedule) -> dict[str, Tensor]:
     }
 
 
-def close(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two schedules are equal but for rounding: of the type, and of a product of 1000 factors in float32."""
+def close(name: str, ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two schedules are equal but for rounding: of the type, and of a product of 1000 factors in float32.
+
+    Some programs end in an alpha_bar of 5e-8 for 0: its root is 2.2e-4.
+    """
     rounding = max(5e-4, 4 * torch.finfo(theirs.dtype).eps) if theirs.is_floating_point() else 0.0
-    return ours.shape == theirs.shape and torch.allclose(ours, theirs.double(), rtol=rounding, atol=1e-7)
+    least = 3e-4 if name == "sqrt_alphas_cumprod" else 1e-7
+    return ours.shape == theirs.shape and torch.allclose(ours, theirs.double(), rtol=rounding, atol=least)
 
 
 def described(config: ScheduleConfig) -> str:
@@ -176,13 +244,7 @@ def yaml_beside(out: Path, config: ModelConfig) -> dict[Path, str]:
     return {beside(out): text}
 
 
-def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
-    """The values of the parts taken that are not SD 1.5's: what a reader of a layout without a config takes for it."""
-    tables = {"schedule", "unet", "control"} if "controlnet" in taken else {"schedule", *taken}
-    for table in sorted(tables):
-        passed = OF_SAMPLING.get(table, ()) + (IN_YAML.get(table, ()) if "unet" in taken else ())
-        for field in fields(getattr(config, table)):
-            value, usual = (getattr(getattr(one, table), field.name) for one in (config, SD15))
-            if value != usual and field.name not in passed:
-                shown = f"{value:.5g}" if isinstance(value, float) else value
-                yield f"{table}.{field.name} {shown}"
+def marks(config: ScheduleConfig) -> list[LazyTensor]:
+    """The empty tensors of a CompVis file that say what the model predicts, and how its schedule ends."""
+    names = [V_PRED] * (config.prediction == "v") + [ZTSNR] * config.zero_terminal_snr
+    return [LazyTensor(name, (0,), torch.float32, lambda: torch.zeros(0)) for name in names]

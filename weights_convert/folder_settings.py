@@ -1,8 +1,9 @@
 """What the .json files of a diffusers folder say of its weights: read where a config of ours has a place for it.
 
-Every other field is one of three kinds. folder_settings.json lists those that change no number, and the value that a
-field has where it is left out: the default of the constructors of diffusers and transformers. What is in neither list,
-nor in a folder that an export writes, is not known here, and a note says so. All else must be as in that folder.
+Every other field is one of three kinds. folder_settings.json lists those that change no number, other words for a value
+that is supported, and the value that a field has where it is left out: the default of the constructors of diffusers and
+transformers, of a scheduler that of its class. What is in neither list, nor in a folder that an export writes, is not
+known here, and a note says so. All else must be as in that folder.
 """
 
 import json
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldm_us.config import SPACINGS, ModelConfig, ScheduleConfig
+from ldm_us.config import SPACINGS, ModelConfig, ScheduleConfig, check_limits
 from ldm_us.files.checkpoint import NETWORKS
 from ldm_us.files.stored_tensor import shown
 from weights_convert.convert import target_shapes
@@ -53,7 +54,7 @@ def with_folder_config(
         values = read_json(alone)
         name = CLASSES.get(str(values.get("_class_name")), TEXT if "model_type" in values else "")
         tables |= dict.fromkeys({name} & {file for part in parts for file in FILES[part]}, alone)
-    said = {name: KNOWN[name]["defaults"] | fields_of(path) for name, path in tables.items()}
+    said = {name: with_defaults(name, fields_of(path)) for name, path in tables.items()}
     if SCHEDULER in said:
         config = replace(config, schedule=schedule_of(config.schedule, said[SCHEDULER], tables[SCHEDULER]))
     if VAE in said:
@@ -64,6 +65,7 @@ def with_folder_config(
         if type(value) is int and value > 0:
             config = replace(config, **{table: replace(getattr(config, table), **{ours: value})})
     try:
+        check_limits(config)
         unet, text = config.unet, config.text
         if text.width % text.heads or any(unet.width * multiplier % unet.heads for multiplier in unet.multipliers):
             raise ValueError(f"{text.heads} or {unet.heads} heads do not divide the widths")
@@ -73,16 +75,25 @@ def with_folder_config(
     ours_by_file = fields_by_file(config) | {TOKENIZER: tokenizer_settings(config.text.length)}
     for name, path in tables.items():
         ours = KNOWN[name]["defaults"] | FIXED.get(name, {}) | ours_by_file[name]
-        compare_fields(path, said[name], ours, KNOWN[name]["without_effect"], config.name)
+        compare_fields(path, said[name], ours, KNOWN[name], config.name)
     return config
 
 
-def compare_fields(path: Path, theirs: Fields, ours: Fields, without_effect: Collection[str], model: str) -> None:
+def with_defaults(name: str, fields: Fields) -> Fields:
+    """The fields of one file, and the values of those that it leaves out."""
+    of_class = KNOWN[name].get("by_class", {}).get(str(fields.get("_class_name")), {})
+    values: Fields = KNOWN[name]["defaults"] | of_class | fields
+    if name == CONTROLNET and values["num_attention_heads"] is not None:  # a ControlNet's other name for their number
+        values["attention_head_dim"] = values.pop("num_attention_heads")
+    return values
+
+
+def compare_fields(path: Path, theirs: Fields, ours: Fields, known: dict[str, Any], model: str) -> None:
     """Raise ValueError for the first field with another value than ours; a note names those that are not known."""
     unknown = []
-    for field in sorted(theirs.keys() - set(without_effect)):
+    for field in sorted(theirs.keys() - set(known["without_effect"])):
         value = theirs[field]
-        if value == [None, None]:  # a component that this pipeline does not have
+        if value in ([None, None], *known.get("equal", {}).get(field, ())):  # no such component, or as here
             continue
         if field in ours and not same(ours[field], value):
             raise ValueError(

@@ -2,15 +2,26 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
+from ldm_us.config import SD15, ModelConfig
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import PARTS
 from ldm_us.networks.lora import Update
 from weights_convert.convert import Piece, Plan
+
+# Fields of a config that a sampler chooses anew, or that training alone reads, and those that the .yaml and marks of an
+# export say; all others must be known to use the weights.
+OF_SAMPLING = {
+    "schedule": ("first_timestep", "guidance", "final_alpha_bar_one", "spacing"),
+    "vae": ("whitened",),
+    "control": ("scale", "guidance"),
+}
+IN_YAML = {"schedule": ("prediction", "timesteps", "beta_start", "beta_end", "zero_terminal_snr"), "vae": ("scale",)}
 
 
 def summary(
@@ -75,3 +86,15 @@ def updates_of(updates: Iterable[Update]) -> str:
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
+    """The values of the parts taken that are not SD 1.5's: what a reader of a layout without a config takes for it."""
+    tables = {"schedule", "unet", "control"} if "controlnet" in taken else {"schedule", *taken}
+    for table in sorted(tables):
+        passed = OF_SAMPLING.get(table, ()) + (IN_YAML.get(table, ()) if "unet" in taken else ())
+        for field in fields(getattr(config, table)):
+            value, usual = (getattr(getattr(one, table), field.name) for one in (config, SD15))
+            if value != usual and field.name not in passed:
+                shown = f"{value:.5g}" if isinstance(value, float) else value
+                yield f"{table}.{field.name} {shown}"

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ldm_us.config import SD15, TINY, US128
 from ldm_us.diffusion.ddpm import make_schedule
@@ -19,8 +19,8 @@ V = dataclasses.replace(SD15.schedule, prediction="v")
 POSITIONS = "cond_stage_model.transformer.text_model.embeddings.position_ids"
 
 
-def read(state=None, yaml=None, folder=None, prediction=None, config=SD15):
-    source = source_from_state_dict(state or {})
+def read(state=None, yaml=None, folder=None, prediction=None, config=SD15, metadata=None):
+    source = dataclasses.replace(source_from_state_dict(state or {}), metadata=metadata or {})
     if folder is not None:
         source = dataclasses.replace(source, path=folder / "model.safetensors")
         beside(source.path).write_text(yaml)
@@ -52,16 +52,85 @@ model:
         ("parameterization: x0", "prediction 'x0': use one of eps, v"),
         ("parameterization: v\nparameterization: eps", "parameterization is v and eps"),
         ("linear_end: big", "linear_end is big, not a positive number"),
-        ("timesteps: 10.5", "timesteps is 10.5, not a positive number"),
+        ("model: {}\ntimesteps: 10.5", "timesteps is 10.5, not a positive number"),
         ("beta_schedule: cosine", "beta_schedule is cosine. Supported is linear alone"),
-        ("num_heads: 4", "num_heads is 4. Supported is 8 alone"),
-        ("layer: hidden", "layer is hidden. Supported is last alone"),
+        ("model: {}\nnum_heads: 4", "num_heads is 4. Supported is 8 alone"),
+        ("model: {}\nlayer: hidden", "layer is hidden. Supported is last alone"),
+        ("global_average_pooling: True", "global_average_pooling is true. Supported is false alone"),
+        ("num_head_channels: 64", "num_head_channels is 64. Supported is -1 alone"),
+        ("use_scale_shift_norm: True", "use_scale_shift_norm is true. Supported is false alone"),
+        ("parameterization:\n  v", "prediction '': use one of eps, v"),
         ("rescale_betas_zero_snr: True", "Use v"),
     ],
 )
 def test_what_a_yaml_must_not_say_is_refused_with_its_name(yaml, sentence, tmp_path):
     with pytest.raises(ValueError, match=f"model.yaml: .*{sentence}"):
         read(yaml=yaml, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        'model: {params: {parameterization: "v", linear_start: 0.00085}}',
+        '"parameterization": "v"',
+        '{\'model\':{"parameterization":"v"}}',
+        "parameterization: v\nlinear_end: 0.0120\nx:\n  linear_end: 1.2e-2  # the same",
+    ],
+)
+def test_any_style_of_yaml_is_read(yaml, tmp_path):
+    assert read(yaml=yaml, folder=tmp_path).schedule == V
+
+
+@pytest.mark.parametrize("name", ["model.YAML", "model.yml"])
+def test_any_name_of_a_yaml_is_read_and_two_of_them_are_refused(name, tmp_path):
+    source = dataclasses.replace(source_from_state_dict({}), path=tmp_path / "model.CKPT")
+    (tmp_path / name).write_text("parameterization: v")
+    assert with_file_config(SD15, source).schedule == V
+    (tmp_path / "model.yaml").write_text("parameterization: v")
+    with pytest.raises(ValueError, match="lie beside it"):
+        with_file_config(SD15, source)
+
+
+def test_a_yaml_of_something_else_is_passed_over_with_a_note(tmp_path, capsys):
+    assert read(yaml="timesteps: 50\nlayer: 3\n", folder=tmp_path) == SD15
+    assert "model.yaml: no description of a model" in capsys.readouterr().err
+
+
+def test_metadata_of_a_trainer_tells_the_prediction_and_contradictions_are_refused(tmp_path):
+    for said, schedule in (("v", V), ("epsilon", SD15.schedule)):
+        assert read(metadata={"modelspec.prediction_type": said}).schedule == schedule
+    with pytest.raises(ValueError, match="prediction 'flow': use one of eps, v"):
+        read(metadata={"modelspec.prediction_type": "flow"})
+    mark = {"v_pred": torch.zeros(0)}
+    with pytest.raises(ValueError, match=r"eps \(\.yaml\), v \(mark v_pred\)\. Choose with --prediction"):
+        read(mark, yaml="parameterization: eps", folder=tmp_path)
+    assert read(mark, yaml="parameterization: eps", folder=tmp_path, prediction="v").schedule == V
+
+
+def test_a_mark_or_yaml_of_pure_noise_counts_more_than_ordinary_buffers(tmp_path, capsys):
+    noise = dataclasses.replace(V, zero_terminal_snr=True)
+    own = buffers(make_schedule(SD15.schedule))
+    assert read(own | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}).schedule == noise
+    yaml = "parameterization: v\nrescale_betas_zero_snr: True"
+    assert read(own, yaml=yaml, folder=tmp_path).schedule == noise
+    assert capsys.readouterr().err == ""
+    other = buffers(make_schedule(dataclasses.replace(SD15.schedule, beta_end=0.02)))
+    assert read(other, yaml=yaml, folder=tmp_path).schedule == dataclasses.replace(noise, beta_end=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("name", ["betas", "alphas_cumprod", "sqrt_alphas_cumprod"])
+def test_another_schedule_is_told_from_each_of_its_buffers_in_half_precision_too(name, dtype):
+    other = dataclasses.replace(SD15.schedule, beta_start=0.0015, beta_end=0.0195)
+    assert read({name: buffers(make_schedule(other))[name].to(dtype)}).schedule == other
+
+
+def test_an_end_that_is_all_but_pure_noise_is_pure_noise():
+    noise = dataclasses.replace(V, zero_terminal_snr=True)
+    alpha_bar = buffers(make_schedule(noise))["alphas_cumprod"].float()
+    alpha_bar[-1] = 4.8973451890853435e-08  # of A1111
+    own = {"alphas_cumprod": alpha_bar, "sqrt_alphas_cumprod": alpha_bar.sqrt()}
+    assert read(own, prediction="v").schedule == noise
 
 
 def test_marks_of_v_prediction_and_of_pure_noise_are_read():
@@ -91,7 +160,7 @@ def test_a_schedule_that_ends_in_noise_is_taken_for_v_and_refused_for_eps():
     noise = dataclasses.replace(V, zero_terminal_snr=True)
     own = {"alphas_cumprod": buffers(make_schedule(noise))["alphas_cumprod"].float()}
     assert read(own, prediction="v").schedule == noise
-    with pytest.raises(ValueError, match="a model that ends in pure noise needs --prediction v"):
+    with pytest.raises(ValueError, match=r"ends in pure noise, .* say so with --prediction v"):
         read(own)
 
 
@@ -106,8 +175,9 @@ def test_linear_betas_and_buffers_that_contradict_each_other_are_refused():
         {"betas": torch.full((1000,), torch.nan)},
     ]
     for own in wrong:
-        with pytest.raises(ValueError, match=r"state dict: .*noise schedule"):
+        with pytest.raises(ValueError, match=r"state dict: .*noise schedule") as error:
             read(own)
+        assert "--prediction" not in str(error.value)
 
 
 def test_an_import_takes_v_from_the_yaml_or_the_option_and_notes_spoilt_position_ids(convert, tmp_path):
@@ -131,11 +201,23 @@ def test_an_export_of_a_v_model_writes_the_yaml_that_gives_the_config_back(expor
     code, said, _ = export(tmp_path / "model.safetensors", "--format", "compvis", "--out", out)
     assert code == 0
     assert f"wrote {tmp_path / 'out.yaml'}" in said
+    assert "v_pred" in load_file(out)
     assert read(yaml=(tmp_path / "out.yaml").read_text(), folder=tmp_path, config=MICRO) == config
     (tmp_path / "new.yaml").write_text("mine")
     code, _, said = export(tmp_path / "model.safetensors", "--format", "compvis", "--out", tmp_path / "new.safetensors")
     assert (code, "new.yaml: the file exists" in said) == (2, True)
     assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_a_schedule_that_ends_in_noise_comes_back_from_a_compvis_export_without_metadata(export, convert, tmp_path):
+    schedule = dataclasses.replace(TINY.schedule, prediction="v", zero_terminal_snr=True)
+    save_model(LatentDiffusion(dataclasses.replace(TINY, schedule=schedule)), tmp_path / "model.safetensors")
+    code, _, said = export(tmp_path / "model.safetensors", "--format", "compvis", "--out", tmp_path / "out.safetensors")
+    assert (code, "zero_terminal_snr" in said) == (0, False)
+    save_file(load_file(tmp_path / "out.safetensors"), tmp_path / "stripped.safetensors")
+    code, _, said = convert(tmp_path / "stripped.safetensors", "--out", tmp_path / "again.safetensors")
+    assert (code, said) == (0, "")
+    assert load_model(tmp_path / "again.safetensors", parts=()).config.schedule == schedule
 
 
 def test_the_yaml_of_an_export_is_that_of_stable_diffusion_15_but_for_what_differs(tmp_path):

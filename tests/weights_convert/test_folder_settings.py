@@ -81,6 +81,8 @@ REFUSED = [
     *((VAE, {"latents_mean": [0.1]}), (VAE, {"mid_block_add_attention": False}), (VAE, {"act_fn": "relu"})),
     *((SCHEDULER, {"thresholding": True}), (SCHEDULER, {"trained_betas": [0.1]}), (SCHEDULER, {"beta_schedule": ...})),
     *((SCHEDULER, {"set_alpha_to_one": "yes"}), (TOKENIZER, {"pad_token": "!"}), (TOKENIZER, {"do_lower_case": False})),
+    *((SCHEDULER, {"use_flow_sigmas": True}), (UNET, {"quantization_config": {"load_in_4bit": True}})),
+    *((TEXT, {"quantization_config": {"load_in_8bit": True}}), (UNET, {"num_attention_heads": 8})),
     (INDEX, {"vae": ["diffusers", "AutoencoderTiny"]}),
 ]
 
@@ -110,6 +112,58 @@ def test_what_changes_no_number_is_silent_and_what_is_not_known_is_noted(tmp_pat
     write(tmp_path, {UNET: {"gated_magic": 3}})
     assert with_folder_config(TINY, tmp_path) == TINY
     assert f"note: {tmp_path / UNET}: not known here: gated_magic 3." in capsys.readouterr().err
+
+
+EQUAL = [
+    (INDEX, {"text_encoder": ["transformers", "CLIPTextModelWithProjection"]}),
+    (INDEX, {"controlnet": ["diffusers", "ControlNetModel"]}),
+    (TOKENIZER, {"model_max_length": 1000000000000000019884624838656, "processor_class": "CLIPProcessor"}),
+    *((UNET, {"act_fn": "swish"}), (VAE, {"act_fn": "swish"}), (TEXT, {"output_hidden_states": True})),
+    (CONTROLNET, {"num_attention_heads": TINY.unet.heads, "attention_head_dim": 8}),
+    (UNET, {"decay": 0.9999, "inv_gamma": 1.0, "power": 0.6667, "optimization_step": 15000}),
+    (SCHEDULER, {"use_flow_sigmas": False, "flow_shift": 3.0, "time_shift_type": "exponential"}),
+]
+
+
+@pytest.mark.parametrize(("name", "fields"), EQUAL)
+def test_other_words_for_what_is_here_are_silent(name, fields, tmp_path, capsys):
+    assert with_folder_config(TINY, write(tmp_path, {name: fields})) == TINY
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pipeline_of_several_controlnets_is_noted(tmp_path, capsys):
+    several = ["diffusers.pipelines.controlnet.multicontrolnet", "MultiControlNetModel"]
+    assert with_folder_config(TINY, write(tmp_path, {INDEX: {"controlnet": several}})) == TINY
+    assert "model_index.json: not known here: controlnet" in capsys.readouterr().err
+
+
+def test_sizes_beyond_the_limits_are_refused_before_a_model_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr("weights_convert.folder_settings.target_shapes", None)
+    for name, fields in ((TEXT, {"num_hidden_layers": 10**5}), (SCHEDULER, {"num_train_timesteps": 10**5 + 1})):
+        with pytest.raises(ValueError, match="is no whole number from 0 to"):
+            with_folder_config(TINY, write(tmp_path, {name: fields}))
+
+
+CLASSES = [  # of a scheduler, its fields, what is read
+    ("DDIMScheduler", {}, {"final_alpha_bar_one": True}),
+    ("PNDMScheduler", {}, {}),
+    ("LCMScheduler", {"beta_start": ..., "beta_end": ..., "beta_schedule": ...}, {"final_alpha_bar_one": True}),
+    ("TCDScheduler", {"beta_start": ..., "beta_end": ..., "beta_schedule": ...}, {"final_alpha_bar_one": True}),
+    ("HeunDiscreteScheduler", {"beta_start": ..., "beta_end": ...}, {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "read"), CLASSES)
+def test_fields_left_out_have_the_defaults_of_the_kind_of_scheduler(kind, fields, read, tmp_path):
+    left_out = {"_class_name": kind, "set_alpha_to_one": ...} | fields
+    expected = dataclasses.replace(TINY.schedule, **read)
+    assert with_folder_config(TINY, write(tmp_path, {SCHEDULER: left_out})).schedule == expected
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_a_grid_left_out_is_that_of_the_kind_of_scheduler(kind, tmp_path, capsys):
+    with_folder_config(TINY, write(tmp_path, {SCHEDULER: {"_class_name": kind, "timestep_spacing": ...}}))
+    assert "timestep_spacing 'linspace'" in capsys.readouterr().err
 
 
 def test_a_leading_grid_of_a_schedule_that_ends_in_noise_is_noted(tmp_path, capsys):

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from ldm_us.config import PRESETS
+from ldm_us.config import PREDICTIONS, PRESETS
 from ldm_us.files.atomic import write_text
 from weights_convert.audit.findings import audit
 from weights_convert.audit.lora import audit_lora, is_lora
@@ -37,6 +37,7 @@ def add_audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with all tables and charts")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table, key by key")
     parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
+    parser.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (as the files say, else eps)")
     parser.add_argument("--ema", action="store_true", help="take the moving average of SRC's UNet (model_ema.*)")
     parser.add_argument("--overwrite", action="store_true", help="replace the files of --html and --csv")
     parser.set_defaults(run=run_audit)
@@ -50,15 +51,17 @@ def run_audit(args: argparse.Namespace) -> int:
             check_result_file(out, ending, args.overwrite, inputs, f"--{ending[1:]}")
     source = open_lora(args.src) if is_lora_folder(args.src) else open_source(args.src)
     if is_lora(source):
-        unused = [name for name in ("against", "html", "csv", "ema") if getattr(args, name)]
+        unused = [name for name in ("against", "html", "csv", "ema", "prediction") if getattr(args, name)]
         if unused:
             raise ValueError(f"--{unused[0]} does nothing with a LoRA: leave it out.")
         text, is_clean = audit_lora(source, PRESETS[args.preset or "sd15"])
         say(text)
         return 0 if is_clean else 1
     other = None if args.against is None else open_source(args.against)
-    fallback = source if other is None else other
-    config = choose_config(source if "config" in source.metadata else fallback, args.preset)
+    theirs = (
+        None if other is None or "config" in source.metadata else choose_config(other, args.preset, args.prediction)
+    )
+    config = choose_config(source, None if theirs else args.preset, args.prediction, otherwise=theirs)
     result = audit(source, config, args.ema, other)
     if args.csv is not None:
         write_text(args.csv, csv_table(result))

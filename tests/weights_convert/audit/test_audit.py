@@ -1,6 +1,7 @@
 """`python -m weights_convert audit`: every tensor has a row that is true; what does not fit is listed and counted."""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import math
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ldm_us.config import SD15, TINY
+from ldm_us.diffusion.ddpm import make_schedule
 from ldm_us.runtime.entry import run_command
 from tests.golden.converted import source_from_state_dict
 from tests.golden.original import LAYOUTS, PREFIXES, tiny_compvis, to_open_clip
@@ -246,6 +248,23 @@ def test_bad_input_is_one_sentence_and_exit_code_2(inputs, run_audit, tmp_path):
         assert error.count("\n") == 1
     assert (tmp_path / "there.html").read_text(encoding="ascii") == "mine"
     assert run_audit(source, "--preset", "tiny", "--html", tmp_path / "there.html", "--overwrite")[0] == 0
+
+
+def test_what_lies_beside_src_is_read_with_and_without_another_model(inputs, run_audit, tmp_path):
+    save_file(tiny_compvis("controlnet"), tmp_path / "control.safetensors")
+    (tmp_path / "control.yaml").write_text("global_average_pooling: True")
+    for options in ((), ("--against", inputs / "control.pth")):
+        code, _, error = run_audit(tmp_path / "control.safetensors", "--preset", "tiny", *options)
+        assert (code, "global_average_pooling is true" in error) == (2, True)
+
+
+def test_an_audit_takes_the_prediction_that_the_file_leaves_open(run_audit, tmp_path):
+    noise = dataclasses.replace(TINY.schedule, prediction="v", zero_terminal_snr=True)
+    own = {"alphas_cumprod": make_schedule(noise).alpha_bar.float()}
+    save_file(tiny_compvis("vae", "text", "unet") | own, tmp_path / "noise.safetensors")
+    code, _, error = run_audit(tmp_path / "noise.safetensors", "--preset", "tiny")
+    assert (code, "--prediction v" in error) == (2, True)
+    assert run_audit(tmp_path / "noise.safetensors", "--preset", "tiny", "--prediction", "v")[0] == 0
 
 
 def test_a_reader_that_stops_reading_is_no_error(monkeypatch):
