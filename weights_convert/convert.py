@@ -84,8 +84,8 @@ def plan_source(
         misshaped.append(f"{rule.source} is {type_and_shape(source.entries[rule.source])}, not {expected}")
     if SCALE_FACTOR in plan.unexpected:
         raise ValueError(
-            f"{source.path}: its scale_factor is {scale_of(source):.5g}, not {config.vae.scale:g} as in {config.name}. If "
-            f"it is right, write `scale_factor: {scale_of(source):.5g}` to {source.path.with_suffix('.yaml').name} "
+            f"{source.path}: its scale_factor is {scale_of(source):.5g}, not {config.vae.scale:g} as in {config.name}. "
+            f"If it is right, write `scale_factor: {scale_of(source):.5g}` to {source.path.with_suffix('.yaml').name} "
             "beside it."
         )
     kinds = {"missing": [rule.source for rule in plan.missing], "unexpected": plan.unexpected, "misshaped": misshaped}

@@ -69,7 +69,7 @@ def refuse_kinds(source: Source, context_width: int) -> None:
 
 
 def is_embedding(source: Source) -> bool:
-    """Whether a file is the vectors of one word alone: as <word>, as A1111's web UI names them, or of the text width."""
+    """Whether a file is the vectors of one word alone: <word>, as A1111's web UI names them, or of the text width."""
     if len(source.entries) != 1:
         return False
     ((name, entry),) = source.entries.items()

@@ -76,9 +76,7 @@ def load_lora(path: Path | str) -> LoRA:
         how = f"Give {inside}." if inside.is_file() else advice(path, "--lora")
         raise ValueError(f"{path}: a folder, not a LoRA file. {how}")
     if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file. Give a LoRA that train.py wrote, or import one of another program: {import_command(path, '--lora')}."
-        )
+        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote, or {_imported(path)}.")
     try:
         with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
@@ -86,11 +84,15 @@ def load_lora(path: Path | str) -> LoRA:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}). Copy the LoRA again, or import one of another program: {import_command(path, '--lora')}."
+            f"{path}: not a whole safetensors file ({error}). Copy the LoRA again, or {_imported(path)}."
         ) from error
     for name, value in tensors.items():
         check_numbers(path, name, value)
     return LoRA(config, tensors, metadata, str(path))
+
+
+def _imported(path: Path) -> str:
+    return f"import one of another program: {import_command(path, '--lora')}"
 
 
 def read_settings(path: Path, metadata: dict[str, str]) -> LoRAConfig:
@@ -100,7 +102,7 @@ def read_settings(path: Path, metadata: dict[str, str]) -> LoRAConfig:
     if "lora" not in metadata or "base_sha256" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file without settings of a LoRA, not a LoRA of ours. Give one that train.py wrote, "
-            f"or import one of another program: {import_command(path, '--lora')}."
+            f"or {_imported(path)}."
         )
     try:
         values: dict[str, Any] = parse_json(metadata["lora"])

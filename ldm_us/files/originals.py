@@ -12,7 +12,7 @@ MOST_READ = 1 << 16  # characters of a config.json
 
 
 def option_for(folder: Path) -> str:
-    """The option of an import that takes what a folder holds, one of WHAT; "" for a whole model, or for none of them."""
+    """The option of an import that takes what a folder holds, one of WHAT; "" for a whole model or none of them."""
     if any((folder / name).is_file() for name in (ADAPTER_CONFIG, *LORA_FILES)):
         return "--lora"
     if any((folder / name).is_file() for name in EMBEDDING_FILES):

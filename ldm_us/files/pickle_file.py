@@ -20,13 +20,8 @@ from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Storage, StoredTensor,
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file: torch/serialization.py
 LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a ZIP entry: signature, ..., length of the name and of what follows it
 DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, BadZipFile, EOFError, NotImplementedError, struct.error)
-WRAPPERS = (
-    "state_dict",
-    "model",
-    "module",
-    "model_state_dict",
-    "ema",
-)  # where trainers keep weights, one in another at times
+# Where trainers keep weights, one in another at times.
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "ema")
 NESTED = 3  # times
 PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
 COMPILED = "_orig_mod."  # in a name, where torch.compile's wrapper of a module saved itself

@@ -40,7 +40,7 @@ CALLS = (
     *(f"{module}.set" for module in BUILTINS),
     "collections.defaultdict",
 )
-BESIDE = (  # calls that make what trainers keep beside the weights: scalars and arrays of NumPy, settings; not made here
+BESIDE = (  # calls that make what trainers keep beside the weights: scalars and arrays of NumPy, dates; not made here
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "torch.device", "torch.torch_version.TorchVersion", "argparse.Namespace"),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),

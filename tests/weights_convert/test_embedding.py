@@ -34,7 +34,10 @@ def webui(vectors):
 FILES = {
     "webui.pt": (lambda path: torch.save(webui(VECTORS), path), "*"),
     "parameter.pt": (lambda path: torch.save(webui(torch.nn.Parameter(VECTORS)), path), "*"),
-    "ldm.pt": (lambda path: torch.save(webui(torch.nn.ParameterDict({"*": VECTORS})), path), "*"),
+    "ldm.pt": (
+        lambda path: torch.save(webui(VECTORS) | {"string_to_param": torch.nn.ParameterDict({"*": VECTORS})}, path),
+        "*",
+    ),
     "sks.bin": (lambda path: torch.save({"sks": VECTORS}, path), "sks"),
     "webui.safetensors": (lambda path: save_file({"emb_params": VECTORS}, path), "emb_params"),
     "learned_embeds.bin": (lambda path: torch.save({"<us>": VECTORS}, path), "<us>"),

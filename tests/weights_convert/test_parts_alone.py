@@ -178,7 +178,7 @@ def test_the_advice_for_a_folder_of_a_part_or_a_lora_works_when_followed(convert
     control, lora, word = tmp_path / "my control", tmp_path / "my lora", tmp_path / "word"
     for folder in (control, lora, word):
         folder.mkdir()
-    (control / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    (control / "config.json").write_text(folder_texts(TINY, True)["controlnet/config.json"])
     save_file(to_diffusers(tiny_compvis("controlnet"), "controlnet"), control / "diffusion_pytorch_model.safetensors")
     layer = "unet.down_blocks.0.attentions.0.proj_in"
     matrices = {f"{layer}.lora_A.weight": torch.ones(2, 8), f"{layer}.lora_B.weight": torch.ones(8, 2)}
@@ -210,7 +210,8 @@ def test_the_advice_for_a_folder_of_a_part_or_a_lora_works_when_followed(convert
     for words in (["import", str(lora), "--out", "x.safetensors"], ["audit", str(word)]):
         capsys.readouterr()
         assert run_command(lambda: main(words)) == 2  # noqa: B023
-        assert f"{words[1]}: holds a" in (error := capsys.readouterr().err)
+        error = capsys.readouterr().err
+        assert f"{words[1]}: holds a" in error
         assert advised(error)[1] == ("--lora" if words[1] == str(lora) else "--embedding")
 
 

@@ -334,5 +334,5 @@ def test_a_new_object_of_any_other_class_is_refused(tmp_path):
     program = b"\x80\x02}X\x01\x00\x00\x00actorch\nFloatStorage\n)\x81s."
     with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
         archive.writestr("x/data.pkl", program)
-    with pytest.raises(ValueError, match="this pickle calls torch.FloatStorage"):
+    with pytest.raises(ValueError, match=r"this pickle calls torch\.FloatStorage"):
         open_source(tmp_path / "x.ckpt")

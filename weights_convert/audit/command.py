@@ -17,7 +17,7 @@ from weights_convert.source_config import choose_config
 from weights_convert.sources import open_source
 
 EPILOG = """exit code:
-  0  every tensor of the parts in SRC is there in its shape, nothing unknown is, and all that is used is a number of at most 65504
+  0  every tensor of the parts in SRC is there in its shape, nothing unknown is, no number used is above 65504
   1  something is missing, a part of a folder too, unknown, of another shape, NaN or above 65504; all of it is listed
   2  SRC cannot be read, or is of another kind of model"""
 

@@ -76,7 +76,7 @@ class Audit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything fits, no component is left out of a folder, and all that is used is finite and no larger than fp16 holds."""
+        """Whether everything fits, no component is left out of a folder, and all numbers that are used are sound."""
         return not self.problems and not self.plan.source.lacking
 
 
