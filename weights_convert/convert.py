@@ -31,6 +31,7 @@ from weights_convert.rules import (
 from weights_convert.sources import Source
 
 MOST_POSITIONS = 10_000  # of a text encoder; CLIP has 77
+LARGEST = 65504.0  # of fp16: weights never come near it
 MENTIONED = 3  # tensors of a kind that an error names
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # that numbers can be written in
 

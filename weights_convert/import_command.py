@@ -12,8 +12,7 @@ from ldm_us.config import PREDICTIONS, PRESETS, ModelConfig
 from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
-from weights_convert.audit.numbers import LARGEST
-from weights_convert.convert import DTYPES, Piece, Plan, lazy, load_piece, plan_source
+from weights_convert.convert import DTYPES, LARGEST, Piece, Plan, lazy, load_piece, plan_source
 from weights_convert.embedding import import_embedding
 from weights_convert.lora_import import import_lora
 from weights_convert.result_place import check_result_file

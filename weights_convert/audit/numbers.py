@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGEST = 65504.0  # of fp16: weights never come near it
+from weights_convert.convert import LARGEST
+
 CHUNK = 1 << 20  # numbers that are looked at together: 8 MiB as float64
 
 
