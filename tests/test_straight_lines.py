@@ -88,6 +88,7 @@ def test_no_file_below_an_entry_point_knows_of_argparse_namespaces():
     """Options become values or dataclasses where they are parsed: in train.py, sample.py, __main__.py, *command.py."""
     entry_points = {"__main__.py", "command.py", "import_command.py", "export_command.py"}
     files = [*(ROOT / "ldm_us").rglob("*.py"), *(ROOT / "weights_convert").rglob("*.py")]
-    found = [path.relative_to(ROOT).as_posix() for path in files if "Namespace" in path.read_text()]
+    named = '"argparse.Namespace"'  # a text: what a pickle may name
+    found = [path.relative_to(ROOT).as_posix() for path in files if "Namespace" in path.read_text().replace(named, "")]
     assert [name for name in found if Path(name).name not in entry_points] == []
     assert any("Namespace" in (ROOT / name).read_text() for name in found)

@@ -1,5 +1,6 @@
 """From the tensors of a file to our tensors: a plan that uses every source tensor once, then one tensor at a time."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -20,6 +21,8 @@ from weights_convert.rules import (
     IGNORED_EMA,
     IGNORED_WITHOUT_EMA,
     POSITIONS,
+    SCALE,
+    SCALE_FACTOR,
     SPOILT_POSITIONS,
     SURPLUS_LAYERS,
     Layout,
@@ -28,6 +31,7 @@ from weights_convert.rules import (
 from weights_convert.sources import Source
 
 MOST_POSITIONS = 10_000  # of a text encoder; CLIP has 77
+LARGEST = 65504.0  # of fp16: weights never come near it
 MENTIONED = 3  # tensors of a kind that an error names
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # that numbers can be written in
 
@@ -79,6 +83,12 @@ def plan_source(
     for rule in plan.misshaped:
         expected = list(expected_shape(rule, target_shapes(config)))
         misshaped.append(f"{rule.source} is {type_and_shape(source.entries[rule.source])}, not {expected}")
+    if SCALE_FACTOR in plan.unexpected:
+        raise ValueError(
+            f"{source.path}: its scale_factor is {scale_of(source):.5g}, not {config.vae.scale:g} as in {config.name}. "
+            f"If it is right, write `scale_factor: {scale_of(source):.5g}` to {source.path.with_suffix('.yaml').name} "
+            "beside it."
+        )
     kinds = {"missing": [rule.source for rule in plan.missing], "unexpected": plan.unexpected, "misshaped": misshaped}
     problems = []
     for kind, names in kinds.items():
@@ -88,7 +98,7 @@ def plan_source(
     if plan.unexpected and len(problems) == 1 and plan.pieces:
         raise ValueError(
             f"{source.path}: complete as {config.name}, but with tensors that it has no place for: {problems[0]}. "
-            "Without them it may not give what was meant: take them out of the file, or use the program that wrote it."
+            "Without them it may not give what was meant: use the program that wrote it."
         )
     if problems:
         raise ValueError(
@@ -119,7 +129,7 @@ def examine_source(
             layouts.append(layout)
     rules = [rule for layout in layouts for rule in rules_for(config, layout, shapes)]
     used = {rule.source for rule in rules}
-    ignored = ignored_names(source, used, left_out, found, ema, config.text.layers)
+    ignored = ignored_names(source, used, left_out, found, ema, config)
     present = [rule for rule in rules if rule.source in source.entries]
     fitting = {
         rule
@@ -153,12 +163,17 @@ def ema_layout(source: Source, layout: Layout) -> Layout:
 
 
 def ignored_names(
-    source: Source, used: set[str], left_out: Mapping[str, str], layouts: Iterable[Layout], ema: bool, text_layers: int
+    source: Source,
+    used: set[str],
+    left_out: Mapping[str, str],
+    layouts: Iterable[Layout],
+    ema: bool,
+    config: ModelConfig,
 ) -> dict[str, str]:
     """The unused names that may be left out -> why."""
     patterns = (IGNORED_EMA if ema else IGNORED_WITHOUT_EMA) | IGNORED
     if source.path.is_dir():  # the number of layers was read from its config
-        beyond = range(text_layers, LIMITS["layers"])
+        beyond = range(config.text.layers, LIMITS["layers"])
         patterns |= {f"*text_model.encoder.layers.{layer}.*": SURPLUS_LAYERS for layer in beyond}
     for layout in layouts:
         folder = layout.prefix[: layout.prefix.find("/") + 1]
@@ -171,9 +186,17 @@ def ignored_names(
             continue
         by_pattern = (reason for pattern, reason in patterns.items() if fnmatchcase(name, pattern))
         reason = left_out.get(name) or next(by_pattern, None)
+        if reason == SCALE and not math.isclose(scale_of(source), config.vae.scale, rel_tol=1e-3):
+            continue
         if reason is not None:
             ignored[name] = SPOILT_POSITIONS if reason == POSITIONS and is_spoilt(source.entries[name]) else reason
     return ignored
+
+
+def scale_of(source: Source) -> float:
+    """The scale of the latents in LDM's own buffer; nan for what is not one number."""
+    value = source.entries[SCALE_FACTOR].load() if math.prod(source.entries[SCALE_FACTOR].shape) == 1 else torch.nan
+    return float(value)
 
 
 def is_spoilt(position_ids: LazyTensor) -> bool:

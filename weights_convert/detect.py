@@ -4,7 +4,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from ldm_us.config import SD15
 from ldm_us.files.checkpoint import PARTS
+from weights_convert.lora_kinds import (
+    CONTROL_LORA,
+    CONTROL_LORA_NAMES,
+    EMBEDDING,
+    FLUX,
+    FOREIGN_CONTEXT_WIDTHS,
+    LORA,
+    V2,
+    V3,
+    XL,
+    is_embedding,
+    refuse_kinds,
+)
 from weights_convert.rules import Layout
 from weights_convert.sources import Source
 
@@ -34,12 +48,6 @@ SIGNATURES = (
     *((f"{part}.", Layout(part, "ours", f"{part}.")) for part in PARTS),
 )
 
-XL, V2, V3 = (f"a Stable Diffusion {version} model" for version in ("XL", "2.x", "3"))
-FLUX = "a Flux model"
-LORA = "a LoRA, not a whole model (import --lora takes it)"
-CONTROL_LORA = "a control-LoRA: a ControlNet as an update of low rank of a UNet. Take the full ControlNet instead"
-CONTROL_LORA_NAMES = ("lora_controlnet", "*input_blocks.1.0.in_layers.2.up", "*input_blocks.1.1.proj_in.up")
-EMBEDDING = "a textual inversion (import --embedding takes it)"
 FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
     *((name, CONTROL_LORA) for name in CONTROL_LORA_NAMES),
     ("conditioner.embedders.*", XL),
@@ -52,13 +60,14 @@ FOREIGN_NAMES = (  # a pattern for fnmatch -> what has such names
     ("*lora_*", LORA),
     ("*.lora.*", LORA),
     ("*_lora.*", LORA),
+    *((f"{start}*", LORA) for start in ("lycoris_", "oft_")),
+    *((f"*.{kind}*", LORA) for kind in ("hada_w", "lokr_", "oft_")),
 )
 FOREIGN_FOLDERS = (
     ("text_encoder_2", XL),
     ("text_encoder_3", V3),
     ("transformer", "a Stable Diffusion 3 or Flux model"),
 )
-FOREIGN_CONTEXT_WIDTHS = {1024: V2, 2048: XL}  # columns of every *attn2.to_k.weight; 768 in 1.x
 FOREIGN_INPUT_CHANNELS = {  # 4 in 1.x
     9: "an inpainting model with 9 input channels",
     8: "an instruct-pix2pix model with 8 input channels",
@@ -68,6 +77,8 @@ FOREIGN_INPUT_CHANNELS = {  # 4 in 1.x
 def detect(source: Source) -> list[Layout]:
     """The layout of every part in the source. Raise ValueError, with the name, for what is no Stable Diffusion 1.x."""
     family = next(foreign_families(source), None)
+    if family == LORA:
+        refuse_kinds(source, SD15.unet.context_width)  # what no --lora takes is named as such
     if family is not None:
         raise ValueError(f"{source.path}: this is {family}. {SUPPORTED}")
     found: dict[str, Layout] = {}
@@ -84,11 +95,6 @@ def detect(source: Source) -> list[Layout]:
 def _folder(name: str) -> str:
     """ "unet/" of "unet/conv_in.weight", "" of "conv_in.weight"."""
     return name[: name.find("/") + 1]
-
-
-def is_embedding(source: Source) -> bool:
-    """Whether a file holds the vectors of one word and nothing else: as <word>, or as A1111's web UI names them."""
-    return len(source.entries) == 1 and any(name == "emb_params" or name[:1] == "<" for name in source.entries)
 
 
 def foreign_families(source: Source) -> Iterator[str]:

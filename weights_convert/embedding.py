@@ -13,13 +13,14 @@ from typing import Any
 from ldm_us.config import ModelConfig
 from ldm_us.files.checkpoint import LazyTensor
 from ldm_us.files.lora_file import PROMPT
+from ldm_us.files.originals import EMBEDDING_FILES
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.files.stored_tensor import StoredTensor, shown
 from ldm_us.networks.clip import check_prompt_tokens
 from ldm_us.networks.lora import LoRAConfig
 from weights_convert.convert import Piece, type_and_shape
-from weights_convert.detect import FOREIGN_CONTEXT_WIDTHS, XL
 from weights_convert.lora_import import config_of_base, write_lora
+from weights_convert.lora_kinds import FOREIGN_CONTEXT_WIDTHS, XL
 from weights_convert.sources import PICKLE_SUFFIXES, Source, open_source
 from weights_convert.summary import written
 
@@ -31,6 +32,10 @@ def import_embedding(path: Path, base: Path, out: Path, dtype: str | None = None
 
     Raise ValueError for a file of something else, of several words, or of another width than the text encoder's.
     """
+    if path.is_dir():
+        path = next((path / name for name in EMBEDDING_FILES if (path / name).is_file()), path)
+    if path.is_dir():
+        raise ValueError(f"{path}: no {EMBEDDING_FILES[0]} in this folder. Give the file of a textual inversion.")
     config = config_of_base(base, out, overwrite, path)
     source = open_embedding(path)
     word, vectors = word_and_vectors(source, config)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from ldm_us.config import ModelConfig, TextConfig, UNetConfig, VAEConfig
 from weights_convert.rules import (
     BARE_TENSORS,
+    COLUMNS,
     GAINS,
-    NAMINGS,
     RES_BLOCK,
     TEXT_BLOCK,
     TIME,
@@ -141,7 +141,7 @@ def named_rows(config: ModelConfig, layout: Layout) -> Iterator[tuple[str, str]]
         "unet": unet_rows(config.unet),
         "controlnet": controlnet_rows(config),
     }
-    column = 1 + NAMINGS[layout.part].index(layout.naming)
+    column = 1 + COLUMNS[layout.part].index(layout.naming)
     return ((row[0], _column(row, column)) for row in rows[layout.part])
 
 

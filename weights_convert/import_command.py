@@ -12,7 +12,7 @@ from ldm_us.config import PREDICTIONS, PRESETS, ModelConfig
 from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
-from weights_convert.convert import DTYPES, Piece, Plan, lazy, load_piece, plan_source
+from weights_convert.convert import DTYPES, LARGEST, Piece, Plan, lazy, load_piece, plan_source
 from weights_convert.embedding import import_embedding
 from weights_convert.lora_import import import_lora
 from weights_convert.result_place import check_result_file
@@ -70,7 +70,13 @@ def run_import(args: argparse.Namespace) -> None:
     dtype = DTYPES.get(args.dtype)
     metadata = model_metadata(config) | provenance(plans, args.ema)
     with full_disk_is_an_error_of_input(args.out):
-        write_safetensors(args.out, [lazy(piece, dtype) for piece in pieces], metadata)
+        large: list[str] = []
+        write_safetensors(args.out, [watched(lazy(piece, dtype), piece.key, large) for piece in pieces], metadata)
+    if large:
+        note(
+            f"{args.out}: {len(large)} tensors hold numbers beyond {LARGEST:g}, the largest of fp16 "
+            f"({', '.join(large[:3])}): a merge or a training may have gone wrong, and samples may be noise or refused."
+        )
     print(summary(plans, pieces, dtype, [args.out]))
 
 
@@ -124,6 +130,18 @@ def sum_of(piece: Piece, other: Piece) -> Piece:
         return load_piece(piece).to(dtype) + load_piece(other).to(dtype)
 
     return replace(piece, entry=LazyTensor(piece.key, piece.shape, dtype, load), index=0, count=1)
+
+
+def watched(tensor: LazyTensor, key: str, large: list[str]) -> LazyTensor:
+    """The same tensor; when it is read, `large` gets its `key` if a number in it is beyond LARGEST."""
+
+    def load() -> torch.Tensor:
+        values = tensor.load()
+        if bool((values > LARGEST).any() or (values < -LARGEST).any()):
+            large.append(key)
+        return values
+
+    return tensor._replace(load=load)
 
 
 def provenance(plans: Sequence[Plan], ema: bool) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ldm_us.files.checkpoint import LazyTensor, write_safetensors
 from ldm_us.files.lora_file import LoRA, load_lora
 from ldm_us.networks.lora import Update, is_update
 from weights_convert.convert import DTYPES, Piece, lazy
-from weights_convert.lora_names import COMPONENTS, ENDS, HEADER, names_of
+from weights_convert.lora_names import ENDS, HEADER, LORA_PARTS, names_of
 from weights_convert.result_place import check_result_file
 from weights_convert.sources import open_source
 from weights_convert.summary import updates_of, written
@@ -58,7 +58,7 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
 
 def refuse_ours_only(lora: LoRA, names: str) -> None:
     """Raise ValueError for what the LoRAs of other programs do not have, naming it."""
-    parts = [name for name in lora.config.parts if name not in COMPONENTS]
+    parts = [name for name in lora.config.parts if name not in LORA_PARTS]
     whole = [name for name in lora.tensors if not is_update(name)]
     found = [f"updates of the {part}" for part in parts]
     if whole:
@@ -96,7 +96,7 @@ def diffusers_settings(updates: Sequence[Update], theirs: dict[str, str]) -> dic
     PEFT takes the end of a name for the name, so it goes without the text_model that transformers 5 no longer has.
     """
     settings: dict[str, object] = {}
-    for part, start in COMPONENTS.items():
+    for part, start in LORA_PARTS.items():
         own = {
             theirs[update.module].removeprefix(start).removeprefix("text_model."): update
             for update in updates

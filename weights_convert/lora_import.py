@@ -22,7 +22,7 @@ from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
 from weights_convert.convert import DTYPES, Piece, lazy, type_and_shape
 from weights_convert.lora_kinds import BUNDLED, PLAIN, bundled_words, refuse_kinds
-from weights_convert.lora_names import COMPONENTS, HEADER, layers, spellings, split_name
+from weights_convert.lora_names import HEADER, LORA_PARTS, layers, spellings, split_name
 from weights_convert.lora_peft import alphas_of, open_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.source_config import choose_config
@@ -156,7 +156,7 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
 def plainest(updates: Sequence[Update], shapes: Iterable[str]) -> LoRAConfig:
     """One rank and alpha for whole kinds of projections, as train.py makes LoRAs, or else module by module."""
     modules = {update.module for update in updates}
-    parts = tuple(part for part in COMPONENTS if any(module.startswith(f"{part}.") for module in modules))
+    parts = tuple(part for part in LORA_PARTS if any(module.startswith(f"{part}.") for module in modules))
     kinds = {kind_of(module) for module in modules}
     every = {kind_of(name) for name in shapes if name.split(".")[0] in parts and kind_of(name)}
     covered = {name for name in shapes if name.split(".")[0] in parts and kind_of(name) in kinds}

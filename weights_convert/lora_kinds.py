@@ -4,20 +4,20 @@ Sources: networks/ of kohya-ss/sd-scripts, lycoris/modules of KohakuBlueleaf/LyC
 told as ComfyUI tells it.
 """
 
+import re
 from fnmatch import fnmatchcase
 
-from weights_convert.detect import (
-    CONTROL_LORA,
-    CONTROL_LORA_NAMES,
-    EMBEDDING,
-    FLUX,
-    FOREIGN_CONTEXT_WIDTHS,
-    V3,
-    XL,
-    is_embedding,
-)
-from weights_convert.lora_names import split_name
+from ldm_us.config import SD15
 from weights_convert.sources import Source
+
+XL, V2, V3 = (f"a Stable Diffusion {version} model" for version in ("XL", "2.x", "3"))
+FLUX = "a Flux model"
+LORA = "a LoRA, not a whole model (import --lora takes it)"
+CONTROL_LORA = "a control-LoRA: a ControlNet as an update of low rank of a UNet. Take the full ControlNet instead"
+CONTROL_LORA_NAMES = ("lora_controlnet", "*input_blocks.1.0.in_layers.2.up", "*input_blocks.1.1.proj_in.up")
+EMBEDDING = "a textual inversion (import --embedding takes it)"
+FOREIGN_CONTEXT_WIDTHS = {1024: V2, 2048: XL}  # columns of every *attn2.to_k.weight; 768 in 1.x
+TO_K = re.compile(r"attn2[._](processor\.)?to_k.*(_A|down)\.")  # of its matrix A, in any spelling
 
 PLAIN = "Only plain LoRAs of Stable Diffusion 1.x can be imported: matrices A and B of linear layers and convolutions"
 WAY_ROUND = "Merge it into a whole model with the program that made it, and import that model."
@@ -45,6 +45,7 @@ KINDS = (
     ("*.diff_b", "biases trained whole"),
     ("*.[wb]_norm", "norms trained whole"),
     ("*.lora_embedding_?*", "a LoRA of embeddings"),
+    ("lycoris_*", "an adapter in the names of LyCORIS"),
     ("*.lora_B.bias", "a LoRA with biases"),
     ("*.base_layer.bias", "biases trained whole"),
 )
@@ -61,11 +62,19 @@ def refuse_kinds(source: Source, context_width: int) -> None:
             if names:
                 raise ValueError(f"{source.path}: {what} ({len(names)} tensors such as {names[0]}). {advice}")
     for name, entry in source.entries.items():
-        module, kind = split_name(name) or ("", "")
-        if kind != "down" or not module.endswith(("attn2_to_k", "attn2.to_k")) or len(entry.shape) < 2:
+        if len(entry.shape) < 2 or not TO_K.search(name):
             continue
         if entry.shape[1] != context_width and entry.shape[1] in FOREIGN_CONTEXT_WIDTHS:
             raise ValueError(f"{source.path}: a LoRA of {FOREIGN_CONTEXT_WIDTHS[entry.shape[1]]} ({name}). {PLAIN}.")
+
+
+def is_embedding(source: Source) -> bool:
+    """Whether a file is the vectors of one word alone: <word>, as A1111's web UI names them, or of the text width."""
+    if len(source.entries) != 1:
+        return False
+    ((name, entry),) = source.entries.items()
+    of_width = len(entry.shape) in (1, 2) and entry.shape[-1] in (SD15.text.width, *FOREIGN_CONTEXT_WIDTHS)
+    return name == "emb_params" or name[:1] == "<" or (of_width and "." not in name and entry.dtype.is_floating_point)
 
 
 def bundled_words(source: Source) -> list[str]:

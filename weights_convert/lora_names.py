@@ -16,7 +16,7 @@ from weights_convert.convert import target_shapes
 from weights_convert.expansion import named_rows
 from weights_convert.rules import Layout
 
-COMPONENTS = {"unet": "unet.", "text": "text_encoder."}  # what such LoRAs update -> what stands before it in diffusers
+LORA_PARTS = {"unet": "unet.", "text": "text_encoder."}  # what such LoRAs update -> what stands before it in diffusers
 HEADER = "lora_adapter_metadata"  # where diffusers >= 0.34 keeps rank and alpha: PEFT's LoraConfig of each component
 
 # How a naming writes the parts: first the two layouts that we write, then those that others have written.
@@ -87,7 +87,7 @@ def layers(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {
         name.removesuffix(".weight"): shape
         for name, shape in target_shapes(config).items()
-        if name.split(".")[0] in COMPONENTS
+        if name.split(".")[0] in LORA_PARTS
         and name.endswith(".weight")
         and len(shape) > 1
         and "_embedding." not in name

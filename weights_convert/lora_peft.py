@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ldm_us.files.originals import ADAPTER_CONFIG as CONFIG
+from ldm_us.files.originals import LORA_FILES, option_for
 from weights_convert.lora_kinds import WAY_ROUND
-from weights_convert.lora_names import COMPONENTS, HEADER, split_name
+from weights_convert.lora_names import HEADER, LORA_PARTS, split_name
 from weights_convert.sources import Source, open_source, read_json
 
-FOLDER_FILES = tuple(f"pytorch_lora_weights{end}" for end in (".safetensors", ".bin"))  # where diffusers looks
-CONFIG, ADAPTER_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 START = "base_model.model."  # before every name of PEFT's file
 OF_TEXT = ("text_model.", "encoder.layers.")  # how the names of a text encoder start; all others are of a UNet
 
@@ -40,8 +41,8 @@ def open_lora(path: Path) -> Source:
     if (path / CONFIG).is_file():
         return open_adapter(path)
     if path.is_dir() and not is_lora_folder(path):
-        raise ValueError(f"{path}: no LoRA in this folder. Give one with {CONFIG} (PEFT) or {FOLDER_FILES[0]}.")
-    source = open_source(next((path / name for name in FOLDER_FILES if (path / name).is_file()), path))
+        raise ValueError(f"{path}: no LoRA in this folder. Give one with {CONFIG} (PEFT) or {LORA_FILES[0]}.")
+    source = open_source(next((path / name for name in LORA_FILES if (path / name).is_file()), path))
     if any(name.startswith(START) for name in source.entries):
         raise ValueError(f"{path}: PEFT's weights without {CONFIG}, which says what alpha is. Put it beside them.")
     return source
@@ -49,7 +50,7 @@ def open_lora(path: Path) -> Source:
 
 def is_lora_folder(path: Path) -> bool:
     """Whether a folder holds a LoRA of diffusers or PEFT."""
-    return any((path / name).is_file() for name in (CONFIG, *FOLDER_FILES))
+    return option_for(path) == "--lora"
 
 
 def open_adapter(folder: Path) -> Source:
@@ -57,9 +58,12 @@ def open_adapter(folder: Path) -> Source:
     settings = read_json(folder / CONFIG)
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"{folder / CONFIG}: an adapter of type {settings.get('peft_type')}, not a LoRA.")
-    source = open_source(next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), folder))
+    weights = next((folder / name for name in ADAPTER_FILES if (folder / name).is_file()), None)
+    if weights is None:
+        raise ValueError(f"{folder}: {CONFIG} without {ADAPTER_FILES[0]} beside it. Put it there.")
+    source = open_source(weights)
     names = {name.removeprefix(START): entry for name, entry in source.entries.items()}
-    start = COMPONENTS["text" if any(name.startswith(OF_TEXT) for name in names) else "unet"]
+    start = LORA_PARTS["text" if any(name.startswith(OF_TEXT) for name in names) else "unet"]
     header = json.dumps({f"{start}{field}": value for field, value in settings.items()})
     entries = {f"{start}{name}": entry for name, entry in names.items()}
     return replace(source, path=folder, entries=entries, metadata={HEADER: header})
@@ -75,7 +79,7 @@ def alphas_of(source: Source, keys: Mapping[str, Mapping[str, str]]) -> dict[str
     alphas: dict[str, float] = {}
     try:
         settings: dict[str, Any] = json.loads(source.metadata[HEADER])
-        for part, start in COMPONENTS.items():
+        for part, start in LORA_PARTS.items():
             refuse_more(settings, start)
             own = [module for module, key in keys.items() if module.startswith(f"{part}.") and "down" in key]
             patterns: dict[str, float] = dict(settings.get(f"{start}alpha_pattern") or {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 Row = tuple[str, ...]  # the names of one module: ours, then one per naming; the last name stands for those left out
 
-NAMINGS = {  # the columns after ours
+COLUMNS = {  # the columns after ours
     "vae": ("compvis", "diffusers", "diffusers_old"),
     "text": ("transformers", "open_clip"),
     "unet": ("compvis", "diffusers"),
@@ -21,7 +21,7 @@ class Layout:
     """How a file names the tensors of one part."""
 
     part: str  # one of checkpoint.PARTS
-    naming: str  # one of NAMINGS[part], or "ours"
+    naming: str  # one of COLUMNS[part], or "ours"
     prefix: str  # what stands before every name
     ema: bool = False  # a UNet as CompVis keeps its moving average: every dot of the name removed
 
@@ -43,7 +43,10 @@ TEMPERATURE = "temperature of CLIP's training loss"
 POSITIONS = "the numbers 0 to 76"
 SURPLUS_LAYERS = "layers of the text encoder beyond those that the folder's config counts"
 SPOILT_POSITIONS = "position_ids that are not 0, 1, 2 and so on, spoilt by a merge: the network counts by itself"
+SCALE_FACTOR, SCALE = "scale_factor", "scale of the latents: it is in the config"
 IGNORED = {
+    SCALE_FACTOR: SCALE,  # a buffer of LDM where the scale was measured; another one than the config's is not left out
+    "embedding_manager.*": "vectors for the placeholder word of a textual inversion: no other prompt has them",
     "betas": SCHEDULE,
     "alphas_cumprod*": SCHEDULE,
     "sqrt_*": SCHEDULE,

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor
+from ldm_us.files.originals import WHAT, import_command, option_for
 from ldm_us.files.pickle_file import stored_weights, without_wrappers
 from ldm_us.files.safetensors_header import DTYPES, parse_json, read_header
 from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Storage, StoredTensor, row_major, shown
@@ -36,7 +37,7 @@ def _names(safetensors: str, pickle: str) -> tuple[str, ...]:
 WEIGHTS = _names("diffusion_pytorch_model", "diffusion_pytorch_model")
 TEXT_WEIGHTS = _names("model", "pytorch_model")
 COMPONENTS = {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": TEXT_WEIGHTS, "controlnet": WEIGHTS}
-REQUIRED = ("unet", "vae", "text_encoder")  # components of a whole model
+WHOLE = ("unet", "vae", "text_encoder")  # components of a whole model
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,11 @@ def _open_folder(folder: Path) -> Source:
         found = {"": _best(folder, (*WEIGHTS, *TEXT_WEIGHTS))}  # the folder of one component alone
         lacking: list[str] = []
     else:
-        lacking = [component for component in REQUIRED if found[f"{component}/"] is None]
+        lacking = [component for component in WHOLE if found[f"{component}/"] is None]
     opened = {start: _open_weights(file) for start, file in found.items() if file is not None}
+    if not opened and option_for(folder) in ("--lora", "--embedding"):
+        option = option_for(folder)
+        raise ValueError(f"{folder}: holds a {WHAT[option]}, not a model. {import_command(folder, option)} takes it.")
     if not opened:
         raise ValueError(
             f"{folder}: no weights in this folder. A diffusers folder has unet/{WEIGHTS[0]}, vae/{WEIGHTS[0]} and "

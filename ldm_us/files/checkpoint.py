@@ -16,6 +16,7 @@ import ldm_us
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import atomic_file
+from ldm_us.files.originals import advice, import_command, option_for
 from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
@@ -143,8 +144,8 @@ def check_numbers(path: Path | str, name: str, value: Tensor) -> None:
     if value.is_floating_point() and not bool(value.isfinite().all()):
         bad = int((~value.isfinite()).sum())
         raise ValueError(
-            f"{path}: {name} has {bad} values of {value.numel()} that are NaN or infinite. A merge or a training has "
-            "gone wrong; use another file."
+            f"{path}: {name}: {bad} of its {value.numel()} values {'is' if bad == 1 else 'are'} NaN or infinite. A "
+            "merge or a training has gone wrong; use another file."
         )
 
 
@@ -178,8 +179,8 @@ def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     path = Path(path)
     if path.is_dir():
         inside = path / "model.safetensors"
-        whole = f"Give {inside}." if inside.is_file() else f"Of a diffusers folder {_import_of(path, '')} makes one."
-        raise ValueError(f"{path}: a folder, not a model file. {whole}")
+        whole = inside.is_file() and not option_for(path)
+        raise ValueError(f"{path}: a folder, not a model file. {f'Give {inside}.' if whole else advice(path, as_part)}")
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Give a model.safetensors that train.py or weights_convert wrote.")
     try:
@@ -187,14 +188,8 @@ def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}). Copy it again, or convert original weights with "
-            f"{_import_of(path, as_part)}."
+            f"{import_command(path, as_part)}."
         ) from error
-
-
-def _import_of(path: Path | str, as_part: str) -> str:
-    """The command that makes a model file of original weights, whole or of a part."""
-    source = f"MODEL {as_part} {path}" if as_part else path
-    return f"`python -m weights_convert import {source} --out model.safetensors`"
 
 
 def _read_config(path: Path | str, metadata: dict[str, str], as_part: str = "") -> ModelConfig:
@@ -205,7 +200,7 @@ def _read_config(path: Path | str, metadata: dict[str, str], as_part: str = "") 
     if "config" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file, but not one of ours (no config in it). Convert it first: "
-            f"{_import_of(path, as_part)}."
+            f"{import_command(path, as_part)}."
         )
     try:
         return config_from_dict(parse_json(metadata["config"]))

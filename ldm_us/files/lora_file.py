@@ -2,7 +2,7 @@
 
 The file holds the matrices of every update under the names of our modules (`unet....to_q.lora_down.weight`), what was
 trained whole under its own name (a ControlNet's hint network and zero convolutions, a learned prompt), and as metadata
-the LoRAConfig and the SHA-256 of the model file. weights_convert/lora brings it to other programs' names and back.
+the LoRAConfig and the SHA-256 of the model file. weights_convert/lora_*.py bring it to other programs' names and back.
 """
 
 import dataclasses
@@ -17,15 +17,13 @@ from torch import Tensor
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import check_numbers, lazy_tensors, misfits, write_safetensors
+from ldm_us.files.originals import advice, import_command
 from ldm_us.files.safetensors_header import open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 
 PROMPT = "text.prompt"
 UNKNOWN_BASE = "unknown"  # of a LoRA that another program trained, on a model that its file does not name
-IMPORT = (
-    "import one of another program: `python -m weights_convert import --lora {} --base MODEL --out lora.safetensors`"
-)
 MAX_FULL = 1000  # names of what a LoRA trains whole; each is looked for among all parameters of the model
 
 
@@ -73,8 +71,12 @@ def save_lora(
 def load_lora(path: Path | str) -> LoRA:
     """Read a LoRA file. Raise ValueError, in one sentence, for one that is missing, broken or of another kind."""
     path = Path(path)
+    if path.is_dir():
+        inside = path / "lora.safetensors"
+        how = f"Give {inside}." if inside.is_file() else advice(path, "--lora")
+        raise ValueError(f"{path}: a folder, not a LoRA file. {how}")
     if not path.is_file():
-        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote, or {IMPORT.format(path)}.")
+        raise ValueError(f"{path}: no such file. Give a LoRA that train.py wrote, or {_imported(path)}.")
     try:
         with open_safetensors(path) as file:
             metadata = dict(file.metadata() or {})
@@ -82,11 +84,15 @@ def load_lora(path: Path | str) -> LoRA:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{path}: not a whole safetensors file ({error}). Copy the LoRA again, or {IMPORT.format(path)}."
+            f"{path}: not a whole safetensors file ({error}). Copy the LoRA again, or {_imported(path)}."
         ) from error
     for name, value in tensors.items():
         check_numbers(path, name, value)
     return LoRA(config, tensors, metadata, str(path))
+
+
+def _imported(path: Path) -> str:
+    return f"import one of another program: {import_command(path, '--lora')}"
 
 
 def read_settings(path: Path, metadata: dict[str, str]) -> LoRAConfig:
@@ -96,7 +102,7 @@ def read_settings(path: Path, metadata: dict[str, str]) -> LoRAConfig:
     if "lora" not in metadata or "base_sha256" not in metadata:
         raise ValueError(
             f"{path}: a safetensors file without settings of a LoRA, not a LoRA of ours. Give one that train.py wrote, "
-            f"or {IMPORT.format(path)}."
+            f"or {_imported(path)}."
         )
     try:
         values: dict[str, Any] = parse_json(metadata["lora"])

@@ -20,7 +20,8 @@ from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Storage, StoredTensor,
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of an old file: torch/serialization.py
 LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a ZIP entry: signature, ..., length of the name and of what follows it
 DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, BadZipFile, EOFError, NotImplementedError, struct.error)
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")  # where trainers keep weights, one in another at times
+# Where trainers keep weights, one in another at times.
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "ema")
 NESTED = 3  # times
 PARALLEL = "module."  # before every name, where DistributedDataParallel saved itself
 COMPILED = "_orig_mod."  # in a name, where torch.compile's wrapper of a module saved itself
@@ -49,6 +50,8 @@ def stored_weights(path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors. Give a checkpoint.")
     if "string_to_param" in content:
         raise ValueError(f"{path}: a textual inversion (`python -m weights_convert import --embedding` takes it).")
+    if any(isinstance(value, StoredTensor) for value in content.values()):  # a step, the name of an architecture
+        content = {name: value for name, value in content.items() if type(value) not in (int, str, type(None))}
     for name, value in content.items():
         if not isinstance(value, StoredTensor):
             kind = value.text if isinstance(value, Name) else type(value).__name__

@@ -31,18 +31,27 @@ STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+BUILTINS = ("builtins", "__builtin__")  # of protocol 3 on, and before
+PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+PARAMETERS = "torch.nn.modules.container.ParameterDict"  # LDM's textual inversions are in one
 CALLS = (
     *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor", "torch._utils._rebuild_parameter"),
     *("torch.Size", "collections.OrderedDict", "collections.Counter", "_codecs.encode"),
-    *("builtins.set", "__builtin__.set"),
+    *(f"{module}.set" for module in BUILTINS),
+    "collections.defaultdict",
 )
-BESIDE = (  # calls that make what trainers keep beside the weights: scalars and arrays of NumPy, devices; not made here
+BESIDE = (  # calls that make what trainers keep beside the weights: scalars and arrays of NumPy, dates; not made here
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    *("numpy.dtype", "torch.device"),
+    *("numpy.dtype", "torch.device", "torch.torch_version.TorchVersion", "argparse.Namespace"),
+    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"{module}.bytearray" for module in BUILTINS),
+    *(f"{module}.{path}" for module in ("pathlib", "pathlib._local") for path in PATHS),
+    PARAMETERS,
 )
 NAMES_ALONE = (  # no calls
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",  # a key of a dictionary in sd-v1-4.ckpt
     "numpy.ndarray",
+    *(f"{module}.{name}" for module in BUILTINS for name in ("dict", "list", "int", "float", "str")),  # of defaultdict
     *(str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)),
 )
 ALLOWED = {*CALLS, *BESIDE, *NAMES_ALONE, *(f"torch.{name}" for name in STORAGES)}
@@ -140,15 +149,17 @@ def _change(program: Program, name: str, argument: Any) -> None:
         module, attribute = program.stack.pop(-2), program.stack.pop()
         texts = isinstance(module, str) and isinstance(attribute, str)
         program.stack.append(_allowed(f"{module}.{attribute}" if texts else "a name that is no text"))
-    elif name == "REDUCE":
+    elif name in ("REDUCE", "NEWOBJ"):
         arguments = program.stack.pop()
         program.stack[-1] = _call(program, program.stack[-1], arguments)
     elif name == "BINPERSID":
         program.stack[-1] = _storage(program.stack[-1])
         program.storages.append(program.stack[-1])
     elif name == "BUILD":  # attributes of an OrderedDict, such as state_dict()._metadata; content of an array
-        program.stack.pop()
-        if not (isinstance(program.stack[-1], Name) and program.stack[-1].text in BESIDE):
+        state = program.stack.pop()
+        if program.stack[-1] == Name(PARAMETERS):
+            program.stack[-1] = _container([state["_parameters"]], dict)
+        elif not (isinstance(program.stack[-1], Name) and program.stack[-1].text in BESIDE):
             _container(program.stack, dict)
     elif name in ("SETITEM", "SETITEMS"):
         items = program.since_mark() if name == "SETITEMS" else [program.stack.pop(-2), program.stack.pop()]
@@ -199,11 +210,13 @@ def _call(program: Program, function: Any, arguments: Any) -> Any:
             raise RefusedPickleError("this pickle calls _codecs.encode for more than bytes")
         program.charge(len(text) // 16)
         return text.encode("latin1")
+    if called == "collections.defaultdict":
+        return {}
     (content,) = arguments or ((),)
     if called == "torch.Size":
         return check_shape(content)
     program.charge(len(content))
-    if called in ("builtins.set", "__builtin__.set"):
+    if called in [f"{module}.set" for module in BUILTINS]:
         return list(content)
     return _pairs(content.items() if isinstance(content, dict) else content)
 

@@ -135,7 +135,7 @@ def test_weights_that_are_no_numbers_are_refused_by_the_name_of_their_tensor(pat
     spoilt = {**state, name: state[name].clone()}
     spoilt[name].view(-1)[3] = bad
     write_state_dict(path, spoilt, SMALL)
-    with pytest.raises(ValueError, match=rf"{name} has 1 values of {spoilt[name].numel()} that are NaN or infinite"):
+    with pytest.raises(ValueError, match=rf"{name}: 1 of its {spoilt[name].numel()} values is NaN or infinite"):
         load_model(path)
 
 

@@ -223,7 +223,7 @@ def test_numbers_that_are_none_are_refused_by_the_name_of_the_tensor(base, path)
     lora = load_lora(path)
     lora.tensors[name][0, 0] = float("nan")
     write_safetensors(path, lazy_tensors(lora.tensors), lora.metadata)
-    assert f"{name} has 1 values of 32 that are NaN or infinite" in refusal(path)
+    assert f"{name}: 1 of its 32 values is NaN or infinite" in refusal(path)
 
 
 def test_a_lora_is_refused_where_a_model_is_expected(base, path):

@@ -174,7 +174,7 @@ def test_the_weights_of_a_file_are_one_flat_dictionary_wherever_a_trainer_put_th
     [
         (torch.nn.Linear(2, 3), "refused: this pickle asks for torch.nn.modules.linear.Linear"),
         ([torch.ones(1)], "holds a list, not a dictionary of tensors"),
-        ({"a": torch.ones(1), "step": 3}, "entry 'step' is a int, not a tensor. Give a file with a state dict, or"),
+        ({"a": torch.ones(1), "gain": 0.5}, "entry 'gain' is a float, not a tensor. Give a file with a state dict, or"),
         ({3: torch.ones(1)}, "a tensor is named by a int, not by a text"),
         ({"a\nb": torch.ones(1)}, "cannot be shown"),
     ],
@@ -193,7 +193,7 @@ HOSTILE = {  # what a pickle asks for
     ("builtins", "eval"): "builtins.eval",
     ("__builtin__", "eval"): "__builtin__.eval",
     ("builtins", "getattr"): "builtins.getattr",
-    ("builtins", "bytearray"): "builtins.bytearray",
+    ("builtins", "memoryview"): "builtins.memoryview",
     ("torch", "load"): "torch.load",
     ("torch.storage", "UntypedStorage"): "torch.storage.UntypedStorage",
     ("torch.serialization", "load"): "torch.serialization.load",

@@ -106,3 +106,29 @@ def test_a_tensor_of_too_few_axes_is_no_reason_to_stop(shape):
     assert detect(source_from_state_dict({name: torch.zeros(shape)})) == detect(
         source_from_state_dict({name: torch.zeros(320, 4, 3, 3)})
     )
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "shape"),
+    [
+        ("a LoRA of a Stable Diffusion XL model", "lora_te2_text_model_x.lora_down.weight", (4, 8)),
+        ("a LoRA of a Stable Diffusion XL model", "lora_unet_a_attn2_to_k.lora_down.weight", (4, 2048)),
+        ("a LoRA of a Stable Diffusion XL model", "unet.a.attn2.processor.to_k_lora.down.weight", (4, 2048)),
+        ("a LoHa", "lora_unet_x.hada_w1_a", (4, 8)),
+        ("an OFT", "oft_unet_x.oft_blocks", (4, 8, 8)),
+        ("in the names of LyCORIS", "lycoris_unet_x.lora_down.weight", (4, 8)),
+    ],
+)
+def test_an_adapter_that_no_import_takes_is_not_sent_to_one(what, name, shape):
+    with pytest.raises(ValueError, match=what) as error:
+        detect(source(**{name: shape}))
+    assert "import --lora takes it" not in str(error.value)
+
+
+def test_the_vectors_of_a_plain_word_are_a_textual_inversion_and_other_tensors_are_not():
+    for shape in ((768,), (2, 768)):
+        with pytest.raises(ValueError, match="this is a textual inversion"):
+            detect(source(sks=shape))
+    for name, shape in (("sks", (5, 9)), ("fc", (768, 768, 3)), ("a.weight", (2, 768))):
+        with pytest.raises(ValueError, match="no known model"):
+            detect(source(**{name: shape}))

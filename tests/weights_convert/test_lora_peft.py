@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lora_file import load_lora
+from ldm_us.runtime.entry import run_command
+from weights_convert.__main__ import main
 from weights_convert.lora_import import import_lora
 
 CONFIG = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "bias": "none", "init_lora_weights": True}
@@ -105,3 +107,17 @@ def test_an_adapter_that_is_more_than_a_lora_is_refused_by_name(settings, extra,
     assert str(error.value).startswith(str(folder))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_an_audit_of_the_file_in_the_folder_is_that_of_the_folder(tmp_path, capsys):
+    folder, _, _ = write_adapter(tmp_path / "peft")
+    for path in (folder, folder / "adapter_model.safetensors"):
+        assert run_command(lambda: main(["audit", str(path), "--preset", "micro"])) == 0  # noqa: B023
+        assert "Clean" in capsys.readouterr().out
+
+
+def test_a_folder_of_settings_without_weights_says_what_is_missing(base, tmp_path):
+    folder, _, _ = write_adapter(tmp_path / "peft")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"adapter_config.json without adapter_model.safetensors"):
+        imported(folder, base, tmp_path)

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 import sample
 from ldm_us.config import TINY
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.files.checkpoint import BUNDLED, load_model, save_model
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.weights import read_controlnet
 from tests.golden.converted import convert_state_dict
@@ -164,3 +165,64 @@ def test_an_audit_of_a_folder_that_lacks_a_component_is_not_clean_and_names_it(i
     save_file(to_diffusers(tiny_compvis("text"), "text"), tmp_path / "text_encoder" / "model.safetensors")
     assert run_command(lambda: main(["audit", str(tmp_path), "--preset", "tiny"])) == 1
     assert "Not clean: no weights of unet in the folder, no weights of vae in the folder." in capsys.readouterr().out
+
+
+def advised(error):
+    """The words of the command between backquotes in a sentence."""
+    return shlex.split(re.search(r"`python -m weights_convert (.*?)`", error)[1])
+
+
+def test_the_advice_for_a_folder_of_a_part_or_a_lora_works_when_followed(convert, inputs, micro, tmp_path, capsys):
+    assert convert(inputs / "model.safetensors", "--out", tmp_path / "model.safetensors")[0] == 0
+    save_model(LatentDiffusion(micro), tmp_path / "micro.safetensors")
+    control, lora, word = tmp_path / "my control", tmp_path / "my lora", tmp_path / "word"
+    for folder in (control, lora, word):
+        folder.mkdir()
+    (control / "config.json").write_text(folder_texts(TINY, True)["controlnet/config.json"])
+    save_file(to_diffusers(tiny_compvis("controlnet"), "controlnet"), control / "diffusion_pytorch_model.safetensors")
+    layer = "unet.down_blocks.0.attentions.0.proj_in"
+    matrices = {f"{layer}.lora_A.weight": torch.ones(2, 8), f"{layer}.lora_B.weight": torch.ones(8, 2)}
+    save_file(matrices, lora / "pytorch_lora_weights.safetensors")
+    save_file({"<us>": torch.ones(2, 8)}, word / "learned_embeds.safetensors")
+    given = ["--class", "benign", "--out", str(tmp_path / "samples")]
+    for option, folder in (
+        ("--controlnet", control),
+        ("--weights", control),
+        ("--lora", control),
+        ("--weights", lora),
+        ("--lora", lora),
+        ("--lora", word),
+    ):
+        weights = [] if option == "--weights" else ["--weights", str(tmp_path / "model.safetensors")]
+        capsys.readouterr()
+        assert run_command(lambda: sample.main([*weights, option, str(folder), *given])) == 2  # noqa: B023
+        error = capsys.readouterr().err
+        assert f"{folder}: a folder, not a " in error
+        replaced = {
+            "MODEL": str(tmp_path / ("model" if folder == control else "micro")) + ".safetensors",
+            "model.safetensors": str(tmp_path / "out.safetensors"),
+            "lora.safetensors": str(tmp_path / "out.safetensors"),
+        }
+        words = [replaced.get(each, each) for each in advised(error)]
+        if folder == control:  # an original model says its sizes itself only if it is one of ours
+            assert words[:2] == ["import", replaced["MODEL"]]
+        assert main([*words, "--overwrite"]) == 0
+    for words in (["import", str(lora), "--out", "x.safetensors"], ["audit", str(word)]):
+        capsys.readouterr()
+        assert run_command(lambda: main(words)) == 2  # noqa: B023
+        error = capsys.readouterr().err
+        assert f"{words[1]}: holds a" in error
+        assert advised(error)[1] == ("--lora" if words[1] == str(lora) else "--embedding")
+
+
+def test_what_ldm_and_dreambooth_keep_beside_the_networks_is_left_out_or_compared(convert, tmp_path):
+    tensors = tiny_compvis("vae", "text", "unet")
+    for scale, code in ((0.18215, 0), (0.5, 2)):
+        more = {"embedding_manager.string_to_param_dict.*": torch.ones(1, 8), "scale_factor": torch.tensor(scale)}
+        torch.save({**tensors, **more}, tmp_path / "model.ckpt")
+        done, text, error = convert(tmp_path / "model.ckpt", "--out", tmp_path / "out.safetensors", "--overwrite")
+        assert done == code, error
+        assert ("vectors for the placeholder word" in text) == (code == 0)
+    assert "scale_factor is 0.5, not 0.18215" in error
+    (tmp_path / "model.yaml").write_text("scale_factor: 0.5\n")
+    assert convert(tmp_path / "model.ckpt", "--out", tmp_path / "out.safetensors", "--overwrite")[0] == 0

@@ -109,7 +109,7 @@ def test_values_that_are_no_numbers_are_refused_and_nothing_is_written(convert, 
     save_file(model, tmp_path / "model.safetensors")
     code, _, error = convert(tmp_path / "model.safetensors", "--out", tmp_path / "out.safetensors", *dtype)
     assert code == 2
-    assert "model.diffusion_model.out.2.bias has 2 values of 4 that are NaN or infinite" in error
+    assert "model.diffusion_model.out.2.bias: 2 of its 4 values are NaN or infinite" in error
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 

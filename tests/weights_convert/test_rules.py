@@ -13,7 +13,7 @@ from tests.golden.converted import convert_state_dict, source_from_state_dict
 from tests.golden.original import LAYOUTS, PREFIXES, shapes, tiny_compvis, to_diffusers, to_open_clip
 from weights_convert.convert import fits, plan_source, target_shapes
 from weights_convert.expansion import rules_for
-from weights_convert.rules import IGNORED, IGNORED_WITHOUT_EMA, NAMINGS, Layout
+from weights_convert.rules import COLUMNS, IGNORED, IGNORED_WITHOUT_EMA, Layout
 
 POSITION_IDS = "text_model.embeddings.position_ids"
 PARTS_OF = {  # what each list of names in sd15_layouts.json holds, and what of it is ignored
@@ -28,7 +28,7 @@ PARTS_OF = {  # what each list of names in sd15_layouts.json holds, and what of 
     "diffusers/controlnet": ({"controlnet"}, set()),
     "open_clip_text": ({"text"}, {"text_projection"}),
 }
-EVERY_NAMING = [(part, naming) for part, namings in NAMINGS.items() for naming in (*namings, "ours")]
+EVERY_NAMING = [(part, naming) for part, namings in COLUMNS.items() for naming in (*namings, "ours")]
 
 
 def names_without_numbers(layout, size):

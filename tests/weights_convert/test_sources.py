@@ -1,10 +1,16 @@
 """Opening files: every format gives the same tensors; a pickle runs no code; damage is an error and never a result."""
 
+import argparse
+import collections
+import datetime
 import json
 import os
+import pathlib
 import pickle
 import sys
 import types
+import zipfile
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -118,8 +124,8 @@ def test_a_file_that_is_not_there_empty_or_something_else_is_explained(tmp_path)
 
 
 def test_an_entry_that_is_no_tensor_is_named(tmp_path):
-    torch.save({"a": torch.zeros(1), "step": 3}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="entry 'step' is a int, not a tensor"):
+    torch.save({"a": torch.zeros(1), "gain": 0.5}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="entry 'gain' is a float, not a tensor"):
         open_source(tmp_path / "model.pt")
 
 
@@ -301,3 +307,32 @@ def test_bytes_behind_the_last_tensor_are_called_that_and_not_cut_short(tmp_path
     with pytest.raises(ValueError, match="3 bytes follow its last tensor") as error:
         open_source(path)
     assert "cut short" not in str(error.value)
+
+
+def test_what_trainers_keep_beside_the_weights_is_passed_over_and_never_made(tmp_path):
+    table = collections.defaultdict(list)
+    table["lr"].append(0.1)
+    beside = {
+        "args": argparse.Namespace(lr=1e-4, path=pathlib.PurePosixPath("a/b"), table=table),
+        "paths": [pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("b"), pathlib.Path("c")],
+        "times": [datetime.datetime(2020, 1, 2), datetime.date(2020, 1, 2), datetime.timedelta(1)],
+        "version": torch.torch_version.TorchVersion("2.1.0"),
+        "bytes": bytearray(b"xy"),
+    }
+    for legacy in (False, True):
+        for content in ({"state_dict": WEIGHTS, **beside}, {"ema": WEIGHTS, **beside}):
+            torch.save(content, tmp_path / "model.ckpt", _use_new_zipfile_serialization=not legacy)
+            assert same(loaded(tmp_path / "model.ckpt"))
+    torch.save({**WEIGHTS, "global_step": 5, "arch": "unet"}, tmp_path / "flat.pt")
+    assert same(loaded(tmp_path / "flat.pt"))
+
+
+def test_a_new_object_of_any_other_class_is_refused(tmp_path):
+    torch.save({"state_dict": WEIGHTS, "x": Fraction(1, 2)}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=r"asks for fractions\.Fraction"):
+        open_source(tmp_path / "model.ckpt")
+    program = b"\x80\x02}X\x01\x00\x00\x00actorch\nFloatStorage\n)\x81s."
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        archive.writestr("x/data.pkl", program)
+    with pytest.raises(ValueError, match=r"this pickle calls torch\.FloatStorage"):
+        open_source(tmp_path / "x.ckpt")

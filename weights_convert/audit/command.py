@@ -17,8 +17,8 @@ from weights_convert.source_config import choose_config
 from weights_convert.sources import open_source
 
 EPILOG = """exit code:
-  0  every tensor of the parts in SRC is there in its shape, nothing unknown is, and all that is used is finite
-  1  something is missing, a part of a folder too, unknown, of another shape, NaN or infinite; all of it is listed
+  0  every tensor of the parts in SRC is there in its shape, nothing unknown is, no number used is above 65504
+  1  something is missing, a part of a folder too, unknown, of another shape, NaN or above 65504; all of it is listed
   2  SRC cannot be read, or is of another kind of model"""
 
 
@@ -49,7 +49,7 @@ def run_audit(args: argparse.Namespace) -> int:
     for out, ending in ((args.html, ".html"), (args.csv, ".csv")):
         if out is not None:
             check_result_file(out, ending, args.overwrite, inputs, f"--{ending[1:]}")
-    source = open_lora(args.src) if is_lora_folder(args.src) else open_source(args.src)
+    source = open_source(args.src) if args.src.is_dir() and not is_lora_folder(args.src) else open_lora(args.src)
     if is_lora(source):
         unused = [name for name in ("against", "html", "csv", "ema", "prediction") if getattr(args, name)]
         if unused:

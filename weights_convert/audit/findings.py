@@ -33,11 +33,12 @@ class Row:
 
     @property
     def problem(self) -> str:
-        """What makes an audit unclean: one of PROBLEMS, or "not finite" where it is used; else ""."""
+        """What makes an audit unclean: one of PROBLEMS, or its numbers where it is used; else ""."""
         if self.status in PROBLEMS:
             return self.status
-        broken = self.status == "used" and self.numbers is not None and not self.numbers.is_finite
-        return "not finite" if broken else ""
+        if self.status != "used" or self.numbers is None:
+            return ""
+        return "too large" if self.numbers.is_too_large else "" if self.numbers.is_finite else "not finite"
 
     @property
     def flag(self) -> str:
@@ -75,7 +76,7 @@ class Audit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether everything fits, no component is left out of a folder, and all that is used is finite."""
+        """Whether everything fits, no component is left out of a folder, and all numbers that are used are sound."""
         return not self.problems and not self.plan.source.lacking
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from weights_convert.convert import LARGEST
+
 CHUNK = 1 << 20  # numbers that are looked at together: 8 MiB as float64
 
 
@@ -27,11 +29,18 @@ class Numbers:
         return self.nans + self.infinities == 0
 
     @property
+    def is_too_large(self) -> bool:
+        """Whether a finite number is beyond LARGEST: what a network computes with it overflows, or is noise."""
+        return max(-self.lowest, self.highest) > LARGEST
+
+    @property
     def flag(self) -> str:
         """What a reader should look at; "" for numbers of every day."""
         if not self.is_finite:
             kinds = ((self.nans, "NaN"), (self.infinities, "infinite"))
             return ", ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+        if self.is_too_large:
+            return f"beyond {LARGEST:g}"
         if self.lowest == self.highest == 0:
             return "all zero"
         return f"constant {self.lowest:g}" if self.lowest == self.highest and self.count > 1 else ""

@@ -274,3 +274,16 @@ def test_a_reader_that_stops_reading_is_no_error(monkeypatch):
         monkeypatch.setattr(sys, "stdout", stdout)
         say("a summary that nobody reads")
         print("what is left in the buffer is lost without an error")
+
+
+def test_a_number_beyond_fp16_makes_an_audit_unclean_and_is_noted_by_an_import(run_audit, convert, tmp_path):
+    tensors = {name: value.clone() for name, value in tiny_compvis("vae", "text", "unet").items()}
+    tensors[NAN].view(-1)[3] = -1e30
+    save_file(tensors, tmp_path / "big.safetensors")
+    code, text, _ = run_audit(tmp_path / "big.safetensors", "--preset", "tiny")
+    assert code == 1
+    assert "Not clean: 1 too large." in text
+    assert f"too large: {NAN}" in text
+    code, _, error = convert(tmp_path / "big.safetensors", "--out", tmp_path / "out.safetensors")
+    assert (code, error.count("\n")) == (0, 1)
+    assert f"1 tensors hold numbers beyond 65504, the largest of fp16 ({NAN})" in error
