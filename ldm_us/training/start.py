@@ -1,6 +1,7 @@
 """Where a run starts from, which parts of the model it needs, and which of its weights it trains."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 
@@ -148,6 +149,16 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
 def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
     """{full name: parameter} of those that are free."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> str:
+    """The resolved configuration and what it amounts to."""
+    resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
+    config = json.dumps({"run": resolved, "model": dataclasses.asdict(model.config)}, indent=2, default=str)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
+    said = f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps"
+    return f"{config}\n{said}"
 
 
 def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
