@@ -158,7 +158,7 @@ def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan) -> Reci
         raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
     sampling = options.recipe.sampling.resolved(model.config, plan.masked)
     check_steps(model.schedule, sampling.steps)
-    return replace(options.recipe, sampling=sampling).settled(model.schedule)
+    return replace(options.recipe, sampling=sampling).settled(model.schedule, plan.last_seed)
 
 
 def known_images(options: SampleOptions, model: LatentDiffusion, recipe: Recipe) -> TrainingImages | None:

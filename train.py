@@ -10,6 +10,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_data
+from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
 from ldm_us.training.log import Log
 from ldm_us.training.optimizers import EMA, make_optimizer
@@ -64,28 +65,28 @@ def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage, notes = start_model(options)
     free_weights(model, options)
-    records, held_out = split_data(options.data, options.held_out)
-    steps = options.total_steps(len(records))
+    readings = read_folders(options.data)
+    records, held_out = split_records([r for reading in readings for r in reading.records], options.held_out)
+    steps, size, text = options.total_steps(len(records)), options.size or model.config.image_size, model.config.text
     if world.main:
-        for reading in read_folders(options.data):
-            print(*describe_reading(reading, options.size or model.config.image_size), sep="\n")
+        for reading in readings:
+            print(*describe_reading(reading, size, text.length - text.prompt_tokens), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps))
-        for note in [*notes, *notes_on_data(options, records, held_out)]:
-            print(f"note: {note}", file=sys.stderr)
+    tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0
 
-    features = perceptual_features(options)
-    size, with_pixels = options.size or model.config.image_size, options.stage == "vae"
+    features, with_pixels = perceptual_features(options), options.stage == "vae"
     data = load_training_set(records, size, with_pixels)
     mix_folders(data, options.data, options.data_weights)
-    if options.stage == "controlnet":
-        check_hints(data)
+    tell(check_hints(data) if options.stage == "controlnet" else [], world)
     held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
     hashes = data_hashes(records, data.folder_index) | {"images": pack(data.images), "parent_sha256": lineage.parent}
+    hashes["decoded_sha256"] = data.decoded_sha256(masks=options.stage == "controlnet")
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
-    with opened_run(options, hashes, world):
+    with opened_run(options, hashes, world) as notes:
+        tell(notes, world)
         stage = Stage(model, data, options, world)
         stage.add_losses(features)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
@@ -229,6 +230,12 @@ def check_next_loss(stage: Stage, step: int) -> None:
     """Keep what the last update broke from being saved: the first batch of the next step must still have a loss."""
     loss, _ = stage.loss(stage.batches(step)[0])
     check_finite(stage.options.out, f"after step {step}", stage.world.mean({"loss": float(loss)}))
+
+
+def tell(notes: Sequence[str], world: World) -> None:
+    """Say, once, what stops nothing."""
+    for note in notes if world.main else ():
+        print(f"note: {note}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def torch_seed(seed: int) -> int:
-    """A seed for torch's generators on the CPU, which take its last 32 bits alone: larger ones are mixed into those."""
+    """A seed for torch's generators on the CPU, which take 32 bits; a larger one is mixed into those."""
     return seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 

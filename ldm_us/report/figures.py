@@ -20,7 +20,7 @@ from ldm_us.report.run_folder import Run
 from ldm_us.synthesis.drawing import Wanted, walk
 from ldm_us.synthesis.explain import decoded, spread
 from ldm_us.synthesis.recipe import Recipe
-from ldm_us.training.dataset import data_hash, split_data
+from ldm_us.training.dataset import OTHER_SPLIT, data_hash, split_data
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
@@ -149,7 +149,9 @@ def read_examples(config: dict[str, Any], folders: Sequence[Path], size: int) ->
         if not held_out:
             notes.append("The run held no images out: the originals below are training images.")
         elif data_hash(train) != config["data_sha256"]:
-            notes.append("The data folder has changed since training: the originals below may be training images.")
+            notes.append(
+                f"The data have changed since training ({OTHER_SPLIT}): the originals below may be training images."
+            )
         examples = []
         for record in choose(held_out or train):
             x, mask = load_pair(record, size)

@@ -62,7 +62,7 @@ def draw_samples(
     drawn = []
     for first in range(0, len(wanted), together):
         part, steps = wanted[first : first + together], list[Step]()
-        generators = generators_of([one.seed for one in part])
+        generators = generators_of([one.seed if recipe.edition > 1 else one.seed % 2**32 for one in part])
         with computing(model, recipe.sampling), torch.no_grad():
             with record(model) if "explain" in strips else nullcontext() as seen:
                 for step in walk(model, part, recipe, added, generators):

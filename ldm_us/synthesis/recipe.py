@@ -90,17 +90,21 @@ class Recipe:
     negative_prompt: str = ""
     begin: Beginning = FromNoise()
     controls: tuple[AddedControl, ...] = ()
-    edition: int = EDITION  # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level
+    # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level, the last 32 bits of a seed
+    edition: int = EDITION
 
     def __post_init__(self) -> None:
         if self.edition not in range(1, EDITION + 1):
             raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
 
-    def settled(self, schedule: Schedule) -> "Recipe":
-        """In the oldest edition that draws the same: its folders go on, and older software knows its pictures."""
+    def settled(self, schedule: Schedule, last_seed: int) -> "Recipe":
+        """In the oldest edition that draws the same: its folders go on, and older software knows its pictures.
+
+        last_seed: the largest that is asked for.
+        """
         steps, region = self.sampling.steps, isinstance(self.begin, Region) and self.begin.resample > 1
         older = dataclasses.replace(schedule, whole_spacing=True)
-        same = not region and ddim_timesteps(older, steps) == ddim_timesteps(schedule, steps)
+        same = not region and last_seed < 2**32 and ddim_timesteps(older, steps) == ddim_timesteps(schedule, steps)
         return dataclasses.replace(self, edition=1) if same else self
 
     @property

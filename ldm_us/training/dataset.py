@@ -4,11 +4,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ldm_us.data.audit.summary import format_names, named, showing_lesions
 from ldm_us.data.digests import image_digests
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
@@ -17,7 +20,11 @@ from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
+from ldm_us.files.lineage import unpack
 from ldm_us.training.cache import Cache, moments_key
+
+OTHER_SPLIT = "or the split is another: near-duplicates and patients are found now that were not before"
+FEW, SHARE = 2, 0.05  # lesion images without a drawn lesion that a ControlNet is trained with; the larger one counts
 
 
 @dataclass
@@ -33,7 +40,6 @@ class TrainingSet:
     weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
     folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
     keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
-    images: set[bytes] = field(default_factory=set)  # digests, as a lineage keeps them
 
     def __len__(self) -> int:
         return len(self.records)
@@ -42,6 +48,18 @@ class TrainingSet:
     def size(self) -> int:
         """Pixels along one side."""
         return self.masks.shape[-1]
+
+    @cached_property
+    def images(self) -> set[bytes]:
+        """The digests of the images, as a lineage keeps them. Opens each, the first time it is asked for."""
+        return set(image_digests(self.records))
+
+    def decoded_sha256(self, masks: bool) -> str:
+        """SHA-256 of the pixels that the networks see, in order, and of the masks where they see these."""
+        digest = hashlib.sha256(json.dumps(self.keys).encode())
+        if masks:
+            digest.update(self.masks.numpy().data)
+        return digest.hexdigest()
 
 
 def read_data(folders: Sequence[Path]) -> list[Record]:
@@ -54,11 +72,16 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
 
     Families are also found among the images of all folders: it opens each, and takes a few seconds for 600.
     """
-    return split_by_group(merge_families(read_data(folders)), held_out, SPLIT_SEED)
+    return split_records(read_data(folders), held_out)
+
+
+def split_records(records: Sequence[Record], held_out: float) -> tuple[list[Record], list[Record]]:
+    """Split records that are read already as split_data does."""
+    return split_by_group(merge_families(records), held_out, SPLIT_SEED)
 
 
 def load_training_set(records: list[Record], size: int, with_pixels: bool = True) -> TrainingSet:
-    """Decode every record at `size` pixels; keep masks alone where the latents come from a cache."""
+    """Decode every record at `size` pixels; keep of the pixels only a key where the latents come from a cache."""
     pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8) if with_pixels else None
     masks, keys = torch.empty(len(records), 1, size, size, dtype=torch.bool), []
     for i, record in enumerate(records):
@@ -70,7 +93,7 @@ def load_training_set(records: list[Record], size: int, with_pixels: bool = True
             pixels[i] = grey
     prompts = ["", *sorted({record.prompt for record in records})]
     prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
-    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys, images=set(image_digests(records)))
+    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys)
 
 
 def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
@@ -82,13 +105,29 @@ def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float
     data.weights, data.folder_index = weights, torch.tensor(index)
 
 
-def check_hints(data: TrainingSet) -> None:
-    """Refuse images without a single lesion: a ControlNet would learn nothing from their empty masks."""
-    if not bool(data.masks.any()):
+def check_hints(data: TrainingSet) -> list[str]:
+    """Note the lesion images without a drawn lesion: a ControlNet learns from them that an empty mask has one.
+
+    ValueError: more than a few are so, or all images.
+    """
+    drawn = data.masks.flatten(1).any(dim=1).tolist()
+    if not any(drawn):
         raise ValueError(
             f"--data: the masks of all {len(data)} training images are empty, so a ControlNet has nothing to learn "
             "from. Give images with drawn lesions."
         )
+    shown = showing_lesions(record for record, has_lesion in zip(data.records, drawn, strict=True) if has_lesion)
+    lesions = [i for i, record in enumerate(data.records) if record.label in shown]
+    empty = [data.records[i].image.name for i in lesions if not drawn[i]]
+    if not empty:
+        return []
+    found = f"of {len(lesions)} {named(shown)}, these have no lesion in their masks or no mask: {format_names(empty)}"
+    if len(empty) > max(FEW, SHARE * len(lesions)):
+        raise ValueError(
+            f"--data: {found}. A ControlNet would learn to put a lesion where the mask has none. Draw their lesions, "
+            "give them the class normal, or remove them."
+        )
+    return [f"{found}."]
 
 
 def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache) -> list[int]:
@@ -150,3 +189,29 @@ def data_hashes(records: Sequence[Record], folder_index: Tensor | None = None) -
 def data_hash(records: Sequence[Record]) -> str:
     """The first of data_hashes: what a run and a model say of the images they were trained on."""
     return data_hashes(records)["data_sha256"]
+
+
+def changed_data(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is different about the training data of two config.json, in words."""
+    if "images" not in before:
+        return f"its training images or masks were others ({OTHER_SPLIT})"
+    old, new = unpack(before["images"]), unpack(now["images"])
+    if old == new:
+        return "its training images are the same, but not all masks, prompts, classes, or their order"
+    return f"of its {len(old)} training images {len(old - new)} are gone or changed, and {len(new - old)} are new"
+
+
+def changed_decoding(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A note where the files of a run may decode otherwise than at its start: the hashes of files do not tell that."""
+    if before.get("decoded_sha256") == now["decoded_sha256"]:
+        return []
+    if "decoded_sha256" not in before:
+        return [
+            "the run was begun by an older version, which did not turn images by EXIF, read some masks with alpha or "
+            "several levels otherwise, and lost lesions smaller than a pixel: such images and masks of --data are read "
+            "by the new rules from here on."
+        ]
+    return [
+        "the files of --data are the same, but decode to other pixels or masks than when the run was begun, by another "
+        "version of ldm_us or Pillow: it goes on with the new ones."
+    ]

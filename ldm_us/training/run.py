@@ -12,26 +12,27 @@ import torch
 from torch import nn
 
 from ldm_us.files.atomic import atomic_file
-from ldm_us.files.lineage import unpack
 from ldm_us.files.locks import NAME as LOCK
 from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
+from ldm_us.training.dataset import changed_data, changed_decoding
 from ldm_us.training.distributed import scatter_state
 from ldm_us.training.log import read_lines, trim_log
 from ldm_us.training.optimizers import EMA
-from ldm_us.training.options import FREE, TrainOptions
+from ldm_us.training.options import CAPTION_DROPOUT, FREE, TrainOptions
 from ldm_us.training.stages import Stage
 
 KEPT = 2  # states on disk: the newest, and the one before it
 STATE = re.compile(r"step_(\d{8})\.pt")
-PLACES = {"data", "weights", "save_every", "images"}  # in config.json, but not compared: hashes are
+PLACES = {"data", "weights", "save_every", "images", "decoded_sha256"}  # in config.json, but no reason to refuse a run
 
 
 @contextmanager
-def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALONE) -> Iterator[None]:
-    """Hold the folder of the run, new or of this very run, until the end. hashes: of data, their images and parent.
+def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALONE) -> Iterator[list[str]]:
+    """Hold the folder of the run, new or of this very run, until the end; -> notes on how a run that is there goes on.
 
+    hashes: of data, their images and parent.
     With --restart, another run that is there is renamed first. Raise ValueError where the folder cannot be this run's:
     it holds another, another process is training it, or the processes are not of one mind.
     """
@@ -41,12 +42,13 @@ def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALO
     config = json.loads(json.dumps(values, default=str))  # as config.json gives it back
     world.check_same("configuration", {name: value for name, value in config.items() if name not in PLACES})
     with ExitStack() as stack:
-        world.first(lambda: hold_folder(options, config, stack))
-        yield
+        notes: list[str] = []
+        world.first(lambda: notes.extend(hold_folder(options, config, stack)))
+        yield notes
 
 
-def hold_folder(options: TrainOptions, config: dict[str, Any], stack: ExitStack) -> None:
-    """Create the folder or check that the run in it is this one, lock it, and make it ready to be written into."""
+def hold_folder(options: TrainOptions, config: dict[str, Any], stack: ExitStack) -> list[str]:
+    """Create the folder, or check that it is of this run; lock and clear it to be written into; -> notes, as above."""
     if options.restart:
         set_aside(options)
     out = options.out
@@ -61,6 +63,16 @@ def hold_folder(options: TrainOptions, config: dict[str, Any], stack: ExitStack)
         folder.mkdir(exist_ok=True)
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
+    return notes_on_resuming(before, config) if before else []
+
+
+def notes_on_resuming(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What a run that goes on does otherwise than at its start, or than usual."""
+    notes = changed_decoding(before, now)
+    usual, old = CAPTION_DROPOUT[now["stage"]], CAPTION_DROPOUT["unet"]
+    if now["caption_dropout"] == old != usual:
+        notes.append(f"the run was begun with --caption-dropout {old} and goes on with that, not with {usual}.")
+    return notes
 
 
 def check_folder(options: TrainOptions, config: dict[str, Any]) -> dict[str, Any]:
@@ -96,19 +108,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         said.append("--weights is another file than the one it started from")
     if {"data_sha256", "records_sha256", "folders_sha256"} & set(names):
         said.append(changed_data(before, now))
+    if "decoded_sha256" not in before and now["seed"] >= 2**32 and now["weights"] is None:
+        said.append("its random weights came from the last 32 bits of --seed alone")
     if "judge_sha256" in names:
         said.append("the judge of --perceptual is another")
     return said
-
-
-def changed_data(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What is different about the training data, in words."""
-    if "images" not in before:
-        return "its training images or masks were others"
-    old, new = unpack(before["images"]), unpack(now["images"])
-    if old == new:
-        return "its training images are the same, but not all masks, prompts, classes, or their order"
-    return f"of its {len(old)} training images {len(old - new)} are gone or changed, and {len(new - old)} are new"
 
 
 def check_states(run: Path, config: dict[str, Any]) -> None:

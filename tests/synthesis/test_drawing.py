@@ -1,6 +1,7 @@
 """A sample is its prompt, mask and seed alone: the same bits in every batch, at every place, with every history."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, maske
         order = moments.sample(range(4), size)
         together = draw_images(model, [wanted[i] for i in order], **noise)
         assert all(torch.equal(image, alone[i]) for image, i in zip(together, order, strict=True)), (size, order)
+
+
+def test_only_before_edition_2_seeds_that_agree_in_their_last_32_bits_draw_one_picture(models):
+    model = models["micro"]
+    recipe = Recipe(Sampling(guidance=2.0, control_scale=1.0, steps=2).resolved(model.config, masked=False))
+    for edition in (1, 2):
+        wanted = [Wanted("a breast", seed, None) for seed in (7, 2**32 + 7)]
+        small, large = draw_samples(model, wanted, replace(recipe, edition=edition))
+        assert torch.equal(small.x, large.x) == (edition == 1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that PyTorch sees")

@@ -78,18 +78,21 @@ def test_every_sample_verifies_from_its_file_alone(run, verify, tmp_path, option
         assert (code, "pixels are those of its seed" in line) == (0, True), line
 
 
-@pytest.mark.parametrize("drawn_otherwise", [("--steps", 59), ("--resample", 2)])
+@pytest.mark.parametrize("drawn_otherwise", [("--steps", 59), ("--resample", 2), ("--seed", 2**32 + 7)])
 def test_a_picture_of_before_a_rule_changed_is_drawn_again_by_the_old_rule_and_a_new_one_says_which(
     run, refused, verify, masks, tmp_path, monkeypatch, drawn_otherwise
 ):
-    """59 steps started at 929, and RePaint's last noise led from DDIM's last level, in pictures without an edition."""
+    """In pictures without an edition.
+
+    59 steps started at 929, RePaint's last noise led from DDIM's last level, and seeds were their last 32 bits.
+    """
     edit = ("--init", masks / "benign" / "benign (1).png", "--inpaint", masks / "benign" / "benign (1)_mask.png")
     given = edit if "--resample" in drawn_otherwise else ()
     options = (*drawn_otherwise, *given, "--class", "benign", "--n", 1, "--batch", 1)
     run(tmp_path / "new", *options)
     run(tmp_path / "same", "--class", "benign", "--n", 1)
     with monkeypatch.context() as before:
-        before.setattr(Recipe, "settled", lambda recipe, schedule: replace(recipe, edition=1))
+        before.setattr(Recipe, "settled", lambda recipe, schedule, last_seed: replace(recipe, edition=1))
         run(tmp_path / "old", *options)
     pictures = {name: next((tmp_path / name).glob("0*.png")) for name in ("new", "old", "same")}
     for name, edition in (("new", 2), ("old", None), ("same", None)):

@@ -124,6 +124,25 @@ def test_a_bad_image_or_mask_is_named_and_the_run_can_start_once_it_is_replaced(
     run(stage, out, "--held-out", 0, data=own_busi)
 
 
+@pytest.mark.parametrize("kind", ["empty mask", "no mask"])
+def test_a_controlnet_names_lesion_images_without_a_lesion_and_refuses_more_than_a_few(
+    refused, run, out, own_busi, chain, kind, capsys
+):
+    masks = sorted([*own_busi.glob("benign/*_mask.png"), *own_busi.glob("malignant/*_mask.png")])
+    given = {"weights": chain["unet"].path, "data": own_busi}
+    for mask in masks[:3]:
+        before = mask.read_bytes()
+        Image.new("L", Image.open(mask).size).save(mask) if kind == "empty mask" else mask.unlink()
+    sentence = refused("controlnet", out, "--held-out", 0, **given)
+    assert f"of {len(masks)} lesion images, these have no lesion in their masks or no mask: 3: benign" in sentence
+    assert not out.exists()
+    masks[2].write_bytes(before)
+    run("controlnet", out, "--held-out", 0, **given)
+    assert f"note: of {len(masks)} lesion images, these have no lesion in their masks or no mask: 2: " in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("name", ["photo.png", "model.safetensors", "config.json"])
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(refused, out, name):
     out.mkdir()

@@ -148,7 +148,7 @@ def test_other_data_in_the_same_folder_are_refused_and_the_sentence_says_what_ch
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     del config["images"]  # as an older version wrote it
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    assert "its training images or masks were others" in sentence()
+    assert "its training images or masks were others (or the split is another: near-duplicates" in sentence()
 
 
 def test_another_stage_in_the_same_folder_is_refused(refused, stopped):
@@ -242,3 +242,39 @@ def test_a_state_without_the_discriminator_is_refused_before_any_file_changes(ru
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert "has no discriminator that fits" in refused("vae", out, *flags, "--steps", 4)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def notes_of(capsys):
+    return [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("note: ")]
+
+
+def test_a_run_whose_files_decode_otherwise_now_goes_on_with_a_note(run, stopped, capsys):
+    config = stopped.out / "config.json"
+    whole = json.loads(config.read_text())
+    older = {name: value for name, value in whole.items() if name != "decoded_sha256"}
+    for before, told in ((older, "begun by an older version"), (whole | {"decoded_sha256": "0"}, "ldm_us or Pillow")):
+        config.write_text(json.dumps(before))
+        capsys.readouterr()
+        run("vae", stopped.out, "--steps", 4, "--save-every", 2)
+        assert sum(told in note for note in notes_of(capsys)) == 1
+        run("vae", stopped.out, "--steps", 4, "--save-every", 2)
+        assert not any("decode" in note or "older" in note for note in notes_of(capsys)), "once"
+
+
+def test_an_older_run_whose_random_weights_came_from_a_part_of_the_seed_alone_is_refused(run, refused, chain, tmp_path):
+    """One that starts from a file has no random weights beside those in its state."""
+    for start, weights in (("preset", None), ("weights", chain["vae"].path)):
+        config = run("unet", tmp_path / start, "--seed", 2**32 + 7, weights=weights).out / "config.json"
+        config.write_text(json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k[:7] != "decoded"}))
+    assert "last 32 bits of --seed" in refused("unet", tmp_path / "preset", "--seed", 2**32 + 7, "--steps", 3)
+    run("unet", tmp_path / "weights", "--seed", 2**32 + 7, "--steps", 3, weights=chain["vae"].path)
+
+
+def test_a_controlnet_run_begun_with_the_share_of_empty_prompts_that_was_usual_before_says_so(
+    run, chain, tmp_path, capsys
+):
+    out, weights = tmp_path / "run", chain["unet"].path
+    run("controlnet", out, "--caption-dropout", 0.1, weights=weights)
+    assert not any("--caption-dropout" in note for note in notes_of(capsys))
+    run("controlnet", out, "--steps", 3, weights=weights)
+    assert any("begun with --caption-dropout 0.1" in note for note in notes_of(capsys))

@@ -27,7 +27,6 @@ from ldm_us.data.split import SPLIT_SEED, mixed_groups, split_by_group
 
 FINDINGS = {  # what an audit calls its lists of file names
     "several_masks": "images with several masks (OR-ed)",
-    "lesion_with_empty_mask": "lesion images whose masks are all empty",
     "normal_with_lesion": "normal images with a non-empty mask",
     "both_lesions": "images with benign and malignant lesions (taken as malignant)",
     "other_size": "CANNOT BE USED, mask size differs from the image",
@@ -109,8 +108,6 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
     drawn = any(bool(mask.any()) for mask in masks)
     if record.label != "normal" and len({mask.shape for mask in masks}) == 1:
         audit.covered.append(measured(name, Image.fromarray(np.maximum.reduce(masks)), SIDE))
-    if record.label in LESION_CLASSES and not drawn:
-        audit.found["lesion_with_empty_mask"].append(name)
     if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:
         audit.found["normal_with_lesion"].append(name)
 

@@ -1,7 +1,7 @@
 """Sum up a dataset as it was read: what there is, what was left out, what masks cover, which prompts are too long."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,10 @@ from tqdm import tqdm
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.readers.datasets import Reading
 from ldm_us.data.readers.left_out import describe_left_out
-from ldm_us.data.records import LESION_CLASSES, Record, small_lesions, union_of_masks
+from ldm_us.data.records import LESION_CLASSES, UNKNOWN, Record, small_lesions, union_of_masks
 from ldm_us.networks.clip import token_words
 
-LENGTH = 75  # tokens of a prompt that CLIP reads, between start and end of text
+LENGTH = 77  # tokens of a prompt that CLIP reads, with start and end of text
 SHOWN = 8  # names in one list before it is cut
 SIDE = 128  # pixels, of the smallest preset that is trained
 
@@ -29,11 +29,13 @@ class Coverage:
     small: int  # lesions of which no pixel would be left at the model's size
 
 
-def describe_reading(reading: Reading, size: int = SIDE, covered: Sequence[Coverage] | None = None) -> list[str]:
+def describe_reading(
+    reading: Reading, size: int = SIDE, length: int = LENGTH, covered: Sequence[Coverage] | None = None
+) -> list[str]:
     """Write what was read and what was not, one fact a line; what is as it should be takes no line.
 
     Opens every mask of an image that is not normal, unless `covered` says already what they cover. size: of the model's
-    images, in pixels a side.
+    images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
     records = reading.records
     classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
@@ -41,18 +43,34 @@ def describe_reading(reading: Reading, size: int = SIDE, covered: Sequence[Cover
     lines = [f"{reading.layout} in {reading.folder}: {len(records)} images ({classes}), {masks} masks"]
     lines += [f"left out, {line}" for line in describe_left_out(reading.left_out)]
     lines += reading.notes
-    bare = [record.image.name for record in records if record.label in LESION_CLASSES and not record.masks]
+    shown = showing_lesions([record for record in records if record.masks])
+    bare = [record.image.name for record in records if record.label in shown and not record.masks]
     if bare:
-        lines.append(f"lesion images without a mask: {format_names(bare)}")
+        lines.append(f"{named(shown)} without a mask: {format_names(bare)}")
     if covered is None:
-        shown = tqdm(records, desc="masks", unit="image", delay=1)
-        covered = [one for record in shown if (one := coverage_of(record, size)) is not None]
+        opened = tqdm(records, desc="masks", unit="image", delay=1)
+        covered = [one for record in opened if (one := coverage_of(record, size)) is not None]
+    empty = [one.name for one in covered if one.share == 0]
+    if empty:
+        lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
     lines += describe_masks(covered, size)
     prompts = {record.prompt for record in records}
-    long = sum(is_long(prompt) for prompt in prompts)
+    long = sum(is_long(prompt, length) for prompt in prompts)
     if long:
-        lines.append(f"prompts of more than {LENGTH} tokens, of which the rest is not read: {long} of {len(prompts)}")
+        lines.append(
+            f"prompts of more than {length - 2} tokens, of which the rest is not read: {long} of {len(prompts)}"
+        )
     return lines
+
+
+def showing_lesions(masked: Iterable[Record]) -> tuple[str, ...]:
+    """The labels of images that a lesion is expected in; those of unknown class too, where one of these has a mask."""
+    return (*LESION_CLASSES, UNKNOWN) if any(record.label == UNKNOWN for record in masked) else LESION_CLASSES
+
+
+def named(shown: Sequence[str]) -> str:
+    """Images of these labels, in words."""
+    return "lesion images or images of unknown class" if UNKNOWN in shown else "lesion images"
 
 
 def coverage_of(record: Record, size: int) -> Coverage | None:
@@ -81,9 +99,9 @@ def describe_masks(covered: Sequence[Coverage], size: int) -> list[str]:
     return lines
 
 
-def is_long(prompt: str) -> bool:
-    """Say whether CLIP cuts a prompt. A token has one byte at least, so short ones need no tokenizer."""
-    return len(prompt.encode()) > LENGTH and len(token_words(prompt)) > LENGTH
+def is_long(prompt: str, length: int = LENGTH) -> bool:
+    """Say whether a prompt is cut. A token has one byte at least, so short ones need no tokenizer."""
+    return len(prompt.encode()) > length - 2 and len(token_words(prompt)) > length - 2
 
 
 def format_names(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.evaluation.judge.file import Training, image_digest, image_digests
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import DIGESTS, Lineage, read_lineage
-from ldm_us.training.dataset import data_hash, read_data
+from ldm_us.training.dataset import OTHER_SPLIT, data_hash, read_data
 
 # The models of ldm_us/weights/ keep no digests, but the hash of all their images says which phantoms these are.
 PHANTOMS = {"6ef4ed5cbb9a4d04787f90029d58276ba65eb9c654ce2f3227fa4c595e321f72": f"{PHANTOM_GROUP}1:"}  # of seed 1
@@ -51,9 +51,11 @@ def lineage_split(weights: Path, folders: Sequence[Path]) -> tuple[list[Record],
     train, held_out = split_by_group(records, share, SPLIT_SEED)
     known = data_hash(train)
     if lineage.entries[-1].get("data_sha256") != known:
+        otherwise = "" if DIGESTS in lineage.entries[-1] else f" ({OTHER_SPLIT})"
         raise ValueError(
-            f"{weights}: was trained on other images than --data gives now, so the held-out ones may be among them. "
-            "Give the same, unchanged folders as in training, or --unseen with a folder that it was not trained on."
+            f"{weights}: was trained on other images than --data gives now{otherwise}, so the held-out ones may be "
+            "among them. Give the same, unchanged folders as in training, or --unseen with a folder that it was not "
+            "trained on."
         )
     seen = seen_records(lineage, held_out, known)
     if seen:

@@ -40,7 +40,7 @@ def test_columns_that_are_not_read_are_in_the_summary(tmp_path):
 
 def test_the_least_median_and_largest_share_are_told_and_inverted_masks_named(tmp_path):
     lines = []
-    for i, share in enumerate((0.1, 0.3, 0.4, 0)):
+    for i, share in enumerate((0.1, 0.3, 0.4, 0.2)):
         Image.new("L", (10, 10), 90).save(tmp_path / f"{i}.png")
         ellipse_of(share, tmp_path / f"{i}_m.png")
         lines.append(json.dumps({"file_name": f"{i}.png", "text": "x", "mask": f"{i}_m.png"}))
@@ -50,11 +50,31 @@ def test_the_least_median_and_largest_share_are_told_and_inverted_masks_named(tm
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     reading = read_whole(tmp_path)
     assert describe_reading(reading)[1:] == [
-        "share of the image that masks cover: least 0.00%, median 20.00%, largest 91.00%",
+        "share of the image that masks cover: least 10.00%, median 25.00%, largest 91.00%",
         "masks that look inverted (white in all corners): 1: 2.png",
     ]
     assert coverage_of(reading.records[1], 128) == Coverage("1.png", 0.3, False, 0)
     assert describe_masks([], 128) == []
+
+
+def test_images_without_a_lesion_in_their_masks_are_named_also_where_their_class_is_unknown(tmp_path):
+    lines = []
+    for name, share in (("drawn", 0.2), ("black", 0), ("bare", None), ("healthy", 0)):
+        Image.new("L", (10, 10), 90).save(tmp_path / f"{name}.png")
+        line = {"file_name": f"{name}.png", "text": "x"} | ({"class": "normal"} if name == "healthy" else {})
+        if share is not None:
+            line |= {"mask": ellipse_of(share, tmp_path / f"{name}_m.png").name}
+        lines.append(json.dumps(line))
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert describe_reading(read_whole(tmp_path))[1:3] == [
+        "lesion images or images of unknown class without a mask: 1: bare.png",
+        "lesion images or images of unknown class whose masks are all empty: 1: black.png",
+    ]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (tmp_path / "bare.png").rename(alone / "bare.png")
+    (alone / "metadata.jsonl").write_text(lines[2])
+    assert len(describe_reading(read_whole(alone))) == 1, "no image of unknown class has a mask there"
 
 
 def test_prompts_that_clip_cuts_are_counted(tmp_path):
@@ -65,6 +85,9 @@ def test_prompts_that_clip_cuts_are_counted(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     assert describe_reading(read_whole(tmp_path))[1:] == [
         "prompts of more than 75 tokens, of which the rest is not read: 1 of 3"
+    ]
+    assert describe_reading(read_whole(tmp_path), length=77 - 2)[1:] == [  # two learned tokens
+        "prompts of more than 73 tokens, of which the rest is not read: 2 of 3"
     ]
 
 
