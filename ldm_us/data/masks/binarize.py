@@ -17,10 +17,8 @@ from ldm_us.data.regions import Mask, fill_outlines
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png, to_picture
 
-READINGS = {  # by name: their levels; of the last two, alpha alone counts
-    **{"above 127": "128-255", "nonzero": "1-255", "dark": "0-127"},
-    **{"alpha": "0-255", "transparent": "0-255"},
-}
+BY_ALPHA = {"alpha": "0-255", "transparent": "0-255"}
+READINGS = {"above 127": "128-255", "nonzero": "1-255", "dark": "0-127"} | BY_ALPHA  # by name: their levels
 
 
 def binarize(source: Path, out: Path, lesion: str | None = None, fill: bool = False) -> dict[str, list[float]]:
@@ -72,7 +70,7 @@ def lesion_of(path: Path, lesion: str | None) -> Mask:
     rgba = np.asarray(picture.convert("RGBA"))
     level, alpha = rgba[..., :3].max(axis=2), rgba[..., 3]
     shown = (2 * alpha.astype(int) > alpha.max()) | (alpha.min() == alpha.max())
-    if lesion in ("alpha", "transparent"):
+    if lesion in BY_ALPHA:
         shown = (alpha > 0) == (lesion == "alpha")
     chosen = [(level >= int(first)) & (level <= int(last or first)) for first, _, last in ranges]
     return np.any(chosen, axis=0) & shown

@@ -7,7 +7,6 @@ from the folder and lie in it or below it. After the ImageFolder builder of the 
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -47,9 +46,9 @@ def by_meaning(
 ) -> list[tuple[str, dict[str, Any]]]:
     """Give what each line says the names of its meanings, and note the columns that are not read.
 
-    A `label` is a class only where all of them are: else it may be anything. NaN, as pandas writes it, is empty.
+    A `label` is a class only where all of them are: else it may be anything.
     """
-    filled = [{name: value for name, value in line.items() if not is_empty(value)} for _, line in rows]
+    filled = [{name: value for name, value in line.items() if value not in (None, "", [])} for _, line in rows]
     labels = {str(line[name]).strip() for line in filled for name in line if plain(name) == "label"}
     others = sorted(label for label in labels if label.lower() not in CLASSES)
     if 0 < len(others) < len(labels):
@@ -67,11 +66,6 @@ def by_meaning(
         renamed.append((where, meant))
     note_unread(path, {name for values in filled for name in values}, (), notes)
     return renamed
-
-
-def is_empty(value: object) -> bool:
-    """Say whether a cell holds nothing; pandas writes NaN for that."""
-    return value in (None, "", []) or (isinstance(value, float) and math.isnan(value))
 
 
 def read_row(root: Path, values: dict[str, Any], where: str) -> Record:
@@ -104,6 +98,11 @@ def group_prefix(images: list[Path], lines: list[dict[str, Any]]) -> str:
     return "imagefolder " + sha256("\n".join(facts).encode()).hexdigest()[:8]
 
 
+def number_or_none(name: str) -> float | None:
+    """Read Infinity or -Infinity as a number, and NaN as nothing, for which pandas writes it."""
+    return None if name == "NaN" else float(name)
+
+
 def read_jsonl(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """Read metadata.jsonl, one JSON object a line, each with where it stands; empty lines are left out."""
     rows = []
@@ -112,7 +111,7 @@ def read_jsonl(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, parse_constant=number_or_none)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is not JSON ({error}). Mend it.") from error
         if not isinstance(values, dict):
