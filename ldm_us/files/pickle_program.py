@@ -44,7 +44,6 @@ BESIDE = (  # calls that make what trainers keep beside the weights: scalars and
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *("numpy.dtype", "torch.device", "torch.torch_version.TorchVersion", "argparse.Namespace"),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *(f"{module}.bytearray" for module in BUILTINS),
     *(f"{module}.{path}" for module in ("pathlib", "pathlib._local") for path in PATHS),
     PARAMETERS,
 )

@@ -193,7 +193,7 @@ HOSTILE = {  # what a pickle asks for
     ("builtins", "eval"): "builtins.eval",
     ("__builtin__", "eval"): "__builtin__.eval",
     ("builtins", "getattr"): "builtins.getattr",
-    ("builtins", "memoryview"): "builtins.memoryview",
+    ("builtins", "bytearray"): "builtins.bytearray",
     ("torch", "load"): "torch.load",
     ("torch.storage", "UntypedStorage"): "torch.storage.UntypedStorage",
     ("torch.serialization", "load"): "torch.serialization.load",

@@ -48,10 +48,10 @@ def test_data_that_moved_are_found_with_data(report, runs, own_busi, refusal, tm
     (runs["controlnet"] / "config.json").write_text(json.dumps(config | {"data": ["/gone"]}))
     page = report(runs["controlnet"], "--steps", 1, "--data", own_busi)
     assert "cannot be read" not in page.text()
-    assert "has changed" not in page.text()
+    assert "have changed" not in page.text()
     assert [attributes for attributes in page.of("img") if attributes["alt"].endswith("original")]
     Image.new("L", (32, 32), 9).save(own_busi / "normal" / "normal (9001).png")
-    assert "has changed" in report(runs["controlnet"], "--steps", 1, "--data", own_busi).text()
+    assert "have changed" in report(runs["controlnet"], "--steps", 1, "--data", own_busi).text()
     assert "nowhere" in refusal(runs["controlnet"], "--data", tmp_path / "nowhere")
 
 

@@ -132,7 +132,9 @@ def test_a_controlnet_names_lesion_images_without_a_lesion_and_refuses_more_than
     given = {"weights": chain["unet"].path, "data": own_busi}
     for mask in masks[:3]:
         before = mask.read_bytes()
-        Image.new("L", Image.open(mask).size).save(mask) if kind == "empty mask" else mask.unlink()
+        with Image.open(mask) as picture:
+            size = picture.size
+        Image.new("L", size).save(mask) if kind == "empty mask" else mask.unlink()
     sentence = refused("controlnet", out, "--held-out", 0, **given)
     assert f"of {len(masks)} lesion images, these have no lesion in their masks or no mask: 3: benign" in sentence
     assert not out.exists()

@@ -317,7 +317,6 @@ def test_what_trainers_keep_beside_the_weights_is_passed_over_and_never_made(tmp
         "paths": [pathlib.PurePosixPath("a"), pathlib.PureWindowsPath("b"), pathlib.Path("c")],
         "times": [datetime.datetime(2020, 1, 2), datetime.date(2020, 1, 2), datetime.timedelta(1)],
         "version": torch.torch_version.TorchVersion("2.1.0"),
-        "bytes": bytearray(b"xy"),
     }
     for legacy in (False, True):
         for content in ({"state_dict": WEIGHTS, **beside}, {"ema": WEIGHTS, **beside}):
