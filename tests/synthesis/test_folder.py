@@ -208,7 +208,7 @@ def test_three_times_the_samples_hold_no_more_pictures_in_memory(command, monkey
 
     monkeypatch.setattr(sample, "write_sample", counted)
     most = []
-    for n in (6, 18):
+    for n in (4, 12):
         alive = []
         assert run_command(lambda n=n: sample.main(command(tmp_path / str(n), "--n", n))) == 0
         assert len(alive) == n

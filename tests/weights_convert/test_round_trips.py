@@ -171,9 +171,10 @@ def assert_same(found, expected):
         assert torch.equal(value.reshape(-1).view(torch.uint8), wanted.reshape(-1).view(torch.uint8)), name
 
 
-@pytest.fixture(params=TYPES, scope="module")
-def dtype(request):
-    return request.param
+@pytest.fixture
+def dtype():
+    """Of the files at full size; the other types make their round trips in small files."""
+    return torch.float16
 
 
 @pytest.mark.parametrize(
