@@ -13,7 +13,7 @@ from ldm_us.data.readers.busi import read_busi
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.judge.file import Training
-from ldm_us.evaluation.judge.file import image_digests as digests_of_files
+from ldm_us.evaluation.judge.file import image_digests as digests_for_judge
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
 from ldm_us.files.checkpoint import BUNDLED, read_metadata, save_model
 from ldm_us.files.lineage import Lineage, read_lineage
@@ -203,7 +203,7 @@ def test_an_older_stage_is_judged_by_the_hash_of_its_images_too_and_the_sentence
 
 def test_images_that_the_judge_was_trained_on_are_refused_and_others_are_not(folders, tmp_path):
     known, new = (read_busi(folders[name]) for name in ("known", "new"))
-    training = Training(1, 1, 0, 0.1, ["known"], data_hash(known), digests_of_files(known), {})
+    training = Training(1, 1, 0, 0.1, ["known"], data_hash(known), digests_for_judge(known), {})
     check_unseen_by_judge(tmp_path / "judge", training, new)
     with pytest.raises(ValueError, match="was trained on 2 of the 20 images to measure on"):
         check_unseen_by_judge(tmp_path / "judge", training, [*known[:2], *new])

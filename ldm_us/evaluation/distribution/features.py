@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm_us.data.records import Record
 from ldm_us.evaluation.distribution.network_file import load_network, read_metadata_of
-from ldm_us.evaluation.judge.file import image_digests, load_judge
+from ldm_us.evaluation.judge.file import load_judge, seen_in_training
 from ldm_us.evaluation.sets.image_sets import stream
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
@@ -139,7 +139,5 @@ def extract(
 
 
 def count_seen_in_training(features: Features, records: Sequence[Record]) -> int:
-    """How many of the images are byte for byte among those that the network was trained on, as far as it tells."""
-    if not features.trained_on:
-        return 0
-    return sum(digest in features.trained_on for digest in image_digests(records))
+    """How many of the images are among those that the network was trained on, as far as it tells."""
+    return len(seen_in_training(records, features.trained_on)) if features.trained_on else 0

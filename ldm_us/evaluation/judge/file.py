@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import ldm_us
 from ldm_us.config import check_limits
+from ldm_us.data.digests import image_digests as pixel_digests
 from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
@@ -39,12 +40,18 @@ class Training:
 
 
 def image_digests(records: Sequence[Record]) -> list[str]:
-    """The digest of every image file, sorted."""
-    return sorted(image_digest(record) for record in records)
+    """The digest of every image's pixels in 16 hexadecimal digits, sorted."""
+    return sorted(digest.hex() for digest in pixel_digests(records))
 
 
-def image_digest(record: Record) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of an image file."""
+def seen_in_training(records: Sequence[Record], known: Set[str]) -> list[Record]:
+    """Those of the records of which `known` has the digest: of the pixels, or in older files of the image's bytes."""
+    digests = zip(records, pixel_digests(records), strict=True)
+    return [record for record, digest in digests if not known.isdisjoint((digest.hex(), bytes_digest(record)))]
+
+
+def bytes_digest(record: Record) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of an image file, as older judges have them."""
     return hashlib.sha256(record.image.read_bytes()).hexdigest()[:16]
 
 

@@ -115,7 +115,7 @@ def save_classifier(
 ) -> None:
     """Write the weights with what network_file.py needs to use them: timm's name, classes, size, mean, std.
 
-    `images`: digests of the images trained or chosen on, as image_digests gives them: no measure is taken on those.
+    `images`: digests of the images trained or chosen on, of their pixels or their files: no measure is taken on those.
     """
     mean, std = normalisation(config)
     metadata = {

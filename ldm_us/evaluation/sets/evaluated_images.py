@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.digests import image_digests as pixel_digests
+from ldm_us.data.digests import image_digests
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.records import PHANTOM_GROUP, Record
 from ldm_us.data.split import SPLIT_SEED, split_by_group
-from ldm_us.evaluation.judge.file import Training, image_digest, image_digests
+from ldm_us.evaluation.judge.file import Training, seen_in_training
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import DIGESTS, Lineage, read_lineage
 from ldm_us.training.dataset import OTHER_SPLIT, data_hash, read_data
@@ -84,7 +84,7 @@ def seen_records(lineage: Lineage, records: Sequence[Record], known: str = "") -
     `known` is the hash of training images of which `records` are none.
     """
     trained_on = lineage.trained_on()
-    digests = zip(records, pixel_digests(records), strict=True) if trained_on else ()
+    digests = zip(records, image_digests(records), strict=True) if trained_on else ()
     seen = {record: trained_on[digest] for record, digest in digests if digest in trained_on}
     for entry in lineage.entries:
         digest = entry.get("data_sha256")
@@ -140,8 +140,7 @@ def seen_folders(weights: Path, folders: Sequence[Path], known: Sequence[str] = 
 
 def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Record]) -> None:
     """Refuse images that the judge was trained on: on those it is better than on samples."""
-    known = set(training.images)
-    seen = sum(digest in known for digest in image_digests(records))
+    seen = len(seen_in_training(records, set(training.images)))
     if seen:
         raise ValueError(
             f"{path}: was trained on {seen} of the {len(records)} images to measure on. Train the judge on other "
@@ -152,8 +151,7 @@ def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Reco
 def not_seen_by_judge(path: Path, training: Training, folders: Sequence[Path]) -> list[Record]:
     """The images of real folders that the judge was not trained on, nor on a near-duplicate of them that lies there."""
     records = merge_families(read_data(folders))
-    known = set(training.images)
-    families = {record.group for record in records if image_digest(record) in known}
+    families = {record.group for record in seen_in_training(records, set(training.images))}
     unseen = sorted(record for record in records if record.group not in families)
     if not unseen:
         raise ValueError(

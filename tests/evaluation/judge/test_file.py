@@ -1,16 +1,24 @@
 """The file of a judge: exact, whole or refused, and it names the images that the judge has seen."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ldm_us.data.readers.busi import read_busi
-from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.evaluation.judge.file import Training, image_digests, load_judge, save_judge
+from ldm_us.evaluation.judge.file import (
+    Training,
+    bytes_digest,
+    image_digests,
+    load_judge,
+    save_judge,
+    seen_in_training,
+)
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, fresh_judge
 from ldm_us.files.checkpoint import save_model
 
@@ -101,10 +109,14 @@ def test_a_full_disk_leaves_the_old_judge_in_place(network, tmp_path, full_disk)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_digests_follow_the_images_and_not_their_names(busi, tmp_path):
+def test_an_image_seen_in_training_is_known_by_its_pixels_and_in_older_files_by_its_bytes(busi, tmp_path):
     records = read_busi(busi)
-    renamed = tmp_path / "other name.png"
-    renamed.write_bytes(records[0].image.read_bytes())
-    moved = Record(renamed, records[0].masks, "benign", "", "")
-    assert image_digests([moved]) == image_digests(records[:1])
+    copy, saved_anew = tmp_path / "other name.png", tmp_path / "other format.bmp"
+    copy.write_bytes(records[0].image.read_bytes())
+    with Image.open(copy) as picture:
+        picture.save(saved_anew)
+    copied, same_pixels = (replace(records[0], image=path) for path in (copy, saved_anew))
+    given = [copied, same_pixels, records[1]]
+    assert seen_in_training(given, set(image_digests(records[:1]))) == [copied, same_pixels]
+    assert seen_in_training(given, {bytes_digest(records[0])}) == [copied]
     assert len(set(image_digests(records))) == len(records)
