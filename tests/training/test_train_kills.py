@@ -79,6 +79,9 @@ def straight(command, tmp_path_factory):
 
 def forked(main, argv, prepare=lambda: None):
     """Fork a child that prepares itself and then runs the main of a command; return its process id."""
+    if tqdm.monitor is not None:  # a thread that may hold a lock at the moment of the fork
+        tqdm.monitor.exit()
+        tqdm.monitor = None
     child = os.fork()
     if child:
         return child
