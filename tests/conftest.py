@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
@@ -48,6 +50,11 @@ SLOWEST = (  # the files that take longest are started first, so that no process
 )
 DRAW_CURVES = curves.draw_curves
 IMAGES = {"benign": 4, "malignant": 4, "normal": 3}
+
+# Tests fork this process and kill the children. tqdm's own lock is one for all forks, so a child that is killed while
+# it holds it stops every later bar; and its monitor is a thread, which may hold a lock at the moment of a fork.
+tqdm.set_lock(threading.RLock())
+tqdm.monitor_interval = 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

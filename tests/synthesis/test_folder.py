@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 import sample
 from ldm_us.data.audit.findings import audit_folder
@@ -34,17 +33,6 @@ pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="a process with threads for a GPU cannot be forked"),
 ]
 N = 13
-
-
-@pytest.fixture(autouse=True, scope="module")
-def ready_to_fork():
-    """No thread of the progress bar, which may hold a lock at the moment of a fork."""
-    if tqdm.monitor is not None:
-        tqdm.monitor.exit()
-        tqdm.monitor = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tqdm, "monitor_interval", 0)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import torch
 import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
 from torch import nn
-from tqdm import tqdm
 
 import train
 from ldm_us.networks.unet import UNet
@@ -46,9 +45,6 @@ def in_two_processes(action, folder):
     """Fork two processes that torchrun might have started, and call action() in each; -> exit codes and outputs."""
     children, outputs = [], [folder / f"output_{rank}.txt" for rank in range(2)]
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-    if tqdm.monitor is not None:  # a thread that may hold a lock at the moment of the fork
-        tqdm.monitor.exit()
-        tqdm.monitor = None
     for rank, output in enumerate(outputs):
         child = os.fork()
         if child == 0:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tqdm import tqdm
 
 import train
 from ldm_us.runtime.entry import run_command
@@ -38,13 +37,9 @@ KILLS = 3  # of each stage, at random moments; more, certainly within a write, b
 
 
 @pytest.fixture(autouse=True, scope="module")
-def ready_to_fork():
-    """No thread of the progress bar, which may hold a lock at the moment of a fork; small pictures and validations."""
-    if tqdm.monitor is not None:
-        tqdm.monitor.exit()
-        tqdm.monitor = None
+def small_pictures():
+    """Small pictures and validations."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tqdm, "monitor_interval", 0)
         patch.setattr(progress, "STEPS", 1)
         patch.setattr(progress, "COLUMNS", 1)
         patch.setattr(progress, "IMAGES", 2)
@@ -79,9 +74,6 @@ def straight(command, tmp_path_factory):
 
 def forked(main, argv, prepare=lambda: None):
     """Fork a child that prepares itself and then runs the main of a command; return its process id."""
-    if tqdm.monitor is not None:  # a thread that may hold a lock at the moment of the fork
-        tqdm.monitor.exit()
-        tqdm.monitor = None
     child = os.fork()
     if child:
         return child
