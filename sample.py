@@ -29,7 +29,7 @@ from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies,
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
@@ -192,11 +192,6 @@ def describe_plan(plan: Plan, size: int, strips: Sequence[str]) -> Fields:
         "subjects_sha256": hashlib.sha256("\n".join(s.name for s in plan.subjects).encode()).hexdigest(),
         "strips": list(strips) or None,
     }
-
-
-def note(sentence: str) -> None:
-    """Tell the user something that stops nothing."""
-    print(f"note: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import BUNDLED, loaded
 from ldm_us.files.lineage import pack
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.command_line import parse_options
@@ -234,8 +234,8 @@ def check_next_loss(stage: Stage, step: int) -> None:
 
 def tell(notes: Sequence[str], world: World) -> None:
     """Say, once, what stops nothing."""
-    for note in notes if world.main else ():
-        print(f"note: {note}", file=sys.stderr)
+    for sentence in notes if world.main else ():
+        note(sentence)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from ldm_us.runtime.entry import run_command, short_usage
+from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.entry import run_command
 from weights_convert.audit.command import add_audit_parser
 from weights_convert.export_command import add_export_parser
 from weights_convert.import_command import add_import_parser

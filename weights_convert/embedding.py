@@ -6,7 +6,6 @@ There the vectors stand for a word, wherever a prompt has it. Here they stand be
 the empty one that guidance steers away from. Paper: arXiv 2208.01618.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.files.stored_tensor import StoredTensor, shown
 from ldm_us.networks.clip import check_prompt_tokens
 from ldm_us.networks.lora import LoRAConfig
+from ldm_us.runtime.entry import note
 from weights_convert.convert import Piece, type_and_shape
 from weights_convert.lora_import import config_of_base, write_lora
 from weights_convert.lora_kinds import FOREIGN_CONTEXT_WIDTHS, XL
@@ -42,10 +42,9 @@ def import_embedding(path: Path, base: Path, out: Path, dtype: str | None = None
     piece = Piece(PROMPT, vectors, path, word, source.entries[word])
     write_lora(out, source, LoRAConfig(parts=(), full=(PROMPT,)), [piece], dtype)
     print(f"{path}: a textual inversion of {vectors[0]} vectors  sha256 {source.hashes[path]}")
-    print(
-        f"note: {path}: its vectors will stand before the words of every prompt, the empty or negative one of guidance "
-        f"included; {shown(word)} in a prompt does nothing.",
-        file=sys.stderr,
+    note(
+        f"{path}: its vectors will stand before the words of every prompt, the empty or negative one of guidance "
+        f"included; {shown(word)} in a prompt does nothing."
     )
     print(f"wrote {out}  {written(out)}\nuse   sample.py --lora {out}")
 

@@ -1,9 +1,8 @@
 """What goes with a single file of weights beside its networks: a .yaml of CompVis, marks, and a noise schedule.
 
-A1111, ComfyUI and Forge read NAME.yaml beside NAME.safetensors. The fields of it that a config of ours has a place for
-are read here, those that say how the networks compute must say what ours do.
-Empty tensors v_pred and ztsnr mark a model that predicts v, and a schedule that ends in pure noise. They count
-more than a file's buffers, which merges copy from an ordinary model.
+A1111, ComfyUI and Forge read NAME.yaml beside NAME.safetensors. Fields that a config of ours has a place for are read
+here; those that say how the networks compute must say what ours do. Empty tensors v_pred and ztsnr mark a model that
+predicts v, and a schedule that ends in pure noise; they count more than buffers, which merges copy from other models.
 """
 
 from collections.abc import Collection, Iterator
@@ -18,9 +17,10 @@ from ldm_us.diffusion.ddpm import Schedule, make_schedule
 from ldm_us.files.checkpoint import NETWORKS, LazyTensor
 from ldm_us.files.stored_tensor import shown
 from ldm_us.files.yaml_fields import yaml_fields
+from ldm_us.runtime.entry import note
 from weights_convert.folder_settings import PIPELINE
 from weights_convert.sources import Source
-from weights_convert.summary import IN_YAML, note
+from weights_convert.summary import IN_YAML
 
 READ = ("parameterization", "linear_start", "linear_end", "timesteps", "scale_factor", "rescale_betas_zero_snr")
 ENCODER = {"transformer_depth": "1", "num_heads": "", "num_head_channels": "-1", "use_scale_shift_norm": "false"}

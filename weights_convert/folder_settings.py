@@ -15,10 +15,10 @@ from typing import Any
 from ldm_us.config import SPACINGS, ModelConfig, ScheduleConfig, check_limits
 from ldm_us.files.checkpoint import NETWORKS
 from ldm_us.files.stored_tensor import shown
+from ldm_us.runtime.entry import note
 from weights_convert.convert import target_shapes
 from weights_convert.diffusers_folder import FIXED, PREDICTIONS, Fields, fields_by_file, tokenizer_settings
 from weights_convert.sources import read_json
-from weights_convert.summary import note
 
 SCHEDULER, VAE, TEXT = "scheduler/scheduler_config.json", "vae/config.json", "text_encoder/config.json"
 UNET, CONTROLNET, TOKENIZER = "unet/config.json", "controlnet/config.json", "tokenizer/tokenizer_config.json"

@@ -12,6 +12,7 @@ from ldm_us.config import PREDICTIONS, PRESETS, ModelConfig
 from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
+from ldm_us.runtime.entry import note
 from weights_convert.convert import DTYPES, LARGEST, Piece, Plan, lazy, load_piece, plan_source
 from weights_convert.embedding import import_embedding
 from weights_convert.lora_import import import_lora
@@ -19,7 +20,7 @@ from weights_convert.result_place import check_result_file
 from weights_convert.rules import SPOILT_POSITIONS
 from weights_convert.source_config import choose_config, with_metadata_of_export
 from weights_convert.sources import Source, open_source
-from weights_convert.summary import note, of_part, summary
+from weights_convert.summary import of_part, summary
 
 REQUIRED = ("vae", "text", "unet")
 DIFFERENCE = "difference"  # a tensor of this name marks a ControlNet that was saved as its difference from a UNet

@@ -7,7 +7,6 @@ rank and alpha of its own. Other kinds of adapters, and those of other families 
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ldm_us.files.checkpoint import write_safetensors
 from ldm_us.files.lora_file import UNKNOWN_BASE
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import PROJECTIONS, LoRAConfig, Update, update_shapes
+from ldm_us.runtime.entry import note
 from weights_convert.convert import DTYPES, Piece, lazy, type_and_shape
 from weights_convert.lora_kinds import BUNDLED, PLAIN, bundled_words, refuse_kinds
 from weights_convert.lora_names import HEADER, LORA_PARTS, layers, spellings, split_name
@@ -46,10 +46,9 @@ def import_lora(path: Path, base: Path, out: Path, dtype: str | None = None, ove
     print("\n".join(f"  read {file}  sha256 {digest}" for file, digest in source.hashes.items()))
     words = bundled_words(source)
     if words:
-        print(
-            f"note: {path}: left out {len(words)} bundled embeddings ({', '.join(map(shown, words[:3]))}): in a prompt "
-            "here these are plain words.",
-            file=sys.stderr,
+        note(
+            f"{path}: left out {len(words)} bundled embeddings ({', '.join(map(shown, words[:3]))}): in a prompt here "
+            "these are plain words."
         )
     if metadata["base_sha256"] == UNKNOWN_BASE:
         print(f"  it does not say what it was trained on: apply it to any model of the size of {config.name}")

@@ -13,12 +13,12 @@ from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.safetensors_header import parse_json
 from ldm_us.files.stored_tensor import shown
+from ldm_us.runtime.entry import note
 from weights_convert.convert import target_shapes
 from weights_convert.detect import detect
 from weights_convert.file_settings import with_file_config
 from weights_convert.folder_settings import FILES, with_folder_config
 from weights_convert.sources import Source, open_source
-from weights_convert.summary import note
 
 # A part -> the tables of a config that its weights depend on, and the fields that it brings along. Of the rest, SRC's
 # are kept where they say how a VAE was measured or trained; all else must be equal.

@@ -1,6 +1,5 @@
 """What an import or export says when it is done: what was read, taken, left out and written."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -51,11 +50,6 @@ def summary(
             types += ", position_ids int64" * (position_ids and part == "text")
             lines.append(f"{part:10} {len(own):5} tensors {parameters:13,} parameters  {types}")
     return "\n".join([*lines, *(f"wrote {file}  {written(file)}" for file in files)])
-
-
-def note(sentence: str) -> None:
-    """Say what is doubtful, on standard error, where the result goes on."""
-    print(f"note: {sentence}", file=sys.stderr)
 
 
 def layouts_of(plan: Plan) -> str:

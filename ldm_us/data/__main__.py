@@ -16,7 +16,8 @@ from ldm_us.data.masks.files import list_masks, parse_name, write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.readers.datasets import KNOWN, read_dataset
 from ldm_us.runtime.checks import check_seed
-from ldm_us.runtime.entry import run_command, short_usage
+from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.entry import note, run_command
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -138,7 +139,7 @@ def run_binarize(args: argparse.Namespace) -> int:
 def note_left_out(files: Sequence[Path]) -> None:
     """Tell the user which files of a folder were not read as masks."""
     if files:
-        print(f"note: left out: {format_names([path.name for path in files])}.", file=sys.stderr)
+        note(f"left out: {format_names([path.name for path in files])}.")
 
 
 def run_statistics(args: argparse.Namespace) -> int:

@@ -14,6 +14,11 @@ def pixel_digest(picture: Image.Image) -> bytes:
     return sha256(f"{picture.size} ".encode() + picture.convert("L").tobytes()).digest()
 
 
+def lineage_digest(picture: Image.Image) -> bytes:
+    """The digest of an image as a lineage keeps it."""
+    return pixel_digest(picture)[:DIGEST_LENGTH]
+
+
 def image_digests(records: Iterable[Record]) -> list[bytes]:
     """The digest of every image, in order, as a lineage keeps it. Opens each once."""
-    return [pixel_digest(open_image(record.image))[:DIGEST_LENGTH] for record in records]
+    return [lineage_digest(open_image(record.image)) for record in records]

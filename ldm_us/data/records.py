@@ -171,6 +171,13 @@ def load_mask(paths: Sequence[Path], size: int) -> Tensor:
 def load_pair(record: Record, size: int, flip: bool = False) -> tuple[Tensor, Tensor]:
     """Load image (3, size, size) in [-1, 1] and hint (1, size, size) in {0, 1}; flip mirrors both left to right."""
     check_size(size)
+    picture, union = open_pair(record)
+    x, hint = image_tensor(picture, size), mask_tensor(union, size)
+    return (x.flip(-1), hint.flip(-1)) if flip else (x, hint)
+
+
+def open_pair(record: Record) -> tuple[Image.Image, Image.Image | None]:
+    """Open an image, and OR its masks, which must be of its size; None where it has none."""
     picture = open_image(record.image)
     union = union_of_masks(record.masks)
     if union is not None and union.size != picture.size:
@@ -178,8 +185,7 @@ def load_pair(record: Record, size: int, flip: bool = False) -> tuple[Tensor, Te
             f"{record.masks[0]} is {union.width}x{union.height}, but its image {record.image} is "
             f"{picture.width}x{picture.height}. Replace the mask by one drawn on this image."
         )
-    x, hint = image_tensor(picture, size), mask_tensor(union, size)
-    return (x.flip(-1), hint.flip(-1)) if flip else (x, hint)
+    return picture, union
 
 
 def check_size(size: int) -> None:

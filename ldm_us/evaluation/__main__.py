@@ -12,7 +12,8 @@ from ldm_us.evaluation.protocol.command import add_protocol_command
 from ldm_us.evaluation.reader.command import add_reader_command
 from ldm_us.evaluation.realism.command import add_realism_command
 from ldm_us.runtime.checks import check_device
-from ldm_us.runtime.entry import run_command, short_usage
+from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.entry import run_command
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.display.pages import render
 from ldm_us.evaluation.judge.file import load_judge
@@ -14,8 +15,8 @@ from ldm_us.report.figures import Figure, result_figures
 from ldm_us.report.judged import Judged, judged
 from ldm_us.report.run_folder import Run, read_pictures, read_run
 from ldm_us.runtime.checks import check_device, check_seed
-from ldm_us.runtime.entry import run_command, short_usage
-from ldm_us.training.dataset import read_data
+from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.entry import run_command
 
 MOST_SEEDS = 5  # samples in a row
 
@@ -92,7 +93,7 @@ def check_options(options: argparse.Namespace) -> None:
     if options.judge is not None:
         load_judge(options.judge)
     if options.data is not None:
-        read_data(options.data)
+        read_datasets(options.data)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ldm_us.data.records import CLASSES, class_prompt
@@ -82,4 +81,4 @@ def named(network: Judge, model: LatentDiffusion, sampling: Sampling, seed: int)
 
 def follows(network: Judge, images: Tensor, masks: Tensor) -> float:
     """The mean Dice of the lesions that the judge finds in images (n, 1, H, W) with masks (n, 1, H, W)."""
-    return float(torch.nan_to_num(mask_errors(judge(network, images).masks, masks).dice).mean())
+    return float(mask_errors(judge(network, images).masks, masks).dice.mean())

@@ -122,13 +122,12 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str]) 
 def resizing_notes(recipe: Recipe) -> list[str]:
     """A sentence for every mask or hint that is not of the samples' size."""
     size, masks = recipe.size, [getattr(recipe.begin, name, None) for name in ("inpaint", "source_mask")]
-    files = [*(path for path in masks if path is not None), *(control.hint for control in recipe.controls)]
-    pictures = {path: open_mask(path) for path in files}
+    unions = {path: union for path in masks if path is not None and (union := union_of_masks([path])) is not None}
+    pictures = unions | {control.hint: open_mask(control.hint) for control in recipe.controls}
     sentences = [
         f"{path} of {picture.width}x{picture.height} resized to {size}x{size}, each pixel from the nearest one."
         for path, picture in pictures.items()
         if picture.size != (size, size)
     ]
-    unions = {path: union_of_masks([path]) for path in masks if path is not None}
-    lost = {path: small_lesions(union, size) for path, union in unions.items() if union is not None}
+    lost = {path: small_lesions(union, size) for path, union in unions.items()}
     return sentences + [f"{path}: {n} of its regions vanish at {size}x{size}." for path, n in lost.items() if n]

@@ -19,7 +19,8 @@ from ldm_us.files.checkpoint import (
     write_safetensors,
 )
 from ldm_us.runtime.checks import check_device
-from ldm_us.runtime.entry import run_command, short_usage
+from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.entry import run_command
 from ldm_us.training.measured import IMAGES, RANK, encode_records, evenly, lost_grain, members
 
 

@@ -5,7 +5,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from ldm_us.runtime.entry import short_usage
+from ldm_us.runtime.command_line import short_usage
 from ldm_us.runtime.processes import local_device, process_count
 from ldm_us.training.options import CAPTION_DROPOUT, STAGES, TrainOptions, check_options, flag
 from ldm_us.training.run import read_config

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.audit.summary import format_names, named, showing_lesions
-from ldm_us.data.digests import image_digests
+from ldm_us.data.digests import lineage_digest
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import Record, load_pair
+from ldm_us.data.readers.left_out import more_than_a_few
+from ldm_us.data.records import Record, image_tensor, load_pair, mask_tensor, open_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
@@ -24,7 +24,6 @@ from ldm_us.files.lineage import unpack
 from ldm_us.training.cache import Cache, moments_key
 
 OTHER_SPLIT = "or the split is another: near-duplicates and patients are found now that were not before"
-FEW, SHARE = 2, 0.05  # lesion images without a drawn lesion that a ControlNet is trained with; the larger one counts
 
 
 @dataclass
@@ -40,6 +39,7 @@ class TrainingSet:
     weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
     folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
     keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
+    images: set[bytes] = field(default_factory=set)  # digests of the images, as a lineage keeps them
 
     def __len__(self) -> int:
         return len(self.records)
@@ -49,11 +49,6 @@ class TrainingSet:
         """Pixels along one side."""
         return self.masks.shape[-1]
 
-    @cached_property
-    def images(self) -> set[bytes]:
-        """The digests of the images, as a lineage keeps them. Opens each, the first time it is asked for."""
-        return set(image_digests(self.records))
-
     def decoded_sha256(self, masks: bool) -> str:
         """SHA-256 of the pixels that the networks see, in order, and of the masks where they see these."""
         digest = hashlib.sha256(json.dumps(self.keys).encode())
@@ -62,17 +57,12 @@ class TrainingSet:
         return digest.hexdigest()
 
 
-def read_data(folders: Sequence[Path]) -> list[Record]:
-    """Read every folder's records. ValueError: two folders hold the same files."""
-    return read_datasets(folders)
-
-
 def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], list[Record]]:
     """Records to train on and records to evaluate on, whole near-duplicate families on one side.
 
     Families are also found among the images of all folders: it opens each, and takes a few seconds for 600.
     """
-    return split_records(read_data(folders), held_out)
+    return split_records(read_datasets(folders), held_out)
 
 
 def split_records(records: Sequence[Record], held_out: float) -> tuple[list[Record], list[Record]]:
@@ -83,17 +73,18 @@ def split_records(records: Sequence[Record], held_out: float) -> tuple[list[Reco
 def load_training_set(records: list[Record], size: int, with_pixels: bool = True) -> TrainingSet:
     """Decode every record at `size` pixels; keep of the pixels only a key where the latents come from a cache."""
     pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8) if with_pixels else None
-    masks, keys = torch.empty(len(records), 1, size, size, dtype=torch.bool), []
+    masks, keys, images = torch.empty(len(records), 1, size, size, dtype=torch.bool), [], set()
     for i, record in enumerate(records):
-        x, hint = load_pair(record, size)
-        masks[i] = hint > 0.5
-        grey = to_uint8(x[:1])
+        picture, union = open_pair(record)
+        masks[i] = mask_tensor(union, size) > 0.5
+        grey = to_uint8(image_tensor(picture, size)[:1])
         keys.append(moments_key(grey))
+        images.add(lineage_digest(picture))
         if pixels is not None:
             pixels[i] = grey
     prompts = ["", *sorted({record.prompt for record in records})]
     prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
-    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys)
+    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys, images=images)
 
 
 def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
@@ -122,7 +113,7 @@ def check_hints(data: TrainingSet) -> list[str]:
     if not empty:
         return []
     found = f"of {len(lesions)} {named(shown)}, these have no lesion in their masks or no mask: {format_names(empty)}"
-    if len(empty) > max(FEW, SHARE * len(lesions)):
+    if more_than_a_few(len(empty), len(lesions)):
         raise ValueError(
             f"--data: {found}. A ControlNet would learn to put a lesion where the mask has none. Draw their lesions, "
             "give them the class normal, or remove them."

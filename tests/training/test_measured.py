@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, read_metadata, save_model
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.__main__ import main
-from ldm_us.training.dataset import load_training_set, read_data
+from ldm_us.training.dataset import load_training_set
 from ldm_us.training.measured import encode_records, latents_of, members, set_measured, shown_to_prior
 from ldm_us.training.result import measure_latents, set_latents
 
@@ -57,7 +58,7 @@ def test_the_command_adds_a_prior_and_leaves_every_other_tensor_and_the_history_
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert {name: read_metadata(out)[name] for name in ("stage", "steps")} == {"stage": "unet", "steps": "7"}
     model = load_model(out)
-    latents = encode_records(model, read_data([images]))
+    latents = encode_records(model, read_datasets([images]))
     pooled = torch.nn.functional.adaptive_avg_pool2d(latents, 8).mean(dim=0)
     torch.testing.assert_close(model.prior.mean, pooled, rtol=1e-4, atol=1e-5)
 
@@ -81,17 +82,17 @@ def model(weights):
 
 
 def test_the_vae_stage_measures_grain_and_forgets_the_prior_of_other_latents(model, images):
-    data = load_training_set(read_data([images]), SIDE)
+    data = load_training_set(read_datasets([images]), SIDE)
     model.set_prior(None)
     assert set_measured(model, data, "vae", decoder_only=False, flip=True) == []
     assert model.grain is not None
     assert model.config.vae.grain
     assert float(model.grain.gain.min()) > 0.02  # the noise alone is 12 of 255 grey levels
     model.set_grain(None)
-    (note,) = set_measured(model, load_training_set(read_data([images]), 16), "vae", decoder_only=False, flip=True)
+    (note,) = set_measured(model, load_training_set(read_datasets([images]), 16), "vae", decoder_only=False, flip=True)
     assert "no grain is measured: that takes images of 96 pixels, not 16" in note
     (note,) = set_measured(
-        model, load_training_set(read_data([images])[:3], SIDE), "vae", decoder_only=False, flip=True
+        model, load_training_set(read_datasets([images])[:3], SIDE), "vae", decoder_only=False, flip=True
     )
     assert "no grain is measured: that takes 4 images, not 3" in note
     assert model.grain is None
@@ -100,7 +101,7 @@ def test_the_vae_stage_measures_grain_and_forgets_the_prior_of_other_latents(mod
 def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mirror_images_only_where_it_mirrors(
     model, images
 ):
-    data = load_training_set(read_data([images]), 16, with_pixels=False)
+    data = load_training_set(read_datasets([images]), 16, with_pixels=False)
     generator = torch.Generator().manual_seed(0)
     data.moments.update({i: torch.randn(2, 8, 4, 4, generator=generator) for i in range(24)})
     both, alone = (latents_of(data, model.vae.scale, flip) for flip in (True, False))
@@ -109,7 +110,7 @@ def test_the_unet_stage_measures_the_prior_of_the_latents_it_trained_on_with_mir
     assert set_measured(model, data, "unet", decoder_only=False, flip=True) == []
     assert model.prior.rank == 20
     torch.testing.assert_close(model.prior.mean.mean(), both.mean(), rtol=1e-4, atol=1e-5)
-    few, before = load_training_set(read_data([images])[:4], 16, with_pixels=False), model.prior
+    few, before = load_training_set(read_datasets([images])[:4], 16, with_pixels=False), model.prior
     few.moments.update({i: data.moments[i] for i in range(4)})
     (note,) = set_measured(model, few, "unet", decoder_only=False, flip=True)
     assert "more than 20 images, not 4; that of the start is kept" in note
@@ -127,7 +128,7 @@ def test_a_prompt_with_sixty_images_gets_a_prior_of_its_own_and_a_caption_of_one
 
 
 def test_the_stage_gives_prompts_of_many_images_their_own_prior_mirror_images_included(model, images):
-    data = load_training_set(read_data([images]), 16, with_pixels=False)
+    data = load_training_set(read_datasets([images]), 16, with_pixels=False)
     times = 15  # 24 images, 8 of each class, as often
     data.records, data.prompt_index = data.records * times, data.prompt_index.repeat(times)
     generator = torch.Generator().manual_seed(0)
@@ -150,7 +151,7 @@ def test_a_schedule_that_ends_in_noise_needs_no_prior_and_its_vae_stage_ends_wit
     config = dataclasses.replace(micro, schedule=schedule, vae=dataclasses.replace(micro.vae, whitened=True))
     torch.manual_seed(0)
     model = LatentDiffusion(config)
-    data = load_training_set(read_data([images]), SIDE)
+    data = load_training_set(read_datasets([images]), SIDE)
     set_latents(model, data)
     assert model.vae.scale == model.config.vae.scale == 1.0
     means, stds = measure_latents(model, data)

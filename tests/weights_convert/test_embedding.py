@@ -8,22 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import load_model, save_model
+from ldm_us.files.checkpoint import load_model
 from ldm_us.files.lora_file import apply_lora, load_lora
 from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
 
 VECTORS = 0.1 * torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def base(micro, tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    save_model(LatentDiffusion(micro), path)
-    return path
 
 
 def webui(vectors):

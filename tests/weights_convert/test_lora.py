@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.config import PRESETS, SD15
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import lazy_tensors, load_model, model_metadata, save_model, write_safetensors
+from ldm_us.files.checkpoint import lazy_tensors, load_model, model_metadata, write_safetensors
 from ldm_us.files.lora_file import UNKNOWN_BASE, apply_lora, load_lora, save_lora
 from ldm_us.networks.lora import LoRAConfig, Update, add_lora, lora_shapes
 from ldm_us.runtime.entry import run_command
@@ -49,15 +49,6 @@ def every_module(config):
     """An update of every linear layer and convolution, of three ranks and four alphas."""
     modules = (Update(name, 1 + i % 3, 0.5 + i % 4) for i, name in enumerate(layers(config)))
     return LoRAConfig(parts=(), modules=tuple(modules))
-
-
-@pytest.fixture(scope="module")
-def base(micro, tmp_path_factory):
-    """A model of micro with random weights, to be read only."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    save_model(LatentDiffusion(micro), path)
-    return path
 
 
 def header(path):

@@ -7,8 +7,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lora_file import load_lora
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
@@ -21,13 +19,6 @@ OURS = {
     TEXT: "text.blocks.0.mlp_in",
     TEXT.removeprefix("text_model."): "text.blocks.0.mlp_in",  # transformers 5
 }
-
-
-@pytest.fixture(scope="module")
-def base(micro, tmp_path_factory):
-    path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    save_model(LatentDiffusion(micro), path)
-    return path
 
 
 def write_adapter(folder, module=UNET, settings=None, end=".weight", rank=2, extra=None):

@@ -19,7 +19,7 @@ OTHER_FINDINGS, MADE, NO_PICTURES = "masks of other findings", "made by ldm_us b
 UNLISTED, UNLISTED_MASKS = "pictures that no line names", "masks that no line names"  # of an imagefolder
 ON_PURPOSE = (OTHER_FINDINGS, MADE, NO_PICTURES, UNLISTED)
 MADE_NAMES = ("overview.png", "grid.png", "strips")  # beside phantoms; beside samples
-FEW, SHARE = 2, 0.05  # pictures, and share of the images read, that may be left out
+FEW, SHARE = 2, 0.05  # pictures, and share of the images, that may be other than they should; the larger one counts
 SHOWN = 3  # names of a kind in a sentence
 MASK_WORD = re.compile(r"[ _-]*(?<![a-z])(?:masks?|m)(?![a-z])[ _-]*(?:(?<=_)\d{1,2}$)?", re.IGNORECASE)
 
@@ -70,7 +70,12 @@ def kind_of(path: Path, root: Path, layout: str, stems: AbstractSet[tuple[Path, 
 
 def too_many(left_out: dict[str, list[Path]], images: int) -> bool:
     """Say whether more pictures are left out than a reading of so many images may leave."""
-    return sum(len(paths) for kind, paths in left_out.items() if kind not in ON_PURPOSE) > max(FEW, SHARE * images)
+    return more_than_a_few(sum(len(paths) for kind, paths in left_out.items() if kind not in ON_PURPOSE), images)
+
+
+def more_than_a_few(count: int, images: int) -> bool:
+    """Say whether so many of the images are a wrong reading, and not an exception."""
+    return count > max(FEW, SHARE * images)
 
 
 def describe_left_out(left_out: dict[str, list[Path]]) -> list[str]:

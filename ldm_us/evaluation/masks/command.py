@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.data.near_duplicates import merge_families
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.file import Training, load_judge
 from ldm_us.evaluation.judge.network import judge
@@ -28,7 +29,6 @@ from ldm_us.evaluation.masks.folder import (
 from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, not_seen_by_judge
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set
-from ldm_us.training.dataset import read_data
 
 
 def add_mask_fidelity_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -93,7 +93,7 @@ def read_pairs(
 
     Raise ValueError, before anything is measured, for what cannot be compared.
     """
-    generated, every_real = read_set(generated_folders), read_data(real_folders)
+    generated, every_real = read_set(generated_folders), read_datasets(real_folders)
     size = check_sets(every_real, generated, side_of(generated))
     samples = with_and_without_lesion(generated, size, "--generated")
     if not samples.lesions:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_us.data.near_duplicates import merge_families
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
 from ldm_us.data.split import labels_of_groups
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
@@ -17,7 +18,7 @@ from ldm_us.evaluation.sets.evaluated_images import seen_folders, seen_records
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import DIGESTS, read_lineage
-from ldm_us.training.dataset import data_hash, read_data, split_data
+from ldm_us.training.dataset import data_hash, split_data
 
 HELD_OUT, OWN, OTHERS = "held-out", "small generator's own images", "small generator's unseen images"  # test sets
 LEAST_GROUPS = 2  # of a class in a test set: a bootstrap of one is no bootstrap
@@ -51,7 +52,7 @@ def split_images(config: ProtocolConfig) -> Split:
     for name, paths in config.external.items():
         if name in (HELD_OUT, OWN, OTHERS):
             raise ValueError(f"external.{name}: the name of another test set. Choose another.")
-        external = read_data([Path(path) for path in paths])
+        external = read_datasets([Path(path) for path in paths])
         tests[name] = external_set(name, [*train, *held_out], external)
         digests[name] = data_hash(tests[name])
         if left_out := len(external) - len(tests[name]):

@@ -10,12 +10,13 @@ from typing import Any
 
 from ldm_us.data.digests import image_digests
 from ldm_us.data.near_duplicates import merge_families
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import PHANTOM_GROUP, Record
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.evaluation.judge.file import Training, seen_in_training
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import DIGESTS, Lineage, read_lineage
-from ldm_us.training.dataset import OTHER_SPLIT, data_hash, read_data
+from ldm_us.training.dataset import OTHER_SPLIT, data_hash
 
 # The models of ldm_us/weights/ keep no digests, but the hash of all their images says which phantoms these are.
 PHANTOMS = {"6ef4ed5cbb9a4d04787f90029d58276ba65eb9c654ce2f3227fa4c595e321f72": f"{PHANTOM_GROUP}1:"}  # of seed 1
@@ -47,7 +48,7 @@ def lineage_split(weights: Path, folders: Sequence[Path]) -> tuple[list[Record],
     share = lineage.entries[-1].get("held_out")
     if not share:
         raise ValueError(f"{weights}: was trained with --held-out 0, so there is nothing left to evaluate on.")
-    records = merge_families(read_data(folders))
+    records = merge_families(read_datasets(folders))
     train, held_out = split_by_group(records, share, SPLIT_SEED)
     known = data_hash(train)
     if lineage.entries[-1].get("data_sha256") != known:
@@ -106,7 +107,7 @@ def unseen_records(weights: Path, folders: Sequence[Path]) -> list[Record]:
     folders together, whole and without the share that a stage held out: that it was trained on other parts is unknown.
     """
     lineage = read_lineage(read_metadata(weights))
-    records = sorted(read_data(folders))
+    records = sorted(read_datasets(folders))
     seen = seen_records(lineage, records)
     if seen:
         raise ValueError(
@@ -130,7 +131,7 @@ def seen_folders(weights: Path, folders: Sequence[Path], known: Sequence[str] = 
     trained_on = {entry.get("data_sha256") for entry in entries if DIGESTS not in entry} - {None, *known}
     shares = {0.0, *(float(entry.get("held_out") or 0) for entry in entries)}
     for group in {tuple(folders), *((folder,) for folder in folders)} if trained_on else ():
-        records = merge_families(read_data(group))
+        records = merge_families(read_datasets(group))
         for share in sorted(shares):
             train, _ = split_by_group(records, share, SPLIT_SEED)
             if data_hash(train) in trained_on:
@@ -150,7 +151,7 @@ def check_unseen_by_judge(path: Path, training: Training, records: Sequence[Reco
 
 def not_seen_by_judge(path: Path, training: Training, folders: Sequence[Path]) -> list[Record]:
     """The images of real folders that the judge was not trained on, nor on a near-duplicate of them that lies there."""
-    records = merge_families(read_data(folders))
+    records = merge_families(read_datasets(folders))
     families = {record.group for record in seen_in_training(records, set(training.images))}
     unseen = sorted(record for record in records if record.group not in families)
     if not unseen:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 import sample
 import train
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
@@ -38,7 +39,7 @@ from ldm_us.evaluation.protocol.splits import (
 from ldm_us.evaluation.protocol.stages import check_stages, plan_stages, run_script, wanted_samples
 from ldm_us.files.checkpoint import read_metadata, save_model
 from ldm_us.files.lineage import Lineage, read_lineage
-from ldm_us.training.dataset import data_hash, read_data, split_data
+from ldm_us.training.dataset import data_hash, split_data
 from tests.conftest import read_run
 
 CLASSES = ("benign", "malignant", "normal")
@@ -268,7 +269,7 @@ def start_of_folder(records, folder, path, micro):
 def test_a_model_that_knows_images_to_test_on_is_no_start_whatever_its_folder_was_called(values, micro, tmp_path):
     config = configured(values)
     split = split_images(config)
-    data, external = (read_data([Path(f)]) for f in (config.data[0], config.external["elsewhere"][0]))
+    data, external = (read_datasets([Path(f)]) for f in (config.data[0], config.external["elsewhere"][0]))
     training, held_out = split_data([Path(f) for f in config.data], 0.25)
     known = data_hash(training)
     for records, folder, said in (

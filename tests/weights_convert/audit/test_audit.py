@@ -18,10 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.config import SD15, TINY
 from ldm_us.diffusion.ddpm import make_schedule
-from ldm_us.runtime.entry import run_command
 from tests.golden.converted import source_from_state_dict
 from tests.golden.original import LAYOUTS, PREFIXES, tiny_compvis, to_open_clip
-from weights_convert.__main__ import main
 from weights_convert.audit.command import say
 from weights_convert.audit.findings import audit, audit_rows, totals
 from weights_convert.audit.numbers import CHUNK, numbers_of
@@ -32,17 +30,6 @@ from weights_convert.sources import open_source
 UNET = PREFIXES["unet"]
 NAN, ZERO, CONSTANT = (UNET + name for name in ("out.2.weight", "out.2.bias", "time_embed.0.bias"))
 MISSING, MISSHAPED, EXTRA = UNET + "out.0.bias", UNET + "time_embed.2.bias", "<b>evil</b>"
-
-
-@pytest.fixture
-def run_audit(capsys):
-    """A function: `python -m weights_convert audit`; -> (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        code = run_command(lambda: main(["audit", *map(str, arguments)]))
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,7 @@ from safetensors.torch import load_file, save_file
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import LoRAConfig, add_lora
-from ldm_us.runtime.entry import run_command
-from weights_convert.__main__ import main
 from weights_convert.lora_export import export_lora
-
-
-@pytest.fixture
-def run_audit(capsys):
-    """A function: `python -m weights_convert audit`; -> (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        code = run_command(lambda: main(["audit", *map(str, arguments)]))
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")
