@@ -60,11 +60,6 @@ def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Non
         raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, 3, *size)}.")
 
 
-def mask_hint(masks: Tensor) -> Tensor:
-    """Masks (b, 1, H, W) in {0, 1} as a ControlNet takes them: (b, 3, H, W)."""
-    return masks.expand(-1, 3, -1, -1)
-
-
 def prepare_controls(terms: Sequence[ControlTerm], schedule: Schedule, steps: int) -> list[ReadyControl]:
     """Compute what does not change from step to step; terms of scale 0 are left out."""
     ready = []

@@ -58,7 +58,7 @@ def check_combinations(options: Options, given: Sequence[str]) -> None:
     if options["source_class"] and options["source_prompt"] is not None:
         raise ValueError("--source-class and --source-prompt both say what --init shows: give one of them.")
     if options["sampler"] != "ddim" and options["eta"]:
-        raise ValueError(f"--eta is the noise of ddim: with --sampler {options['sampler']} it does nothing. Leave it out.")
+        raise ValueError(f"--eta is of ddim and does nothing with --sampler {options['sampler']}: leave it out.")
     if options["invert"] and (options["sampler"] != "ddim" or options["eta"] != 0.0):
         raise ValueError("--invert is exact for --sampler ddim --eta 0 alone.")
     if options["invert"] and options["explain"]:

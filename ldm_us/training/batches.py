@@ -26,7 +26,7 @@ class LatentBatch(NamedTuple):
 
     z_0: Tensor  # (b, c, h, w), scaled latents drawn from the posterior
     prompt_index: Tensor  # (b,) int64 into TrainingSet.prompts; 0 where the caption was dropped
-    hint: Tensor  # (b, 3, H, W) in {0, 1}, the mask
+    mask: Tensor  # (b, 1, H, W) in {0, 1}
     t: Tensor  # (b,) int64
     eps: Tensor  # (b, c, h, w)
 
@@ -95,12 +95,12 @@ def latent_batch(
     moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
     z_0 = posterior_from_moments(torch.stack(moments), scale).sample(generator)
     dropped = torch.rand(size, generator=generator) < caption_dropout
-    hint = mirror(data.masks[index].float(), mirrored).expand(-1, 3, -1, -1)
+    mask = mirror(data.masks[index].float(), mirrored)
     t = torch.randint(0, timesteps, (size,), generator=generator)
     eps = torch.randn(z_0.shape, generator=generator)
     if offset_noise:  # drawn last: without it every other number of a batch is the same
         eps = eps + offset_noise * torch.randn(*z_0.shape[:2], 1, 1, generator=generator)
-    return LatentBatch(z_0, data.prompt_index[index].masked_fill(dropped, 0), hint, t, eps)
+    return LatentBatch(z_0, data.prompt_index[index].masked_fill(dropped, 0), mask, t, eps)
 
 
 def draw_mirrored(size: int, flip: bool, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ GROUPS = {  # titles in --help, above the option that each begins with
     "precision": "speed, and several processes under torchrun",
     "log_every": "what is kept and shown",
 }
-PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
+PAIRS = {"steps": "epochs"}  # one of each must be given
 
 
 def parse_options(argv: list[str] | None = None) -> TrainOptions:

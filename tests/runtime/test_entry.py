@@ -63,7 +63,7 @@ def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(error):
 @pytest.mark.parametrize(
     ("main", "argv", "needed"),
     [
-        (train.main, ["unet"], "--data DIR ... (--weights FILE | --preset NAME) --out RUN (--steps N | --epochs N)"),
+        (train.main, ["unet"], "--data DIR ... --out RUN (--steps N | --epochs N)"),
         (sample.main, ["--nonsense"], "[options]"),
         (data, ["phantom"], "--out DIR"),
         (evaluation, ["masks"], "--weights FILE --data DIR ..."),

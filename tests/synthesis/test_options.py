@@ -60,7 +60,7 @@ def test_what_does_nothing_is_told(run, tmp_path, capsys, options, sentence):
 
 def test_eta_is_refused_beside_a_sampler_that_has_none(refused, tmp_path):
     sentence = refused(tmp_path / "out", "--sampler", "ddpm", "--eta", 0.5)
-    assert sentence == "--eta is the noise of ddim: with --sampler ddpm it does nothing. Leave it out."
+    assert sentence == "--eta is of ddim and does nothing with --sampler ddpm: leave it out."
     assert not (tmp_path / "out").exists()
 
 

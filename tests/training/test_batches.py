@@ -95,10 +95,10 @@ def test_latents_and_mask_are_of_the_same_image_and_mirrored_together(data):
     seen = set()
     for step in range(12):
         batch, index = draw(data, step), batch_indices(N, 0, step, 4)
-        for i, z_0, hint in zip(index.tolist(), batch.z_0, batch.hint, strict=True):
-            mask = data.masks[i].float().expand(3, -1, -1)
-            mirrored = not torch.equal(hint, mask)
-            assert torch.equal(hint, mask.flip(-1) if mirrored else mask)
+        for i, z_0, seen_mask in zip(index.tolist(), batch.z_0, batch.mask, strict=True):
+            mask = data.masks[i].float()
+            mirrored = not torch.equal(seen_mask, mask)
+            assert torch.equal(seen_mask, mask.flip(-1) if mirrored else mask)
             torch.testing.assert_close(z_0, 2.0 * data.moments[i][int(mirrored), :4], atol=1e-5, rtol=0)
             seen.add(mirrored)
     assert seen == {True, False}
@@ -119,7 +119,7 @@ def test_the_vae_sees_images_as_they_are_or_mirrored(data):
 def test_without_flip_nothing_is_mirrored(data):
     index = batch_indices(N, 0, 0, 24)
     assert torch.equal(image_batch(data, (4, 4, 4), 0, 0, 24, flip=False).x, to_signed(data.pixels[index]))
-    assert torch.equal(draw(data, size=24, flip=False).hint[:, :1], data.masks[index].float())
+    assert torch.equal(draw(data, size=24, flip=False).mask, data.masks[index].float())
 
 
 def test_latents_are_drawn_from_the_scaled_posterior(data):

@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from ldm_us.training.start import random_model
 def batch():
     generator = torch.Generator().manual_seed(0)
     z_0, eps = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
-    hint = (torch.rand(3, 3, 16, 16, generator=generator) > 0.5).float()
-    return LatentBatch(z_0, torch.tensor([0, 1, 2]), hint, torch.tensor([0, 500, 999]), eps)
+    mask = (torch.rand(3, 1, 16, 16, generator=generator) > 0.5).float()
+    return LatentBatch(z_0, torch.tensor([0, 1, 2]), mask, torch.tensor([0, 500, 999]), eps)
 
 
 @pytest.fixture
@@ -72,7 +73,8 @@ def errors_by_image(batch, prediction):
 def quarter(prediction):
     """A model whose denoiser answers a quarter of z_t."""
     schedule = make_schedule(ScheduleConfig(prediction=prediction))
-    return SimpleNamespace(schedule=schedule, unet=lambda z_t, *_: z_t / 4, controlnet=lambda *_: None)
+    controlnet = MagicMock(return_value=None)
+    return SimpleNamespace(schedule=schedule, unet=lambda z_t, *_: z_t / 4, controlnet=controlnet)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -124,10 +126,11 @@ def test_the_control_stage_passes_noise_text_and_hint_to_the_controlnet_and_its_
         assert torch.equal(z_t, seen["z_t"])
         return torch.zeros_like(z_t)
 
+    controlnet.hint_of = lambda masks: 2 * masks
     model = SimpleNamespace(schedule=make_schedule(ScheduleConfig()), unet=unet, controlnet=controlnet)
     loss, _ = ddpm_loss(model, batch, context, use_control=True)
     assert float(loss) == pytest.approx(float((batch.eps.double() ** 2).mean()), rel=1e-6)
-    assert all(torch.equal(seen[name], value) for name, value in {"t": batch.t, "hint": batch.hint}.items())
+    assert all(torch.equal(seen[name], value) for name, value in {"t": batch.t, "hint": 2 * batch.mask}.items())
     assert torch.equal(seen["context"], context)
 
 
