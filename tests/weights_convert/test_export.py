@@ -156,19 +156,19 @@ def test_an_exported_folder_with_an_exchanged_part_is_imported_as_any_other(expo
 
 def test_what_a_compvis_file_cannot_say_is_noted_and_of_sd15_nothing(export, model_file, tmp_path):
     _, text, _ = export(model_file, "--format", "compvis", "--out", tmp_path / "out.safetensors")
-    (note,) = (line for line in text.splitlines() if line.startswith("note: "))
+    (note,) = (line for line in text.splitlines() if line.startswith("note: not as in SD 1.5"))
     assert "vae.width 8, " in note
     assert "text.layers 1, " in note
     assert "hint_channels" not in note  # of the ControlNet, which is not in the file
     model = {"vae", "text", "unet"}
-    assert [*unlike_sd15(SD15, model)] == [*unlike_sd15(SD15, {"controlnet"})] == []
+    assert [*unlike_sd15(SD15, model)] == [*unlike_sd15(SD15, {"controlnet"}, {})] == []
     assert "control.hint_channels (16, 32, 64)" in [*unlike_sd15(US128, {"controlnet"})]
     v = dataclasses.replace(SD15, schedule=dataclasses.replace(SD15.schedule, prediction="v", guidance=3.0))
     assert [*unlike_sd15(v, model)] == []  # the .yaml says it
     noise = dataclasses.replace(v, schedule=dataclasses.replace(v.schedule, zero_terminal_snr=True))
     assert [*unlike_sd15(noise, model)] == []  # a mark says it
-    assert "schedule.zero_terminal_snr True" in [*unlike_sd15(noise, {"controlnet"})]
-    assert [*unlike_sd15(v, {"controlnet"})] == ["schedule.prediction v"]
+    assert "schedule.zero_terminal_snr True" in [*unlike_sd15(noise, {"controlnet"}, {})]
+    assert [*unlike_sd15(v, {"controlnet"}, {})] == ["schedule.prediction v"]
 
 
 @pytest.mark.parametrize("first", [0, 1])
