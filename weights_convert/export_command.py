@@ -26,7 +26,7 @@ from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, w
 from ldm_us.files.checkpoint import MEASURED, NETWORKS, PARTS, LazyTensor, model_metadata, write_safetensors
 from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, target_shapes
 from weights_convert.detect import detect
-from weights_convert.diffusers_folder import TOKENIZER_FILES, beta_schedule, folder_texts
+from weights_convert.diffusers_folder import TOKENIZER_FILES, beta_schedule, fields_by_file, folder_texts
 from weights_convert.expansion import rules_for
 from weights_convert.file_settings import beside, marks, yaml_beside
 from weights_convert.lora_export import NAMINGS, export_lora
@@ -34,7 +34,7 @@ from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
 from weights_convert.source_config import choose_config
 from weights_convert.sources import COMPONENTS, Source, open_source
-from weights_convert.summary import IN_YAML, of_part, summary, unlike_sd15
+from weights_convert.summary import in_yaml, of_part, summary, unlike_sd15
 
 NO_PLACE = "no place for it in this layout"
 POSITION_IDS = "embeddings.position_ids"  # behind the prefix of the text encoder, in transformers' names
@@ -173,16 +173,18 @@ def left_out(plan: Plan, taken: set[str]) -> list[str]:
 
 
 def notes(out: Path, format: str, config: ModelConfig, taken: set[str]) -> Iterator[str]:
-    """How to load a diffusers folder; what a CompVis file leaves unsaid. One line each."""
+    """What a file or folder leaves unsaid, and how a diffusers folder is loaded. One line each."""
+    said = {"compvis": in_yaml, "diffusers": fields_by_file}.get(format, lambda config: None)
+    different = [*unlike_sd15(config, taken, said)]
+    if format == "controlnet" and beta_schedule(config.schedule) != "scaled_linear":
+        different.append("the noise levels")
+    if different:
+        yield (
+            f"note: not as in SD 1.5, and no place for it in this layout: {', '.join(different)}. A program that "
+            "expects SD 1.5 will not load the file, or will sample wrongly. `weights_convert import` reads it."
+        )
     if format != "diffusers":
-        different = [*unlike_sd15(config, taken, IN_YAML if "unet" in taken else {})]
-        different += ["the noise levels"] * (beta_schedule(config.schedule) != "scaled_linear")
-        if different:
-            yield (
-                f"note: not as in SD 1.5, and no place for it in this layout: {', '.join(different)}. A program that "
-                "expects SD 1.5 will not load the file, or will sample wrongly. `weights_convert import` reads it."
-            )
-        if chosen := [*unlike_sd15(config, taken, sampling=True)]:
+        if chosen := [*unlike_sd15(config, taken, lambda config: None, sampling=True)]:
             yield f"note: samples best with {', '.join(chosen)}: no program reads that from the file."
         return
     yield f'load StableDiffusionPipeline.from_pretrained("{out}"), guidance_scale={config.guidance(masked=False)}'

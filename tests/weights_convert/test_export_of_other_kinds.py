@@ -23,7 +23,7 @@ from weights_convert.__main__ import main as weights_convert_main
 from weights_convert.diffusers_folder import folder_texts
 from weights_convert.export_command import FORMATS, notes, without_ours
 from weights_convert.file_settings import marks, yaml_beside
-from weights_convert.summary import unlike_sd15
+from weights_convert.summary import in_yaml, unlike_sd15
 
 LAYOUTS = [name for name in FORMATS if name != "lora"]
 TAKEN = {"compvis": {"unet", "vae", "text"}, "controlnet": {"controlnet"}}
@@ -205,7 +205,7 @@ def test_the_bundled_models_are_told_apart_from_sd15(name, export, tmp_path):
 
 def test_every_preset_but_sd15_is_noted():
     for name, config in PRESETS.items():
-        different = [*unlike_sd15(config, TAKEN["compvis"])]
+        different = [*unlike_sd15(config, TAKEN["compvis"], in_yaml)]
         assert (different == []) == (name == "sd15"), name
 
 
