@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
+from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import Control
 
@@ -58,6 +59,22 @@ def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Non
     """Refuse hints of another shape than (b, 3, H, W)."""
     if shape != (batch, 3, *size):
         raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, 3, *size)}.")
+
+
+def check_batch(
+    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
+) -> None:
+    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
+    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
+        if count != batch:
+            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
+    size = pixels_of(model, z_T)
+    for side in size:
+        check_size(model.config, side)
+    for term in controls:
+        check_hint(tuple(term.hint.shape), batch, size)
+    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
+        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")
 
 
 def prepare_controls(terms: Sequence[ControlTerm], schedule: Schedule, steps: int) -> list[ReadyControl]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ldm_us.config import ModelConfig
-from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span
+from ldm_us.diffusion.controls import ControlTerm, check_batch, check_span
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
-from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
+from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
 SAMPLERS = ("ddim", "ddpm")
@@ -232,19 +232,3 @@ def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def check_batch(
-    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
-) -> None:
-    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
-    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
-        if count != batch:
-            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
-    size = pixels_of(model, z_T)
-    for side in size:
-        check_size(model.config, side)
-    for term in controls:
-        check_hint(tuple(term.hint.shape), batch, size)
-    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
-        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")
