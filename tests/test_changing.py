@@ -1,4 +1,4 @@
-"""docs/changing.md: each diff applies to the package as it is, the copy passes the tests named beside it, all is true."""
+"""docs/changing.md: each diff applies to the package as it is, and the copy passes the tests named beside it."""
 
 import dataclasses
 import os

@@ -54,7 +54,7 @@ def test_the_commands_lead_from_a_folder_to_samples_that_follow_a_mask(thyroid, 
         argv = [FEWER.get(before, word) for before, word in zip(["", *argv], argv, strict=False)]
         assert run_command(partial(MAINS[name], [*argv, *SMALL.get(name, [])])) == 0
     said = capsys.readouterr()
-    assert "imagefolder in thyroid: 24 images (24 unknown), 16 masks" in said.out
+    assert "imagefolder in thyroid: 24 images (8 normal, 16 unknown), 16 masks" in said.out
     assert len([*(thyroid / "samples").glob("0000_*.png")]) == 1
     entries = read_lineage(read_metadata(thyroid / "runs" / "thyroid" / "controlnet" / "model.safetensors")).entries
     assert [entry["stage"] for entry in entries] == ["vae", "unet", "controlnet"]
