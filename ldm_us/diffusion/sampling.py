@@ -17,11 +17,12 @@ from ldm_us.config import ModelConfig
 from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
+from ldm_us.diffusion.dpm_solver import dpm_step
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
-SAMPLERS = ("ddim", "ddpm")
+SAMPLERS = ("ddim", "ddpm", "dpm")
 PRECISIONS = ("fp32", "bf16")
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
 
@@ -183,10 +184,9 @@ def denoise(
     timesteps = ddim_timesteps(model.schedule, sampling.steps)[start:]
     if not timesteps:
         yield Step(-1, z_T, z_T)
-    z = z_T
+    step = None
     for t, t_prev in timesteps:
-        step = denoise_step(model, z, t, t_prev, conditions, generators, sampling)
-        z = step.z
+        step = denoise_step(model, z_T if step is None else step.z, t, t_prev, conditions, generators, sampling, step)
         yield step
 
 
@@ -198,8 +198,9 @@ def denoise_step(
     conditions: Conditions,
     generators: Sequence[torch.Generator],
     sampling: Sampling,
+    before: Step | None = None,
 ) -> Step:
-    """One model call and one step of the sampler, from z_t (b, c, h, w) to z_{t_prev}."""
+    """One model call and one step of the sampler, from z_t (b, c, h, w) to z_{t_prev}; dpm remembers the one before."""
     schedule = model.schedule
     t_batch, t_prev_batch = (torch.full((len(z),), value, device=z.device) for value in (t, t_prev))
     prediction = guided_prediction(model, z, t_batch, conditions)
@@ -208,6 +209,9 @@ def denoise_step(
     noise = draw(z.shape, generators).to(z) if sampling.sampler == "ddpm" or sampling.eta > 0 else None
     if sampling.sampler == "ddpm":
         z = ddpm_step(schedule, z, t_batch, t_prev_batch, prediction, noise)
+    elif sampling.sampler == "dpm":
+        memory = None if before is None else (torch.full_like(t_batch, before.t), before.z_0_hat)
+        z = dpm_step(schedule, z, t_batch, t_prev_batch, prediction, memory)
     else:
         z = ddim_step(schedule, z, t_batch, t_prev_batch, prediction, sampling.eta, noise)
     return Step(t, z, z_0_hat)
