@@ -86,7 +86,7 @@ def draw_part(
     """Draw the samples of one network call after the other."""
     steps = list[Step]()
     generators = generators_of([one.seed if recipe.edition > 1 else one.seed % 2**32 for one in part])
-    with computing(model, recipe.sampling):
+    with computing(model, recipe.sampling) as model:
         with record(model) if "explain" in strips else nullcontext() as seen:
             for step in walk(model, part, recipe, added, generators):
                 steps = [*steps, step] if "trajectory" in strips else [step]
