@@ -10,6 +10,7 @@ import configparser
 import re
 import runpy
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,11 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if path.name not in PAST
 )
-MODULES = [*ROOT.glob("*.py"), *(p for top in ("bench", "examples", "lessons", "ldm_us", "weights_convert") for p in sorted((ROOT / top).rglob("*.py")))]  # fmt: skip
+MODULES = sorted(
+    path
+    for pattern in ("*.py", "bench/*.py", "examples/*.py", "lessons/*.py", "ldm_us/**/*.py", "weights_convert/**/*.py")
+    for path in ROOT.glob(pattern)
+)
 ELSEWHERE = {"pip", "venv", "source", "git", "cd", "marimo", "pre-commit", "apt", "apt-get"}
 OURS = {"python", "python3", "torchrun", "make", "pytest", "ldm-us-train", "ldm-us-sample", ".ci/run"}
 WITHOUT_OPTIONS = ("examples/", "lessons/", "tests.golden.filled_checkpoint")
@@ -260,6 +265,13 @@ def test_a_command_that_there_is_not_is_noticed(line):
         check(words)
 
 
+def test_every_python_in_the_pages_is_python():
+    code = [block for page in PAGES for block in blocks_of(page.read_text("utf-8")) if "import ldm_us" in block[:1]]
+    assert len(code) >= 2
+    for block in code:
+        ast.parse("\n".join(block))
+
+
 # What is named within the text
 
 
@@ -301,9 +313,13 @@ def test_every_option_that_a_text_names_is_one_of_some_command():
 def test_every_module_target_and_script_that_a_text_names_exists():
     gone = set()
     for page, span in SPANS:
-        for module, words in re.findall(r"python -m ((?:ldm_us|weights_convert|lessons|tests)[\w.]*) ?([a-z|-]*)", span):
+        for module, words in re.findall(
+            r"python -m ((?:ldm_us|weights_convert|lessons|tests)[\w.]*) ?([a-z|-]*)", span
+        ):
             script = script_of(["-m", module])[0]
-            gone |= set() if script.is_file() and set(words.split("|")) <= {"", *subcommands(script)} else {(page, span)}
+            gone |= (
+                set() if script.is_file() and set(words.split("|")) <= {"", *subcommands(script)} else {(page, span)}
+            )
         if target := re.match(r"make ([a-z]+)", span):
             gone |= set() if f"\n{target[1]}: " in (ROOT / "Makefile").read_text() else {(page, span)}
         for script in re.findall(r"^python ((?:\w+/)*\w+\.py)", span):
@@ -331,3 +347,60 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
         there = target.exists() and (not anchor or target.suffix != ".md" or anchor in anchors_of(target))
         broken += [] if there else [link]
     assert broken == []
+
+
+# The project of docs/use.md, from its first command to its last, at a size of seconds
+
+SMALL = {  # what stands for the files that nobody has here
+    "v1-5-pruned-emaonly.safetensors": str(ldm_us.BUNDLED),
+    "control_sd15_seg.safetensors": str(ldm_us.BUNDLED),
+    "MODEL": "runs/controlnet/model.safetensors",
+    "Dataset_BUSI_with_GT": "phantoms",
+    "MASKS": "docs/masks",
+    "mask.png": "phantoms/benign/benign (1)_mask.png",
+    "IMAGE": "phantoms/benign/benign (1).png",
+    "MASK": "phantoms/benign/benign (1)_mask.png",
+    "REGION": "phantoms/benign/benign (1)_mask.png",
+    "NEW": "docs/masks/benign (2)_mask.png",
+    "cuda": "cpu",
+    "bf16": "fp32",
+}
+NUMBERS = {"--steps": "1", "--accumulate": "1", "--resample": "1", "--n": "1"}
+FEW = {
+    "train.py": {"--batch": "2", "--warmup": "0", "--sample-every": "0", "--validate-every": "0"},
+    "sample.py": {"--steps": "1", "--n": "1"},
+}
+NOT_RUN = (  # tests of their own run them, on data that suit them; or they want a file that is nowhere
+    *(
+        "pip",
+        "venv",
+        "ldm_us.evaluation",
+        "ldm_us.training",
+        "ldm_us.report",
+        "us128",
+        "runs/vae",
+        "--nproc-per-node 4",
+    ),
+    *("--lora", "lora.safetensors", "--against", "BUSBRA", "vae-ft-mse-840000.safetensors", "textual_inversion.pt"),
+)
+
+
+def made_small(words: list[str]) -> list[str]:
+    """The script, or -m and the module, with few steps and few pictures, on files that are here."""
+    words = words[words.index("--") + 1 :] if "torchrun" in words else words[1:]
+    numbers = NUMBERS | ({"--n": "6"} if "ldm_us.data" in words else {"--n": "3"} if "--balance" in words else {})
+    small = [numbers.get(before, SMALL.get(word, word)) for before, word in zip(["", *words], words, strict=False)]
+    few = {} if {"--info", "--verify"} & set(words) else FEW.get(words[0], {})
+    return small + [word for option, value in few.items() if option not in words for word in (option, value)]
+
+
+def test_the_commands_of_a_project_work_one_after_the_other(tmp_path, monkeypatch, capsys):
+    shutil.copytree(ROOT / "docs" / "masks", tmp_path / "docs" / "masks")
+    monkeypatch.chdir(tmp_path)
+    lines = [words for words in commands_in(DOCUMENTS["docs/use.md"]) if name_of(words) in {"python", "torchrun"}]
+    lines = [made_small(words) for words in lines if not any(part in " ".join(words) for part in NOT_RUN)]
+    assert len(lines) > 20
+    for words in lines:
+        with pytest.raises(SystemExit) as end:
+            execute(*script_of(words))
+        assert end.value.code == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
