@@ -1,7 +1,7 @@
 """The same weights in ldm_us and in diffusers and transformers, compared tensor by tensor. For auditors; make parity.
 
-    python bench/parity.py                                     # the bundled model; filled weights at size tiny, eps and v
-    python bench/parity.py --preset sd15 --steps 2             # filled weights at the size of Stable Diffusion 1.5
+    python bench/parity.py                                # the bundled model; filled weights at size tiny, eps and v
+    python bench/parity.py --preset sd15 --steps 2        # filled weights at the size of Stable Diffusion 1.5
     python bench/parity.py --weights model.safetensors --steps 50
 
 Each model is exported with `python -m weights_convert export` to a temporary diffusers folder, which their libraries
