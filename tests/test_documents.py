@@ -1,7 +1,7 @@
 """Every command of the documents is read by its own parser, those of a project are run, every link leads somewhere.
 
-A document is a Markdown file, or the docstring at the top of a module. The changelog and the log tell of the past, and are
-none. A command is read by what reads it in use: its script runs up to the moment at which argparse has answered.
+A document is a Markdown file, or the docstring at the top of a module. The changelog and the log tell of the past, and
+are none. A command is read by what reads it in use: its script runs up to the moment at which argparse has answered.
 """
 
 import argparse
