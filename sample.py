@@ -19,6 +19,11 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
+from ldm_us.runtime.command_line import answer_at_once
+from ldm_us.synthesis.command_line import build_parser
+
+answer_at_once(__name__, build_parser)  # before the imports that take seconds
+
 from tqdm import tqdm
 
 from ldm_us.data.records import load_mask
@@ -31,6 +36,7 @@ from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
+from ldm_us.runtime.stopping import goes_on
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import (
@@ -89,14 +95,19 @@ def main(argv: list[str] | None = None) -> int:
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
         with occupied(out):
-            made = make_samples(model, plan, recipe, added, training, options, fields, out, world)
-            world.barrier()
+            changed = f"with --out {out}" if options.out is None else "without --overwrite" if options.overwrite else ""
+            world.signals.then = goes_on(changed)
+            made = sum(world.gathered(make_samples(model, plan, recipe, added, training, options, fields, out, world)))
             if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
         if world.main:
-            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
+            before = plan.total - made
+            were = (
+                "; all of them were there already" if made == 0 else f"; {before} were there already" if before else ""
+            )
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{were}")
     return 0
 
 

@@ -14,22 +14,27 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from ldm_us.runtime.command_line import answer_at_once
+from ldm_us.training.command_line import build_parser, parse_options
+
+answer_at_once(__name__, build_parser)  # before the imports that take seconds
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from ldm_us.config import BUNDLED
 from ldm_us.data.audit.summary import describe_reading
 from ldm_us.data.readers.datasets import read_folders
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import BUNDLED, loaded
+from ldm_us.files.checkpoint import loaded
 from ldm_us.files.lineage import pack
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
-from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
@@ -38,7 +43,7 @@ from ldm_us.training.optimizers import EMA, make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, efficientnet_features
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
-from ldm_us.training.result import save_result
+from ldm_us.training.result import complete, save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
@@ -87,6 +92,8 @@ def run(options: TrainOptions, world: World) -> int:
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
+        if complete(options.out, steps, world):
+            return 0
         stage = Stage(model, data, options, world)
         stage.add_losses(features)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
@@ -168,7 +175,7 @@ def end_early(stage: Stage, step: int) -> None:
     if not stage.world.main:
         sys.exit(128 + number)
     out = stage.options.out
-    raise Stopped(f"stopped: {out} is saved at step {step}. The same command again goes on from there.", number)
+    raise Stopped(f"stopped: {out} is saved at step {step}{stage.world.signals.then}", number)
 
 
 def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:

@@ -15,17 +15,23 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + number  # exit code, as of a program that a signal ended
 
 
+def goes_on(change: str) -> str:
+    """Say what the same command does after this one; `change` is what must be changed in it, if anything."""
+    return f". The same command {change or 'again'} goes on from there."
+
+
 class Signals:
     """What signals have asked for; the handler of each."""
 
     def __init__(self) -> None:
         self.held = False
         self.asked = 0  # number of the first signal that came while the work was held
+        self.then = ""  # what may be done after an end at once, once something has been begun
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal of a time of held work; end the command at any other."""
         if not self.held or self.asked:
-            raise Stopped("interrupted" if number == signal.SIGINT else "terminated", number)
+            raise Stopped(f"{'interrupted' if number == signal.SIGINT else 'terminated'}{self.then}", number)
         self.asked = number
 
     @contextmanager
