@@ -36,7 +36,6 @@ from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
-from ldm_us.runtime.stopping import goes_on
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import (
@@ -95,19 +94,16 @@ def main(argv: list[str] | None = None) -> int:
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
         with occupied(out):
-            changed = f"with --out {out}" if options.out is None else "without --overwrite" if options.overwrite else ""
-            world.signals.then = goes_on(changed)
+            change = f"with --out {out}{' and without --overwrite' * options.overwrite}"
+            world.signals.then = f". The same command {change} goes on from there."
             made = sum(world.gathered(make_samples(model, plan, recipe, added, training, options, fields, out, world)))
             if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
         if world.main:
-            before = plan.total - made
-            were = (
-                "; all of them were there already" if made == 0 else f"; {before} were there already" if before else ""
-            )
-            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{were}")
+            new = "" if made == plan.total else f"; {made} of them are new" if made else "; all were there already"
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{new}")
     return 0
 
 

@@ -92,7 +92,8 @@ def run(options: TrainOptions, world: World) -> int:
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
-        if complete(options.out, steps, world):
+        if all(world.gathered(complete(options.out, steps))):
+            tell([f"{options.out} is complete: {steps} steps are there already. More --steps train on."], world)
             return 0
         stage = Stage(model, data, options, world)
         stage.add_losses(features)

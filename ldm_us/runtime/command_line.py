@@ -7,26 +7,14 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Collection
+from functools import partial
 from types import FrameType
 from typing import Any
 
 WIDTH = 98  # of a help, on a screen that is wider
-EXIT_CODES = "Exit codes: 0 done, 2 what was given cannot be used (one sentence says why), 130 Ctrl-C, 143 SIGTERM."
-
-
-class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps prose, and leaves lines that begin with a blank as they are: commands to be pasted."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30, width=min(shutil.get_terminal_size().columns - 2, WIDTH))
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines())
-
-    def fold(self, usage: str) -> str:
-        """A line of usage that begins with the name of the program, on as many lines as it takes."""
-        indent = " " * len(f"usage: {self._prog} ")
-        return textwrap.fill(f"usage: {usage}", self._width, subsequent_indent=indent, break_on_hyphens=False)[7:]
+EXIT_CODES = """\
+Exit codes: 0 done, 2 what was given cannot be used (one sentence says why),
+130 Ctrl-C, 143 SIGTERM."""
 
 
 class Help(argparse.Action):
@@ -38,9 +26,9 @@ class Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print and exit."""
-        formatter = Formatter(parser.prog)
-        if parser.usage is not None:
-            parser.usage = formatter.fold(parser.usage % {"prog": parser.prog})
+        formatter = parser._get_formatter()
+        usage = f"usage: {parser.prog}{(parser.usage or '').removeprefix('%(prog)s')}"
+        parser.usage = textwrap.fill(usage, formatter._width, subsequent_indent=" " * len(f"usage: {parser.prog} "))[7:]
         if self.shown is None:
             parser.print_help()
             parser.exit()
@@ -57,7 +45,9 @@ class Help(argparse.Action):
 
 def add_two_helps(parser: argparse.ArgumentParser, shown: Collection[str]) -> None:
     """Give a parser, made with add_help=False, a --help of a few options, in this order, and a --help-all."""
-    parser.formatter_class = Formatter
+    width = min(shutil.get_terminal_size().columns - 2, WIDTH)
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=width)
+    parser.description = textwrap.fill(parser.description or "", width)
     parser.add_argument("-h", "--help", action=Help, shown=shown, help="what is used every day, on one screen")
     parser.add_argument("--help-all", action=Help, help="every option")
 

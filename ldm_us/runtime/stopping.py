@@ -15,11 +15,6 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + number  # exit code, as of a program that a signal ended
 
 
-def goes_on(change: str) -> str:
-    """Say what the same command does after this one; `change` is what must be changed in it, if anything."""
-    return f". The same command {change or 'again'} goes on from there."
-
-
 class Signals:
     """What signals have asked for; the handler of each."""
 

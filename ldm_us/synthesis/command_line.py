@@ -13,11 +13,11 @@ EVERY_DAY = (  # in --help; --help-all has the rest
     *("--init", "--inpaint", "--invert", "--device", "--out", "--overwrite", "--info", "--verify"),
 )
 ABOUT = (
-    "Draw samples of a model, or edit images with it. Synthetic: not for diagnosis. The same command with the same --out "
-    "goes on where the last one ended; --overwrite begins anew."
+    "Draw samples of a model, or edit images with it. Synthetic: not for diagnosis. The same command with the same "
+    "--out goes on where the last one ended; --overwrite begins anew."
 )
 EXAMPLES = """\
-Examples: all classes of the bundled model; a mask; an edit; a check that a picture is what it says
+Examples: the bundled model; masks; an edit; is a picture what it says it is?
   python sample.py
   python sample.py --mask docs/masks --n 1 --out samples/masked
   python sample.py --init samples/0000_benign_seed0.png --prompt \\
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sample.py",
         description=ABOUT,
-        epilog=EXAMPLES + EXIT_CODES.replace("2 what", "1 --verify found a difference, 2 what"),
+        epilog=EXAMPLES + EXIT_CODES.replace("done, ", "done, 1 --verify found a difference,\n"),
         add_help=False,
     )
     add_two_helps(parser, EVERY_DAY)
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--drop-memorised", type=Path, metavar="REPORT", help="draw again what memorisation.json calls a copy")
     add("--data", type=Path, nargs="+", metavar="DIR", help="--drop-memorised: the training data")
     add = parser.add_argument_group("where to").add_argument
-    add("--out", type=Path, metavar="DIR", help="folder, new or to go on with (samples, or a new samples-2, ...)")
+    add("--out", type=Path, metavar="DIR", help="folder, new or to go on with (samples, samples-2, ...)")
     add("--layout", choices=LAYOUTS, default="flat", help="busi: class folders with masks (%(default)s)")
     add("--overwrite", action="store_true", help="delete the samples in --out, and begin again")
     add("--watermark", action="store_true", help="invisible, says synthetic (extra: watermark)")
@@ -76,7 +76,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--steps", type=int, default=50, metavar="S", help="model calls per image, 1..1000 (%(default)s)")
     add("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
     add("--eta", type=float, default=0.0, metavar="X", help="noise of ddim: 0 none, 1 as ddpm (%(default)s)")
-    add("--guidance", type=float, metavar="S", help="weight of the text, 1: none (sd15 7.5; us128 3, with a mask 1)")
+    add("--guidance", type=float, metavar="S", help="of the text, 1: none (sd15 7.5; us128 3, 1 with a mask)")
     add("--control-scale", type=float, metavar="X", help="weight of the mask (sd15 1; us128 2)")
     add("--no-prior", dest="prior", action="store_false", help="start from N(0, I), not from the start prior")
     add("--no-grain", dest="grain", action="store_false", help="what latents hold: no grain, no noise of the decoder")

@@ -27,15 +27,13 @@ ABOUT = (
     "field's."
 )
 EXAMPLES = """\
-Examples, with Stable Diffusion 1.5 and BUSI: the denoiser; a LoRA of it; a ControlNet; on four GPUs
+Examples: the denoiser of SD 1.5 on BUSI; a LoRA of it; a ControlNet
   python train.py unet --weights sd15.safetensors --data BUSI --steps 15000 \\
       --out runs/unet
   python train.py unet --weights sd15.safetensors --data BUSI --epochs 20 \\
-      --lora 8 --lr 1e-4 --out runs/lora
+      --lora 8 --lr 1e-4 --device cuda --out runs/lora
   python train.py controlnet --weights runs/unet/model.safetensors --data BUSI \\
       --epochs 20 --out runs/controlnet
-  torchrun --nproc-per-node 4 train.py unet --weights sd15.safetensors --data BUSI \\
-      --steps 15000 --batch 32 --device cuda --out runs/four
 
 """
 PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
@@ -80,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Describe train.py's command line."""
     parser = argparse.ArgumentParser(prog="train.py", description=ABOUT, epilog=EXAMPLES + EXIT_CODES, add_help=False)
     add_two_helps(parser, EVERY_DAY)
-    parser.add_argument("stage", choices=STAGES, help="autoencoder, denoiser, or a ControlNet that follows masks")
+    parser.add_argument("stage", choices=STAGES, help="autoencoder, denoiser, or ControlNet on masks")
     group: Any = parser
     for one in fields(TrainOptions):
         if one.name in GROUPS:

@@ -53,17 +53,17 @@ class TrainOptions:
     """
 
     stage: str
-    data: tuple[Path, ...] = option("datasets; `python -m ldm_us.data audit` says what they hold", ..., "DIR")
+    data: tuple[Path, ...] = option("datasets; see `python -m ldm_us.data audit`", ..., "DIR")
     data_weights: tuple[float, ...] | None = option("shares of the datasets (all images alike)", None, "W")
     weights: Path | None = option("start from a model.safetensors", None, "FILE")
-    preset: str | None = option(f"start from random weights: {', '.join(PRESETS)}", None, "NAME")
+    preset: str | None = option(f"or from random weights: {', '.join(PRESETS)}", None, "NAME")
     out: Path = option("folder of the run, new or to go on with", ..., "RUN")
-    steps: int | None = option("optimiser steps in all, those of earlier calls included", None, "N", ABOVE_0)
+    steps: int | None = option("optimiser steps, those of earlier calls included", None, "N", ABOVE_0)
     epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
     batch: int = option("images at a time, of all processes together (%(default)s)", 4, "N", FROM_1)
     accumulate: int = option("batches per optimiser step (%(default)s)", 1, "N", FROM_1)
     lr: float | None = option(
-        f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})", None, "X", ABOVE_0
+        f"peak (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})", None, "X", ABOVE_0
     )
     warmup: int = option("steps of linear warm-up (%(default)s)", 100, "N", FROM_0)
     weight_decay: float = option("(%(default)s)", 1e-2, "X", FINITE)
@@ -116,8 +116,8 @@ class TrainOptions:
     sample_every: int = option("steps per sample grid, 0 for none (%(default)s)", 500, "N", FROM_0)
     validate_every: int = option("steps per validation, 0 for none (%(default)s)", 500, "N", FROM_0)
     tensorboard: bool = option("log to RUN/tensorboard as well (needs the extra logs)", False)
-    restart: bool = option("begin again at step 0; a run that is in --out is renamed, not deleted", False)
-    dry_run: bool = option("print the resolved configuration and parameter counts, and stop", False)
+    restart: bool = option("begin again; the run in --out is renamed, not deleted", False)
+    dry_run: bool = option("print configuration and parameter counts, and stop", False)
 
     @property
     def images_per_step(self) -> int:

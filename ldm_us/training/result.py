@@ -14,7 +14,6 @@ from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import merge_lora
 from ldm_us.networks.vae import posterior_from_moments
-from ldm_us.runtime.processes import World
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.measured import set_measured, shown_to_prior
@@ -68,20 +67,12 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     stage.world.barrier()
 
 
-def complete(run: Path, steps: int, world: World) -> bool:
-    """Whether earlier calls have trained these steps and written the result; one process says so."""
-
-    def look() -> bool:
-        states, path = list_states(run), run / "model.safetensors"
-        if not (states and states[-1].stem == f"step_{steps:08d}" and path.is_file()):
-            return False
-        entries = read_lineage(read_metadata(path)).entries
-        return bool(entries) and entries[-1].get("steps") == steps
-
-    found = bool(world.gathered(world.main and look())[0])
-    if found and world.main:
-        print(f"{run} is complete: all {steps} steps are there already. More --steps or --epochs train on.")
-    return found
+def complete(run: Path, steps: int) -> bool:
+    """Whether earlier calls have trained these steps and written the result."""
+    states, path = list_states(run), run / "model.safetensors"
+    if not (path.is_file() and states and states[-1].stem == f"step_{steps:08d}"):
+        return False
+    return any(entry.get("steps") == steps for entry in read_lineage(read_metadata(path)).entries[-1:])
 
 
 def lazy_tensor(name: str, value: Tensor, base: safe_open | None) -> LazyTensor:

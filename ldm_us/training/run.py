@@ -16,7 +16,6 @@ from ldm_us.files.locks import NAME as LOCK
 from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
-from ldm_us.runtime.stopping import goes_on
 from ldm_us.training.command_line import read_config
 from ldm_us.training.dataset import changed_data, changed_decoding
 from ldm_us.training.distributed import scatter_state
@@ -46,7 +45,8 @@ def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALO
     with ExitStack() as stack:
         notes: list[str] = []
         world.first(lambda: notes.extend(hold_folder(options, config, stack)))
-        world.signals.then = goes_on("without --restart" if options.restart else "")
+        change = "without --restart" if options.restart else "again"
+        world.signals.then = f". The same command {change} goes on from there."
         yield notes
 
 
