@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
         if world.main:
-            new = "" if made == plan.total else f"; {made} of them are new" if made else "; all were there already"
-            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{new}")
+            before = f"; {plan.total - made} of them were there already" * (made < plan.total)
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{before}")
     return 0
 
 

@@ -43,7 +43,7 @@ from ldm_us.training.optimizers import EMA, make_optimizer
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, efficientnet_features
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
-from ldm_us.training.result import complete, save_result
+from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
@@ -92,9 +92,6 @@ def run(options: TrainOptions, world: World) -> int:
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
-        if all(world.gathered(complete(options.out, steps))):
-            tell([f"{options.out} is complete: {steps} steps are there already. More --steps train on."], world)
-            return 0
         stage = Stage(model, data, options, world)
         stage.add_losses(features)
         ema = fit(stage, held_out_stage(stage, held_out_data), steps)
@@ -115,6 +112,10 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
     ema = EMA(parameters, options.ema)
     first_step = resume(stage, optimizer, ema, steps)
+    if first_step == steps and world.main:
+        print(
+            f"{options.out}: all {steps} steps are there already, and the result is written again. More --steps train on."
+        )
     stage.prepare(range(first_step, steps + 1))
     with closing(Log(options.out, first_step, world, options.tensorboard)) as log, world.signals.holding():
         train(stage, loss_of, validation, optimizer, ema, log, range(first_step, steps))

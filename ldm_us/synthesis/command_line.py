@@ -19,9 +19,9 @@ ABOUT = (
 EXAMPLES = """\
 Examples: the bundled model; masks; an edit; is a picture what it says it is?
   python sample.py
-  python sample.py --mask docs/masks --n 1 --out samples/masked
+  python sample.py --mask docs/masks --n 1 --out masked
   python sample.py --init samples/0000_benign_seed0.png --prompt \\
-      "Ultrasound image of a malignant breast" --strength 0.5 --out samples/edited
+      "Ultrasound image of a malignant breast" --strength 0.5 --out edited
   python sample.py --verify samples/0000_benign_seed0.png
 
 """

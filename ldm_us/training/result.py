@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, read_metadata, write_safetensors
-from ldm_us.files.lineage import Lineage, read_lineage
+from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
+from ldm_us.files.lineage import Lineage
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import merge_lora
 from ldm_us.networks.vae import posterior_from_moments
@@ -18,7 +18,6 @@ from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.measured import set_measured, shown_to_prior
 from ldm_us.training.options import FIRST_STAGE
-from ldm_us.training.run import list_states
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
 
@@ -65,14 +64,6 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
         write_safetensors(path, tensors, model_metadata(model.config) | metadata)
         print(f"wrote {path}")
     stage.world.barrier()
-
-
-def complete(run: Path, steps: int) -> bool:
-    """Whether earlier calls have trained these steps and written the result."""
-    states, path = list_states(run), run / "model.safetensors"
-    if not (path.is_file() and states and states[-1].stem == f"step_{steps:08d}"):
-        return False
-    return any(entry.get("steps") == steps for entry in read_lineage(read_metadata(path)).entries[-1:])
 
 
 def lazy_tensor(name: str, value: Tensor, base: safe_open | None) -> LazyTensor:
