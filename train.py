@@ -113,9 +113,7 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     ema = EMA(parameters, options.ema)
     first_step = resume(stage, optimizer, ema, steps)
     if first_step == steps and world.main:
-        print(
-            f"{options.out}: all {steps} steps are there already, and the result is written again. More --steps train on."
-        )
+        print(f"{options.out}: {steps} steps are there already; the result is written anew. More --steps train on.")
     stage.prepare(range(first_step, steps + 1))
     with closing(Log(options.out, first_step, world, options.tensorboard)) as log, world.signals.holding():
         train(stage, loss_of, validation, optimizer, ema, log, range(first_step, steps))
@@ -176,8 +174,7 @@ def end_early(stage: Stage, step: int) -> None:
     stage.world.barrier()  # torchrun ends the others as soon as one has ended
     if not stage.world.main:
         sys.exit(128 + number)
-    out = stage.options.out
-    raise Stopped(f"stopped: {out} is saved at step {step}{stage.world.signals.then}", number)
+    raise Stopped(f"stopped: {stage.options.out} is saved at step {step}{stage.world.signals.then}", number)
 
 
 def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:

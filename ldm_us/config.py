@@ -14,7 +14,6 @@ PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 STRENGTH = 0.6  # of an edit: share of the steps that are walked
 ITERATIONS = 2  # of an inversion: model calls a step beyond the first; what more of them bring: docs/results.md
-
 BUNDLED = Path(__file__).with_name("weights") / "us128.safetensors"  # trained on phantoms; see the card beside it
 
 

@@ -24,7 +24,7 @@ Examples: the bundled model; masks; an edit; is a picture what it says it is?
       "Ultrasound image of a malignant breast" --strength 0.5 --out edited
   python sample.py --verify samples/0000_benign_seed0.png
 
-"""
+""" + EXIT_CODES.replace("done, ", "done, 1 --verify found a difference,\n")
 
 
 def seed(text: str) -> int | None:
@@ -34,12 +34,7 @@ def seed(text: str) -> int | None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe sample.py's command line."""
-    parser = argparse.ArgumentParser(
-        prog="sample.py",
-        description=ABOUT,
-        epilog=EXAMPLES + EXIT_CODES.replace("done, ", "done, 1 --verify found a difference,\n"),
-        add_help=False,
-    )
+    parser = argparse.ArgumentParser(prog="sample.py", description=ABOUT, epilog=EXAMPLES, add_help=False)
     add_two_helps(parser, EVERY_DAY)
     add_what(parser.add_argument_group("what").add_argument)
     add_how(parser.add_argument_group("how").add_argument)

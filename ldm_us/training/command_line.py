@@ -26,7 +26,8 @@ ABOUT = (
     "the last one ended; --restart begins anew. The paper gives no hyper-parameters: the defaults are ours, after the "
     "field's."
 )
-EXAMPLES = """\
+EXAMPLES = (
+    """\
 Examples: the denoiser of SD 1.5 on BUSI; a LoRA of it; a ControlNet
   python train.py unet --weights sd15.safetensors --data BUSI --steps 15000 \\
       --out runs/unet
@@ -36,6 +37,8 @@ Examples: the denoiser of SD 1.5 on BUSI; a LoRA of it; a ControlNet
       --epochs 20 --out runs/controlnet
 
 """
+    + EXIT_CODES
+)
 PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
 
 
@@ -76,7 +79,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Describe train.py's command line."""
-    parser = argparse.ArgumentParser(prog="train.py", description=ABOUT, epilog=EXAMPLES + EXIT_CODES, add_help=False)
+    parser = argparse.ArgumentParser(prog="train.py", description=ABOUT, epilog=EXAMPLES, add_help=False)
     add_two_helps(parser, EVERY_DAY)
     parser.add_argument("stage", choices=STAGES, help="autoencoder, denoiser, or ControlNet on masks")
     group: Any = parser
