@@ -62,9 +62,7 @@ class TrainOptions:
     epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
     batch: int = option("images at a time, of all processes together (%(default)s)", 4, "N", FROM_1)
     accumulate: int = option("batches per optimiser step (%(default)s)", 1, "N", FROM_1)
-    lr: float | None = option(
-        f"peak (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})", None, "X", ABOVE_0
-    )
+    lr: float | None = option(f"peak (vae {VAE_LR_PER_IMAGE} x images a step, else {DIFFUSION_LR})", None, "X", ABOVE_0)
     warmup: int = option("steps of linear warm-up (%(default)s)", 100, "N", FROM_0)
     weight_decay: float = option("(%(default)s)", 1e-2, "X", FINITE)
     clip: float = option("largest gradient norm (%(default)s)", 1.0, "X", ABOVE_0)
@@ -75,9 +73,7 @@ class TrainOptions:
     size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
     # what the unet and controlnet stages learn
     caption_dropout: float = option("share of empty prompts (unet 0.1, controlnet 0.5)", None, "P", SHARE)
-    objective: str | None = option(
-        "what the denoiser predicts, noise or v (that of the start, else eps)", among=PREDICTIONS
-    )
+    objective: str | None = option("the denoiser's output (that of the start, else eps)", among=PREDICTIONS)
     min_snr: float | None = option("weigh noise levels, usually 5 (none: all count the same)", None, "GAMMA", ABOVE_0)
     offset_noise: float = option("noise per channel, added (%(default)s)", 0.0, "X", FINITE)
     train_text: bool = option("unet stage: train the text encoder too, as LDM does from scratch", False)
@@ -89,9 +85,7 @@ class TrainOptions:
     perceptual_network: str | None = option(
         "whose features (judge); those of efficientnet_lite0 are further apart: weigh them less", among=PERCEPTUAL
     )
-    noise_levels: int | None = option(
-        "finest levels of the decoder that add noise (those of the start)", None, "N", FROM_1
-    )
+    noise_levels: int | None = option("finest decoder levels that add noise (those of the start)", None, "N", FROM_1)
     # less to train, less to hold in memory
     lora: int | None = option("train low-rank updates of the attention alone", None, "RANK")
     lora_alpha: float | None = option("scale of the updates, times 1 / RANK (RANK)", None, "X")

@@ -45,9 +45,8 @@ def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALO
     with ExitStack() as stack:
         notes: list[str] = []
         world.first(lambda: notes.extend(hold_folder(options, config, stack)))
-        world.signals.then = (
-            f". The same command {'without --restart' if options.restart else 'again'} goes on from there."
-        )
+        change = "without --restart" if options.restart else "again"
+        world.signals.then = f". The same command {change} goes on from there."
         yield notes
 
 
