@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # bench and tests are not in
 from bench.parity_networks import Pair, compare_controlnet, compare_text, compare_unet, compare_vae
 from bench.parity_sampling import compare_sample, compare_schedule, compare_steps, samples_of, step_seconds
 from bench.parity_table import HEADER, Row, first_above, verdict
-from ldm_us.config import PRESETS, TINY, ModelConfig
+from ldm_us.config import BUNDLED, PRESETS, TINY, ModelConfig
 from ldm_us.diffusion.model import check_size
-from ldm_us.files.checkpoint import BUNDLED, LazyTensor, load_model, model_metadata, write_safetensors
+from ldm_us.files.checkpoint import LazyTensor, load_model, model_metadata, write_safetensors
 from ldm_us.runtime.checks import check_device, check_extra
 from ldm_us.runtime.entry import run_command
 from tests.golden.fill import weight
