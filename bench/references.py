@@ -11,6 +11,7 @@ import re
 import tokenize
 from collections.abc import Iterator
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -166,16 +167,15 @@ def trailing_comments(path: Path) -> dict[str, str]:
 def to_html(text: str, names: Names, module: str, page: str, qualname: str) -> tuple[str, list[str]]:
     """A docstring of a module, shown on a page -> paragraphs and indented blocks as HTML, and what leads nowhere."""
     blocks, broken = [], []
-    for block in re.split(r"\n\s*\n", text.strip("\n")):
-        if not block.strip():
-            continue
-        indented = all(line.startswith("    ") for line in block.splitlines())
-        html, missing = linked(dedent(block) if indented else block, names, module, page, qualname)
-        if indented and blocks and blocks[-1].endswith("</pre>"):
-            blocks[-1] = blocks[-1].removesuffix("</pre>") + f"\n\n{html}</pre>"
-        else:
-            blocks.append(f"<pre>{html}</pre>" if indented else f"<p>{html}</p>")
-        broken += missing
+    for indented, lines in groupby(text.splitlines(), lambda line: line.startswith("    ")):
+        block = dedent("\n".join(lines)).strip("\n")
+        for part in [block] if indented else re.split(r"\n{2,}", block):
+            html, missing = linked(part, names, module, page, qualname)
+            if indented and blocks and blocks[-1].endswith("</pre>"):  # lines apart by an empty one
+                blocks[-1] = blocks[-1].removesuffix("</pre>") + f"\n\n{html}</pre>"
+            elif part:
+                blocks.append(f"<pre>{html}</pre>" if indented else f"<p>{html}</p>".replace("\n- ", "<br>\n- "))
+            broken += missing
     where = f"{module}.{qualname}".rstrip(".")
     return "\n".join(blocks), [f"{where}: the docstring names {what}, which is nowhere" for what in broken]
 

@@ -80,12 +80,13 @@ def test_a_page_shows_what_the_source_says_docstrings_and_the_comments_of_fields
 
 
 def test_plain_text_stays_what_it_is():
-    text = "a_b_c, z_t * x_t * y, 0*1*2, <b>, [x](y), # 1\n\n    z = x * y  # as it *stands*\n\n    b\n\n-> the end"
+    text = "a_b_c, z_t * x_t * y, 0*1*2, <b>, [x](y), # 1\n\n    z = x * y  # as it *stands*\n\n    b\n"
+    text += "or\n- c\n\n-> the end"
     html, broken = to_html(text, Names(ROOT, {}), "m", "m", "f")
     assert broken == []
     assert html == (
         "<p>a_b_c, z_t * x_t * y, 0*1*2, &lt;b&gt;, [x](y), # 1</p>\n"
-        "<pre>z = x * y  # as it *stands*\n\nb</pre>\n<p>-&gt; the end</p>"
+        "<pre>z = x * y  # as it *stands*\n\nb</pre>\n<p>or<br>\n- c</p>\n<p>-&gt; the end</p>"
     )
 
 
