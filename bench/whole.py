@@ -1,111 +1,21 @@
 """The figure of the whole: a drawing of Stable Diffusion 1.5 with the shapes that its modules give.
 
-No shape is written here: the modules are built and called on the meta device, where tensors have shapes and no values,
-and each box of docs/images/whole.svg is what a hook saw.
+No shape is written here: each box of docs/images/whole.svg is what a hook saw (whole_shapes.py).
 """
 
 import math
-import re
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
-
+from bench.drawing import Drawing
+from bench.whole_shapes import Seen, Shape, encoder_rows, levels_of, one, shapes_of
 from ldm_us.config import SD15, ModelConfig
-from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.display.charts import COLOURS, GRID, INK, MUTED
 from ldm_us.display.pages import render
-
-Shape = tuple[int, ...]  # without the batch
 
 STEP, BOX, ROW = 50, 40, 118  # pixels from box to box, of a box, from row to row
 LEFT, CONTROL, RIGHT, TOP = 66, 250, 1174, 366  # where the first rows of encoder, ControlNet and decoder begin (or end)
 LANE = 10  # pixels between two skips
 PIXELS, LATENTS = (92, 96), (80, 46)  # pixels of the boxes of images and of latents
-
-
-class Seen(NamedTuple):
-    """What one call of a module took and gave."""
-
-    took: Shape
-    gave: Shape
-
-
-class Drawing:
-    """What the template draws: boxes, lines, dots and texts, in pixels."""
-
-    def __init__(self) -> None:
-        self.boxes: list[dict[str, Any]] = []
-        self.lines: list[dict[str, Any]] = []
-        self.dots: list[dict[str, Any]] = []
-        self.texts: list[dict[str, Any]] = []
-
-    def box(self, x: float, y: float, width: float, height: float, kind: str, attention: bool = False) -> None:
-        """A box, with the stripe of a transformer where there is one."""
-        self.boxes.append({"x": x, "y": y, "w": width, "h": height, "kind": kind, "attention": attention})
-
-    def line(self, *points: tuple[float, float], kind: str = "flow", arrow: bool = True) -> None:
-        """A line through points."""
-        self.lines.append({"points": " ".join(f"{x:g},{y:g}" for x, y in points), "kind": kind, "arrow": arrow})
-
-    def dot(self, x: float, y: float, kind: str) -> None:
-        """A zero convolution, or a sum."""
-        self.dots.append({"x": x, "y": y, "kind": kind})
-
-    def text(self, x: float, y: float, words: str, kind: str = "note", anchor: str = "middle") -> None:
-        """Words on a line."""
-        self.texts.append({"x": x, "y": y, "words": words, "kind": kind, "anchor": anchor})
-
-
-@cache
-def shapes_of(config: ModelConfig) -> dict[str, list[Seen]]:
-    """Call every part of a model once, without values: -> what each module took and gave, by its name."""
-    seen: dict[str, list[Seen]] = {}
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                seen.setdefault(name, []).append(Seen(tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
-
-        return hook
-
-    with torch.device("meta"), torch.no_grad():
-        model = LatentDiffusion(config)
-        controlnet = model.add_controlnet()
-        for name, module in model.named_modules():
-            module.register_forward_hook(watch(name))
-        x = torch.empty(1, 3, config.image_size, config.image_size)
-        z_0 = model.vae.encode(x).mean
-        t, hint = torch.zeros(1, dtype=torch.int64), torch.empty_like(x)
-        context = model.text(torch.zeros(1, config.text.length, dtype=torch.int64))
-        model.unet(z_0, t, context, controlnet(z_0, t, context, hint))
-        model.vae.decode(z_0)
-    return seen
-
-
-def one(seen: dict[str, list[Seen]], name: str) -> Seen:
-    """The only call of a module."""
-    (call,) = seen[name]
-    return call
-
-
-def levels_of(seen: dict[str, list[Seen]], part: str) -> list[list[tuple[Seen, bool]]]:
-    """The blocks of each level of an encoder or decoder, and whether a transformer follows."""
-    rows: list[list[tuple[Seen, bool]]] = []
-    while f"{part}.levels.{len(rows)}.res.0" in seen:
-        level = f"{part}.levels.{len(rows)}"
-        count = sum(bool(re.fullmatch(rf"{re.escape(level)}\.res\.\d+", name)) for name in seen)
-        rows.append([(one(seen, f"{level}.res.{j}"), f"{level}.transformers.{j}" in seen) for j in range(count)])
-    return rows
-
-
-def encoder_rows(seen: dict[str, list[Seen]], part: str) -> list[list[tuple[Seen, bool]]]:
-    """The skips of an encoder, a row for each resolution: what enters a level, and what its blocks give."""
-    rows = levels_of(seen, part)
-    firsts = [one(seen, f"{part}.conv_in"), *(one(seen, f"{part}.downs.{i}") for i in range(len(rows) - 1))]
-    return [[(first, False), *row] for first, row in zip(firsts, rows, strict=True)]
 
 
 def shown(shape: Shape) -> str:

@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.tour import FIGURE, TOUR, functions_in, linked, main, named_tests, tagged_lines, tags_in
-from bench.whole import draw_whole, shapes_of
+from bench.whole import draw_whole
+from bench.whole_shapes import shapes_of
 from ldm_us.config import SD15
 from tests.conftest import MICRO
 
