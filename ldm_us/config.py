@@ -168,7 +168,7 @@ TINY = ModelConfig(
     unet=UNetConfig(width=32, heads=4, context_width=32),
 )
 
-PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}
+PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}  # the configs that --preset names
 
 # What the fields of a config in a file may be: one that asks for 10^9 layers is refused before anybody builds them. The
 # limits lie far above any Stable Diffusion 1.x; they only keep the time and memory of building a model bounded.

@@ -72,7 +72,7 @@ def run_audit(args: argparse.Namespace) -> int:
 
 
 def say(text: str) -> None:
-    """Print; a reader who has seen enough, such as `head`, is no error."""
+    """Print; a reader who has seen enough, such as the program head, is no error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
