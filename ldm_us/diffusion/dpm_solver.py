@@ -32,10 +32,10 @@ def dpm_step(
         start = half_log_snr(level(schedule.alpha_bar, t_before, like=z_t))
         middle, end = half_log_snr(alpha_bar), half_log_snr(alpha_bar_prev)
         half = torch.where(end.isinf(), 0.0, (end - middle) / (2 * (middle - start)))  # 1 / (2 r); no line to infinity
-        ahead = (1 + half) * z_0_hat - half * z_0_before  # DPM-Solver++ algorithm 2, D
+        ahead = (1 + half) * z_0_hat - half * z_0_before  # DPMSolver algorithm 2, D
     noise_left = ((1 - alpha_bar_prev) / (1 - alpha_bar)).sqrt()  # sigma_prev / sigma_t
     signal_drawn = alpha_bar_prev.sqrt() - noise_left * alpha_bar.sqrt()  # alpha_prev (1 - e^-h)
-    return noise_left * z_t + signal_drawn * ahead  # DPM-Solver++ algorithm 2
+    return noise_left * z_t + signal_drawn * ahead  # DPMSolver algorithm 2
 
 
 def half_log_snr(alpha_bar: Tensor) -> Tensor:

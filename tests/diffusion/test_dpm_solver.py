@@ -64,7 +64,7 @@ def test_without_a_memory_every_step_is_ddim_at_eta_0(name):
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [2, 9])
 def test_a_walk_is_the_papers_algorithm_2_in_plain_floats(name, steps):
-    """DPM-Solver++ algorithm 2, number by number with Python's doubles, from alpha and sigma alone."""
+    """DPMSolver algorithm 2, number by number with Python's doubles, from alpha and sigma alone."""
     schedule = make_schedule(SCHEDULES[name])
     pairs, z_T = ddim_timesteps(schedule, steps), normal(3)
 
