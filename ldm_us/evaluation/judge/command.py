@@ -13,21 +13,6 @@ from ldm_us.runtime.checks import check_seed
 from ldm_us.training.dataset import data_hash, split_data
 
 
-def add_judge_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe train-judge."""
-    command = commands.add_parser("train-judge", help="train a judge of classes and lesions on real images")
-    command.set_defaults(run=run_train_judge, device="cpu")
-    add = command.add_argument
-    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="BUSI folders")
-    add("--out", type=Path, required=True, metavar="FILE", help="where to write the judge, a safetensors file")
-    add("--steps", type=int, default=2000, metavar="N", help="(%(default)s)")
-    add("--batch", type=int, default=16, metavar="N", help="images per step (%(default)s)")
-    add("--size", type=int, default=128, metavar="PIXELS", help="side of the images (%(default)s)")
-    add("--held-out", type=float, default=0.1, metavar="P", help="share kept to measure the judge on (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
-    add("--overwrite", action="store_true", help="replace the file --out")
-
-
 def run_train_judge(options: argparse.Namespace) -> int:
     """Train, print the figures on held-out images, write the file."""
     for name, value in (("steps", options.steps), ("batch", options.batch)):
@@ -52,7 +37,7 @@ def run_train_judge(options: argparse.Namespace) -> int:
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
-        network = train_judge(records, options.size, options.steps, options.batch, options.seed, show)
+        network = train_judge(records, options.size, options.steps, options.batch, options.seed, show, options.device)
     training = Training(
         steps=options.steps,
         batch=options.batch,

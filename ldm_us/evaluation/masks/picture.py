@@ -40,12 +40,14 @@ class Shown(NamedTuple):
     dice: float
 
 
-def check_picture_path(path: Path | None) -> None:
+def check_picture_path(path: Path | None, overwrite: bool) -> None:
     """Refuse a picture that cannot be written, before anything is measured."""
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"--save-grid {path}: {path.parent} is not a folder. Make it first.")
     if path is not None and path.is_dir():
         raise ValueError(f"--save-grid {path}: is a folder. Give the name of a PNG.")
+    if path is not None and path.exists() and not overwrite:
+        raise ValueError(f"--save-grid {path}: exists. Choose another name, or add --overwrite.")
 
 
 def chosen(column: Column) -> list[int]:

@@ -36,7 +36,6 @@ from ldm_us.evaluation.memorisation.nearest_training import (
 )
 from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, blur, plant
 from ldm_us.evaluation.memorisation.thresholds import (
-    FALSE_ALARMS,
     Thresholds,
     calibrate,
     calibration_fields,
@@ -60,23 +59,6 @@ from ldm_us.training.reconstruction import reconstruct_grey
 
 BATCH = 64  # images in memory at a time
 REPORT, TABLE, PICTURE = "memorisation.json", "samples.csv", "closest.png"
-
-
-def add_memorisation_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe memorisation."""
-    command = commands.add_parser("memorisation", help="which samples are copies of training images")
-    command.set_defaults(run=run_memorisation)
-    add = command.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE", help="the model.safetensors that made the samples")
-    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="what it was trained on")
-    add("--generated", type=Path, required=True, metavar="DIR", help="samples")
-    add("--size", type=int, metavar="PIXELS", help="side at which images are compared (that of the model)")
-    add("--planted", type=int, default=100, metavar="N", help="copies of each kind to look for (%(default)s)")
-    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help="expected share of them (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the planted copies (%(default)s)")
-    add("--device", default="cpu", help="(%(default)s)")
-    add("--out", type=Path, metavar="DIR", help=f"folder for {REPORT}, {TABLE} and {PICTURE}")
-    add("--overwrite", action="store_true", help="replace these files in --out")
 
 
 @dataclass(frozen=True)
@@ -105,7 +87,7 @@ def run_memorisation(options: argparse.Namespace) -> int:
         raise ValueError(f"--planted {options.planted}: an audit must be measured. Use 1 or more.")
     check_out(options.out, (REPORT, TABLE, PICTURE), options.overwrite)
     training, held_out = lineage_split(options.weights, options.data)
-    samples = read_set([options.generated])
+    samples = read_set(options.generated)
     model = load_model(options.weights, device=options.device)
     size = options.size or model.config.image_size
     check_sets([*training, *held_out], samples, size, option="--data", seek_copies=True)

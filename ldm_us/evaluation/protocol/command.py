@@ -35,18 +35,12 @@ CONFIG = "protocol.json"
 Say = Callable[[str], None]
 
 
-def add_protocol_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe protocol."""
-    command = commands.add_parser("protocol", help="the paper's experiments, from one configuration file")
-    command.set_defaults(run=run_protocol_command, device="cpu")
-    command.add_argument("config", type=Path, metavar="CONFIG.json", help="such as docs/protocol_us128.json")
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the same again goes on")
-    command.add_argument("--until", metavar="STAGE", help="stop after unet, controlnet, generated, ... (the end)")
-
-
 def run_protocol_command(options: argparse.Namespace) -> int:
     """Run a protocol from the command line."""
-    run_protocol(read_configuration(options.config), options.out, run_script, print, options.until)
+    try:
+        run_protocol(read_configuration(options.config), options.out, run_script, print, options.until)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("interrupted: the same command again goes on from there") from stop
     return 0
 
 

@@ -16,7 +16,7 @@ from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
 from ldm_us.evaluation.realism.crops import CROP
 from ldm_us.evaluation.realism.measures import BINS, Measured, measure
 from ldm_us.evaluation.realism.picture import draw_realism
-from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
+from ldm_us.evaluation.realism.speckle import SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import (
     artefact_test_as_json,
     as_markdown,
@@ -25,7 +25,7 @@ from ldm_us.evaluation.realism.table import (
     figure_test_as_json,
     how,
 )
-from ldm_us.evaluation.realism.two_sample import STEPS, two_sample_tests
+from ldm_us.evaluation.realism.two_sample import two_sample_tests
 from ldm_us.evaluation.results import check_out
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
 from ldm_us.files.atomic import sha256_file, write_text
@@ -35,27 +35,6 @@ from ldm_us.runtime.checks import check_finite, check_seed
 from ldm_us.training.reconstruction import reconstruct
 
 FILES = ("realism.json", "realism.md", "realism.png")
-
-
-def add_realism_command(commands: Any) -> None:
-    """Describe the command to the subparsers of `python -m ldm_us.evaluation`."""
-    command = commands.add_parser("realism", help="speckle, depth, lesions of samples against those of real images")
-    command.set_defaults(run=run_realism)
-    add = command.add_argument
-    add("--real", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
-    other = command.add_mutually_exclusive_group(required=True)
-    other.add_argument("--generated", type=Path, nargs="+", metavar="DIR", help="folders of samples, or datasets")
-    other.add_argument(
-        "--reconstructions", type=Path, metavar="FILE", help="instead: what this model's VAE makes of --real"
-    )
-    add("--size", type=int, metavar="PIXELS", help="resize to this side (that of all images, or of the model)")
-    add("--dynamic-range", type=float, default=DYNAMIC_RANGE, metavar="DB", help="of the display (%(default)s)")
-    add("--no-two-sample", dest="two_sample", action="store_false", help="train no network to tell the sets apart")
-    add("--two-sample-steps", type=int, default=STEPS, metavar="N", help="of its training (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the same (%(default)s)")
-    add("--device", default="cpu", help="(%(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help=f"write {', '.join(FILES)} there")
-    add("--overwrite", action="store_true", help="replace these files")
 
 
 def run_realism(options: argparse.Namespace) -> int:
