@@ -16,9 +16,9 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, model_metadata, save_model
 from tests.conftest import MICRO
 from weights_convert.__main__ import main as weights_convert_main
-from weights_convert.export_command import FORMATS
 from weights_convert.summary import unlike_sd15
 
+FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 WEIGHTS = [
     "controlnet/diffusion_pytorch_model.safetensors",
     "text_encoder/model.safetensors",
