@@ -54,7 +54,7 @@ from ldm_us.display.charts import COLOURS, Margins, legend, new_figure, scale, s
 from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.files.pictures import labelled_grid, save_png
 from ldm_us.files.pictures import to_picture as grey_picture
-from ldm_us.runtime.checks import check_device, check_seed
+from ldm_us.runtime.checks import check_device, check_new_file, check_seed
 from ldm_us.runtime.entry import run_command
 
 SHOWN, BANDS = 6, 8  # samples in a row; bands of depth
@@ -69,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     check_seed(options.seed)
     if options.n < 1:
         raise ValueError(f"--n {options.n}: use 1 or more.")
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    check_new_file(options.out, options.overwrite)
     model = load_model(options.weights or BUNDLED, options.device)
     records = read_datasets(options.data)
     records = records[:: max(1, len(records) // options.n)][: options.n]
@@ -109,7 +108,7 @@ def load_like(model: LatentDiffusion, spacing: str) -> LatentDiffusion:
     other.controlnet = model.controlnet
     other.load_state_dict(model.state_dict())
     other.schedule = make_schedule(schedule)
-    return other.requires_grad_(False)
+    return other.to(model.device).requires_grad_(False)
 
 
 def depth_bands(x: Tensor) -> list[float]:

@@ -12,14 +12,14 @@ Every file of weights carries the metadata of the model file, config included, s
 
 import argparse
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ldm_us.config import SD15, ModelConfig
-from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, write_text
+from ldm_us.files.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, write_text
 from ldm_us.files.checkpoint import MEASURED, NETWORKS, PARTS, LazyTensor, model_metadata, write_safetensors
 from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, target_shapes
 from weights_convert.detect import detect
@@ -94,9 +94,9 @@ def run_export(args: argparse.Namespace) -> None:
     texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
     place = atomic_folder(args.out) if args.format == "diffusers" else nullcontext(args.out)
     descriptions = yaml_beside(args.out, plain) if args.format == "compvis" else {}
-    with full_disk_is_an_error_of_input(args.out), place as out:
-        for path, text in descriptions.items():
-            write_text(path, text)
+    with full_disk_is_an_error_of_input(args.out), place as out, ExitStack() as both:
+        for path, text in descriptions.items():  # takes its place with the file that it is about, or not at all
+            both.enter_context(atomic_file(path)).write(text.encode())
         for name, text in texts.items():
             (out / name).parent.mkdir(exist_ok=True)
             write_text(out / name, text)

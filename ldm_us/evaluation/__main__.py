@@ -129,7 +129,7 @@ def add_reader(commands: Any) -> None:
     about = "A blinded study: can experts tell generated images from real ones?"
     example = "--real phantoms --generated samples --out study"
     reader = add_command(commands, "reader", about, f"make {example}")
-    parts = reader.add_subparsers(dest="part", required=True, metavar="make|score")
+    parts = reader.add_subparsers(dest="command", required=True, metavar="make|score")
     make = add_command(parts, "make", "Write the sheet for the readers, and its key.", example)
     add_words(make, "--real", "--generated", "--size")
     add = make.add_argument
@@ -174,7 +174,7 @@ from ldm_us.evaluation.masks.command import run_mask_fidelity
 from ldm_us.evaluation.measuring.command import run_classes, run_masks, run_reconstruction
 from ldm_us.evaluation.memorisation.command import run_memorisation
 from ldm_us.evaluation.protocol.command import run_protocol_command
-from ldm_us.evaluation.reader.command import run_reader
+from ldm_us.evaluation.reader.command import run_make, run_score
 from ldm_us.evaluation.realism.command import run_realism
 from ldm_us.runtime.checks import check_device
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
@@ -184,7 +184,8 @@ RUN = {
     "masks": run_masks,
     "classes": run_classes,
     "mask-fidelity": run_mask_fidelity,
-    "reader": run_reader,
+    "make": run_make,
+    "score": run_score,
     "memorisation": run_memorisation,
     "train-judge": run_train_judge,
     "distribution": run_distribution,

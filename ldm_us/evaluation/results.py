@@ -19,9 +19,9 @@ def check_out(out: Path | None, names: Sequence[str], overwrite: bool) -> None:
         raise ValueError(f"--out {out}: has {found[0]} already. Choose another folder, or add --overwrite.")
 
 
-def keep(result: dict[str, Any], out: Path | None, name: str) -> int:
-    """Print a result as JSON, and write it into --out where that is given; -> the exit code."""
-    printed = json.dumps(result, indent=2, allow_nan=False)
+def keep(result: dict[str, Any], out: Path | None, name: str, finite: bool = False) -> int:
+    """Print a result as JSON, and write it into --out where that is given; -> the exit code. `finite`: refuse nan."""
+    printed = json.dumps(result, indent=2, allow_nan=not finite)
     print(printed)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure, result_figures
 from ldm_us.report.judged import Judged, judged
 from ldm_us.report.run_folder import Run, read_pictures, read_run
-from ldm_us.runtime.checks import check_device, check_seed
+from ldm_us.runtime.checks import check_device, check_new_file, check_seed
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 
 MOST_SEEDS = 5  # samples in a row
@@ -93,10 +93,7 @@ def check_options(options: argparse.Namespace) -> None:
     check_device(options.device)
     if options.steps < 1:
         raise ValueError(f"--steps {options.steps}: use 1 or more.")
-    if options.out is not None and options.out.is_dir():
-        raise ValueError(f"--out {options.out}: is a folder. Give a file, such as {options.out / 'report.html'}.")
-    if options.out is not None and options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    check_new_file(options.out, options.overwrite)
     if options.judge is not None:
         load_judge(options.judge)
     if options.data is not None:

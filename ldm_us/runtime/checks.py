@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -27,6 +28,14 @@ def check_finite(options: Mapping[str, float | None]) -> None:
     for name, value in options.items():
         if value is not None and not math.isfinite(value):
             raise ValueError(f"--{name.replace('_', '-')} {value}: use a finite number.")
+
+
+def check_new_file(path: Path | None, overwrite: bool, option: str = "--out") -> None:
+    """Refuse a result that would take the place of a folder, or unasked of a file; None is no result."""
+    if path is not None and path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder. Give the name of a file, such as {path / 'result'}.")
+    if path is not None and path.exists() and not overwrite:
+        raise ValueError(f"{option} {path}: exists. Choose another name, or add --overwrite.")
 
 
 def check_extra(name: str, *packages: str) -> None:

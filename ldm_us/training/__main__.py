@@ -47,7 +47,7 @@ from ldm_us.files.checkpoint import (
     read_metadata,
     write_safetensors,
 )
-from ldm_us.runtime.checks import check_device
+from ldm_us.runtime.checks import check_device, check_new_file
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 from ldm_us.training.measured import IMAGES, encode_records, evenly, lost_grain, members
 
@@ -56,8 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     """Read the model and the data, measure, and write the model with what was measured."""
     options = build_parser().parse_args(argv)
     check_device(options.device)
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    check_new_file(options.out, options.overwrite)
     model = load_model(options.weights, device=options.device, parts=("vae",))
     if options.command == "prior" and model.schedule.ends_in_noise:
         raise ValueError(

@@ -78,7 +78,9 @@ def report(tmp_path, capsys):
 
     def call(*arguments):
         out = tmp_path / "new" / "page.html"
-        assert run_command(lambda: main([str(a) for a in (*arguments, "--out", out)])) == 0, capsys.readouterr().err
+        assert run_command(lambda: main([str(a) for a in (*arguments, "--out", out, "--overwrite")])) == 0, (
+            capsys.readouterr().err
+        )
         assert not list(out.parent.glob("*.tmp"))
         return Page(out.read_text(encoding="ascii"))
 

@@ -9,7 +9,7 @@ import train
 from ldm_us.data.__main__ import main as data
 from ldm_us.evaluation.__main__ import main as evaluation
 from ldm_us.report.__main__ import main as report
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 from ldm_us.training.__main__ import main as training
 from weights_convert.__main__ import main as weights_convert
 
@@ -52,6 +52,10 @@ def test_an_error_of_the_system_names_the_file_where_it_is_known(capsys, error, 
 def test_an_interrupt_ends_with_the_code_of_the_shell(capsys):
     assert run_command(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted\n"
+    assert run_command(raising(KeyboardInterrupt()), NOTHING_WRITTEN) == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    assert run_command(raising(KeyboardInterrupt("interrupted: go on")), NOTHING_WRITTEN) == 130
+    assert capsys.readouterr().err == "interrupted: go on\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), KeyError("ours"), AssertionError("ours")])

@@ -63,7 +63,7 @@ def run_distribution(options: argparse.Namespace) -> int:
         },
         "notes": notes(features, real, generated, x.shape[1]),
     }
-    return keep(result, options.out, RESULT)
+    return keep(result, options.out, RESULT, finite=True)
 
 
 def same_classes(real: list[Record], generated: list[Record]) -> tuple[list[Record], list[Record]]:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from ldm_us.evaluation.judge.file import Training, image_digests, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, check_judge_size
 from ldm_us.evaluation.judge.training import measure_judge, train_judge
-from ldm_us.runtime.checks import check_seed
+from ldm_us.runtime.checks import check_new_file, check_seed
 from ldm_us.training.dataset import data_hash, split_data
 
 
@@ -22,10 +22,7 @@ def run_train_judge(options: argparse.Namespace) -> int:
     check_judge_size(JudgeConfig(size=options.size))
     if not 0 < options.held_out < 1:
         raise ValueError(f"--held-out {options.held_out}: a judge must be measured. Use more than 0 and less than 1.")
-    if options.out.is_dir():
-        raise ValueError(f"--out {options.out}: is a folder. Give the name of a file.")
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    check_new_file(options.out, options.overwrite)
     records, held_out = split_data(options.data, options.held_out)
     if not held_out:
         raise ValueError(f"--data: {len(records)} images are too few to hold one of a class out. Give more.")

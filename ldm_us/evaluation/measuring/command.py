@@ -41,7 +41,10 @@ def run_reconstruction(options: argparse.Namespace) -> int:
     model = load_model(options.weights, device=options.device)
     values = reconstruction_psnr(model, records)
     if options.images is not None:
-        write_reconstructions(model, records, options.images, options.grain, options.seed)
+        try:
+            write_reconstructions(model, records, options.images, options.grain, options.seed)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"interrupted: {options.images} is not whole. Call the same again.") from stop
     return keep({"images": len(values), "psnr_db": mean_and_spread(values)}, options.out, "reconstruction.json")
 
 

@@ -8,7 +8,6 @@ how many held-out images it takes for copies, as they are, through the model's a
 import argparse
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +45,7 @@ from ldm_us.evaluation.memorisation.thresholds import (
     latent_features,
     shares,
 )
-from ldm_us.evaluation.results import check_out
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
 from ldm_us.files.atomic import sha256_file, write_text
@@ -114,10 +113,9 @@ def run_memorisation(options: argparse.Namespace) -> int:
         "training_images": len(training),
         "compared": compared_fields(options.weights, model, training, size),
     }
-    print(json.dumps(report, indent=2))
     if options.out is not None:
-        write_files(options.out, report, audit, samples, found)
-    return 0
+        write_files(options.out, audit, samples, found)
+    return keep(report, options.out, REPORT)
 
 
 def shown(records: Sequence[Record], size: int, name: str) -> Iterator[Tensor]:
@@ -167,8 +165,8 @@ def compared_fields(weights: Path, model: LatentDiffusion, training: Sequence[Re
     }
 
 
-def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequence[Record], found: Nearest) -> None:
-    """Write the table, the picture and, last, the report."""
+def write_files(out: Path, audit: Audit, samples: Sequence[Record], found: Nearest) -> None:
+    """Write the table and the picture."""
     out.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -183,7 +181,6 @@ def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequen
         table.writerow([record.image.name, *names, *(f"{value:.4f}" for value in values), flagged_by])
     write_text(out / TABLE, text.getvalue())
     save_png(draw_pairs(closest(audit, samples, found), audit.size), out / PICTURE, {"note": NOTE})
-    write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
 
 
 def closest(audit: Audit, samples: Sequence[Record], found: Nearest) -> Iterator[Pair]:

@@ -14,11 +14,6 @@ from ldm_us.runtime.checks import check_extra, check_seed
 SHEET, KEY, SCORES = "sheet.html", "key.json", "scores.json"
 
 
-def run_reader(options: argparse.Namespace) -> int:
-    """Make a study, or score its answers."""
-    return (run_make if options.part == "make" else run_score)(options)
-
-
 def run_make(options: argparse.Namespace) -> int:
     """Choose, shuffle, write."""
     seed = secrets.randbelow(2**63) if options.seed is None else options.seed

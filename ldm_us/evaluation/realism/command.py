@@ -1,7 +1,6 @@
 """The command realism: real images against generated ones, or against their own reconstructions; prints JSON."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from ldm_us.evaluation.realism.table import (
     how,
 )
 from ldm_us.evaluation.realism.two_sample import two_sample_tests
-from ldm_us.evaluation.results import check_out
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
@@ -79,8 +78,7 @@ def run_realism(options: argparse.Namespace) -> int:
     }
     if options.out is not None:
         write_realism(options.out, result, figures)
-    print(json.dumps(result, indent=2))
-    return 0
+    return keep(result, options.out, FILES[0])
 
 
 def tell_apart(
@@ -144,7 +142,7 @@ def independent(records: Sequence[Record], option: str, left_out: list[str]) -> 
 
 
 def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTest]) -> None:
-    """Write the three files, each of them whole."""
+    """Write the picture and the table."""
     out.mkdir(parents=True, exist_ok=True)
     compared = result["compared"]
     names = (f"{result['real']['measured']:,} real", f"{result[compared]['measured']:,} {compared}")
@@ -152,5 +150,4 @@ def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTes
     note = f"under each title: {effect} [95 %], corrected p; vertical lines: medians; outer bins: all beyond"
     picture = draw_realism(figures, f"Real and {compared} images, {result['size']}x{result['size']}", names, note)
     save_png(picture, out / FILES[2])
-    for name, text in ((FILES[0], json.dumps(result, indent=2) + "\n"), (FILES[1], as_markdown(result, figures))):
-        write_text(out / name, text)
+    write_text(out / FILES[1], as_markdown(result, figures))
