@@ -40,7 +40,7 @@ from ldm_us.data.altered_copies import COARSE_BLUR, coarse
 from ldm_us.data.near_duplicates import copies, detail
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import open_image
-from ldm_us.runtime.checks import check_seed
+from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import run_command
 
 KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -79,9 +79,7 @@ def compared(pictures: list[Image.Image]) -> set[tuple[int, int]]:
 def main(argv: list[str] | None = None) -> int:
     """Compare the datasets as they are, then with each kind of copy."""
     options = build_parser().parse_args(argv)
-    check_seed(options.seed)
-    if options.n < 1:
-        raise ValueError(f"--n {options.n}: use 1 or more.")
+    check_words(options)
     pictures = [open_image(record.image).convert("L") for record in read_datasets(options.data)]
     began = time.perf_counter()
     print(f"{len(pictures)} images: {len(compared(pictures))} pairs, {time.perf_counter() - began:.1f} s")

@@ -54,7 +54,7 @@ from ldm_us.display.charts import COLOURS, Margins, legend, new_figure, scale, s
 from ldm_us.files.checkpoint import BUNDLED, load_model
 from ldm_us.files.pictures import labelled_grid, save_png
 from ldm_us.files.pictures import to_picture as grey_picture
-from ldm_us.runtime.checks import check_device, check_new_file, check_seed
+from ldm_us.runtime.checks import check_new_file, check_words
 from ldm_us.runtime.entry import run_command
 
 SHOWN, BANDS = 6, 8  # samples in a row; bands of depth
@@ -65,10 +65,7 @@ NAMES = ("N(0, I)", "N(0, I), from t = 999", "noised images", "start prior")
 def main(argv: list[str] | None = None) -> int:
     """Sample from each start, write the picture, print the bands."""
     options = build_parser().parse_args(argv)
-    check_device(options.device)
-    check_seed(options.seed)
-    if options.n < 1:
-        raise ValueError(f"--n {options.n}: use 1 or more.")
+    check_words(options)
     check_new_file(options.out, options.overwrite)
     model = load_model(options.weights or BUNDLED, options.device)
     records = read_datasets(options.data)

@@ -53,7 +53,7 @@ answer_at_once(__name__, build_parser)
 
 import torch
 
-from ldm_us.runtime.checks import check_device, check_seed
+from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import run_command
 
 METHODS = {  # name: (stage, options)
@@ -85,8 +85,7 @@ sys.exit(code)
 def main(argv: list[str] | None = None) -> int:
     """Print a table in Markdown."""
     options = build_parser().parse_args(argv)
-    check_device(options.device)
-    check_seed(options.seed)
+    check_words(options)
     print(f"{machine(options.device)}; batch {options.batch}, {options.steps} steps\n")
     if options.what == "cache":
         print_cache(options)

@@ -102,7 +102,7 @@ from ldm_us.data.masks.binarize import binarize, find_masks
 from ldm_us.data.masks.files import list_masks, parse_name, write_masks
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.runtime.checks import check_seed
+from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import NOTHING_WRITTEN, note, run_command
 
 
@@ -118,7 +118,6 @@ def run_audit(args: argparse.Namespace) -> int:
 
 def run_phantom(args: argparse.Namespace) -> int:
     """Write a phantom data set."""
-    check_seed(args.seed)
     plan = Plan(args.n, args.size, args.seed, args.calipers, args.text)
     write_phantoms(plan, args.out, args.workers, args.overwrite)
     print(f"wrote {args.n} phantoms to {args.out}")
@@ -127,7 +126,6 @@ def run_phantom(args: argparse.Namespace) -> int:
 
 def run_masks(args: argparse.Namespace) -> int:
     """Write new masks."""
-    check_seed(args.seed)
     numbers = {"seed": args.seed, "size": args.size}
     write_masks(args.like, args.n, args.out, **numbers, augment=args.augment, overwrite=args.overwrite)
     masks, left = list_masks(args.like)
@@ -164,6 +162,7 @@ def run_statistics(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     args = build_parser().parse_args(argv)
+    check_words(args)
     making = {"phantom": run_phantom, "masks": run_masks, "binarize": run_binarize}
     return (making | {"audit": run_audit, "statistics": run_statistics})[args.command](args)
 

@@ -176,7 +176,7 @@ from ldm_us.evaluation.memorisation.command import run_memorisation
 from ldm_us.evaluation.protocol.command import run_protocol_command
 from ldm_us.evaluation.reader.command import run_make, run_score
 from ldm_us.evaluation.realism.command import run_realism
-from ldm_us.runtime.checks import check_device
+from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 
 RUN = {
@@ -197,7 +197,7 @@ RUN = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     options = build_parser().parse_args(argv)
-    check_device(getattr(options, "device", "cpu"))
+    check_words(options)
     return RUN[options.command](options)
 
 

@@ -39,7 +39,7 @@ from ldm_us.report.curves import curves
 from ldm_us.report.figures import Figure, result_figures
 from ldm_us.report.judged import Judged, judged
 from ldm_us.report.run_folder import Run, read_pictures, read_run
-from ldm_us.runtime.checks import check_device, check_new_file, check_seed
+from ldm_us.runtime.checks import check_new_file, check_seed, check_words
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 
 MOST_SEEDS = 5  # samples in a row
@@ -88,11 +88,8 @@ def section_of(run: Run, options: argparse.Namespace) -> dict[str, object]:
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse what makes no sense before anything is sampled."""
-    check_seed(options.seed)
+    check_words(options)
     check_seed(options.seed + MOST_SEEDS)
-    check_device(options.device)
-    if options.steps < 1:
-        raise ValueError(f"--steps {options.steps}: use 1 or more.")
     check_new_file(options.out, options.overwrite)
     if options.judge is not None:
         load_judge(options.judge)

@@ -1,6 +1,7 @@
 """Checks of command-line values that several commands share; each raises ValueError with one sentence."""
 
 import math
+from argparse import Namespace
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,16 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that a torch.Generator cannot take."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"--seed {seed}: use 0 up to 2^63 - 1.")
+
+
+def check_words(options: Namespace) -> None:
+    """Check what means one thing in every command that has it: --device, --seed, and counts."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    for name in ("n", "size", "steps", "batch", "workers", "two_sample_steps"):
+        if given.get(name, 1) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {given[name]}: use 1 or more.")
+    check_seed(given.get("seed", 0))
+    check_device(given.get("device", "cpu"))
 
 
 def check_finite(options: Mapping[str, float | None]) -> None:

@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from ldm_us.report.__main__ import main
+from ldm_us.runtime.entry import run_command
+
 STAGES = ("vae", "unet", "controlnet")
 
 

@@ -23,7 +23,7 @@ from ldm_us.evaluation.distribution.diversity import diversity, scales_at
 from ldm_us.evaluation.distribution.features import Features, count_seen_in_training, extract, load_features
 from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, read_set
-from ldm_us.runtime.checks import check_extra, check_seed
+from ldm_us.runtime.checks import check_extra
 
 RESULT = "distribution.json"
 SHARE_APART = 0.05  # of a class in the two sets, above which a note says so
@@ -31,11 +31,7 @@ SHARE_APART = 0.05  # of a class in the two sets, above which a note says so
 
 def run_distribution(options: argparse.Namespace) -> int:
     """Print the figures as JSON, and write them where asked."""
-    check_seed(options.seed)
     check_extra("eval", "sklearn", "scipy", "torchmetrics")
-    for name, value in (("batch", options.batch), ("size", options.size)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} {value}: use 1 or more.")
     check_out(options.out, [RESULT], options.overwrite)
     real, generated = same_classes(read_set(options.real), read_set(options.generated))
     size = check_sets(real, generated, options.size)

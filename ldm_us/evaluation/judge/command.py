@@ -9,16 +9,12 @@ from tqdm import tqdm
 from ldm_us.evaluation.judge.file import Training, image_digests, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, check_judge_size
 from ldm_us.evaluation.judge.training import measure_judge, train_judge
-from ldm_us.runtime.checks import check_new_file, check_seed
+from ldm_us.runtime.checks import check_new_file
 from ldm_us.training.dataset import data_hash, split_data
 
 
 def run_train_judge(options: argparse.Namespace) -> int:
     """Train, print the figures on held-out images, write the file."""
-    for name, value in (("steps", options.steps), ("batch", options.batch)):
-        if value < 1:
-            raise ValueError(f"--{name} {value}: use 1 or more.")
-    check_seed(options.seed)
     check_judge_size(JudgeConfig(size=options.size))
     if not 0 < options.held_out < 1:
         raise ValueError(f"--held-out {options.held_out}: a judge must be measured. Use more than 0 and less than 1.")

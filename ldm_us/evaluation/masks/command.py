@@ -35,8 +35,6 @@ RESULT = "mask-fidelity.json"
 
 def run_mask_fidelity(options: argparse.Namespace) -> int:
     """Print samples against their masks, against others' masks, and real images against theirs."""
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch}: use 1 or more.")
     check_picture_path(options.save_grid, options.overwrite)
     check_out(options.out, [RESULT], options.overwrite)
     network, training = (None, None) if options.judge is None else load_judge(options.judge, options.device)

@@ -34,7 +34,6 @@ COLUMNS = 10  # of the grid
 
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Print the PSNR over the images that no stage has seen, and write them as the autoencoder has them."""
-    check_seed(options.seed)
     check_out(options.out, [f"{options.command}.json"], options.overwrite)
     check_out(options.images, [MANIFEST], options.overwrite)
     records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
@@ -88,8 +87,6 @@ def run_masks(options: argparse.Namespace) -> int:
 
 def run_classes(options: argparse.Namespace) -> int:
     """Print how often the judge names the class that a sample was asked for, and how often that of a real image."""
-    if options.n < 1:
-        raise ValueError(f"--n {options.n}: use 1 or more.")
     sampling, model, network, training = prepare(options)
     assert network is not None
     assert training is not None
@@ -112,9 +109,6 @@ def prepare(options: argparse.Namespace) -> tuple[Sampling, LatentDiffusion, Jud
     """Refuse what makes no sense before anything is loaded; then the model and the judge, where one is given."""
     check_picture_path(options.save_grid, options.overwrite)
     check_out(options.out, [f"{options.command}.json"], options.overwrite)
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch}: use 1 or more.")
-    check_seed(options.seed)
     scale, guidance = options.control_scale, options.guidance
     check_finite({"guidance": guidance, "control_scale": scale})
     sampling = Sampling(  # a whole batch in a network call, on all cores

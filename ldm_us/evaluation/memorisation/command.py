@@ -51,7 +51,7 @@ from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_extra, check_finite, check_seed
+from ldm_us.runtime.checks import check_extra, check_finite
 from ldm_us.training.cache import ENCODER, weights_hash
 from ldm_us.training.dataset import data_hash
 from ldm_us.training.reconstruction import reconstruct_grey
@@ -78,7 +78,6 @@ class Audit:
 def run_memorisation(options: argparse.Namespace) -> int:
     """Compare the samples with the training images, print the figures, write the files."""
     check_extra("eval", "scipy")
-    check_seed(options.seed)
     check_finite({"false_alarms": options.false_alarms})
     if not 0 < options.false_alarms < 1:
         raise ValueError(f"--false-alarms {options.false_alarms}: use a share above 0 and below 1, such as 0.03.")

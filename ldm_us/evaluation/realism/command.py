@@ -30,7 +30,7 @@ from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_finite, check_seed
+from ldm_us.runtime.checks import check_finite
 from ldm_us.training.reconstruction import reconstruct
 
 FILES = ("realism.json", "realism.md", "realism.png")
@@ -42,9 +42,6 @@ def run_realism(options: argparse.Namespace) -> int:
     if options.dynamic_range <= 0:
         raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
     check_speckle_size(options.size)
-    check_seed(options.seed)
-    if options.two_sample_steps < 1:
-        raise ValueError(f"--two-sample-steps {options.two_sample_steps}: use 1 or more.")
     check_out(options.out, FILES, options.overwrite)
     scipy_stats()
     real, dynamic_range, weights = read_set(options.real), options.dynamic_range, options.reconstructions
