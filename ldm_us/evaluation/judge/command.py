@@ -41,6 +41,6 @@ def run_train_judge(options: argparse.Namespace) -> int:
         images=images,
         figures=measure_judge(network, held_out),
     )
-    save_judge(network, options.out, training)
+    save_judge(network.cpu(), options.out, training)
     print(json.dumps({"judge": str(options.out), "trained_on": len(records), "held_out": training.figures}, indent=2))
     return 0
