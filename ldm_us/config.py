@@ -3,10 +3,18 @@
 import dataclasses
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 PREDICTIONS = ("eps", "v")
 SPACINGS = ("leading", "trailing")
+SAMPLERS = ("ddim", "ddpm", "dpm")  # here and not in sampling.py: command lines name these before they import PyTorch
+PRECISIONS = ("fp32", "bf16")  # likewise, as all of these
+PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
+TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
+STRENGTH = 0.6  # of an edit: share of the steps that are walked
+ITERATIONS = 2  # of an inversion: model calls a step beyond the first; what more of them bring: docs/results.md
+BUNDLED = Path(__file__).with_name("weights") / "us128.safetensors"  # trained on phantoms; see the card beside it
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ TINY = ModelConfig(
     unet=UNetConfig(width=32, heads=4, context_width=32),
 )
 
-PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}
+PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}  # the configs that --preset names
 
 # What the fields of a config in a file may be: one that asks for 10^9 layers is refused before anybody builds them. The
 # limits lie far above any Stable Diffusion 1.x; they only keep the time and memory of building a model bounded.

@@ -34,6 +34,7 @@ MICRO = ModelConfig(
 )
 SLOWEST = (  # the files that take longest are started first, so that no process ends with one of them alone
     "test_lessons.py",
+    "test_reference.py",
     "training/test_train_distributed.py",
     "synthesis/test_folder.py",
     "training/test_train_kills.py",
@@ -42,6 +43,7 @@ SLOWEST = (  # the files that take longest are started first, so that no process
     "evaluation/memorisation/test_memorisation.py",
     "synthesis/test_drawing.py",
     "diffusion/test_inversion.py",
+    "test_documents.py",
     "evaluation/protocol/test_protocol.py",
     "training/test_train_fine_tuning.py",
     "runtime/test_scripts.py",

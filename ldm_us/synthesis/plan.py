@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from ldm_us.data.records import CLASSES, class_prompt
 from ldm_us.synthesis.subjects import Subject, choose_subjects, masked_subjects
 
-LAYOUTS = ("flat", "busi")
 STRIPS = "strips"  # in the layout of BUSI, the folder of pictures of how samples came about
 
 

@@ -55,7 +55,7 @@ def ddpm_loss(
     control = None
     if use_control:
         assert model.controlnet is not None
-        control = model.controlnet(z_t, batch.t, context, model.controlnet.hint_of(batch.mask))
+        control = model.controlnet(z_t, batch.t, context, model.controlnet.hint_of(batch.mask.to(z_t.dtype)))
     prediction = model.unet(z_t, batch.t, context, control).float()
     target = target_of(model.schedule, batch.z_0, batch.t, batch.eps)
     if min_snr is None:

@@ -79,7 +79,7 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
     held_out.encode(range(len(data)))
     lesion = data.masks.flatten(1).any(dim=1)
     lesions = int(lesion.sum())
-    masks = {"true": data.masks[lesion].float()}  # of the images with a lesion
+    masks = {"true": data.masks[lesion]}  # of the images with a lesion
     if held_out.options.stage == "controlnet" and lesions >= 2:
         labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
         other = masks["true"][others_of_their_class(labels)]
@@ -95,8 +95,8 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
         sums = {kind: total + losses[kind] for kind, total in sums.items()}
     figures = {"val_loss": sum(bands.values()) / BANDS} | bands
     if "shuffled" in masks:
-        means = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
-        figures |= means | {"control_gap": means["val_loss_shuffled_mask"] - means["val_loss_true_mask"]}
+        by_mask = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
+        figures |= by_mask | {"control_gap": by_mask["val_loss_shuffled_mask"] - by_mask["val_loss_true_mask"]}
     return figures
 
 
@@ -122,7 +122,7 @@ def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch
     places = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n  # one in each n-th
     t = (first + (places * (last - first + 1)).long()).clamp(max=last)
     eps = torch.randn(z_0.shape, generator=generator)
-    return LatentBatch(z_0, data.prompt_index, data.masks.float(), t, eps)
+    return LatentBatch(z_0, data.prompt_index, data.masks, t, eps)
 
 
 def take(batch: LatentBatch, chosen: Tensor) -> LatentBatch:

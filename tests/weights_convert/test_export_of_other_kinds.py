@@ -21,11 +21,11 @@ from tests.conftest import MICRO
 from weights_convert import diffusers_folder, file_settings
 from weights_convert.__main__ import main as weights_convert_main
 from weights_convert.diffusers_folder import folder_texts
-from weights_convert.export_command import FORMATS, notes, without_ours
+from weights_convert.export_command import notes, without_ours
 from weights_convert.file_settings import marks, yaml_beside
 from weights_convert.summary import in_yaml, unlike_sd15
 
-LAYOUTS = [name for name in FORMATS if name != "lora"]
+LAYOUTS = ("compvis", "diffusers", "controlnet")
 TAKEN = {"compvis": {"unet", "vae", "text"}, "controlnet": {"controlnet"}}
 TAKEN["diffusers"] = TAKEN["compvis"] | TAKEN["controlnet"]
 NEITHER = {  # fields that no export says, and why none has to
