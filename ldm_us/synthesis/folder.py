@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_us.data.readers.busi import SAMPLES_INFO
-from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.data.records import CLASSES, LESION_CLASSES, class_prompt
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import take_shared, try_exclusive
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
-from ldm_us.synthesis.plan import STRIPS, Plan, Sample
+from ldm_us.synthesis.plan import Plan, Sample
 from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, settings_of
 
 COMMAND = "command.json"  # what the folder was begun with
@@ -81,16 +81,18 @@ def occupied(out: Path) -> Iterator[None]:
 def remove_samples(out: Path) -> None:
     """Delete what earlier calls have made here and listed, and nothing else."""
     lists = [path for path in [out / MANIFEST, *out.glob("*.jsonl.part")] if path.is_file()]
+    folders = {out / name for name in (*CLASSES, STRIPS)}
     (out / COMMAND).unlink(missing_ok=True)
     for path in lists:
         for entry in read_list(path):
             for name in files_of(entry):
                 if (out / name).resolve().is_relative_to(out.resolve()):
                     (out / name).unlink(missing_ok=True)
+                    folders.add((out / name).parent)
         path.unlink()
-    for name in (*CLASSES, STRIPS):  # a class folder without an image is no BUSI
-        if (out / name).is_dir() and not any((out / name).iterdir()):
-            (out / name).rmdir()
+    for folder in folders - {out}:  # a class folder without an image is no BUSI
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def begun_with(out: Path) -> Fields:
@@ -199,10 +201,13 @@ def finish(out: Path, plan: Plan) -> None:
             families.setdefault(shared, []).append(Path(entry["file_name"]).name)
     assert numbers == plan.total, "a process left before its share was done"
     if plan.layout == "busi":
-        info = {
+        info: dict[str, object] = {
             "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
             "families": [names for names in families.values() if len(names) > 1],
         }
+        prompts = {subject.label: subject.prompt for subject in plan.subjects}
+        if any(prompt != class_prompt(label) for label, prompt in prompts.items()):
+            info["prompts"] = prompts  # else who trains on these samples would call them a breast
         with atomic_file(out / SAMPLES_INFO) as file:
             file.write((json.dumps(info, indent=1) + "\n").encode())
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.records import CLASSES, class_prompt
 from ldm_us.diffusion.inversion import ITERATIONS
 from ldm_us.diffusion.sampling import SAMPLERS, Sampling
 from ldm_us.files.checkpoint import BUNDLED
@@ -31,6 +30,7 @@ class SampleOptions:
     labels: list[str]
     prompt: str | None
     mask: Path | None
+    source_class: str | None  # of what is inverted; the model has its prompt
     n: int | None
     balance: list[float] | None
     seed: int | None  # of the first sample; None: drawn from the system
@@ -59,7 +59,8 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
         check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
     elif not parsed.info:
         check_options(values, changed)
-    as_given = ("labels", "prompt", "mask", "n", "balance", "seed", "layout", "batch", "out", "overwrite", "watermark")
+    as_given = ("labels", "prompt", "mask", "source_class", "n", "balance", "seed", "layout", "batch", "out")
+    more = ("overwrite", "watermark", "fast", "drop_memorised", "data", "info", "verify")
     added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
@@ -67,7 +68,7 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
         device=local_device(parsed.device),
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
         given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
-        **{name: values[name] for name in (*as_given, "fast", "drop_memorised", "data", "info", "verify")},
+        **{name: values[name] for name in (*as_given, *more)},
     )
 
 
@@ -94,8 +95,7 @@ def beginning_of(values: dict[str, Any]) -> Beginning:
         return Region(init, values["inpaint"], values["resample"], not values["no_paste"])
     if not values["invert"]:
         return FromImage(init, **strength)
-    shown = class_prompt(values["source_class"]) if values["source_class"] else values["source_prompt"]
-    iterations, source_mask = values["iterations"], values["source_mask"]
+    iterations, shown, source_mask = values["iterations"], values["source_prompt"], values["source_mask"]
     return Inversion(init, iterations=iterations, source_prompt=shown, source_mask=source_mask, **strength)
 
 
@@ -139,12 +139,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add_what(add: Callable[..., object]) -> None:
     """Classes, prompts, masks and how many of each."""
-    add("--class", dest="labels", action="append", default=[], metavar="NAME", help="normal, benign, malignant (all)")
+    add("--class", dest="labels", action="append", default=[], metavar="NAME", help="of the model's, see --info (all)")
     add("--prompt", metavar="TEXT", help="any other text instead of a class")
     add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
     add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder of masks")
     add("--n", type=int, metavar="N", help="samples of each; with --balance of all (4)")
-    add("--balance", type=float, nargs=3, metavar=("B", "M", "N"), help="shares or counts: benign malignant normal")
+    add("--balance", type=float, nargs="+", metavar="X", help="shares or counts, in the order of --info")
     add("--seed", type=seed, default=0, metavar="N", help="of the first sample; others follow; or random (%(default)s)")
 
 
@@ -186,7 +186,7 @@ def add_edits(parser: argparse.ArgumentParser) -> None:
     add("--resample", type=int, default=1, metavar="N", help="--inpaint: times each step is taken (%(default)s)")
     add("--no-paste", action="store_true", help="--inpaint: outside, show --init reconstructed")
     add("--invert", action="store_true", help="start from the noise that leads to --init")
-    add("--source-class", choices=CLASSES, metavar="NAME", help="--invert: class of --init (that of the sample)")
+    add("--source-class", metavar="NAME", help="--invert: class of --init (that of the sample)")
     add("--source-prompt", metavar="TEXT", help="--invert: what --init shows, if no class")
     add("--source-mask", type=Path, metavar="PATH", help="--invert: lesion of --init, moved to --mask")
     add("--iterations", type=int, default=ITERATIONS, metavar="N", help="--invert: refinements a step (%(default)s)")

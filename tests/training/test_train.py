@@ -11,8 +11,9 @@ import train
 from ldm_us.data.digests import image_digests
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
-from ldm_us.files.lineage import describe_model, read_lineage
+from ldm_us.files.lineage import read_lineage
 from ldm_us.networks.vae import posterior_from_moments
+from ldm_us.synthesis.info import describe_model
 from ldm_us.training.dataset import data_hash, encode_images, load_training_set, split_data
 from ldm_us.training.start import random_model
 
