@@ -50,8 +50,8 @@ from ldm_us.synthesis.inputs import check_files, check_masks, load_added, resizi
 from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, make_plan
-from ldm_us.synthesis.recipe import Inversion, Recipe
-from ldm_us.synthesis.subjects import left_out
+from ldm_us.synthesis.recipe import Recipe
+from ldm_us.synthesis.subjects import left_out, with_source
 from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
 from ldm_us.synthesis.weights import load_sampler, taught_words
@@ -161,9 +161,7 @@ def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan, words: 
         raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
     sampling = options.recipe.sampling.resolved(model.config, plan.masked)
     check_steps(model.schedule, sampling.steps)
-    begin, shown = options.recipe.begin, options.source_class
-    if isinstance(begin, Inversion) and shown is not None:
-        begin = replace(begin, source_prompt=words.prompt(shown, f"--source-class {shown}"))
+    begin = with_source(options.recipe.begin, options.source_class, words)
     return replace(options.recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
 
 

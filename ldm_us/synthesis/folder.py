@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_us.data.readers.busi import SAMPLES_INFO
-from ldm_us.data.records import CLASSES, LESION_CLASSES, class_prompt
+from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import take_shared, try_exclusive
@@ -81,18 +81,15 @@ def occupied(out: Path) -> Iterator[None]:
 def remove_samples(out: Path) -> None:
     """Delete what earlier calls have made here and listed, and nothing else."""
     lists = [path for path in [out / MANIFEST, *out.glob("*.jsonl.part")] if path.is_file()]
-    folders = {out / name for name in (*CLASSES, STRIPS)}
     (out / COMMAND).unlink(missing_ok=True)
     for path in lists:
         for entry in read_list(path):
             for name in files_of(entry):
                 if (out / name).resolve().is_relative_to(out.resolve()):
                     (out / name).unlink(missing_ok=True)
-                    folders.add((out / name).parent)
+                    with suppress(OSError):  # unless it holds something
+                        (out / name).parent.rmdir()  # a class folder without an image is no BUSI
         path.unlink()
-    for folder in folders - {out}:  # a class folder without an image is no BUSI
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def begun_with(out: Path) -> Fields:
@@ -201,13 +198,12 @@ def finish(out: Path, plan: Plan) -> None:
             families.setdefault(shared, []).append(Path(entry["file_name"]).name)
     assert numbers == plan.total, "a process left before its share was done"
     if plan.layout == "busi":
-        info: dict[str, object] = {
+        others = {s.label: s.prompt for s in plan.subjects if s.prompt != class_prompt(s.label)}
+        info = {
             "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
             "families": [names for names in families.values() if len(names) > 1],
+            **({"prompts": others} if others else {}),  # else who trains on them would call them a breast
         }
-        prompts = {subject.label: subject.prompt for subject in plan.subjects}
-        if any(prompt != class_prompt(label) for label, prompt in prompts.items()):
-            info["prompts"] = prompts  # else who trains on these samples would call them a breast
         with atomic_file(out / SAMPLES_INFO) as file:
             file.write((json.dumps(info, indent=1) + "\n").encode())
 
@@ -218,7 +214,7 @@ def shared_source(entry: Fields) -> str | None:
         return edited
     if controls := settings_of(entry)["controls"]:
         return json.dumps([str(control["hint"]["sha256"]) for control in controls])
-    return entry.get("mask_sha256") if entry.get("class") in LESION_CLASSES else None
+    return entry.get("mask_sha256") if entry.get("class") != "normal" else None
 
 
 def read_list(path: Path) -> Iterator[Fields]:

@@ -10,6 +10,7 @@ from ldm_us.data.readers.busi import class_folder, read_busi
 from ldm_us.data.readers.left_out import list_left_out
 from ldm_us.data.records import CLASSES, LESION_CLASSES
 from ldm_us.data.words import Words
+from ldm_us.synthesis.recipe import Beginning, Inversion
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ def with_text(subject: Subject, labels: list[str], prompt: str | None, words: Wo
         raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
     asked = f"--class {label}" if labels else f"{subject.masks[0]}, of class {label}"
     return replace(subject, prompt=words.prompt(label, asked), label=label)
+
+
+def with_source(begin: Beginning, label: str | None, words: Words) -> Beginning:
+    """Set the prompt of what is inverted, where --source-class says what it shows."""
+    if label is None or not isinstance(begin, Inversion):
+        return begin
+    return replace(begin, source_prompt=words.prompt(label, f"--source-class {label}"))
 
 
 def masked_subjects(path: Path, classes: Sequence[str] = CLASSES) -> list[Subject]:

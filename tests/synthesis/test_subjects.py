@@ -3,7 +3,10 @@
 import pytest
 from PIL import Image
 
+from ldm_us.data.words import words_in
 from ldm_us.synthesis.subjects import check_mask, choose_subjects
+
+BREAST = words_in("m", {})  # of a file of before there was a record
 
 
 @pytest.fixture
@@ -18,7 +21,7 @@ def busi(tmp_path):
 
 
 def test_nothing_asked_for_means_all_three_classes_with_the_prompts_of_the_paper():
-    assert [subject.prompt for subject in choose_subjects([], None, None)] == [
+    assert [subject.prompt for subject in choose_subjects([], None, None, BREAST)] == [
         "Ultrasound image of a benign breast",
         "Ultrasound image of a malignant breast",
         "Ultrasound image of a normal breast",
@@ -26,17 +29,20 @@ def test_nothing_asked_for_means_all_three_classes_with_the_prompts_of_the_paper
 
 
 def test_an_unknown_class_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"--class tumour: unknown\. Use benign, malignant, normal"):
-        choose_subjects(["tumour"], None, None)
+    with pytest.raises(
+        ValueError,
+        match=r"--class tumour: unknown to m\. Use --class .*\(benign, malignant, normal\)",
+    ):
+        choose_subjects(["tumour"], None, None, BREAST)
 
 
 def test_a_class_and_a_prompt_together_are_refused():
     with pytest.raises(ValueError, match="give one of them"):
-        choose_subjects(["benign"], "a liver", None)
+        choose_subjects(["benign"], "a liver", None, BREAST)
 
 
 def test_a_busi_mask_brings_its_class_its_other_masks_and_its_original(busi):
-    (subject,) = choose_subjects([], None, busi / "benign" / "benign (10)_mask.png")
+    (subject,) = choose_subjects([], None, busi / "benign" / "benign (10)_mask.png", BREAST)
     assert subject.name == "benign (10)"
     assert subject.prompt == "Ultrasound image of a benign breast"
     assert [path.name for path in subject.masks] == ["benign (10)_mask.png", "benign (10)_mask_1.png"]
@@ -44,24 +50,27 @@ def test_a_busi_mask_brings_its_class_its_other_masks_and_its_original(busi):
 
 
 def test_a_class_folder_gives_one_subject_per_image_and_not_one_per_mask_file(busi):
-    assert [subject.name for subject in choose_subjects([], None, busi / "benign")] == ["benign (10)", "benign (2)"]
+    assert [subject.name for subject in choose_subjects([], None, busi / "benign", BREAST)] == [
+        "benign (10)",
+        "benign (2)",
+    ]
 
 
 def test_the_whole_dataset_gives_every_lesion_in_natural_order(busi):
-    names = [subject.name for subject in choose_subjects([], None, busi)]
+    names = [subject.name for subject in choose_subjects([], None, busi, BREAST)]
     assert names == ["benign (2)", "benign (10)", "malignant (1)"]
 
 
 def test_a_mask_whose_name_tells_no_class_needs_one(tmp_path):
     Image.new("1", (8, 8), 1).save(tmp_path / "drawn.png")
     with pytest.raises(ValueError, match=r"drawn\.png: its name tells no class. Give --class or --prompt"):
-        choose_subjects([], None, tmp_path / "drawn.png")
-    (subject,) = choose_subjects(["malignant"], None, tmp_path / "drawn.png")
+        choose_subjects([], None, tmp_path / "drawn.png", BREAST)
+    (subject,) = choose_subjects(["malignant"], None, tmp_path / "drawn.png", BREAST)
     assert subject.prompt == "Ultrasound image of a malignant breast"
 
 
 def test_an_asked_class_wins_over_the_one_in_the_file_name(busi):
-    (subject,) = choose_subjects(["malignant"], None, busi / "benign" / "benign (2)_mask.png")
+    (subject,) = choose_subjects(["malignant"], None, busi / "benign" / "benign (2)_mask.png", BREAST)
     assert subject.prompt == "Ultrasound image of a malignant breast"
 
 
@@ -69,23 +78,23 @@ def test_an_asked_class_wins_over_the_one_in_the_file_name(busi):
 def test_a_missing_mask_and_an_empty_folder_are_refused_by_name(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=name):
-        choose_subjects(["benign"], None, tmp_path / name)
+        choose_subjects(["benign"], None, tmp_path / name, BREAST)
 
 
 def test_several_classes_cannot_share_masks(busi):
     with pytest.raises(ValueError, match="one --class"):
-        choose_subjects(["benign", "malignant"], None, busi)
+        choose_subjects(["benign", "malignant"], None, busi, BREAST)
 
 
 def test_other_files_that_begin_like_a_mask_are_not_taken_for_one(busi):
     (busi / "benign" / "benign (2)_mask.png.bak").write_bytes(b"old")
     Image.new("1", (8, 8), 1).save(busi / "benign" / "benign (2)_mask_old.png")
-    (subject,) = choose_subjects([], None, busi / "benign" / "benign (2)_mask.png")
+    (subject,) = choose_subjects([], None, busi / "benign" / "benign (2)_mask.png", BREAST)
     assert [path.name for path in subject.masks] == ["benign (2)_mask.png"]
 
 
 def test_an_empty_prompt_is_a_prompt(busi):
-    (subject,) = choose_subjects([], "", busi / "benign" / "benign (2)_mask.png")
+    (subject,) = choose_subjects([], "", busi / "benign" / "benign (2)_mask.png", BREAST)
     assert subject.prompt == ""
 
 

@@ -1,8 +1,8 @@
 """Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863.
 
-Class folders with BUSI's file names are taken for a breast: the prompt of the paper says so. Samples of a model of other
-words, written in this layout, bring theirs in samples.json. Images of another organ belong into an imagefolder, whose
-metadata say the prompt of each.
+Class folders with BUSI's file names are taken for a breast: they get the prompt of the paper. Samples of a model that
+was taught other words bring theirs in samples.json. Images of another organ belong into an imagefolder, whose metadata
+say the prompt of each.
 """
 
 import json
