@@ -83,22 +83,22 @@ class Words:
             near = difflib.get_close_matches(prompt, self.prompts, NEAREST, cutoff=0.0)
             listed = "; ".join(repr(shown(text)) for text in near)
             return [f"{self.name} was never trained on this prompt. " + (f"Nearest are: {listed}." if near else "")]
-        notes = [
-            f"{label}: more than one prompt was taught for this class. Taken is the most frequent, "
-            f"{shown(self.prompt(label))!r}; --info lists them, and --prompt takes any."
-            for label in labels
-            if len(self.taught.get(label, ())) > 1
-        ]
         if self.doubtful:
-            notes.append(
+            return [
                 f"{self.name} does not say which words it was taught: --class is taken for one of the breast, as "
                 "always. --prompt says anything else."
-            )
-        return notes
+            ]
+        several = [label for label in labels if len(self.taught.get(label, ())) > 1]
+        if not several:
+            return []
+        return [
+            f"more than one prompt was taught for {' and '.join(several)}. Taken is the most frequent of a class "
+            f"({shown(self.prompt(several[0]))!r}); --info lists them, and --prompt takes any."
+        ]
 
     def lines(self) -> list[str]:
         """For --info: the classes in the order of --balance, and every prompt with its images."""
-        lines = [f"classes: {', '.join(self.classes) or 'none'}" + " (not recorded)" * self.doubtful]
+        lines = [f"classes, in the order of --balance: {', '.join(self.classes) or 'none'}"]
         for label in sorted(self.taught):
             of_class = sorted(self.taught[label].items(), key=lambda item: (-item[1], item[0]))
             for prompt, images in of_class:
@@ -122,13 +122,13 @@ def words_in(name: str, metadata: dict[str, str], more: Entries = ()) -> Words:
     recorded = [entry for entry in stages if WORDS in entry]
     old = [entry for entry in stages if WORDS not in entry and entry.get("caption_dropout") != 1]
     unnamed = not lineage and metadata.get("stage") != "import"  # saved by somebody's own program
-    taught: Taught = OLD if unnamed or old or (stages and not recorded) else {}
+    taught: Taught = OLD if unnamed or old or (lineage and not recorded) else {}
     for entry in recorded:
         new = rows_of(name, entry)
         if new and entry["stage"] == "unet" and not entry.get("lora"):
             taught = {}  # all of the denoiser has learned these since: what a class was before is not sure any more
         taught = taught | new
-    folders = [str(folder).lower() for entry in stages for folder in entry.get("data") or ["?"]]
+    folders = [str(folder).lower() for entry in lineage for folder in entry.get("data") or ["?"]]
     breast = folders and all(any(word in folder for word in OLD_NAMES) for folder in folders)
     complete = bool(recorded) and not unnamed and not old
     return Words(name, taught, digests_in(recorded), complete, taught == OLD and not recorded and not breast)

@@ -106,8 +106,10 @@ def make_plan(
         if labels or prompt is not None:
             raise ValueError("--balance sets the classes: leave --class and --prompt away.")
         words.check_classes("--balance")
-        short = len(balance) == len(CLASSES) != len(words.classes) and set(words.classes) < set(CLASSES)
-        classes = CLASSES if short else words.classes  # 0 for a breast class that the model was not taught
+        classes = words.classes
+        of_breast = len(balance) == len(CLASSES) and set(classes) < set(CLASSES)
+        if of_breast and not any(share for label, share in zip(CLASSES, balance, strict=True) if label not in classes):
+            classes = CLASSES  # with 0 for what the model was not taught
         counts = class_counts(balance, n, classes)
         subjects = balanced_subjects(dict(zip(classes, counts, strict=True)), mask, words)
         plan = Plan(tuple(subjects), mask is not None, seed, counts=counts, classes=classes, layout=layout)
@@ -145,7 +147,7 @@ def balanced_subjects(counts: Mapping[str, int], mask: Path | None, words: Words
     masks = [] if mask is None else masked_subjects(mask, words.classes)
     subjects: list[Subject] = []
     for label in (label for label, count in counts.items() if count > 0):
-        prompt = words.prompt(label, f"--balance with samples of class {label}")
+        prompt = words.prompt(label)
         if mask is None or label == "normal":
             subjects.append(Subject(label, prompt, label=label))
             continue

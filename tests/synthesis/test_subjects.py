@@ -3,10 +3,11 @@
 import pytest
 from PIL import Image
 
-from ldm_us.data.words import words_in
+from ldm_us.data.words import Words, words_in
 from ldm_us.synthesis.subjects import check_mask, choose_subjects
 
 BREAST = words_in("m", {})  # of a file of before there was a record
+THYROID = Words("t", {"benign": {"a benign thyroid": 3}, "nodule": {"a nodule": 2}}, frozenset(), True)
 
 
 @pytest.fixture
@@ -34,6 +35,34 @@ def test_an_unknown_class_is_refused_with_the_known_ones():
         match=r"--class tumour: unknown to m\. Use --class .*\(benign, malignant, normal\)",
     ):
         choose_subjects(["tumour"], None, None, BREAST)
+
+
+def test_a_model_of_another_organ_is_sampled_with_its_own_prompts_and_never_called_breast(busi):
+    named = choose_subjects([], None, None, THYROID)
+    assert [(one.name, one.prompt) for one in named] == [("benign", "a benign thyroid"), ("nodule", "a nodule")]
+    masked = choose_subjects([], None, busi / "benign", THYROID)
+    assert {one.prompt for one in masked} == {"a benign thyroid"}
+
+
+def test_a_mask_of_a_class_that_the_model_was_not_taught_is_refused_and_a_prompt_helps(busi):
+    with pytest.raises(ValueError, match=r"malignant \(1\)_mask\.png, of class malignant: unknown to t.*--prompt"):
+        choose_subjects([], None, busi / "malignant", THYROID)
+    (subject,) = choose_subjects([], "a nodule", busi / "malignant", THYROID)
+    assert (subject.prompt, subject.label) == ("a nodule", "nodule")
+
+
+def test_a_mask_named_by_a_class_of_the_model_has_it_and_one_named_otherwise_tells_none(tmp_path):
+    for name in ("nodule", "foo"):
+        Image.new("1", (8, 8), 1).save(tmp_path / f"{name} (1)_mask.png")
+    (subject,) = choose_subjects([], None, tmp_path / "nodule (1)_mask.png", THYROID)
+    assert (subject.prompt, subject.label) == ("a nodule", "nodule")
+    with pytest.raises(ValueError, match=r"foo \(1\)_mask\.png: its name tells no class"):
+        choose_subjects([], None, tmp_path / "foo (1)_mask.png", THYROID)
+
+
+def test_without_class_and_prompt_a_model_without_classes_is_refused():
+    with pytest.raises(ValueError, match=r"without --class and --prompt: sd15 has no classes\. Use --prompt"):
+        choose_subjects([], None, None, words_in("sd15", {"stage": "import"}))
 
 
 def test_a_class_and_a_prompt_together_are_refused():
