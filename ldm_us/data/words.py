@@ -80,9 +80,9 @@ class Words:
         if prompt is not None:
             if not self.complete or not prompt.strip() or digest_of(prompt) in self.digests:
                 return []
-            near = difflib.get_close_matches(prompt, self.prompts, NEAREST, cutoff=0.0)
-            listed = "; ".join(repr(shown(text)) for text in near)
-            return [f"{self.name} was never trained on this prompt. " + (f"Nearest are: {listed}." if near else "")]
+            texts = [shown(text) for text in self.prompts[:MOST_PROMPTS]]
+            near = "; ".join(map(repr, difflib.get_close_matches(shown(prompt), texts, NEAREST, cutoff=0.0)))
+            return [f"{self.name} was never trained on this prompt" + (f". Nearest are: {near}." if near else ".")]
         if self.doubtful:
             return [
                 f"{self.name} does not say which words it was taught: --class is taken for one of the breast, as "
@@ -128,8 +128,7 @@ def words_in(name: str, metadata: dict[str, str], more: Entries = ()) -> Words:
         if new and entry["stage"] == "unet" and not entry.get("lora"):
             taught = {}  # all of the denoiser has learned these since: what a class was before is not sure any more
         taught = taught | new
-    folders = [str(folder).lower() for entry in lineage for folder in entry.get("data") or ["?"]]
-    breast = folders and all(any(word in folder for word in OLD_NAMES) for folder in folders)
+    breast = lineage and all(any(word in str(entry.get("data")).lower() for word in OLD_NAMES) for entry in lineage)
     complete = bool(recorded) and not unnamed and not old
     return Words(name, taught, digests_in(recorded), complete, taught == OLD and not recorded and not breast)
 
