@@ -19,6 +19,11 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
+from ldm_us.runtime.command_line import answer_at_once
+from ldm_us.synthesis.command_line import build_parser
+
+answer_at_once(__name__, build_parser)  # before the imports that take seconds
+
 from tqdm import tqdm
 
 from ldm_us.data.records import load_mask
@@ -92,14 +97,16 @@ def main(argv: list[str] | None = None) -> int:
         world.first(lambda: begin(out, command, options.overwrite))
         check_command(out, command)
         with occupied(out):
-            made = make_samples(model, plan, recipe, added, training, options, fields, out, world)
-            world.barrier()
+            change = f"with --out {out}{' and without --overwrite' * options.overwrite}"
+            world.signals.then = f". The same command {change} goes on from there."
+            made = sum(world.gathered(make_samples(model, plan, recipe, added, training, options, fields, out, world)))
             if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
         if world.main:
-            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}; this process made {made} of them")
+            before = f"; {plan.total - made} of them were there already" * (made < plan.total)
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{before}")
     return 0
 
 

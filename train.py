@@ -14,22 +14,27 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from ldm_us.runtime.command_line import answer_at_once
+from ldm_us.training.command_line import build_parser, parse_options
+
+answer_at_once(__name__, build_parser)  # before the imports that take seconds
+
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from ldm_us.config import BUNDLED
 from ldm_us.data.audit.summary import describe_reading
 from ldm_us.data.readers.datasets import read_folders
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import BUNDLED, loaded
+from ldm_us.files.checkpoint import loaded
 from ldm_us.files.lineage import pack
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
-from ldm_us.training.command_line import parse_options
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
@@ -107,6 +112,8 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
     ema = EMA(parameters, options.ema)
     first_step = resume(stage, optimizer, ema, steps)
+    if first_step == steps and world.main:
+        print(f"{options.out}: {steps} steps are there already; the result is written anew. More --steps train on.")
     stage.prepare(range(first_step, steps + 1))
     with closing(Log(options.out, first_step, world, options.tensorboard)) as log, world.signals.holding():
         train(stage, loss_of, validation, optimizer, ema, log, range(first_step, steps))
@@ -167,8 +174,7 @@ def end_early(stage: Stage, step: int) -> None:
     stage.world.barrier()  # torchrun ends the others as soon as one has ended
     if not stage.world.main:
         sys.exit(128 + number)
-    out = stage.options.out
-    raise Stopped(f"stopped: {out} is saved at step {step}. The same command again goes on from there.", number)
+    raise Stopped(f"stopped: {stage.options.out} is saved at step {step}{stage.world.signals.then}", number)
 
 
 def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:

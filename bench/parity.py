@@ -1,7 +1,7 @@
 """The same weights in ldm_us and in diffusers and transformers, compared tensor by tensor. For auditors; make parity.
 
-    python bench/parity.py                                     the bundled model; filled weights at size tiny, eps and v
-    python bench/parity.py --preset sd15 --steps 2             filled weights at the size of Stable Diffusion 1.5
+    python bench/parity.py                                # the bundled model; filled weights at size tiny, eps and v
+    python bench/parity.py --preset sd15 --steps 2        # filled weights at the size of Stable Diffusion 1.5
     python bench/parity.py --weights model.safetensors --steps 50
 
 Each model is exported with `python -m weights_convert export` to a temporary diffusers folder, which their libraries
@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # bench and tests are not in
 from bench.parity_networks import Pair, compare_controlnet, compare_text, compare_unet, compare_vae
 from bench.parity_sampling import compare_sample, compare_schedule, compare_steps, samples_of, step_seconds
 from bench.parity_table import HEADER, Row, first_above, verdict
-from ldm_us.config import PRESETS, TINY, ModelConfig
+from ldm_us.config import BUNDLED, PRESETS, TINY, ModelConfig
 from ldm_us.diffusion.model import check_size
-from ldm_us.files.checkpoint import BUNDLED, LazyTensor, load_model, model_metadata, write_safetensors
+from ldm_us.files.checkpoint import LazyTensor, load_model, model_metadata, write_safetensors
 from ldm_us.runtime.checks import check_device, check_extra
 from ldm_us.runtime.entry import run_command
 from tests.golden.fill import weight

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_us.config import BUNDLED
 from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import load_image
 from ldm_us.diffusion.ddim import ddim_timesteps
@@ -24,7 +25,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import draw, generators_of, latent_shape, start_from
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.display.charts import COLOURS, Margins, legend, new_figure, scale, style, to_picture, write
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import labelled_grid, save_png
 from ldm_us.files.pictures import to_picture as grey_picture
 

@@ -1,6 +1,6 @@
 """What training costs: parameters, peak memory and images per second of each method, and of the loop's options.
 
-    python bench/training.py methods --weights sd15.safetensors --data DIR --size 512 [--device cuda] [--only lora]
+    python bench/training.py methods --weights sd15.safetensors --data DIR --size 512    # --device cuda, --only lora
     python bench/training.py loop --weights ldm_us/weights/us128.safetensors --data DIR
     python bench/training.py cache --weights ldm_us/weights/us128.safetensors --data DIR
 

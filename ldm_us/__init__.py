@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does it
+    from ldm_us.config import BUNDLED as BUNDLED
     from ldm_us.config import PRESETS as PRESETS
     from ldm_us.data.records import load_image as load_image
     from ldm_us.data.records import load_mask as load_mask
     from ldm_us.diffusion.model import LatentDiffusion as LatentDiffusion
     from ldm_us.diffusion.sampling import Sampling as Sampling
     from ldm_us.diffusion.sampling import generate as generate
-    from ldm_us.files.checkpoint import BUNDLED as BUNDLED
     from ldm_us.files.checkpoint import load_model as load_model
     from ldm_us.files.checkpoint import save_model as save_model
     from ldm_us.files.pictures import to_picture as to_picture
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time __getattr__ does
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BUNDLED": "ldm_us.files.checkpoint",  # path of the model that comes with the package
+    "BUNDLED": "ldm_us.config",  # path of the model that comes with the package
     "PRESETS": "ldm_us.config",
     "ControlNet": "ldm_us.networks.controlnet",
     "LatentDiffusion": "ldm_us.diffusion.model",

@@ -3,10 +3,18 @@
 import dataclasses
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 PREDICTIONS = ("eps", "v")
 SPACINGS = ("leading", "trailing")
+SAMPLERS = ("ddim", "ddpm")  # here and not in sampling.py: command lines name these before they import PyTorch
+PRECISIONS = ("fp32", "bf16")  # likewise, as all of these
+PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
+TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
+STRENGTH = 0.6  # of an edit: share of the steps that are walked
+ITERATIONS = 2  # of an inversion: model calls a step beyond the first; what more of them bring: docs/results.md
+BUNDLED = Path(__file__).with_name("weights") / "us128.safetensors"  # trained on phantoms; see the card beside it
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ SLOWEST = (  # the files that take longest are started first, so that no process
     "evaluation/memorisation/test_memorisation.py",
     "synthesis/test_drawing.py",
     "diffusion/test_inversion.py",
+    "test_documents.py",
     "evaluation/protocol/test_protocol.py",
     "training/test_train_fine_tuning.py",
     "runtime/test_scripts.py",

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import sample
-from ldm_us.config import US128
+from ldm_us.config import BUNDLED, US128
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import BUNDLED, save_model
+from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
 from tests.synthesis.conftest import OLD_LINEAGE
 

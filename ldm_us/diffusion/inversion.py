@@ -11,13 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ldm_us.config import ITERATIONS
 from ldm_us.diffusion.ddim import ddim_invert_step, ddim_timesteps
 from ldm_us.diffusion.editing import encode_images, first_step
 from ldm_us.diffusion.guidance import Conditions, check_latents, guided_prediction
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, Step, denoise
-
-ITERATIONS = 2  # model calls a step beyond the first; what more of them bring: docs/results.md
 
 
 @torch.no_grad()

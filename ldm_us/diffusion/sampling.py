@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ldm_us.config import ModelConfig
+from ldm_us.config import PRECISIONS, SAMPLERS, ModelConfig
 from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
@@ -21,8 +21,6 @@ from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guide
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
-SAMPLERS = ("ddim", "ddpm")
-PRECISIONS = ("fp32", "bf16")
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
 
 

@@ -21,8 +21,6 @@ from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
 
-BUNDLED = Path(__file__).parents[1] / "weights" / "us128.safetensors"  # trained on phantoms; see the card beside it
-
 NETWORKS = ("vae", "text", "unet", "controlnet")
 MEASURED = ("prior", "grain")  # a few thousand numbers that go with the networks: loaded whatever is asked for
 PARTS = NETWORKS + MEASURED

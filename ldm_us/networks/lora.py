@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldm_us.config import PROJECTIONS, TARGETS
 from ldm_us.networks.layers import Attention
 
 PARTS = ("unet", "text", "controlnet")
-PROJECTIONS = ("q", "k", "v", "out")
-TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 # What a ControlNet has beside its copy of the UNet starts from nothing, so an update of low rank would not do.
 CONTROL_PARTS = ("controlnet.hint_network", "controlnet.zero_convs", "controlnet.zero_conv_middle")
 

@@ -12,8 +12,8 @@ from PIL import Image
 from ldm_us.data.records import open_image
 from ldm_us.files.checkpoint import open_model_file, read_metadata
 from ldm_us.files.lineage import read_lineage
+from ldm_us.training.command_line import read_config
 from ldm_us.training.options import STAGES
-from ldm_us.training.run import read_config
 
 SAMPLE = re.compile(r"step_(\d{8})\.png")
 

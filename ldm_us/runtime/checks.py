@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 
-import torch
-
 
 def check_device(device: str) -> None:
     """Refuse a device that this machine, or this build of PyTorch, does not have."""
+    import torch  # seconds: a command line is read before
+
     try:
         if torch.empty(0, device=device).is_meta:
             raise RuntimeError("meta tensors hold no numbers")

@@ -2,13 +2,19 @@
 
 import argparse
 import os
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Collection
+from functools import partial
 from types import FrameType
 from typing import Any
 
-EXIT_CODES = "exit codes: 0 done, 2 what was given cannot be used (one sentence says why), 130 Ctrl-C, 143 SIGTERM"
+WIDTH = 98  # of a help, on a screen that is wider
+EXIT_CODES = """\
+Exit codes: 0 done, 2 what was given cannot be used (one sentence says why),
+130 Ctrl-C, 143 SIGTERM."""
 
 
 class Help(argparse.Action):
@@ -20,16 +26,29 @@ class Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print and exit."""
-        for action in parser._actions:
-            if self.shown is not None and not {action.dest, *action.option_strings} & {*self.shown, "--help-all"}:
-                action.help = argparse.SUPPRESS
-        parser.print_help()
+        formatter = parser._get_formatter()
+        usage = f"usage: {parser.prog}{(parser.usage or '').removeprefix('%(prog)s')}"
+        parser.usage = textwrap.fill(usage, formatter._width, subsequent_indent=" " * len(f"usage: {parser.prog} "))[7:]
+        if self.shown is None:
+            parser.print_help()
+            parser.exit()
+        known = {name: action for action in parser._actions for name in (action.dest, *action.option_strings)}
+        formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
+        formatter.add_text(parser.description)
+        formatter.start_section("what is used every day; --help-all has the rest")
+        formatter.add_arguments(known[name] for name in self.shown)
+        formatter.end_section()
+        formatter.add_text(parser.epilog)
+        print(formatter.format_help(), end="")
         parser.exit()
 
 
 def add_two_helps(parser: argparse.ArgumentParser, shown: Collection[str]) -> None:
-    """Give a parser, made with add_help=False, a --help of a few options and a --help-all."""
-    parser.add_argument("-h", "--help", action=Help, shown=shown, help=argparse.SUPPRESS)
+    """Give a parser, made with add_help=False, a --help of a few options, in this order, and a --help-all."""
+    width = min(shutil.get_terminal_size().columns - 2, WIDTH)
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, max_help_position=30, width=width)
+    parser.description = textwrap.fill(parser.description or "", width)
+    parser.add_argument("-h", "--help", action=Help, shown=shown, help="what is used every day, on one screen")
     parser.add_argument("--help-all", action=Help, help="every option")
 
 
@@ -63,7 +82,7 @@ def answer_at_once(name: str, build_parser: Callable[[], argparse.ArgumentParser
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_quietly)
-    build_parser().parse_args()
+    short_usage(build_parser()).parse_args()
 
 
 def end_quietly(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
 """The processes that torchrun starts: who this one is, and how all meet.
 
-torch.distributed takes seconds to import: only where there are several processes is it imported.
+PyTorch takes seconds to import: only where there are several processes is it imported here.
 """
 
 import os
@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
-
-import torch
 
 from ldm_us.runtime.stopping import Signals, caught_signals
 
@@ -40,6 +38,7 @@ class World:
         """Average each value over all processes."""
         if self.size == 1:
             return values
+        import torch
         import torch.distributed as dist
 
         total = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -105,6 +104,7 @@ def joined(device: str = "cpu", timeout: timedelta | None = None) -> Iterator[Wo
         if process_count() == 1:
             yield World(signals=signals)
             return
+        import torch
         import torch.distributed as dist
 
         if device.startswith("cuda"):

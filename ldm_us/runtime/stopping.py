@@ -21,11 +21,12 @@ class Signals:
     def __init__(self) -> None:
         self.held = False
         self.asked = 0  # number of the first signal that came while the work was held
+        self.then = ""  # what may be done after an end at once, once something has been begun
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Note the first signal of a time of held work; end the command at any other."""
         if not self.held or self.asked:
-            raise Stopped("interrupted" if number == signal.SIGINT else "terminated", number)
+            raise Stopped(f"{'interrupted' if number == signal.SIGINT else 'terminated'}{self.then}", number)
         self.asked = number
 
     @contextmanager

@@ -10,7 +10,6 @@ from ldm_us.data.records import CLASSES
 from ldm_us.data.words import Words
 from ldm_us.synthesis.subjects import Subject, choose_subjects, masked_subjects
 
-LAYOUTS = ("flat", "busi")
 STRIPS = "strips"  # in the layout of BUSI, the folder of pictures of how samples came about
 
 

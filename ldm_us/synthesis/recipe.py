@@ -11,10 +11,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
+from ldm_us.config import ITERATIONS, STRENGTH
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.editing import first_step
-from ldm_us.diffusion.inversion import ITERATIONS
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.safetensors_header import parse_json
@@ -33,7 +33,7 @@ class FromImage:
     """Begin from an image, noised part of the way (SDEdit)."""
 
     init: Path
-    strength: float = 0.6  # share of the steps that are walked
+    strength: float = STRENGTH  # share of the steps that are walked
 
     def __post_init__(self) -> None:
         first_step(self.strength, 1)

@@ -1,22 +1,44 @@
-"""The command line of train.py: an option for every field of TrainOptions."""
+"""The command line of train.py: an option for every field of TrainOptions. Nothing here waits for PyTorch."""
 
 import argparse
+import json
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.command_line import EXIT_CODES, add_two_helps, short_usage
 from ldm_us.runtime.processes import local_device, process_count
 from ldm_us.training.options import CAPTION_DROPOUT, STAGES, TrainOptions, check_options, flag
-from ldm_us.training.run import read_config
 
-GROUPS = {  # titles in --help, above the option that each begins with
+EVERY_DAY = (  # in --help; --help-all has the rest
+    *("stage", "--data", "--weights", "--preset", "--out", "--steps", "--epochs", "--batch", "--lr", "--lora"),
+    *("--precision", "--device", "--seed", "--save-every", "--validate-every", "--restart", "--dry-run"),
+)
+GROUPS = {  # titles in --help-all, above the option that each begins with
     "caption_dropout": "what the unet and controlnet stages learn",
     "adversarial": "what the vae stage learns beside L1 and KL",
     "lora": "less to train, less to hold in memory",
     "precision": "speed, and several processes under torchrun",
     "log_every": "what is kept and shown",
 }
+ABOUT = (
+    "Train one stage of latent diffusion; RUN/model.safetensors is the result. The same command again goes on where "
+    "the last one ended; --restart begins anew. The paper gives no hyper-parameters: the defaults are ours, after the "
+    "field's."
+)
+EXAMPLES = (
+    """\
+Examples: the denoiser of SD 1.5 on BUSI; a LoRA of it; a ControlNet
+  python train.py unet --weights sd15.safetensors --data BUSI --steps 15000 \\
+      --out runs/unet
+  python train.py unet --weights sd15.safetensors --data BUSI --epochs 20 \\
+      --lora 8 --lr 1e-4 --device cuda --out runs/lora
+  python train.py controlnet --weights runs/unet/model.safetensors --data BUSI \\
+      --epochs 20 --out runs/controlnet
+
+"""
+    + EXIT_CODES
+)
 PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
 
 
@@ -46,15 +68,20 @@ def usual_dropout(stage: str, run: Path | None) -> float:
     return CAPTION_DROPOUT[stage]
 
 
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config.json of a run; None where there is none, or one of another program."""
+    try:
+        config = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return config if isinstance(config, dict) and "data_sha256" in config else None
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe train.py's command line."""
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description="Train one stage: the autoencoder, the denoiser, or a ControlNet on lesion masks. "
-        "The same command again resumes. RUN/model.safetensors is the result.",
-        epilog="The paper gives no hyper-parameters: every default here is our choice, after what the field uses.",
-    )
-    parser.add_argument("stage", choices=STAGES)
+    parser = argparse.ArgumentParser(prog="train.py", description=ABOUT, epilog=EXAMPLES, add_help=False)
+    add_two_helps(parser, EVERY_DAY)
+    parser.add_argument("stage", choices=STAGES, help="autoencoder, denoiser, or ControlNet on masks")
     group: Any = parser
     for one in fields(TrainOptions):
         if one.name in GROUPS:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
+from ldm_us.training.options import OPTIMIZERS
+
 BETAS = (0.9, 0.999)  # of both Adams
 
 

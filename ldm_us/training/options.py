@@ -9,17 +9,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ldm_us.config import PREDICTIONS
-from ldm_us.data.mixing import check_weights
-from ldm_us.networks.lora import PROJECTIONS, TARGETS, LoRAConfig
+from ldm_us.config import PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.training.log import summary_writer
-from ldm_us.training.optimizers import OPTIMIZERS
-from ldm_us.training.perceptual import NETWORKS as PERCEPTUAL
+
+if TYPE_CHECKING:  # a command line is read before PyTorch is imported
+    from ldm_us.networks.lora import LoRAConfig
 
 STAGES = ("vae", "unet", "controlnet")
+OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
+PERCEPTUAL = ("judge", "efficientnet_lite0")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
 CAPTION_DROPOUT = {"vae": 0.1, "unet": 0.1, "controlnet": 0.5}  # SD 1.5's model card; ControlNet, section 3.3
@@ -52,18 +53,16 @@ class TrainOptions:
     """
 
     stage: str
-    data: tuple[Path, ...] = option("datasets; `ldm_us.data audit` says which", ..., "DIR")
+    data: tuple[Path, ...] = option("datasets; see `python -m ldm_us.data audit`", ..., "DIR")
     data_weights: tuple[float, ...] | None = option("shares of the datasets (all images alike)", None, "W")
     weights: Path | None = option("start from a model.safetensors", None, "FILE")
-    preset: str | None = option("start from random weights of this size: sd15, us128 or tiny", None, "NAME")
-    out: Path = option("folder of the run", ..., "RUN")
-    steps: int | None = option("optimiser steps, those of a resumed run included", None, "N", ABOVE_0)
+    preset: str | None = option(f"or from random weights: {', '.join(PRESETS)}", None, "NAME")
+    out: Path = option("folder of the run, new or to go on with", ..., "RUN")
+    steps: int | None = option("optimiser steps, those of earlier calls included", None, "N", ABOVE_0)
     epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
     batch: int = option("images at a time, of all processes together (%(default)s)", 4, "N", FROM_1)
     accumulate: int = option("batches per optimiser step (%(default)s)", 1, "N", FROM_1)
-    lr: float | None = option(
-        f"peak learning rate (vae {VAE_LR_PER_IMAGE} x images per step, else {DIFFUSION_LR})", bound=ABOVE_0
-    )
+    lr: float | None = option(f"peak (vae {VAE_LR_PER_IMAGE} x images a step, else {DIFFUSION_LR})", None, "X", ABOVE_0)
     warmup: int = option("steps of linear warm-up (%(default)s)", 100, "N", FROM_0)
     weight_decay: float = option("(%(default)s)", 1e-2, "X", FINITE)
     clip: float = option("largest gradient norm (%(default)s)", 1.0, "X", ABOVE_0)
@@ -74,9 +73,7 @@ class TrainOptions:
     size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
     # what the unet and controlnet stages learn
     caption_dropout: float = option("share of empty prompts (unet 0.1, controlnet 0.5)", None, "P", SHARE)
-    objective: str | None = option(
-        "what the denoiser predicts, noise or v (that of the start, else eps)", among=PREDICTIONS
-    )
+    objective: str | None = option("the denoiser's output (that of the start, else eps)", among=PREDICTIONS)
     min_snr: float | None = option("weigh noise levels, usually 5 (none: all count the same)", None, "GAMMA", ABOVE_0)
     offset_noise: float = option("noise per channel, added (%(default)s)", 0.0, "X", FINITE)
     train_text: bool = option("unet stage: train the text encoder too, as LDM does from scratch", False)
@@ -88,9 +85,7 @@ class TrainOptions:
     perceptual_network: str | None = option(
         "whose features (judge); those of efficientnet_lite0 are further apart: weigh them less", among=PERCEPTUAL
     )
-    noise_levels: int | None = option(
-        "finest levels of the decoder that add noise (those of the start)", None, "N", FROM_1
-    )
+    noise_levels: int | None = option("finest decoder levels that add noise (those of the start)", None, "N", FROM_1)
     # less to train, less to hold in memory
     lora: int | None = option("train low-rank updates of the attention alone", None, "RANK")
     lora_alpha: float | None = option("scale of the updates, times 1 / RANK (RANK)", None, "X")
@@ -101,7 +96,7 @@ class TrainOptions:
     optimizer: str = option("the others need less memory (%(default)s)", "adamw", among=OPTIMIZERS)
     gradient_checkpointing: bool = option("compute activations twice instead of keeping them", False)
     # speed, and several processes under torchrun; no figure changes beyond rounding
-    precision: str = option("bf16: autocast, for GPUs and CPUs with bf16", "fp32", among=("fp32", "bf16"))
+    precision: str = option("bf16: autocast, for GPUs and CPUs with bf16", "fp32", among=PRECISIONS)
     device: str = option("cpu, cuda, cuda:1 (%(default)s)", "cpu")
     cache: Path = option("of latents and text states (cache, beside RUN)", None, "DIR")
     workers: int = option("processes that prepare batches (2 with a GPU, else 0)", None, "N", FROM_0)
@@ -115,8 +110,8 @@ class TrainOptions:
     sample_every: int = option("steps per sample grid, 0 for none (%(default)s)", 500, "N", FROM_0)
     validate_every: int = option("steps per validation, 0 for none (%(default)s)", 500, "N", FROM_0)
     tensorboard: bool = option("log to RUN/tensorboard as well (needs the extra logs)", False)
-    restart: bool = option("start again; a run that is in --out is renamed, not deleted", False)
-    dry_run: bool = option("print the resolved configuration and parameter counts, and stop", False)
+    restart: bool = option("begin again; the run in --out is renamed, not deleted", False)
+    dry_run: bool = option("print configuration and parameter counts, and stop", False)
 
     @property
     def images_per_step(self) -> int:
@@ -145,8 +140,10 @@ class TrainOptions:
         return self.train_text or self.prompt_tokens > 0
 
     @property
-    def adapter(self) -> LoRAConfig | None:
+    def adapter(self) -> "LoRAConfig | None":
         """What is trained instead of whole weights: low-rank updates, learned vectors before the words, or both."""
+        from ldm_us.networks.lora import LoRAConfig
+
         full = ("text.prompt",) if self.prompt_tokens else ()
         if self.lora is None:
             return LoRAConfig(parts=(), full=full) if full else None
@@ -182,6 +179,8 @@ def check_options(options: TrainOptions) -> None:
     if options.tensorboard:
         summary_writer()
     if options.data_weights is not None:
+        from ldm_us.data.mixing import check_weights
+
         check_weights([1] * len(options.data), options.data_weights)
 
 

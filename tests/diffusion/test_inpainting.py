@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_us.config import ScheduleConfig
+from ldm_us.config import BUNDLED, ScheduleConfig
 from ldm_us.data.phantom.simulate import simulate
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.controls import ControlTerm, mask_hint
@@ -16,7 +16,7 @@ from ldm_us.diffusion.inpainting import composed, inpaint, noise_again, region_o
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
 from ldm_us.diffusion.sampling import Sampling, decode
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
 
 SCHEDULE = make_schedule(ScheduleConfig())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ldm_us.config import ScheduleConfig
+from ldm_us.config import BUNDLED, ScheduleConfig
 from ldm_us.data.phantom.simulate import simulate
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.controls import ControlTerm, mask_hint
@@ -15,7 +15,7 @@ from ldm_us.diffusion.editing import encode_images
 from ldm_us.diffusion.guidance import Conditions, Guidance, prepare_conditions
 from ldm_us.diffusion.inversion import edit_by_inversion, invert, invert_step
 from ldm_us.diffusion.sampling import Sampling, decode, denoise
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.files.checkpoint import load_model
 
 SCHEDULE = make_schedule(ScheduleConfig())
 BENIGN = class_prompt("benign")

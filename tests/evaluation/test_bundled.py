@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import sample
+from ldm_us.config import BUNDLED
 from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.sampling import Sampling, generate
-from ldm_us.files.checkpoint import BUNDLED, load_model, read_metadata
+from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import read_lineage
 
 WEIGHTS = BUNDLED.parent

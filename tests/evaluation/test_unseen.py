@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 from PIL import Image
 
+from ldm_us.config import BUNDLED
 from ldm_us.data.digests import image_digests
 from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.readers.busi import read_busi
@@ -15,7 +16,7 @@ from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.judge.file import Training
 from ldm_us.evaluation.judge.file import image_digests as digests_for_judge
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
-from ldm_us.files.checkpoint import BUNDLED, read_metadata, save_model
+from ldm_us.files.checkpoint import read_metadata, save_model
 from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.runtime.entry import run_command
 from ldm_us.training.dataset import data_hash, split_data

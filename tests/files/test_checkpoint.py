@@ -248,8 +248,6 @@ def test_tensors_are_loaded_one_at_a_time_while_they_are_written(path):
 
 def test_loading_imports_no_compiler():
     """It would double the time from a cold start to a picture."""
-    code = (
-        "import sys; from ldm_us.files.checkpoint import *; load_model(BUNDLED); print('torch._dynamo' in sys.modules)"
-    )
+    code = "import sys, ldm_us; ldm_us.load_model(ldm_us.BUNDLED); print('torch._dynamo' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"

@@ -4,14 +4,7 @@ import errno
 
 import pytest
 
-import sample
-import train
-from ldm_us.data.__main__ import main as data
-from ldm_us.evaluation.__main__ import main as evaluation
-from ldm_us.report.__main__ import main as report
 from ldm_us.runtime.entry import run_command
-from ldm_us.training.__main__ import main as training
-from weights_convert.__main__ import main as weights_convert
 
 
 def raising(error):
@@ -58,25 +51,3 @@ def test_an_interrupt_ends_with_the_code_of_the_shell(capsys):
 def test_a_mistake_of_ours_is_not_dressed_up_as_the_users(error):
     with pytest.raises(type(error), match="ours"):
         run_command(raising(error))
-
-
-@pytest.mark.parametrize(
-    ("main", "argv", "needed"),
-    [
-        (train.main, ["unet"], "--data DIR ... (--weights FILE | --preset NAME) --out RUN (--steps N | --epochs N)"),
-        (sample.main, ["--nonsense"], "[options]"),
-        (data, ["phantom"], "--out DIR"),
-        (evaluation, ["masks"], "--weights FILE --data DIR ..."),
-        (report, [], "RUN ..."),
-        (training, ["grain"], "--weights FILE --data DIR ... --out FILE"),
-        (weights_convert, ["export"], "FILE --format {compvis,diffusers,controlnet,lora} --out DST"),
-    ],
-)
-def test_an_error_in_a_command_line_has_one_line_above_it_that_names_what_is_needed(capsys, main, argv, needed):
-    with pytest.raises(SystemExit) as end:
-        main(argv)
-    usage, error = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2
-    assert usage.startswith("usage: ")
-    assert needed in usage
-    assert ": error: " in error

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ldm_us.config import BUNDLED
 from ldm_us.diffusion.sampling import Sampling
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.files.checkpoint import load_model
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.recipe import Recipe
 

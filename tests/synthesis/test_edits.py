@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import sample
+from ldm_us.config import BUNDLED
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import BUNDLED
 from ldm_us.runtime.entry import run_command
 
 BASE = BUNDLED.with_name("us128_base.safetensors")  # without a ControlNet

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -146,7 +147,7 @@ def test_two_processes_write_the_files_of_one_and_one_goes_on_after_two(command,
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("13 images") == 1, "one process speaks"
-    assert "this process made 7 of them" in done.stdout
+    assert f"are in {out}\n" in done.stdout, "all are new"
     assert contents(out) == straight[1]
 
 
@@ -242,3 +243,34 @@ def test_several_processes_need_a_folder(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_command(lambda: sample.main(["--n", "1"])) == 2
     assert "several processes need one folder: give --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "change"), [((), ""), (("--overwrite",), " and without --overwrite")])
+def test_ctrl_c_while_samples_are_drawn_says_which_command_goes_on_and_that_counts_what_was_there(
+    command, straight, tmp_path, monkeypatch, capsys, more, change
+):
+    out, drop_copies, batches = tmp_path / "out", sample.drop_copies, []
+
+    def interrupted(*arguments):
+        batches.append(arguments)
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return drop_copies(*arguments)
+
+    monkeypatch.setattr(sample, "drop_copies", interrupted)
+    assert run_command(lambda: sample.main([*command(out), *more])) == 130
+    monkeypatch.undo()
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"interrupted. The same command with --out {out}{change} goes on from there."
+    assert run_command(lambda: sample.main(command(out))) == 0
+    assert contents(out) == straight[1]
+    assert re.search(r"; [1-9] of them were there already\n$", capsys.readouterr().out)
+    assert run_command(lambda: sample.main(command(out))) == 0
+    assert capsys.readouterr().out.endswith(f"are in {out}; 13 of them were there already\n")
+
+
+def test_ctrl_c_while_weights_are_loaded_leaves_nothing_behind(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "load_sampler", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert run_command(lambda: sample.main(command(tmp_path / "out"))) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not (tmp_path / "out").exists()

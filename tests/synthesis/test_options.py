@@ -7,7 +7,7 @@ from PIL import Image
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.synthesis.folder import shared_source
 from ldm_us.synthesis.option_checks import ignored_notes
-from ldm_us.synthesis.options import build_parser, parse_options
+from ldm_us.synthesis.options import parse_options
 from ldm_us.synthesis.recipe import settings_of
 
 
@@ -133,10 +133,3 @@ def test_a_class_prompt_beats_the_class_in_the_name_of_a_mask(run, region, refus
     run(tmp_path / "out", "--mask", region, "--prompt", prompt, "--n", 1)
     with Image.open(tmp_path / "out" / "0000_benign_(1)_seed0.png") as picture:
         assert picture.text["class"] == "malignant"
-
-
-def test_the_help_has_a_line_for_almost_every_option(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    text = build_parser().format_help()
-    assert len(text.splitlines()) <= 72
-    assert max(map(len, text.splitlines())) <= 80

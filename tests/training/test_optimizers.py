@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_us.training.optimizers import OPTIMIZERS, make_optimizer
+from ldm_us.training.optimizers import make_optimizer
+from ldm_us.training.options import OPTIMIZERS
 
 needs_extra = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="needs the extra `memory`: pip install -e .[memory]"

@@ -323,7 +323,7 @@ def test_masks_that_are_all_empty_teach_a_controlnet_nothing_and_are_refused(ref
 
 def test_the_help_groups_the_options(capsys):
     with pytest.raises(SystemExit):
-        parse_options(["--help"])
+        parse_options(["--help-all"])
     printed = capsys.readouterr().out
     for title in ("what the unet and controlnet stages learn", "less to train", "speed, and several processes"):
         assert title in printed

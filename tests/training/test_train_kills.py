@@ -275,7 +275,7 @@ def test_a_signal_ends_a_run_after_a_whole_step_that_is_saved_and_the_same_comma
 @pytest.mark.parametrize(
     ("place", "numbers", "word", "step"),
     [
-        ("check_finite", (signal.SIGTERM, signal.SIGINT), "interrupted", 2),
+        ("check_finite", (signal.SIGTERM, signal.SIGINT), "interrupted. The same command again goes on from there.", 2),
         ("load_training_set", (signal.SIGTERM,), "terminated", 0),
         ("load_training_set", (signal.SIGINT,), "interrupted", 0),
     ],

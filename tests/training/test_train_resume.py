@@ -1,13 +1,16 @@
 """train.py: the same command again goes on as if it had never stopped, bit for bit."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
 from PIL import Image
 
 import train
+from ldm_us.runtime.entry import run_command
 from tests.conftest import read_run, write_busi
 
 SPEED = {"images_per_s", "data_share"}  # all that two equal runs may differ in
@@ -33,6 +36,26 @@ def assert_same(a, b):
     assert all(torch.equal(value, b.weights[name]) for name, value in a.weights.items())
     logs = [[{k: v for k, v in line.items() if k not in SPEED} for line in result.log] for result in (a, b)]
     assert logs[0] == logs[1]
+
+
+def test_a_run_that_is_at_its_end_says_so_and_stays_as_it_is(run, tmp_path, capsys):
+    first = run("vae", tmp_path / "run", "--steps", 2)
+    told = f"{tmp_path / 'run'}: 2 steps are there already"
+    assert told not in capsys.readouterr().out
+    assert_same(run("vae", tmp_path / "run", "--steps", 2), first)
+    assert told in capsys.readouterr().out
+    run("vae", tmp_path / "run", "--steps", 3)
+    assert "steps are there already" not in capsys.readouterr().out
+
+
+def test_ctrl_c_after_restart_does_not_say_that_the_same_command_goes_on(run, arguments, tmp_path, monkeypatch, capsys):
+    run("vae", tmp_path / "run", "--steps", 2)
+    monkeypatch.setattr(train, "check_finite", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    argv = arguments("vae", tmp_path / "run", "--steps", 2, "--restart")
+    assert run_command(lambda: train.main(argv)) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("interrupted. ") or " is saved at step 1. " in said
+    assert said.endswith(". The same command without --restart goes on from there.")
 
 
 def test_stopped_resumed_and_killed_runs_end_where_an_uninterrupted_run_ends(long_run, tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def test_the_help_says_that_the_defaults_are_ours(capsys):
     with pytest.raises(SystemExit) as raised:
         train.main(["--help"])
     assert raised.value.code == 0
-    assert "every default here is our choice" in " ".join(capsys.readouterr().out.split())
+    assert "the defaults are ours, after the field's" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_progress_bar_shows_the_loss_and_images_per_second(run, tmp_path, capsys):

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 import sample
-from ldm_us.config import TINY
+from ldm_us.config import BUNDLED, TINY
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import BUNDLED, load_model, save_model
+from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.weights import read_controlnet
 from tests.golden.converted import convert_state_dict

@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from ldm_us.config import PRESETS
-from ldm_us.files.checkpoint import BUNDLED
+from ldm_us.config import BUNDLED, PRESETS
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ldm_us.config import SD15, US128, US128_V
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.config import BUNDLED, SD15, US128, US128_V
+from ldm_us.files.checkpoint import load_model
 from ldm_us.runtime.entry import run_command
 from weights_convert.__main__ import main
 from weights_convert.export_command import without_ours

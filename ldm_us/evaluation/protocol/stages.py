@@ -22,8 +22,8 @@ from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.scripts import script_path
+from ldm_us.synthesis.command_line import build_parser
 from ldm_us.synthesis.folder import MANIFEST
-from ldm_us.synthesis.options import build_parser
 from ldm_us.synthesis.options import parse_options as parse_sample_options
 from ldm_us.synthesis.plan import class_counts
 from ldm_us.training.command_line import parse_options
