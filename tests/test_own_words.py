@@ -9,9 +9,11 @@ from PIL import Image
 
 import sample
 from ldm_us.data.readers.busi import read_busi
+from ldm_us.data.words import words_of
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.weights import ScaledLoRA, Source, taught_words
 from tests.conftest import read_run
+from weights_convert.__main__ import main as convert
 
 PROMPTS = {"benign": "Ultrasound image of a benign thyroid nodule", "malignant": "a malignant thyroid nodule"}
 
@@ -87,3 +89,14 @@ def of_thyroid(run, thyroid, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "unet"
     run("unet", out, data=thyroid)
     return read_run(out)
+
+
+def test_an_import_and_an_export_keep_the_words(of_thyroid, tmp_path):
+    whole, exported = tmp_path / "whole.safetensors", tmp_path / "exported.safetensors"
+    assert convert(["import", str(of_thyroid.path), "--out", str(whole)]) == 0
+    assert convert(["export", str(whole), "--format", "compvis", "--out", str(exported)]) == 0
+    assert convert(["import", str(exported), "--out", str(tmp_path / "back.safetensors")]) == 0
+    expected = words_of(of_thyroid.path)
+    for path in (whole, tmp_path / "back.safetensors"):
+        kept = words_of(path)
+        assert (kept.taught, kept.digests, kept.complete) == (expected.taught, expected.digests, True)

@@ -56,10 +56,9 @@ class Words:
         """The most frequent prompt of a class. Raise ValueError, naming what asked for it, if the model has none."""
         self.check_classes(asked or f"--class {label}")
         if label not in self.classes:
-            listed = ", ".join(self.classes)
             raise ValueError(
-                f"{asked or f'--class {label}'}: unknown to {self.name}. Use --class with one of its own ({listed}), "
-                "or --prompt for other texts."
+                f"{asked or f'--class {label}'}: unknown to {self.name}. Give one of its classes (--class "
+                f"{', '.join(self.classes)}), or another text (--prompt)."
             )
         of_class = self.taught[label]
         return min(of_class, key=lambda prompt: (-of_class[prompt], prompt))

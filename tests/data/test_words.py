@@ -54,7 +54,9 @@ def test_the_classes_of_the_breast_keep_their_order():
 
 
 def test_an_unknown_class_is_refused_with_those_of_the_model():
-    with pytest.raises(ValueError, match=r"--class normal: unknown to model\.saf.*\(benign, nodule\).*--prompt"):
+    with pytest.raises(
+        ValueError, match=r"--class normal: unknown to model\.saf.*\(--class benign, nodule\).*--prompt"
+    ):
         words(("unet", THYROID)).prompt("normal")
 
 

@@ -32,7 +32,7 @@ def test_nothing_asked_for_means_all_three_classes_with_the_prompts_of_the_paper
 def test_an_unknown_class_is_refused_with_the_known_ones():
     with pytest.raises(
         ValueError,
-        match=r"--class tumour: unknown to m\. Use --class .*\(benign, malignant, normal\)",
+        match=r"--class tumour: unknown to m\. Give one of its classes \(--class benign, malignant, normal\)",
     ):
         choose_subjects(["tumour"], None, None, BREAST)
 
