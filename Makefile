@@ -8,7 +8,7 @@ TRAIN := $(VENV)/bin/python train.py
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lessons test lint format parity bundled bars clean
+.PHONY: help install demo lessons tour docs test lint format parity bundled bars clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -28,10 +28,16 @@ demo: $(INSTALLED) ## phantoms, two trainings, samples and runs/demo/report.html
 		--caption-dropout 0.1 --lr 2e-3 --warmup 10 --ema 0.97 --steps 250 --sample-every 250 --validate-every 50 --out $(DEMO)/controlnet
 	$(VENV)/bin/python sample.py --weights $(DEMO)/unet/model.safetensors --out $(DEMO)/samples --overwrite
 	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --judge ldm_us/weights/judge.safetensors \
-		--out $(DEMO)/report.html
+		--out $(DEMO)/report.html --overwrite
 
 lessons: $(INSTALLED) ## run the ten lessons and write them as pages, runs/lessons/index.html (2 minutes)
-	$(RUN) lessons.book --out runs/lessons
+	$(RUN) lessons.book --out runs/lessons --overwrite
+
+tour: $(INSTALLED) ## write the links of docs/tour.md and its figure again, after lines have moved
+	$(RUN) bench.tour
+
+docs: $(INSTALLED) ## the reference of every module, from its docstrings: runs/docs/index.html (half a minute)
+	$(RUN) bench.reference --out runs/docs
 
 test: $(INSTALLED) ## run the tests; ARGS="-k ddim" passes options to pytest
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

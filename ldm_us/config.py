@@ -8,7 +8,7 @@ from typing import Any
 
 PREDICTIONS = ("eps", "v")
 SPACINGS = ("leading", "trailing")
-SAMPLERS = ("ddim", "ddpm")  # here and not in sampling.py: command lines name these before they import PyTorch
+SAMPLERS = ("ddim", "ddpm", "dpm")  # here and not in sampling.py: command lines name these before they import PyTorch
 PRECISIONS = ("fp32", "bf16")  # likewise, as all of these
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
@@ -168,7 +168,7 @@ TINY = ModelConfig(
     unet=UNetConfig(width=32, heads=4, context_width=32),
 )
 
-PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}
+PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}  # the configs that --preset names
 
 # What the fields of a config in a file may be: one that asks for 10^9 layers is refused before anybody builds them. The
 # limits lie far above any Stable Diffusion 1.x; they only keep the time and memory of building a model bounded.

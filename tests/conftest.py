@@ -34,6 +34,7 @@ MICRO = ModelConfig(
 )
 SLOWEST = (  # the files that take longest are started first, so that no process ends with one of them alone
     "test_lessons.py",
+    "test_reference.py",
     "training/test_train_distributed.py",
     "synthesis/test_folder.py",
     "training/test_train_kills.py",

@@ -40,7 +40,7 @@ class HintNetwork(nn.Module):
         features = hint
         for conv in self.convs:
             features = F.silu(conv(features))
-        return self.conv_out(features)
+        return self.conv_out(features)  # ControlNet Eq. 4
 
 
 class ControlNet(nn.Module):

@@ -90,7 +90,7 @@ def test_sigma_is_the_formula_of_the_paper():
 
 @pytest.mark.parametrize("jump", [1, 20, 100])
 def test_eta_1_has_the_mean_and_variance_of_the_ddpm_posterior(jump):
-    """DDIM Eq. 12 with the sigma of Eq. 16 is DDPM Eq. 7, for every t and jump."""
+    """DDIM Eq. 12 with the sigma of DDIM Eq. 16 is DDPM Eq. 7, for every t and jump."""
     t = torch.arange(jump, 1000)
     for name in ("a", "b", "c"):
         z_0, z_t = tensor(f"z_0 {name}", (len(t), 1, 2, 2)), tensor(f"z_t {name}", (len(t), 1, 2, 2))
@@ -119,7 +119,7 @@ def test_a_step_keeps_the_noise_level_of_the_grid(eta):
 
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_true_noise_walked_back_returns_z_0_where_the_final_alpha_bar_is_1_else_stops_at_alpha_bar_0(steps):
-    """DDIM Eq. 9 and Eq. 12."""
+    """DDIM Eq. 9 and DDIM Eq. 12."""
     z_0, eps = tensor("z_0"), tensor("eps")
     for schedule in (TO_ONE, SCHEDULE):
         first = ddim_timesteps(schedule, steps)[0][0]

@@ -119,7 +119,10 @@ def test_z_0_is_not_clipped():
 
 
 def test_velocity_and_z_t_give_back_z_0_and_eps():
-    """Progressive Distillation section 4: z_0 = sqrt(ab) z_t - sqrt(1 - ab) v; eps = sqrt(1 - ab) z_t + sqrt(ab) v."""
+    """Progressive Distillation section 4 and, back, Progressive Distillation appendix D.
+
+    z_0 = sqrt(ab) z_t - sqrt(1 - ab) v; eps = sqrt(1 - ab) z_t + sqrt(ab) v.
+    """
     z_0, t, eps = noised_inputs()
     z_t, v = q_sample(SCHEDULE, z_0, t, eps), velocity(SCHEDULE, z_0, t, eps)
     ab = torch.tensor([float(np.prod(1 - np.array(BETA[: i + 1]))) for i in t.tolist()], dtype=torch.float64)

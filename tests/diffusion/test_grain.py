@@ -58,6 +58,7 @@ def test_the_gain_is_the_standard_deviation_of_what_is_lost_at_each_grey(grain):
 
 
 def test_grain_has_the_strength_and_the_correlation_of_what_was_lost(grain, pairs):
+    """Grain Eq. 1."""
     images, smooth = (torch.stack(each) for each in zip(*pairs, strict=True))
     noise = torch.randn(noise_shape(smooth[:, None]), generator=torch.Generator().manual_seed(3))
     made = (grain(smooth[:, None], noise)[:, 0] - smooth) / smooth

@@ -40,7 +40,7 @@ def model(micro):
 
 
 def test_the_mean_and_the_covariance_are_those_of_the_pooled_latents():
-    """Full rank: L L^T is numpy's covariance of the 8x8 means, element by element."""
+    """StartPrior Eq. 1, at full rank: L L^T is numpy's covariance of the 8x8 means, element by element."""
     latents = latents_like_images(400)[:, :1]
     prior = estimate_prior(latents, rank=64)
     pooled = latents.double().unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2)).flatten(1).numpy()
@@ -52,7 +52,7 @@ def test_the_mean_and_the_covariance_are_those_of_the_pooled_latents():
 
 @pytest.mark.parametrize("steps", [1, 7, 50])
 def test_starts_have_the_mean_and_the_spread_of_noised_training_latents_at_the_first_timestep(steps):
-    """StartPrior Eq. 1: the moments of z_T over many draws against q_sample of the latents themselves."""
+    """StartPrior Eq. 1 and DDPM Eq. 4: the moments of z_T over many draws against q_sample of the latents."""
     latents = latents_like_images(2000)
     prior = estimate_prior(latents, rank=8)
     t = ddim_timesteps(SCHEDULE, steps)[0][0]

@@ -64,7 +64,7 @@ def test_a_trailing_grid_starts_at_the_last_timestep_and_is_the_papers(steps):
 
 
 def test_pure_noise_holds_nothing_of_the_image_and_v_there_is_the_image_turned_over():
-    """DDPM Eq. 4 and Progressive Distillation section 4 at alpha_bar = 0."""
+    """DDPM Eq. 4, Progressive Distillation section 4 and Progressive Distillation appendix D, at alpha_bar = 0."""
     z_0, eps = normal(0), normal(1)
     z_T = q_sample(ZERO, z_0, at(999), eps)
     assert torch.equal(z_T, eps)

@@ -64,7 +64,7 @@ def save_judge(network: Judge, path: Path | str, training: Training) -> None:
     )
 
 
-def load_judge(path: Path | str) -> tuple[Judge, Training]:
+def load_judge(path: Path | str, device: str = "cpu") -> tuple[Judge, Training]:
     """Read a judge's file. Raise ValueError, in one sentence, for one that is missing, broken or not a judge's."""
     path = Path(path)
     if not path.is_file():
@@ -86,7 +86,7 @@ def load_judge(path: Path | str) -> tuple[Judge, Training]:
     if wrong := misfits(network, state):
         raise ValueError(f"{path}: {wrong}. {TRAIN_ONE}")
     network.load_state_dict(state, strict=True, assign=True)
-    return network.eval().requires_grad_(False), training
+    return network.to(device).eval().requires_grad_(False), training
 
 
 def asked_classes(words: Words, n: int) -> tuple[list[str], list[str]]:

@@ -1,11 +1,11 @@
 """The training image that a sample is nearest to: by pixels, by high-passed detail and by features.
 
-pixels    L2 of the 32x32 images, over the mean L2 to the 50 nearest: Carlini et al., arXiv 2301.13188, section 5
-          (their factor alpha is left to the threshold), of images brought to mean 0 and deviation 1 against gain.
-detail    1 - the normalised cross-correlation of near_duplicates.py (Lewis 1995), at 48x48: the largest over all ways
-          in which the sample may be a crop of the training image (to 90 % of each side by itself, to 70 % of both, as
-          a scanner's zoom makes it), show it to another depth (of 70 to 140 %) or be a shift of it.
-features  L2 of the features of a network, standardised, over the mean to the 50 nearest, as for pixels.
+    pixels    L2 of the 32x32 images, over the mean L2 to the 50 nearest: Carlini et al., arXiv 2301.13188, section 5
+              (their factor alpha is left to the threshold), of images brought to mean 0 and deviation 1 against gain.
+    detail    1 - the normalised cross-correlation of near_duplicates.py (Lewis 1995), at 48x48: the largest over all
+              ways in which the sample may be a crop of the training image (to 90 % of each side by itself, to 70 % of
+              both, as a scanner's zoom makes it), show it to another depth (of 70 to 140 %) or be a shift of it.
+    features  L2 of the features of a network, standardised, over the mean to the 50 nearest, as for pixels.
 
 All three are distances (small: near), and the smaller one of the sample and its mirror image counts. There is no
 preselection of candidates: every alignment is one product of matrices of a batch with all training images. A training
