@@ -1,12 +1,14 @@
 """train.py --weights FILE --preset NAME: the part of the stage is new, of the preset's size; all else is FILE's."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from ldm_us.config import PRESETS, TextConfig
+from ldm_us.data.words import digest_of, words_of
 from ldm_us.diffusion.grain import Grain
 from ldm_us.diffusion.start_prior import StartPrior
 from ldm_us.files.checkpoint import load_model, read_metadata, save_model
@@ -69,6 +71,18 @@ def test_a_smaller_denoiser_is_new_and_all_that_belongs_to_the_latents_and_the_t
     entries = read_lineage(read_metadata(result.path)).entries
     assert [entry["stage"] for entry in entries] == ["vae", "unet", "controlnet", "unet"]
     assert [entry.get("preset") for entry in entries] == ["micro", None, None, "small"]
+
+
+def test_a_new_denoiser_knows_the_words_that_it_was_taught_alone(run, measured, busi, tmp_path):
+    folder = tmp_path / "captions"
+    shutil.copytree(busi / "benign", folder, ignore=shutil.ignore_patterns("*_mask*"))
+    rows = [json.dumps({"file_name": f"benign ({9001 + i}).png", "text": "a cyst"}) for i in range(4)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    result = run("unet", tmp_path / "run", "--preset", "small", weights=measured, data=folder)
+    words = words_of(result.path)
+    assert words.prompts == ["a cyst"]
+    assert words.digests == {digest_of("a cyst")}
+    assert len(words_of(measured).digests) > 1
 
 
 def test_the_new_denoiser_starts_from_the_random_weights_of_preset_and_seed(run, measured, tmp_path):
