@@ -1,8 +1,8 @@
 """What docs/changing.md holds, read from its text. `python -m tests.changing.page 4` prints the diff of change 4."""
 
+import argparse
 import re
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,13 @@ def changes() -> list[Change]:
         if not section[0].isdigit():
             continue
         diff = "".join(re.findall(r"^```diff\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
-        commands = [shlex.split(line)[1:] for line in section.splitlines() if line.startswith("    python ")]
+        lines = re.findall(r"^(?:    )?(python .*)$", section, re.MULTILINE)  # indented, or in a block
+        commands = [shlex.split(line)[1:] for line in lines]
         found.append(Change(int(section[0]), diff, commands, section, rows[section[0]]))
     return found
 
 
 if __name__ == "__main__":
-    print(changes()[int(sys.argv[1]) - 1].diff, end="")
+    parser = argparse.ArgumentParser(prog="python -m tests.changing.page", description="Print the diff of a change.")
+    parser.add_argument("number", type=int, choices=range(1, 6))
+    print(changes()[parser.parse_args().number - 1].diff, end="")
