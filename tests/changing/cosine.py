@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldm_us.config import PRESETS, SD15
+from ldm_us.config import BUNDLED, PRESETS, SD15
 from ldm_us.diffusion.ddpm import make_schedule
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import BUNDLED, load_model, save_model
+from ldm_us.files.checkpoint import load_model, save_model
 from tests.conftest import MICRO
 
 COSINE = replace(MICRO, name="cosine", schedule=replace(MICRO.schedule, cosine=True))

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import sample
-from ldm_us.config import PRESETS
+from ldm_us.config import BUNDLED, PRESETS
 from ldm_us.diffusion.guidance import Guidance, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import BUNDLED, load_model, save_model
+from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.networks.clip import numbers_of
 from ldm_us.networks.unet import UNet
 from ldm_us.training.start import random_model

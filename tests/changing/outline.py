@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import sample
-from ldm_us.config import PRESETS
+from ldm_us.config import BUNDLED, PRESETS
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.checkpoint import BUNDLED, load_model, save_model
+from ldm_us.files.checkpoint import load_model, save_model
 from tests.conftest import MICRO
 
 OUTLINED = replace(MICRO, name="outlined", control=replace(MICRO.control, outline=True))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import sample
-from ldm_us.config import PRESETS
-from ldm_us.files.checkpoint import BUNDLED, load_model
+from ldm_us.config import BUNDLED, PRESETS
+from ldm_us.files.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ldm_us.config import PRESETS, SD15, US128, US128_V, config_from_dict, config_to_dict
+from ldm_us.config import BUNDLED, PRESETS, SD15, US128, US128_V, config_from_dict, config_to_dict
 from ldm_us.diffusion import ddpm
 from ldm_us.diffusion.grain import Grain
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import StartPrior
-from ldm_us.files.checkpoint import BUNDLED, load_model, save_model
+from ldm_us.files.checkpoint import load_model, save_model
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import LoRAConfig, add_lora
 from ldm_us.runtime.entry import run_command
