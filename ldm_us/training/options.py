@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_us.config import PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 from ldm_us.runtime.checks import check_device, check_seed
-from ldm_us.training.log import summary_writer
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
@@ -182,6 +181,8 @@ def check_options(options: TrainOptions) -> None:
             f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
         )
     if options.tensorboard:
+        from ldm_us.training.log import summary_writer  # torch takes seconds: a command line is read before
+
         summary_writer()
     if options.data_weights is not None:
         from ldm_us.data.mixing import check_weights
