@@ -94,7 +94,7 @@ $(BUNDLED)/phantoms: | $(INSTALLED)
 	$(RUN) ldm_us.data phantom --n 6000 --seed 1 --workers 2 --out $@
 
 $(BUNDLED)/samples/manifest.jsonl: $(MODEL) | $(INSTALLED)
-	$(VENV)/bin/python sample.py --n 100 --steps 25 --seed 500 --layout busi --out $(@D) $$(test ! -f $@ || echo --overwrite)
+	$(VENV)/bin/python sample.py --n 100 --sampler ddim --steps 25 --seed 500 --layout busi --out $(@D) $$(test ! -f $@ || echo --overwrite)
 
 $(BARS)/reconstruction.json: $(MODEL) | $(BUNDLED)/unseen
 	$(RUN) ldm_us.evaluation reconstruction $(MEASURED) --images $(BUNDLED)/reconstructed

@@ -52,6 +52,7 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     parsed, defaults = parser.parse_args(argv), vars(parser.parse_args([]))
     values = vars(parsed)
     changed = [name for name in values if values[name] != defaults[name]]
+    values |= usual_steps(values)
     values["lora"] = [parse_lora(text) for text in parsed.lora]
     if parsed.verify is not None:
         check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
@@ -68,6 +69,14 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
         given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
         **{name: values[name] for name in (*as_given, *more)},
     )
+
+
+def usual_steps(values: dict[str, Any]) -> dict[str, Any]:
+    """The sampler and its steps where they are not asked for: dpm, but ddim where it alone can do what is asked for."""
+    of_ddim = values["eta"] or values["inpaint"] is not None or values["invert"]
+    sampler = values["sampler"] or ("ddim" if of_ddim else "dpm")
+    enough = 20 if sampler == "dpm" else 50  # docs/benchmarks.md
+    return {"sampler": sampler, "steps": enough if values["steps"] is None else values["steps"]}
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:

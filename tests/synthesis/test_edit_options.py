@@ -20,7 +20,7 @@ from ldm_us.diffusion.inpainting import composed, inpaint
 from ldm_us.diffusion.inversion import edit_by_inversion
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
-from ldm_us.diffusion.sampling import Sampling, decode, generate
+from ldm_us.diffusion.sampling import Sampling, computing, decode, generate
 from ldm_us.files.atomic import sha256_file
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.inputs import check_files
@@ -33,7 +33,8 @@ SIZE = 16
 BREAST = words_in("m", {})  # of a file of before there was a record
 PROMPTS = [class_prompt("benign")]
 SETTINGS = ("--steps", "4", "--guidance", "2", "--size", f"{SIZE}")
-STEPS = Sampling(steps=4, guidance=2.0)
+DDIM = Sampling("ddim", steps=4, guidance=2.0)
+STEPS = Sampling("dpm", steps=4, guidance=2.0)  # what sample.py takes unless told otherwise
 
 
 @pytest.fixture(scope="module")
@@ -129,23 +130,24 @@ def test_guidance_and_control_options_reach_the_sampler(model, drawn):
 
 def test_init_is_image_to_image_with_its_strength(model, drawn):
     images, _ = drawn("--init", "image.png", "--strength", "0.5")
-    steps = image_to_image(model, image(), shown(model), generators_of([3]), STEPS, 0.5)
-    assert torch.equal(images, decode(model, last_of(steps)))
+    with computing(model, STEPS) as computed:
+        steps = image_to_image(computed, image(), shown(model), generators_of([3]), STEPS, 0.5)
+        assert torch.equal(images, decode(model, last_of(steps)))
 
 
 @pytest.mark.parametrize("flags", [[], ["--no-paste", "--resample", "2"]])
 def test_inpaint_draws_a_region_of_init_anew(model, drawn, flags):
     images, _ = drawn("--init", "image.png", "--inpaint", "left.png", *flags)
     region, resample = one("left.png")[None], 2 if flags else 1
-    steps = inpaint(model, image(), region, shown(model), generators_of([3]), STEPS, resample)
-    assert torch.equal(images, composed(model, last_of(steps), image(), region, STEPS, [], paste=not flags))
+    steps = inpaint(model, image(), region, shown(model), generators_of([3]), DDIM, resample)
+    assert torch.equal(images, composed(model, last_of(steps), image(), region, DDIM, [], paste=not flags))
 
 
 def test_invert_goes_from_the_source_to_what_the_sample_is_to_show(model, drawn):
     source = ["--source-class", "malignant", "--source-mask", "left.png"]
     images, _ = drawn("--init", "image.png", "--invert", *source, mask=one("right.png"))
     before = shown(model, [class_prompt("malignant")], 1.0, "left.png")
-    steps = edit_by_inversion(model, image(), before, shown(model, mask="right.png"), STEPS)
+    steps = edit_by_inversion(model, image(), before, shown(model, mask="right.png"), DDIM)
     assert torch.equal(images, decode(model, last_of(steps)))
 
 

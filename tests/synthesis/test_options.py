@@ -138,3 +138,26 @@ def test_a_class_prompt_beats_the_class_in_the_name_of_a_mask(run, region, refus
     run(tmp_path / "out", "--mask", region, "--prompt", prompt, "--n", 1)
     with Image.open(tmp_path / "out" / "0000_benign_(1)_seed0.png") as picture:
         assert picture.text["class"] == "malignant"
+
+
+@pytest.mark.parametrize(
+    ("words", "sampler", "steps"),
+    [
+        ([], "dpm", 20),
+        (["--steps", 7], "dpm", 7),
+        (["--sampler", "ddim"], "ddim", 50),
+        (["--sampler", "ddpm"], "ddpm", 50),
+        (["--eta", 0.5], "ddim", 50),
+        (["--init", "x.png", "--strength", 0.5], "dpm", 20),
+        (["--init", "x.png", "--inpaint", "m.png"], "ddim", 50),
+        (["--init", "x.png", "--invert"], "ddim", 50),
+    ],
+)
+def test_unless_asked_dpm_takes_20_steps_and_ddim_50_where_it_alone_can_do_it(words, sampler, steps):
+    sampling = parse_options([str(word) for word in words]).recipe.sampling
+    assert (sampling.sampler, sampling.steps) == (sampler, steps)
+
+
+def test_inpainting_with_a_sampler_that_remembers_is_refused(refused, tmp_path):
+    sentence = refused(tmp_path / "out", "--sampler", "dpm", "--init", "x.png", "--inpaint", "m.png")
+    assert sentence == "--inpaint changes what a step has made, which --sampler dpm remembers: use ddim or ddpm."

@@ -71,6 +71,7 @@ def train_stage(name: str, options: Options, config: ProtocolConfig, held_out: f
 
 def sample_stage(name: str, options: Options, weights: Path, out: Path, masks: Sequence[str]) -> Stage:
     """The command `sample.py` of a table of options; its images lie in the layout of BUSI."""
+    options = {"sampler": "ddim"} | dict(options)  # what sample.py took unless asked, when the first results were made
     ours = ["--weights", str(weights), "--layout", "busi", "--out", str(out / name), *masks]
     return Stage(name, "sample.py", (*to_arguments(name, options, OURS_OF_SAMPLE), *ours), out / name / MANIFEST)
 
