@@ -28,10 +28,10 @@ demo: $(INSTALLED) ## phantoms, two trainings, samples and runs/demo/report.html
 		--caption-dropout 0.1 --lr 2e-3 --warmup 10 --ema 0.97 --steps 250 --sample-every 250 --validate-every 50 --out $(DEMO)/controlnet
 	$(VENV)/bin/python sample.py --weights $(DEMO)/unet/model.safetensors --out $(DEMO)/samples --overwrite
 	$(RUN) ldm_us.report $(DEMO)/unet $(DEMO)/controlnet --steps 25 --judge ldm_us/weights/judge.safetensors \
-		--out $(DEMO)/report.html
+		--out $(DEMO)/report.html --overwrite
 
 lessons: $(INSTALLED) ## run the ten lessons and write them as pages, runs/lessons/index.html (2 minutes)
-	$(RUN) lessons.book --out runs/lessons
+	$(RUN) lessons.book --out runs/lessons --overwrite
 
 tour: $(INSTALLED) ## write the links of docs/tour.md and its figure again, after lines have moved
 	$(RUN) bench.tour

@@ -20,7 +20,7 @@ from ldm_us.training.command_line import build_parser, parse_options
 answer_at_once(__name__, build_parser)  # before the imports that take seconds
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -138,31 +138,32 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate
 
-            values = {"loss": 0.0}
+            values: dict[str, Tensor | float] = {}
             for i, batch in enumerate(batches):
                 if world.size > 1:
                     average_gradients(loss_of, now=i + 1 == options.accumulate)
                 loss, extra = loss_of(batch)
                 (loss / options.accumulate).backward()
                 for name, value in {"loss": loss, **extra}.items():
-                    values[name] = values.get(name, 0.0) + float(value.detach()) / options.accumulate
-            norm = float(whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip)))
-            values = world.mean(values | {"stop": float(world.signals.asked > 0)})
-            stopping = values.pop("stop") > 0  # in every process at this step, whichever the signal has reached
-            check_finite(options.out, f"step {step}", {"loss": values["loss"], "gradient norm": norm})
+                    values[name] = values.get(name, 0.0) + value.detach() / options.accumulate
+            values["grad_norm"] = whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.update()
             if stage.adversary is not None:
                 values |= stage.adversary.update(learning_rate)
 
-            seconds = time.perf_counter() - ended
-            speed = {"images_per_s": options.images_per_step / seconds, "data_share": waited / seconds}
-            line = log.add(step, values | {"grad_norm": norm, "lr": learning_rate} | speed, every=options.log_every)
+            stopping = world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0  # in all, whichever it reached
+            last = stopping or step == steps.stop
+            log.add(step, values | {"lr": learning_rate}, options.images_per_step, ended, waited)
             bar.update()
-            bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{speed['images_per_s']:.1f}")
+            if last or options.reads(step):  # else nothing waits for the device
+                line = log.line()
+                check_finite(options.out, f"{'' if options.log_every == 1 else 'up to '}step {step}", line)
+                log.write(line)
+                bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{line['images_per_s']:.1f}")
             show(stage, validation, ema, log, step, last=step == steps.stop)
-            save(stage, optimizer, ema, log, step, last=stopping or step == steps.stop)
+            save(stage, optimizer, ema, step, last)
             if stopping:
                 end_early(stage, step)
             ended = time.perf_counter()
@@ -191,7 +192,7 @@ def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, 
             save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
 
 
-def save(stage: Stage, optimizer: Optimizer, ema: EMA, log: Log, step: int, last: bool) -> None:
+def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) -> None:
     """Every so many steps: a state, after the figures and pictures so far, so that none lacks them; and the curves.
 
     The state is everything that the next step depends on: weights, their average, the optimiser's moments.
@@ -199,7 +200,6 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, log: Log, step: int, last
     options = stage.options
     if step % options.save_every == 0 or last:
         check_next_loss(stage, step)
-        log.flush()
         if options.shard:
             state = gathered_state(stage.networks, optimizer, ema)
         else:
@@ -222,8 +222,9 @@ def perceptual_features(options: TrainOptions) -> Features | None:
     return lambda x: [network.encoder[0](network.stem(x.mean(dim=1, keepdim=True)))]  # grey, in [-1, 1]
 
 
-def check_finite(run: Path, where: str, values: dict[str, float]) -> None:
-    """Stop at the first loss or gradient that is not a number, before it reaches the weights or the result."""
+def check_finite(run: Path, where: str, line: dict[str, float]) -> None:
+    """Stop at a loss or gradient that is not a number, before what it did to the weights is shown or saved."""
+    values = {words: line[name] for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")) if name in line}
     if not all(math.isfinite(value) for value in values.values()):
         found = " and ".join(f"the {name} is {value}" for name, value in values.items())
         raise ValueError(

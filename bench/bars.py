@@ -15,10 +15,26 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # bench is not installed
 
-from ldm_us.evaluation.results import read_json  # noqa: E402
-from ldm_us.runtime.entry import run_command  # noqa: E402
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/bars.py")
+    about = "The bars of the bundled model: one table of what the evaluation commands of `make bars` measured, "
+    about += "and whether it passes. A miss is a figure and no error. Nothing is written."
+    describe(parser, about, "runs/bundled/bars")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where the results lie")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
+from ldm_us.evaluation.results import read_json
+from ldm_us.runtime.entry import run_command
 
 RESULTS = (  # below the folder
     "reconstruction.json",
@@ -130,9 +146,7 @@ def value(result: Any, *keys: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table, and how many bars are passed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the results lie")
-    folder = parser.parse_args(argv).folder
+    folder = build_parser().parse_args(argv).folder
     results = {name: read_json(folder / name, "Delete it, and call `make bars`.") for name in RESULTS}
     weights = sum(path.stat().st_size for path in (ROOT / "ldm_us" / "weights").glob("*.safetensors")) / 1e6
     table = bars(results, weights)

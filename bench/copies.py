@@ -6,9 +6,31 @@ Of n images, each kind of copy is planted once beside the originals; a pair of o
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # bench is not installed
+
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/copies.py")
+    about = "How many altered copies of a dataset's images are found, by kind, and what is found besides. Of N "
+    about += "images each kind of copy is planted once beside the originals. Prints; nothing is written."
+    describe(parser, about, "--data Dataset_BUSI_with_GT BUSBRA --n 80")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
+    parser.add_argument("--n", type=int, default=80, metavar="N", help="copies of a kind (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the images chosen (%(default)s)")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
 
 import numpy as np
 import torch
@@ -18,6 +40,8 @@ from ldm_us.data.decoded import small_image
 from ldm_us.data.near_duplicates import copies
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import open_image
+from ldm_us.runtime.checks import check_words
+from ldm_us.runtime.entry import run_command
 
 KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "brighter by 1.3": lambda picture: picture.point(lambda v: min(255, round(1.3 * v))),
@@ -51,16 +75,14 @@ def compared(pictures: list[Image.Image]) -> set[tuple[int, int]]:
     return copies(np.stack([small_image(picture) for picture in pictures]), aspects, [False] * len(pictures))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Compare the datasets as they are, then with each kind of copy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
-    parser.add_argument("--n", type=int, default=80, metavar="N", help="copies of a kind (%(default)s)")
-    options = parser.parse_args()
+    options = build_parser().parse_args(argv)
+    check_words(vars(options))
     pictures = [open_image(record.image).convert("L") for record in read_datasets(options.data)]
     began = time.perf_counter()
     print(f"{len(pictures)} images: {len(compared(pictures))} pairs, {time.perf_counter() - began:.1f} s")
-    chosen = np.random.default_rng(0).choice(len(pictures), min(options.n, len(pictures)), replace=False)
+    chosen = np.random.default_rng(options.seed).choice(len(pictures), min(options.n, len(pictures)), replace=False)
     originals = [pictures[i] for i in chosen]
     known = compared(originals)
     for kind, alter in KINDS.items():
@@ -71,7 +93,8 @@ def main() -> None:
             (i, i) for i in range(n)
         }
         print(f"{kind}: {own} of {n}, other pairs {len(families)}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -25,15 +25,41 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench and tests are not installed
+
+from ldm_us.config import PRESETS
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/parity.py")
+    about = "The same weights in ldm_us and in diffusers and transformers, compared tensor by tensor in float32: "
+    about += "tokens, text states, autoencoder, denoiser, ControlNet, noise schedule, single steps of every "
+    about += "sampler, whole samples. Without options: the bundled model, and filled weights at size tiny. Seeds "
+    about += "are fixed; nothing is written."
+    codes = "exit codes: 0 no relative difference is above 1e-4, 1 there is one, 2 nothing was compared, 130 Ctrl-C"
+    examples = ("--preset sd15 --steps 2", "--weights model.safetensors --steps 50")
+    describe(parser, about, *examples, codes=codes)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--weights", type=Path, metavar="FILE", help="a model file of ours")
+    which.add_argument("--preset", choices=tuple(PRESETS), help="us128: the bundled model; tiny, sd15: filled weights")
+    parser.add_argument("--steps", type=int, default=5, metavar="S", help="of whole samples (%(default)s)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of whole samples (what the model was made for)")
+    parser.add_argument("--device", default="cpu", help="of both sides: cpu, cuda, cuda:1 (%(default)s)")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # bench and tests are not installed
 
 from bench.parity_networks import Pair, compare_controlnet, compare_text, compare_unet, compare_vae
 from bench.parity_sampling import compare_sample, compare_schedule, compare_steps, samples_of, step_seconds
 from bench.parity_table import HEADER, Row, first_above, verdict
-from ldm_us.config import BUNDLED, PRESETS, TINY, ModelConfig
+from ldm_us.config import BUNDLED, TINY, ModelConfig
 from ldm_us.diffusion.model import check_size
 from ldm_us.files.checkpoint import LazyTensor, load_model, model_metadata, write_safetensors
 from ldm_us.runtime.checks import check_device, check_extra
@@ -69,14 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--weights", type=Path, metavar="FILE", help="a model file of ours")
-    which.add_argument("--preset", choices=tuple(PRESETS), help="us128: the bundled model; tiny, sd15: filled weights")
-    parser.add_argument("--steps", type=int, default=5, metavar="N", help="of whole samples (%(default)s)")
-    parser.add_argument("--size", type=int, metavar="N", help="pixels of whole samples (what the model was made for)")
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
-    options = parser.parse_args(argv)
+    options = build_parser().parse_args(argv)
     if not 1 <= options.steps < 1000:
         raise ValueError(f"--steps {options.steps}: use 1 to 999; at 1000 diffusers' grid leaves the schedule.")
     return options

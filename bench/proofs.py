@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ldm_us.files.atomic import write_text  # noqa: E402
-from ldm_us.runtime.entry import run_command  # noqa: E402
-from ldm_us.runtime.machine import processor  # noqa: E402
+from ldm_us.files.atomic import write_text
+from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.machine import processor
 
 PAGE = ROOT / "docs" / "audit.md"
 ROW = re.compile(r"^\| (?P<claim>[^|]+) \| `(?P<command>[^`|]+)` \| (?P<result>[^|]*) \|$", re.MULTILINE)

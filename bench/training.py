@@ -18,9 +18,44 @@ import tempfile
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # bench is not installed
+
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+WHAT = ("methods", "loop", "cache")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/training.py")
+    about = "What training costs: parameters, peak memory and images per second of each method, or of the loop's "
+    about += "options. Every row is a process of its own that calls train.py in a folder that is deleted; the "
+    about += "first step, which warms up, is left out of the speed. Prints; nothing is kept."
+    sd15 = "methods --weights sd15.safetensors --data phantoms --size 512 --device cuda --only LoRA"
+    describe(parser, about, sd15, "loop --weights ldm_us/weights/us128.safetensors --data phantoms")
+    add = parser.add_argument
+    add("what", choices=WHAT, help="methods: rows of methods; loop: of speeds; cache: what a cache saves")
+    add("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
+    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
+    add("--size", type=int, metavar="PIXELS", help="side of the images (what the weights were made for)")
+    add("--batch", type=int, default=1, metavar="N", help="images at a time (%(default)s)")
+    add("--steps", type=int, default=3, metavar="N", help="of training (%(default)s)")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of methods (%(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the training (%(default)s)")
+    add("--device", default="cpu", help="of the training: cpu, cuda, cuda:1 (%(default)s)")
+    add("--only", metavar="TEXT", help="rows whose name holds this text")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
 import torch
 
-ROOT = Path(__file__).parents[1]
+from ldm_us.runtime.checks import check_words
+from ldm_us.runtime.entry import run_command
+
 METHODS = {  # name: (stage, options)
     "full": ("unet", ""),
     "full, adafactor, no EMA, checkpointing": ("unet", "--optimizer adafactor --ema 0 --gradient-checkpointing"),
@@ -47,22 +82,14 @@ sys.exit(code)
 """
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("methods", "loop", "cache"))
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--size", type=int, help="pixels (what the weights were made for)")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of `methods`")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", help="rows whose name holds this text")
-    options = parser.parse_args()
+    options = build_parser().parse_args(argv)
+    check_words(vars(options))
     print(f"{machine(options.device)}; batch {options.batch}, {options.steps} steps\n")
     if options.what == "cache":
-        return print_cache(options)
+        print_cache(options)
+        return 0
     rows = METHODS if options.what == "methods" else {name: ("unet", flags) for name, flags in LOOP.items()}
     print("| what | trained parameters | peak memory, GiB | images/s | waiting for data |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
@@ -70,14 +97,15 @@ def main() -> None:
             if options.only is None or options.only in name:
                 precision = ["--precision", options.precision] if options.what == "methods" else []
                 print(row(options, Path(folder), name, stage, [*flags.split(), *precision]), flush=True)
+    return 0
 
 
 def row(options: argparse.Namespace, folder: Path, name: str, stage: str, flags: list[str]) -> str:
     """Train for a few steps; a row of the table. The run is deleted: a state of SD 1.5 takes 10 GB."""
     run = folder / "run"
-    command = [stage, "--weights", options.weights, "--data", options.data, "--out", run, "--cache", folder / "cache"]
-    command += ["--steps", options.steps, "--batch", options.batch, "--log-every", 1, "--device", options.device]
-    command += ["--sample-every", 0, "--validate-every", 0, "--held-out", 0, *flags]
+    command = [stage, "--weights", options.weights, "--data", *options.data, "--out", run, "--cache", folder / "cache"]
+    command += ["--steps", options.steps, "--batch", options.batch, "--seed", options.seed, "--device", options.device]
+    command += ["--log-every", 1, "--sample-every", 0, "--validate-every", 0, "--held-out", 0, *flags]
     command += ["--size", options.size] if options.size else []
     argv = [sys.executable, "-c", CHILD, *map(str, command)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -136,4 +164,4 @@ def machine(device: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

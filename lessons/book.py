@@ -12,6 +12,23 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python -m lessons.book")
+    about = "Run the ten lessons, on the CPU and with seeds of their own, and write them as pages: two minutes."
+    describe(parser, about, "--out runs/lessons")
+    out = Path("runs/lessons")
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="folder for the pages (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that holds nothing but such pages")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
 from markupsafe import Markup
 from matplotlib import mathtext, rc_context
 from matplotlib.figure import Figure
@@ -19,6 +36,9 @@ from matplotlib.font_manager import FontProperties
 from PIL import Image
 
 from ldm_us.display.pages import render
+from ldm_us.files.atomic import atomic_folder
+from ldm_us.runtime.checks import check_extra
+from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 from lessons.cells import LESSONS, NAMES, run
 
 MATH = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
@@ -118,21 +138,27 @@ def title_of(path: Path) -> tuple[str, str]:
     return title[1], question[1]
 
 
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds something, unless that is pages, and they are to be replaced."""
+    inside = sorted(path.name for path in out.iterdir()) if out.is_dir() else [out.name] if out.exists() else []
+    if inside and not overwrite:
+        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder, or add --overwrite.")
+    others = [name for name in inside if name not in {"index.html", *(f"{name}.html" for name in NAMES)}]
+    if others:
+        raise ValueError(f"--out {out}: holds {others[0]}, which is no page of a lesson. Choose another folder.")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Write the book; 2 where a package is missing."""
-    parser = argparse.ArgumentParser(prog="python -m lessons.book", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/lessons"), help="default: runs/lessons; written over")
-    options = parser.parse_args(argv)
-    try:
-        import markdown  # noqa: F401
-        import pygments  # noqa: F401
-    except ImportError as error:
-        print(f"the book needs {error.name}: python -m pip install -e '.[lessons]'", file=sys.stderr)
-        return 2
-    write_book(options.out, NAMES)
+    """Write the book, whole or not at all."""
+    options = build_parser().parse_args(argv)
+    check_extra("lessons", "markdown", "pygments")
+    check_out(options.out, options.overwrite)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(options.out) as folder:
+        write_book(folder, NAMES)
     print(f"{options.out / 'index.html'}: {len(NAMES)} lessons")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main, NOTHING_WRITTEN))

@@ -15,7 +15,28 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lessons.cells import LESSONS, NAMES, functions_of
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+LESSONS = Path(__file__).resolve().parent
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python -m lessons.check")
+    about = "Is the hole of a lesson filled rightly? The project's own tests are run with your function in them."
+    codes = "exit codes: 0 all are right, 1 one is not, 2 what was given cannot be used, 130 Ctrl-C"
+    describe(parser, about, "5", "", "5 --folder lessons/solutions", codes=codes)
+    parser.add_argument("lessons", nargs="*", type=int, metavar="N", help="1 to 10 (all)")
+    parser.add_argument("--folder", type=Path, default=LESSONS, metavar="DIR", help="where they lie (lessons)")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
+from ldm_us.runtime.checks import check_extra
+from ldm_us.runtime.entry import run_command
+from lessons.cells import NAMES, functions_of
 
 ROOT = LESSONS.parent
 
@@ -129,19 +150,12 @@ def verdict(number: int, folder: Path = LESSONS) -> tuple[bool, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a sentence a lesson; -> 0 where all are right, 1 where one is not, 2 without pytest."""
-    parser = argparse.ArgumentParser(prog="python -m lessons.check", description=__doc__.splitlines()[0])
-    parser.add_argument("lessons", nargs="*", type=int, metavar="N", help=f"1 to {len(NAMES)}; default: all")
-    parser.add_argument("--folder", type=Path, default=LESSONS, help="where the filled holes lie; default: lessons")
-    options = parser.parse_args(argv)
+    """Print a sentence a lesson; -> 0 where all are right, 1 where one is not."""
+    options = build_parser().parse_args(argv)
     for number in options.lessons:
         if not 1 <= number <= len(NAMES):
-            parser.error(f"there is no lesson {number}: use 1 to {len(NAMES)}.")
-    try:
-        import pytest  # noqa: F401
-    except ImportError:
-        print("python -m lessons.check runs the project's tests: python -m pip install -e '.[test]'", file=sys.stderr)
-        return 2
+            raise ValueError(f"there is no lesson {number}: use 1 to {len(NAMES)}.")
+    check_extra("test", "pytest")
     right = True
     for number in options.lessons or range(1, len(NAMES) + 1):
         good, sentence = verdict(number, options.folder.resolve())
@@ -151,4 +165,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

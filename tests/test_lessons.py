@@ -95,7 +95,7 @@ def test_the_check_puts_the_library_back_and_names_what_it_cannot_read(tmp_path)
     assert "cannot be read: FileNotFoundError" in verdict(4, tmp_path)[1]
     (tmp_path / f"{NAMES[4]}.py").write_text("step = 1\n")
     assert "has no ddim_step" in verdict(5, tmp_path)[1]
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(ValueError, match="no lesson 11: use 1 to 10"):
         main(["11"])
 
 

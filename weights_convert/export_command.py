@@ -4,32 +4,29 @@ compvis: one .safetensors with the names of v1-5-pruned-emaonly, the file that A
 under model.diffusion_model., the autoencoder under first_stage_model., the text encoder with its position_ids (int64)
 under cond_stage_model.transformer.text_model.; at the size of SD 1.5 1,131 tensors. Nothing of training is in it: no
 moving average, no noise schedule, no loss. Where prediction, schedule or the scale of the latents are not SD 1.5's, a
-.yaml beside it, which these programs read, says so. A ControlNet is a file of its own there, as here:
-controlnet: one .safetensors with the names of lllyasviel's files (control_model.).
-diffusers: a folder for StableDiffusionPipeline.from_pretrained; a ControlNet is the folder controlnet/ in it, for
-ControlNetModel.from_pretrained.
-lora: one .safetensors; --names kohya is for A1111, ComfyUI and Forge, --names diffusers for load_lora_weights.
+.yaml beside it, which these programs read, says so. A ControlNet is a file of its own (control_model.), here as there;
+in the diffusers folder it is controlnet/, for ControlNetModel.from_pretrained. Of LoRAs see lora_export.py.
 
 Every file of weights carries the metadata of the model file, config included, so that an import gets all of it back.
 """
 
 import argparse
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ldm_us.config import SD15, ModelConfig
-from ldm_us.files.atomic import atomic_folder, full_disk_is_an_error_of_input, write_text
+from ldm_us.files.atomic import atomic_file, atomic_folder, full_disk_is_an_error_of_input, write_text
 from ldm_us.files.checkpoint import MEASURED, NETWORKS, PARTS, LazyTensor, model_metadata, write_safetensors
 from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, target_shapes
 from weights_convert.detect import detect
 from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
 from weights_convert.expansion import rules_for
 from weights_convert.file_settings import beside, marks, yaml_beside
-from weights_convert.lora_export import NAMINGS, export_lora
+from weights_convert.lora_export import export_lora
 from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
 from weights_convert.source_config import choose_config
@@ -53,7 +50,6 @@ DIFFUSERS = {  # component, a folder -> its tensors
     "controlnet": Layout("controlnet", "diffusers", ""),
 }
 
-FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 FOLDER = (  # every file that an export can put into a diffusers folder
     "model_index.json",
     "scheduler/scheduler_config.json",
@@ -61,25 +57,6 @@ FOLDER = (  # every file that an export can put into a diffusers folder
     *(f"{component}/config.json" for component in DIFFUSERS),
     *(f"{component}/{COMPONENTS[component][0]}" for component in DIFFUSERS),
 )
-
-
-def add_export_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command line."""
-    parser = commands.add_parser(
-        "export",
-        help="a model file -> files of other programs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="a model file, of train.py or of import, or a LoRA of train.py"
-    )
-    parser.add_argument("--format", choices=FORMATS, required=True, help="whose files to write")
-    parser.add_argument("--names", choices=NAMINGS, help="--format lora: whose names")
-    parser.add_argument("--out", type=Path, required=True, metavar="DST", help="the .safetensors or folder to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the numbers written (as in FILE)")
-    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
-    parser.set_defaults(run=run_export)
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -117,9 +94,9 @@ def run_export(args: argparse.Namespace) -> None:
     texts = folder_texts(config, "controlnet" in taken) if args.format == "diffusers" else {}
     place = atomic_folder(args.out) if args.format == "diffusers" else nullcontext(args.out)
     descriptions = yaml_beside(args.out, plain) if args.format == "compvis" else {}
-    with full_disk_is_an_error_of_input(args.out), place as out:
-        for path, text in descriptions.items():
-            write_text(path, text)
+    with full_disk_is_an_error_of_input(args.out), place as out, ExitStack() as both:
+        for path, text in descriptions.items():  # takes its place with the file that it is about, or not at all
+            both.enter_context(atomic_file(path)).write(text.encode())
         for name, text in texts.items():
             (out / name).parent.mkdir(exist_ok=True)
             write_text(out / name, text)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ldm_us.config import PREDICTIONS, PRESETS, ModelConfig
+from ldm_us.config import ModelConfig
 from ldm_us.files.atomic import full_disk_is_an_error_of_input
 from ldm_us.files.checkpoint import PARTS, LazyTensor, model_metadata, write_safetensors
 from ldm_us.files.lineage import imported_files
@@ -25,25 +25,6 @@ from weights_convert.summary import of_part, summary
 REQUIRED = ("vae", "text", "unet")
 DIFFERENCE = "difference"  # a tensor of this name marks a ControlNet that was saved as its difference from a UNet
 OURS_ONLY = ("format", "config", "ldm_us")  # metadata that is written anew, not carried over from a model file of ours
-
-
-def add_import_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command line."""
-    parser = commands.add_parser("import", help="original weights -> a model file", description=__doc__)
-    parser.add_argument("src", type=Path, nargs="?", metavar="SRC", help="a file of weights or a diffusers folder")
-    parser.add_argument("--lora", type=Path, metavar="LORA", help="in place of SRC: a LoRA (kohya, diffusers, PEFT)")
-    parser.add_argument("--embedding", type=Path, metavar="EMB", help="in place of SRC: a textual inversion")
-    parser.add_argument("--base", type=Path, metavar="MODEL", help="--lora, --embedding: a model file of their sizes")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
-    parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
-    parser.add_argument("--ema", action="store_true", help="take the moving average of the UNet (model_ema.*)")
-    parser.add_argument("--controlnet", type=Path, metavar="SRC2", help="take the ControlNet from here")
-    parser.add_argument("--text", type=Path, metavar="SRC3", help="take the text encoder from here")
-    parser.add_argument("--vae", type=Path, metavar="SRC4", help="take the autoencoder from here")
-    parser.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (as the files say, else eps)")
-    parser.add_argument("--dtype", choices=DTYPES, metavar="TYPE", help=f"{', '.join(DTYPES)} (as in the file)")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
-    parser.set_defaults(run=run_import)
 
 
 def run_import(args: argparse.Namespace) -> None:

@@ -7,42 +7,39 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm_us.data.audit.findings import audit_folder, audit_groups
-from ldm_us.data.audit.statistics import record_statistics, summarize
-from ldm_us.data.audit.summary import format_names
-from ldm_us.data.audit.text import format_audit, format_groups
-from ldm_us.data.masks.binarize import READINGS, binarize, find_masks
-from ldm_us.data.masks.files import list_masks, parse_name, write_masks
-from ldm_us.data.phantom.files import Plan, write_phantoms
-from ldm_us.data.readers.datasets import KNOWN, read_dataset
-from ldm_us.runtime.checks import check_seed
-from ldm_us.runtime.command_line import short_usage
-from ldm_us.runtime.entry import note, run_command
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import add_command, describe
+
+AUDITED = """exit codes: 0 all files can be used
+1 some cannot: a file does not open, a mask has another size than its image
+2 a DIR is not a dataset, or train.py would refuse to read it"""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Describe the subcommands; each sets `run`, a function of the parsed arguments that returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_us.data", description="Tools for the training data.")
+    """Describe the subcommands."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_us.data")
+    describe(parser, "Tools for the training data. COMMAND --help describes each.", "phantom --out phantoms")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    audit = commands.add_parser(
+    audit = add_command(
+        commands,
         "audit",
-        help="report what is in a dataset, what is wrong with it, and its near-duplicates",
-        description=f"Open every file of a dataset and report what is in it. Known: {KNOWN}.",
-        epilog="Exit code: 0 when all files can be used; 1 when some cannot (a file does not open, a mask has another "
-        "size than its image); 2 when a DIR is not a dataset, or train.py would refuse to read it.",
+        "Report what is in a dataset, what is wrong with it, and its near-duplicates. Every file is opened, nothing is "
+        "written. Known: BUSI (folders benign, malignant, normal), BUS-BRA, dataset B, BrEaST, BUS-UCLM, and images "
+        "with metadata.jsonl or metadata.csv.",
+        "Dataset_BUSI_with_GT BUSBRA --families",
+        codes=AUDITED,
     )
-    audit.add_argument("folders", metavar="DIR", type=Path, nargs="+", help="a dataset, or the folder that holds it")
-    audit.add_argument(
-        "--held-out", type=float, default=0.1, metavar="P", help="share of the split shown (%(default)s)"
-    )
-    audit.add_argument("--families", action="store_true", help="list every near-duplicate family")
-    audit.set_defaults(run=run_audit)
+    add = audit.add_argument
+    add("folders", metavar="DIR", type=Path, nargs="+", help="a dataset, or the folder that holds it")
+    add("--held-out", type=float, default=0.1, metavar="P", help="share of the split shown (%(default)s)")
+    add("--families", action="store_true", help="list every near-duplicate family")
 
-    phantom = commands.add_parser(
+    phantom = add_command(
+        commands,
         "phantom",
-        help="make ultrasound-like images with exact masks, in BUSI's layout",
-        description="Simulate breast ultrasound with exact lesion masks. Synthetic: not for diagnosis.",
+        "Make ultrasound-like images with exact masks, in BUSI's layout. They are simulated: not for diagnosis.",
+        "--out phantoms",
+        "--n 6000 --seed 1 --workers 2 --out phantoms --overwrite",
     )
     add = phantom.add_argument
     add("--n", type=int, default=300, metavar="N", help="images, the three classes in turns (%(default)s)")
@@ -53,22 +50,22 @@ def build_parser() -> argparse.ArgumentParser:
     add("--text", action="store_true", help="write a side and a quadrant into the images, and say so in captions")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set")
     add("--overwrite", action="store_true", help="replace a folder that this command made before")
-    phantom.set_defaults(run=run_phantom)
 
-    add_masks(commands)
-    add_binarize(commands)
-    figures = commands.add_parser("statistics", help="grey levels, texture and lesion contrast of a dataset")
-    figures.add_argument("folder", metavar="DIR", type=Path, help="as for audit")
-    figures.set_defaults(run=run_statistics)
-    return parser
+    add_mask_commands(commands)
+    about = "Print grey levels, texture and lesion contrast of a dataset as JSON. Nothing is written."
+    figures = add_command(commands, "statistics", about, "phantoms")
+    figures.add_argument("folder", metavar="DIR", type=Path, help="a dataset, or the folder that holds it")
+    return short_usage(parser)
 
 
-def add_masks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the subcommand masks."""
-    masks = commands.add_parser(
+def add_mask_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe masks and binarize."""
+    masks = add_command(
+        commands,
         "masks",
-        help="make new lesion masks like those of a dataset, for sample.py --mask",
-        description="Fit outlines, sizes and places of the lesions of each class and draw new ones, or vary the masks.",
+        "Make new lesion masks like those of a dataset, for sample.py --mask. Outlines, sizes and places of each class "
+        "are fitted and new ones drawn, or given masks are varied.",
+        "--like phantoms --n 20 --out masks",
     )
     add = masks.add_argument
     add("--like", type=Path, required=True, metavar="DIR", help="a dataset with masks, or files named as in BUSI")
@@ -77,22 +74,36 @@ def add_masks(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add("--seed", type=int, default=0, metavar="N", help="another seed, other masks (%(default)s)")
     add("--augment", action="store_true", help="shift, scale, rotate, mirror and bend the given masks instead")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the masks")
-    masks.set_defaults(run=run_masks)
+    add("--overwrite", action="store_true", help="replace a folder that holds nothing but such masks")
 
-
-def add_binarize(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the subcommand binarize."""
-    binarized = commands.add_parser(
+    binarized = add_command(
+        commands,
         "binarize",
-        help="write black-and-white copies of masks whose levels mean something else",
-        description="Say once which levels of masks are lesion, and how much of the pictures each reading covers.",
+        "Write black-and-white copies of masks whose levels mean something else. You say which levels are lesion; "
+        "printed is how much of the pictures each reading would cover.",
+        "masks --lesion 85,200-255 --out black_and_white",
     )
     add = binarized.add_argument
     add("source", metavar="SRC", type=Path, help="a mask, or a folder of masks and the folders in it")
-    add("--out", type=Path, required=True, metavar="DIR", help="new folder for the copies, all of them PNG")
-    add("--lesion", metavar="LEVELS", help=f"what is lesion: levels such as 85,200-255, or {', '.join(READINGS)}")
+    readings = "levels such as 85,200-255, or above 127, nonzero, dark, alpha, transparent"
+    add("--lesion", metavar="LEVELS", help=f"what is lesion: {readings}")
     add("--fill-outlines", action="store_true", help="fill what a closed outline surrounds")
-    binarized.set_defaults(run=run_binarize)
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the copies, all of them PNG")
+    add("--overwrite", action="store_true", help="replace a folder that holds nothing but copies of these masks")
+
+
+answer_at_once(__name__, build_parser)
+
+from ldm_us.data.audit.findings import audit_folder, audit_groups
+from ldm_us.data.audit.statistics import record_statistics, summarize
+from ldm_us.data.audit.summary import format_names
+from ldm_us.data.audit.text import format_audit, format_groups
+from ldm_us.data.masks.binarize import binarize, find_masks
+from ldm_us.data.masks.files import list_masks, parse_name, write_masks
+from ldm_us.data.phantom.files import Plan, write_phantoms
+from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.runtime.checks import check_words
+from ldm_us.runtime.entry import NOTHING_WRITTEN, note, run_command
 
 
 def run_audit(args: argparse.Namespace) -> int:
@@ -107,7 +118,6 @@ def run_audit(args: argparse.Namespace) -> int:
 
 def run_phantom(args: argparse.Namespace) -> int:
     """Write a phantom data set."""
-    check_seed(args.seed)
     plan = Plan(args.n, args.size, args.seed, args.calipers, args.text)
     write_phantoms(plan, args.out, args.workers, args.overwrite)
     print(f"wrote {args.n} phantoms to {args.out}")
@@ -116,8 +126,8 @@ def run_phantom(args: argparse.Namespace) -> int:
 
 def run_masks(args: argparse.Namespace) -> int:
     """Write new masks."""
-    check_seed(args.seed)
-    write_masks(args.like, args.n, args.out, seed=args.seed, size=args.size, augment=args.augment)
+    numbers = {"seed": args.seed, "size": args.size}
+    write_masks(args.like, args.n, args.out, **numbers, augment=args.augment, overwrite=args.overwrite)
     masks, left = list_masks(args.like)
     if any(map(parse_name, masks)):  # else it is a dataset, with a reader of its own
         note_left_out(left)
@@ -127,7 +137,7 @@ def run_masks(args: argparse.Namespace) -> int:
 
 def run_binarize(args: argparse.Namespace) -> int:
     """Write black-and-white copies, and print what they and the other readings would cover."""
-    shares = binarize(args.source, args.out, args.lesion, args.fill_outlines)
+    shares = binarize(args.source, args.out, args.lesion, args.fill_outlines, args.overwrite)
     for name, of_masks in shares.items():
         least, median, largest = (f"{of(of_masks):.2%}" for of in (min, statistics.median, max))
         print(f"{name}: least {least}, median {median}, largest {largest} of the picture")
@@ -151,9 +161,11 @@ def run_statistics(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    args = short_usage(build_parser()).parse_args(argv)
-    return args.run(args)
+    args = build_parser().parse_args(argv)
+    check_words(vars(args))
+    making = {"phantom": run_phantom, "masks": run_masks, "binarize": run_binarize}
+    return (making | {"audit": run_audit, "statistics": run_statistics})[args.command](args)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, NOTHING_WRITTEN))

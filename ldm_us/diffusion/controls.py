@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
+from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
 from ldm_us.networks.controlnet import ControlNet
 from ldm_us.networks.unet import Control
 
@@ -126,3 +127,19 @@ def weighted_residuals(control: ReadyControl, z_t: Tensor, t: Tensor, context: T
     if guided and control.guess:
         residuals = [torch.cat([torch.zeros_like(each), each]) for each in residuals]
     return Control(residuals[:-1], residuals[-1])
+
+
+def check_batch(
+    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
+) -> None:
+    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
+    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
+        if count != batch:
+            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
+    size = pixels_of(model, z_T)
+    for side in size:
+        check_size(model.config, side)
+    for term in controls:
+        check_hint(tuple(term.hint.shape), batch, size)
+    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
+        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")

@@ -51,7 +51,7 @@ def ddim_step(
     the variance of DDPM's posterior; noise is needed where eta is not 0. t_prev = -1 lands on schedule.final_alpha_bar.
     """
     alpha_bar = level(schedule.alpha_bar, t, like=z_t)
-    alpha_bar_prev = _alpha_bar_or_final(schedule, t_prev, like=z_t)
+    alpha_bar_prev = alpha_bar_or_final(schedule, t_prev, like=z_t)
     ratio = (1 - alpha_bar_prev) / (1 - alpha_bar)
     sigma = eta * (ratio * (1 - alpha_bar / alpha_bar_prev)).clamp(min=0).sqrt()  # DDIM Eq. 16
 
@@ -71,7 +71,7 @@ def ddim_invert_step(schedule: Schedule, z_prev: Tensor, t_prev: Tensor, t: Tens
     Where the network predicts v, a step turns z by an angle (Progressive Distillation appendix D): this turns it back.
     """
     alpha_bar = level(schedule.alpha_bar, t, like=z_prev)
-    alpha_bar_prev = _alpha_bar_or_final(schedule, t_prev, like=z_prev)
+    alpha_bar_prev = alpha_bar_or_final(schedule, t_prev, like=z_prev)
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     signal_prev, noise_prev = alpha_bar_prev.sqrt(), (1 - alpha_bar_prev).sqrt()
     if schedule.config.prediction == "v":
@@ -81,6 +81,6 @@ def ddim_invert_step(schedule: Schedule, z_prev: Tensor, t_prev: Tensor, t: Tens
     return signal * z_0_hat + noise * prediction
 
 
-def _alpha_bar_or_final(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
+def alpha_bar_or_final(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
     final = torch.full_like(like[:, :1, :1, :1], schedule.final_alpha_bar)
     return torch.where(t.view(-1, 1, 1, 1) < 0, final, level(schedule.alpha_bar, t.clamp(min=0), like))

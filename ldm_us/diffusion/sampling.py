@@ -4,6 +4,7 @@ One step: control from the mask -> eps_u + s (eps_c - eps_u) -> ddim_step or ddp
 every step, so that its caller looks, counts, saves and stops; `generate` walks it to the end.
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ldm_us.config import PRECISIONS, SAMPLERS, ModelConfig
-from ldm_us.diffusion.controls import ControlTerm, check_hint, check_span, mask_hint
+from ldm_us.diffusion.controls import ControlTerm, check_batch, check_span, mask_hint
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
+from ldm_us.diffusion.dpm_solver import dpm_step
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
-from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
+from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
 
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
@@ -117,7 +119,7 @@ def generate(
         raise ValueError(f"{len(negative)} negative prompts for {batch} prompts: give one per prompt.")
 
     images, together = [], 1 if sampling.exact else batch
-    with computing(model, sampling):
+    with computing(model, sampling) as model:
         for part in (slice(first, first + together) for first in range(0, batch, together)):
             of_part = None if masks is None else masks[part]
             terms = [dataclasses.replace(term, hint=term.hint[part]) for term in controls]
@@ -181,10 +183,9 @@ def denoise(
     timesteps = ddim_timesteps(model.schedule, sampling.steps)[start:]
     if not timesteps:
         yield Step(-1, z_T, z_T)
-    z = z_T
+    step = None
     for t, t_prev in timesteps:
-        step = denoise_step(model, z, t, t_prev, conditions, generators, sampling)
-        z = step.z
+        step = denoise_step(model, z_T if step is None else step.z, t, t_prev, conditions, generators, sampling, step)
         yield step
 
 
@@ -196,8 +197,9 @@ def denoise_step(
     conditions: Conditions,
     generators: Sequence[torch.Generator],
     sampling: Sampling,
+    before: Step | None = None,
 ) -> Step:
-    """One model call and one step of the sampler, from z_t (b, c, h, w) to z_{t_prev}."""
+    """One model call and one step of the sampler, from z_t (b, c, h, w) to z_{t_prev}; dpm remembers the one before."""
     schedule = model.schedule
     t_batch, t_prev_batch = (torch.full((len(z),), value, device=z.device) for value in (t, t_prev))
     prediction = guided_prediction(model, z, t_batch, conditions)
@@ -206,6 +208,9 @@ def denoise_step(
     noise = draw(z.shape, generators).to(z) if sampling.sampler == "ddpm" or sampling.eta > 0 else None
     if sampling.sampler == "ddpm":
         z = ddpm_step(schedule, z, t_batch, t_prev_batch, prediction, noise)
+    elif sampling.sampler == "dpm":
+        memory = None if before is None else (torch.full_like(t_batch, before.t), before.z_0_hat)
+        z = dpm_step(schedule, z, t_batch, t_prev_batch, prediction, memory)
     else:
         z = ddim_step(schedule, z, t_batch, t_prev_batch, prediction, sampling.eta, noise)
     return Step(t, z, z_0_hat)
@@ -221,28 +226,19 @@ def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> 
 
 
 @contextmanager
-def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[None]:
-    """Inside, networks compute in the precision and with the threads of a Sampling."""
+def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[LatentDiffusion]:
+    """Inside, networks compute in the precision and with the threads of a Sampling; -> the model with its timesteps.
+
+    dpm has a trailing grid: it begins at the noisiest timestep, where few steps of a leading one begin far from noise.
+    """
     before = torch.get_num_threads()
+    if sampling.sampler == "dpm":
+        model = copy.copy(model)  # the networks are the same ones
+        trailing = dataclasses.replace(model.schedule.config, spacing="trailing")
+        model.schedule = dataclasses.replace(model.schedule, config=trailing)
     torch.set_num_threads(sampling.threads or before)
     try:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
-            yield
+            yield model
     finally:
         torch.set_num_threads(before)
-
-
-def check_batch(
-    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
-) -> None:
-    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
-    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
-        if count != batch:
-            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
-    size = pixels_of(model, z_T)
-    for side in size:
-        check_size(model.config, side)
-    for term in controls:
-        check_hint(tuple(term.hint.shape), batch, size)
-    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
-        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ldm_us.files.atomic import write_text
+
 
 def check_out(out: Path | None, names: Sequence[str], overwrite: bool) -> None:
     """Raise ValueError where --out is no folder, or has one of the files that would be replaced."""
@@ -15,6 +17,16 @@ def check_out(out: Path | None, names: Sequence[str], overwrite: bool) -> None:
     found = [name for name in names if (out / name).exists()]
     if found and not overwrite:
         raise ValueError(f"--out {out}: has {found[0]} already. Choose another folder, or add --overwrite.")
+
+
+def keep(result: dict[str, Any], out: Path | None, name: str, finite: bool = False) -> int:
+    """Print a result as JSON, and write it into --out where that is given; -> the exit code. `finite`: refuse nan."""
+    printed = json.dumps(result, indent=2, allow_nan=not finite)
+    print(printed)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / name, printed + "\n")
+    return 0
 
 
 def read_json(path: Path, remedy: str) -> Any:

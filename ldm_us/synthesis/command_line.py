@@ -59,7 +59,7 @@ def add_what(add: Callable[..., object]) -> None:
     add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
     add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder of masks")
     add("--n", type=int, metavar="N", help="samples of each; with --balance of all (4)")
-    add("--balance", type=float, nargs=3, metavar=("B", "M", "N"), help="shares or counts: benign malignant normal")
+    add("--balance", type=float, nargs="+", metavar="X", help="shares or counts, in the order of --info")
     add("--seed", type=seed, default=0, metavar="N", help="of the first sample, others follow; or random (%(default)s)")
 
 
@@ -69,7 +69,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--controlnet", type=Path, metavar="FILE", help="take the ControlNet of this model file")
     add("--lora", nargs="+", action="extend", default=[], metavar="FILE[:X]", help="merged with weight X")
     add("--steps", type=int, default=50, metavar="S", help="model calls per image, 1..1000 (%(default)s)")
-    add("--sampler", choices=SAMPLERS, default="ddim", help="(%(default)s)")
+    add("--sampler", choices=SAMPLERS, default="ddim", help="dpm: as good in fewer steps (%(default)s)")
     add("--eta", type=float, default=0.0, metavar="X", help="noise of ddim: 0 none, 1 as ddpm (%(default)s)")
     add("--guidance", type=float, metavar="S", help="of the text, 1: none (sd15 7.5; us128 3, 1 with a mask)")
     add("--control-scale", type=float, metavar="X", help="weight of the mask (sd15 1; us128 2)")

@@ -94,6 +94,8 @@ class Recipe:
     edition: int = EDITION
 
     def __post_init__(self) -> None:
+        if self.sampling.sampler == "dpm" and isinstance(self.begin, Region):
+            raise ValueError("--inpaint changes what a step has made, which --sampler dpm remembers: use ddim or ddpm.")
         if self.edition not in range(1, EDITION + 1):
             raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
 

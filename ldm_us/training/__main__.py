@@ -4,6 +4,35 @@ import argparse
 import sys
 from pathlib import Path
 
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import add_command, describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the commands."""
+    parser = argparse.ArgumentParser(prog="python -m ldm_us.training")
+    example = "--weights model.safetensors --data phantoms --out measured.safetensors"
+    describe(parser, "Measure on a dataset what a model file lacks for sampling; train.py trains.", f"grain {example}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="prior|grain")
+    about = {
+        "prior": "The start prior: mean and covariance of blurred latents, which z_T still holds in training.",
+        "grain": "The grain: speckle that the autoencoder loses.",
+    }
+    for name, text in about.items():
+        command = add_command(commands, name, text, example)
+        add = command.add_argument
+        add("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
+        add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="the datasets that it was trained on")
+        add("--out", type=Path, required=True, metavar="FILE", help="the model with what was measured")
+        add("--overwrite", action="store_true", help="replace the file --out")
+        add("--device", default="cpu", help="of the autoencoder: cpu, cuda, cuda:1 (%(default)s)")
+        if name == "prior":
+            add("--rank", type=int, default=20, metavar="R", help="principal components kept (%(default)s)")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
 import torch
 
 from ldm_us.data.readers.datasets import read_datasets
@@ -18,18 +47,16 @@ from ldm_us.files.checkpoint import (
     read_metadata,
     write_safetensors,
 )
-from ldm_us.runtime.checks import check_device
-from ldm_us.runtime.command_line import short_usage
-from ldm_us.runtime.entry import run_command
-from ldm_us.training.measured import IMAGES, RANK, encode_records, evenly, lost_grain, members
+from ldm_us.runtime.checks import check_device, check_new_file
+from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
+from ldm_us.training.measured import IMAGES, encode_records, evenly, lost_grain, members
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the model and the data, measure, and write the model with what was measured."""
-    options = short_usage(build_parser()).parse_args(argv)
+    options = build_parser().parse_args(argv)
     check_device(options.device)
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    check_new_file(options.out, options.overwrite)
     model = load_model(options.weights, device=options.device, parts=("vae",))
     if options.command == "prior" and model.schedule.ends_in_noise:
         raise ValueError(
@@ -54,27 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe the commands."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_us.training", description="Measure what sampling needs.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    about = {
-        "prior": "the start prior: mean and covariance of blurred latents, which z_T still holds in training",
-        "grain": "the grain: speckle that the autoencoder loses",
-    }
-    for name, text in about.items():
-        command = commands.add_parser(name, help=text, description=text)
-        add = command.add_argument
-        add("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
-        add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="the datasets it was trained on")
-        add("--out", type=Path, required=True, metavar="FILE", help="the model with what was measured")
-        add("--overwrite", action="store_true", help="replace --out")
-        add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
-        if name == "prior":
-            add("--rank", type=int, default=RANK, metavar="R", help="principal components kept (%(default)s)")
-    return parser
-
-
 def write_measured(model: LatentDiffusion, weights: Path, out: Path) -> None:
     """Write the file of `weights` again, every tensor as it is, with the model's prior and grain."""
     file = open_model_file(weights)
@@ -86,4 +92,4 @@ def write_measured(model: LatentDiffusion, weights: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, NOTHING_WRITTEN))

@@ -50,24 +50,25 @@ class Adversary:
         loss = self.weight * (adaptive * adversarial).mean()  # VQGAN Eq. 6
         return loss, {"adversarial": adversarial.detach().mean(), "lambda": adaptive.mean()}
 
-    def update(self, lr: float) -> dict[str, float]:
+    def update(self, lr: float) -> dict[str, Tensor | float]:
         """Train the discriminator on the images of this step, after the autoencoder has learned; -> its loss."""
         self.steps += 1
-        total, parts = 0.0, len(self.pairs)
+        total: Tensor | float = 0.0
+        parts = len(self.pairs)
         if parts:
             self.discriminator.requires_grad_(True)
             for x, x_hat in self.pairs:
                 real, fake = self.discriminator(torch.cat([x, x_hat])).float().chunk(2)
                 loss = hinge_loss(real, fake) / parts
                 loss.backward()
-                total += float(loss.detach())
+                total = total + loss.detach()
             average_over_processes(self.discriminator.parameters(), self.world)
             self.optimizer.param_groups[0]["lr"] = lr
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.discriminator.requires_grad_(False)
             self.pairs = []
-        return self.world.mean({"discriminator": total})
+        return {"discriminator": total}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""

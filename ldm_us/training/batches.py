@@ -10,6 +10,7 @@ from ldm_us.data.mixing import mixed_indices
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 
+ALL = slice(None)
 MIXING = 3  # stream of the run's seed that draws the folder and the image of each slot
 
 
@@ -26,7 +27,7 @@ class LatentBatch(NamedTuple):
 
     z_0: Tensor  # (b, c, h, w), scaled latents drawn from the posterior
     prompt_index: Tensor  # (b,) int64 into TrainingSet.prompts; 0 where the caption was dropped
-    hint: Tensor  # (b, 3, H, W) in {0, 1}, the mask
+    mask: Tensor  # (b, 1, H, W) bool, what the ControlNet sees; (b, 0, H, W) where none learns
     t: Tensor  # (b,) int64
     eps: Tensor  # (b, c, h, w)
 
@@ -60,16 +61,31 @@ def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
     return by_folder[mixed_indices(sizes, data.weights, stream_generator(seed, MIXING, step), size)]
 
 
+def own_places(size: int, parts: int, rank: int, processes: int) -> list[Tensor]:
+    """The places in a batch of `size` that a process takes, one (b,) for each of its parts: every processes-th part."""
+    return list(torch.arange(size).chunk(parts * processes)[rank::processes])
+
+
 def image_batch(
-    data: TrainingSet, latent_shape: tuple[int, ...], seed: int, step: int, size: int, flip: bool, noise_size: int = 0
+    data: TrainingSet,
+    latent_shape: tuple[int, ...],
+    seed: int,
+    step: int,
+    size: int,
+    flip: bool,
+    noise_size: int = 0,
+    own: Tensor | slice = ALL,
 ) -> ImageBatch:
-    """The images of a step of the vae stage; noise_size numbers of noise for the decoder of each."""
+    """The images of a step of the vae stage, at the places `own` of its batch; noise_size numbers of decoder noise.
+
+    Random numbers are drawn for the whole batch, so that no share changes them; all else is done for the share alone.
+    """
     generator = stream_generator(seed, 1, step)
-    index = step_indices(data, seed, step, size)
-    mirrored = draw_mirrored(size, flip, generator)
+    index = step_indices(data, seed, step, size)[own]
+    mirrored = draw_mirrored(size, flip, generator)[own]
     assert data.pixels is not None
-    noise = torch.randn(size, *latent_shape, generator=generator)
-    decoder_noise = torch.randn(size, noise_size, generator=generator)  # last: without it all else is the same
+    noise = torch.randn(size, *latent_shape, generator=generator)[own]
+    decoder_noise = torch.randn(size, noise_size, generator=generator)[own]  # last: without it all else is the same
     return ImageBatch(mirror(to_signed(data.pixels[index]), mirrored), noise, decoder_noise)
 
 
@@ -83,8 +99,10 @@ def latent_batch(
     flip: bool,
     caption_dropout: float,
     offset_noise: float = 0.0,
+    masked: bool = True,
+    own: Tensor | slice = ALL,
 ) -> LatentBatch:
-    """The latents, prompts, masks and noise of a step of the unet or controlnet stage.
+    """The latents, prompts, masks and noise of a step of the unet or controlnet stage, at its batch's places `own`.
 
     offset_noise shifts the noise of every channel of an image by as much as it says, times a normal number: a network
     can then learn to change the mean grey (Guttenberg 2023, "Diffusion with Offset Noise").
@@ -92,15 +110,20 @@ def latent_batch(
     generator = stream_generator(seed, 1, step)
     index = step_indices(data, seed, step, size)
     mirrored = draw_mirrored(size, flip, generator)
-    moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
-    z_0 = posterior_from_moments(torch.stack(moments), scale).sample(generator)
-    dropped = torch.rand(size, generator=generator) < caption_dropout
-    hint = mirror(data.masks[index].float(), mirrored).expand(-1, 3, -1, -1)
-    t = torch.randint(0, timesteps, (size,), generator=generator)
-    eps = torch.randn(z_0.shape, generator=generator)
+    latent = (size, *data.moments[int(index[0])].shape[1:])  # (b, 2c, h, w), mean and log variance
+    noise = torch.randn(latent[0], latent[1] // 2, *latent[2:], generator=generator)[own]
+    dropped = torch.rand(size, generator=generator)[own] < caption_dropout
+    t = torch.randint(0, timesteps, (size,), generator=generator)[own]
+    eps = torch.randn(latent[0], latent[1] // 2, *latent[2:], generator=generator)[own]
     if offset_noise:  # drawn last: without it every other number of a batch is the same
-        eps = eps + offset_noise * torch.randn(*z_0.shape[:2], 1, 1, generator=generator)
-    return LatentBatch(z_0, data.prompt_index[index].masked_fill(dropped, 0), hint, t, eps)
+        eps = eps + offset_noise * torch.randn(latent[0], latent[1] // 2, 1, 1, generator=generator)[own]
+
+    index, mirrored = index[own], mirrored[own]
+    moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
+    posterior = posterior_from_moments(torch.stack(moments), scale)
+    masks = mirror(data.masks[index], mirrored) if masked else data.masks[index, :0]
+    prompt_index = data.prompt_index[index].masked_fill(dropped, 0)
+    return LatentBatch(posterior.mean + posterior.std * noise, prompt_index, masks, t, eps)
 
 
 def draw_mirrored(size: int, flip: bool, generator: torch.Generator) -> Tensor:

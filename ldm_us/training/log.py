@@ -2,8 +2,12 @@
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ldm_us.files.atomic import atomic_file
 from ldm_us.runtime.processes import ALONE, World
@@ -19,30 +23,37 @@ class Log:
         the old points is then that of the resume.
         """
         self.path, self.step, self.world = run / "log.jsonl", step, world
-        self.sums: dict[str, float] = {}
-        self.count = 0
+        self.begin_line()
         self.writer: Any = None
         if tensorboard and world.main:
             self.writer = summary_writer()(str(run / "tensorboard"), purge_step=0)
             for line in read_lines(self.path):
                 self.send(line)
 
-    def add(self, step: int, values: dict[str, float], every: int) -> dict[str, float]:
-        """Take a step's values in; write a line when `every` divides the step. Return the means so far."""
-        self.step = step
-        self.count += 1
+    def begin_line(self) -> None:
+        """Forget what the last line has told."""
+        self.sums: dict[str, Tensor | float] = {}
+        self.count = self.images = 0
+        self.seconds = self.waited = 0.0
+
+    def add(self, step: int, values: dict[str, Tensor | float], images: int, begun: float, waited: float) -> None:
+        """Take in what a step gave, scalars that stay on their device; when it began, and waited for data, in s."""
+        self.step, self.added = step, time.perf_counter()
+        self.count, self.images = self.count + 1, self.images + images
+        self.seconds, self.waited = self.seconds + self.added - begun, self.waited + waited
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        means = {name: total / self.count for name, total in self.sums.items()}
-        if step % every == 0:
-            self.flush()
-        return means
 
-    def flush(self) -> None:
-        """Write what has come since the last line, so that a state and the log up to it agree."""
-        if self.count:
-            self.write({"step": self.step} | {name: total / self.count for name, total in self.sums.items()})
-            self.sums, self.count = {}, 0
+    def line(self) -> dict[str, float]:
+        """The next line: means since the last one, of all processes. It waits for the device."""
+        on_device = {name: total for name, total in self.sums.items() if isinstance(total, Tensor)}
+        read = torch.stack([total.float() for total in on_device.values()]).tolist() if on_device else []
+        totals = self.sums | dict(zip(on_device, read, strict=True))
+        seconds = self.seconds + time.perf_counter() - self.added
+        speed = {"images_per_s": self.images / seconds, "data_share": self.waited / seconds}
+        means = self.world.mean({name: float(total) / self.count for name, total in totals.items()})
+        self.begin_line()
+        return {"step": self.step} | means | speed
 
     def write(self, line: dict[str, float]) -> None:
         """Add a line; an error of the disk names the log."""

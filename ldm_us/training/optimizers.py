@@ -64,8 +64,9 @@ class EMA:
         """Move the average towards the weights. The first updates weigh more: min(max_decay, (1 + n) / (10 + n))."""
         decay = min(self.max_decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        for name, average in self.average.items():
-            average.lerp_(self.parameters[name], 1 - decay)
+        if self.average:
+            weights: list[Tensor] = [self.parameters[name] for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), weights, 1 - decay)  # few kernels for hundreds of weights
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:

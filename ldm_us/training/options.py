@@ -127,6 +127,11 @@ class TrainOptions:
         """--steps, or --epochs of so many images in steps."""
         return self.steps or max(1, math.ceil((self.epochs or 0) * images / self.images_per_step))
 
+    def reads(self, step: int) -> bool:
+        """Whether losses are read at a step: for the log, or before what rests on them is shown or saved."""
+        several = (self.log_every, self.validate_every, self.sample_every, self.save_every)
+        return any(every and step % every == 0 for every in several)
+
     @property
     def learning_rate(self) -> float:
         """--lr, or the stage's default."""

@@ -79,24 +79,24 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
     held_out.encode(range(len(data)))
     lesion = data.masks.flatten(1).any(dim=1)
     lesions = int(lesion.sum())
-    hints = {"true": data.masks[lesion].float().expand(-1, 3, -1, -1)}  # of the images with a lesion
+    masks = {"true": data.masks[lesion]}  # of the images with a lesion
     if held_out.options.stage == "controlnet" and lesions >= 2:
         labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
-        other = hints["true"][others_of_their_class(labels)]
-        hints |= {"shuffled": other, "empty": torch.zeros_like(other)}
+        other = masks["true"][others_of_their_class(labels)]
+        masks |= {"shuffled": other, "empty": torch.zeros_like(other)}
     bands: dict[str, float] = {}
-    sums = dict.fromkeys(hints, 0.0)
+    sums = dict.fromkeys(masks, 0.0)
     for band in range(BANDS):
         first, last = timesteps * band // BANDS, timesteps * (band + 1) // BANDS - 1
         batch = band_batch(held_out, band, first, last)
         with_lesion, without = take(batch, lesion), take(batch, ~lesion)
-        losses = {kind: summed_loss(held_out, with_lesion._replace(hint=hint)) for kind, hint in hints.items()}
+        losses = {kind: summed_loss(held_out, with_lesion._replace(mask=mask)) for kind, mask in masks.items()}
         bands[f"val_loss_{first}_{last}"] = (losses["true"] + summed_loss(held_out, without)) / len(data)
         sums = {kind: total + losses[kind] for kind, total in sums.items()}
     figures = {"val_loss": sum(bands.values()) / BANDS} | bands
-    if "shuffled" in hints:
-        masks = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
-        figures |= masks | {"control_gap": masks["val_loss_shuffled_mask"] - masks["val_loss_true_mask"]}
+    if "shuffled" in masks:
+        by_mask = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
+        figures |= by_mask | {"control_gap": by_mask["val_loss_shuffled_mask"] - by_mask["val_loss_true_mask"]}
     return figures
 
 
@@ -122,7 +122,7 @@ def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch
     places = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n  # one in each n-th
     t = (first + (places * (last - first + 1)).long()).clamp(max=last)
     eps = torch.randn(z_0.shape, generator=generator)
-    return LatentBatch(z_0, data.prompt_index, data.masks.float().expand(-1, 3, -1, -1), t, eps)
+    return LatentBatch(z_0, data.prompt_index, data.masks, t, eps)
 
 
 def take(batch: LatentBatch, chosen: Tensor) -> LatentBatch:

@@ -15,7 +15,7 @@ from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
-from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, step_indices
+from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, own_places, step_indices
 from ldm_us.training.cache import open_cache
 from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
@@ -104,20 +104,21 @@ class Stage(Dataset):
 
         The global batch is a function of (seed, step), whatever the number of processes.
         """
-        options = self.options
-        parts = options.accumulate * self.world.size
-        draw = (options.seed, step, options.batch * options.accumulate, options.flip)
+        options, size = self.options, self.options.batch * self.options.accumulate
+        places = own_places(size, options.accumulate, self.world.rank, self.world.size)
+        draw, own = (options.seed, step, size, options.flip), torch.cat(places)
         batch: Batch
         if options.stage == "vae":
             config = self.model.config.vae
             side = self.data.size // config.downsampling
             shape = (config.latent_channels, side, side)
-            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(side, side))
+            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(side, side), own)
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
-            batch = latent_batch(self.data, scale, timesteps, *draw, options.caption_dropout, options.offset_noise)
-        cut = zip(*(value.chunk(parts) for value in batch), strict=True)
-        return [type(batch)(*part) for part in cut][self.world.rank :: self.world.size]
+            learned = (options.caption_dropout, options.offset_noise, options.stage == "controlnet")
+            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own)
+        cut = zip(*(value.split([len(part) for part in places]) for value in batch), strict=True)
+        return [type(batch)(*part) for part in cut]
 
     __getitem__ = batches  # as torch's DataLoader asks for them
 

@@ -170,7 +170,7 @@ def test_masks_are_shuffled_within_a_class_and_none_stays_in_place():
     [
         (["--batch", "0"], "--batch 0"),
         (["--guidance", "nan"], "--guidance nan"),
-        (["--steps", "0"], "0 sampling steps"),
+        (["--steps", "0"], "--steps 0"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(busi, tmp_path, capsys, options, sentence):

@@ -78,7 +78,8 @@ def report(tmp_path, capsys):
 
     def call(*arguments):
         out = tmp_path / "new" / "page.html"
-        assert run_command(lambda: main([str(a) for a in (*arguments, "--out", out)])) == 0, capsys.readouterr().err
+        words = [str(word) for word in (*arguments, "--out", out, "--overwrite")]
+        assert run_command(lambda: main(words)) == 0, capsys.readouterr().err
         assert not list(out.parent.glob("*.tmp"))
         return Page(out.read_text(encoding="ascii"))
 

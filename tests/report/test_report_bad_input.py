@@ -5,6 +5,9 @@ import json
 import pytest
 from PIL import Image
 
+from ldm_us.report.__main__ import main
+from ldm_us.runtime.entry import run_command
+
 STAGES = ("vae", "unet", "controlnet")
 
 
@@ -131,3 +134,13 @@ def test_a_full_disk_leaves_no_half_report(refusal, runs, full_disk, monkeypatch
     full_disk("report.html", 1000, monkeypatch)
     assert "No space left on device" in refusal(runs["unet"], "--no-samples")
     assert not list(runs["unet"].glob("*report*"))
+
+
+def test_a_report_takes_no_place_unasked_but_that_of_the_last_report_in_the_run(report, runs, refusal, tmp_path):
+    (tmp_path / "mine.html").write_text("mine")
+    said = refusal(runs["unet"], "--no-samples", "--out", tmp_path / "mine.html")
+    assert said == f"error: --out {tmp_path / 'mine.html'}: exists. Choose another name, or add --overwrite."
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    (runs["unet"] / "report.html").write_text("of yesterday")
+    assert run_command(lambda: main([str(runs["unet"]), "--no-samples"])) == 0
+    assert "of yesterday" not in (runs["unet"] / "report.html").read_text()

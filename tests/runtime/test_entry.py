@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 
 
 def raising(error):
@@ -45,6 +45,10 @@ def test_an_error_of_the_system_names_the_file_where_it_is_known(capsys, error, 
 def test_an_interrupt_ends_with_the_code_of_the_shell(capsys):
     assert run_command(raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "interrupted\n"
+    assert run_command(raising(KeyboardInterrupt()), NOTHING_WRITTEN) == 130
+    assert capsys.readouterr().err == "interrupted: nothing was written\n"
+    assert run_command(raising(KeyboardInterrupt("interrupted: go on")), NOTHING_WRITTEN) == 130
+    assert capsys.readouterr().err == "interrupted: go on\n"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), KeyError("ours"), AssertionError("ours")])

@@ -1,6 +1,7 @@
 """A sample is its prompt, mask and seed alone: the same bits in every batch, at every place, with every history."""
 
 import random
+import threading
 from dataclasses import replace
 
 import pytest
@@ -38,7 +39,7 @@ def wanted_of(model, masked):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("noise", [{}, {"sampler": "ddpm"}, {"precision": "bf16"}])
+@pytest.mark.parametrize("noise", [{}, {"sampler": "ddpm"}, {"sampler": "dpm"}, {"precision": "bf16"}])
 def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, masked, noise):
     model, moments = models[name], random.Random(0)
     wanted = wanted_of(model, masked)
@@ -47,6 +48,31 @@ def test_neither_batch_nor_place_nor_neighbours_change_a_bit(models, name, maske
         order = moments.sample(range(4), size)
         together = draw_images(model, [wanted[i] for i in order], **noise)
         assert all(torch.equal(image, alone[i]) for image, i in zip(together, order, strict=True)), (size, order)
+
+
+@pytest.mark.parametrize("settings", [{}, {"sampler": "ddpm", "precision": "bf16"}])
+@pytest.mark.parametrize("name", MODELS)
+def test_on_several_cores_samples_are_drawn_side_by_side_with_the_bits_of_one_after_the_other(models, name, settings):
+    model, threads, before = models[name], set(), torch.get_num_threads()
+    wanted = wanted_of(model, masked=True)
+    one_by_one = [draw_images(model, [one], **settings)[0] for one in wanted]
+    barrier = threading.Barrier(3, timeout=60)  # each of the first three waits until all of them draw
+
+    def see_call(*_):
+        if threading.get_ident() not in threads:
+            threads.add(threading.get_ident())
+            barrier.wait()
+
+    torch.set_num_threads(3)
+    handle = model.unet.register_forward_pre_hook(see_call)
+    try:
+        together = draw_images(model, wanted, **settings)
+        assert torch.get_num_threads() == 3
+    finally:
+        handle.remove()
+        torch.set_num_threads(before)
+    assert len(threads) == 3
+    assert all(torch.equal(image, alone) for image, alone in zip(together, one_by_one, strict=True))
 
 
 def test_only_before_edition_2_seeds_that_agree_in_their_last_32_bits_draw_one_picture(models):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ldm_us.data.records import Record, class_prompt
+from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.batches import batch_indices, image_batch, latent_batch, stream_generator
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
@@ -95,10 +96,9 @@ def test_latents_and_mask_are_of_the_same_image_and_mirrored_together(data):
     seen = set()
     for step in range(12):
         batch, index = draw(data, step), batch_indices(N, 0, step, 4)
-        for i, z_0, hint in zip(index.tolist(), batch.z_0, batch.hint, strict=True):
-            mask = data.masks[i].float().expand(3, -1, -1)
-            mirrored = not torch.equal(hint, mask)
-            assert torch.equal(hint, mask.flip(-1) if mirrored else mask)
+        for i, z_0, mask in zip(index.tolist(), batch.z_0, batch.mask, strict=True):
+            mirrored = not torch.equal(mask, data.masks[i])
+            assert torch.equal(mask, data.masks[i].flip(-1) if mirrored else data.masks[i])
             torch.testing.assert_close(z_0, 2.0 * data.moments[i][int(mirrored), :4], atol=1e-5, rtol=0)
             seen.add(mirrored)
     assert seen == {True, False}
@@ -119,7 +119,7 @@ def test_the_vae_sees_images_as_they_are_or_mirrored(data):
 def test_without_flip_nothing_is_mirrored(data):
     index = batch_indices(N, 0, 0, 24)
     assert torch.equal(image_batch(data, (4, 4, 4), 0, 0, 24, flip=False).x, to_signed(data.pixels[index]))
-    assert torch.equal(draw(data, size=24, flip=False).hint[:, :1], data.masks[index].float())
+    assert torch.equal(draw(data, size=24, flip=False).mask, data.masks[index])
 
 
 def test_latents_are_drawn_from_the_scaled_posterior(data):
@@ -173,13 +173,25 @@ def test_offset_noise_is_one_normal_number_an_image_and_channel(data):
 
 
 @pytest.mark.parametrize("stage", ["vae", "unet", "controlnet"])
-def test_the_parts_of_an_accumulated_batch_put_together_are_the_whole_batch(model, busi, tmp_path, data, stage):
-    def batches(batch, accumulate):
+def test_the_parts_of_a_batch_accumulated_or_of_two_processes_are_the_whole_batch(model, busi, tmp_path, data, stage):
+    def batches(batch, accumulate, world=ALONE):
         argv = [stage, "--preset", "micro", "--data", busi, "--out", tmp_path / "run", "--steps", 1]
         argv += ["--batch", batch, "--accumulate", accumulate]
-        return Stage(model, data, parse_options([str(value) for value in argv])).batches(3)
+        return Stage(model, data, parse_options([str(value) for value in argv]), world).batches(3)
 
     (whole,), parts = batches(6, 1), batches(2, 3)
+    shares = [batches(4, 3, World(rank, 2)) for rank in range(2)]
     assert [len(part[0]) for part in parts] == [2, 2, 2]
+    assert [len(part[0]) for share in shares for part in share] == [2] * 6
+    (twelve,) = batches(12, 1)
     for i, value in enumerate(whole):
         assert torch.equal(torch.cat([part[i] for part in parts]), value)
+        assert torch.equal(torch.cat([share[part][i] for part in range(3) for share in shares]), twelve[i])
+
+
+def test_masks_travel_as_one_bool_a_pixel_and_only_where_a_controlnet_learns(data):
+    with_masks, without = (latent_batch(data, 2.0, 1000, 0, 5, 4, True, 0.1, masked=masked) for masked in (True, False))
+    assert with_masks.mask.dtype == torch.bool
+    assert with_masks.mask.shape == (4, 1, data.size, data.size)
+    assert without.mask.numel() == 0
+    assert equal(with_masks._replace(mask=without.mask), without)

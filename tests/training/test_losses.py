@@ -17,8 +17,8 @@ from ldm_us.training.start import random_model
 def batch():
     generator = torch.Generator().manual_seed(0)
     z_0, eps = (torch.randn(3, 4, 4, 4, generator=generator) for _ in range(2))
-    hint = (torch.rand(3, 3, 16, 16, generator=generator) > 0.5).float()
-    return LatentBatch(z_0, torch.tensor([0, 1, 2]), hint, torch.tensor([0, 500, 999]), eps)
+    mask = torch.rand(3, 1, 16, 16, generator=generator) > 0.5
+    return LatentBatch(z_0, torch.tensor([0, 1, 2]), mask, torch.tensor([0, 500, 999]), eps)
 
 
 @pytest.fixture
@@ -127,7 +127,8 @@ def test_the_control_stage_passes_noise_text_and_hint_to_the_controlnet_and_its_
     model = SimpleNamespace(schedule=make_schedule(ScheduleConfig()), unet=unet, controlnet=controlnet)
     loss, _ = ddpm_loss(model, batch, context, use_control=True)
     assert float(loss) == pytest.approx(float((batch.eps.double() ** 2).mean()), rel=1e-6)
-    assert all(torch.equal(seen[name], value) for name, value in {"t": batch.t, "hint": batch.hint}.items())
+    assert torch.equal(seen["t"], batch.t)
+    assert torch.equal(seen["hint"], batch.mask.float().expand(-1, 3, -1, -1))
     assert torch.equal(seen["context"], context)
 
 

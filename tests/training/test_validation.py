@@ -134,11 +134,12 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise_over_bands_and_images(t
     for band in range(BANDS):
         batch = band_batch(stage, band, 250 * band, 250 * band + 249)
         for i in range(len(stage.data)):
-            z_0, index, hint, t, eps = (value[i : i + 1] for value in batch)
+            z_0, index, mask, t, eps = (value[i : i + 1] for value in batch)
             z_t = q_sample(model.schedule, z_0, t, eps)
             context = model.encode_prompts(stage.data.records[i].prompt)
             assert stage.data.prompts[index] == stage.data.records[i].prompt
-            assert torch.equal(hint[0, 0] > 0, stage.data.masks[i, 0])
+            assert torch.equal(mask[0], stage.data.masks[i])
+            hint = mask.float().expand(-1, 3, -1, -1)
             eps_hat = model.unet(z_t, t, context, model.controlnet(z_t, t, context, hint))
             losses[band, i] = float(((eps_hat - eps) ** 2).mean())
     assert figures["val_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
@@ -169,12 +170,12 @@ def test_a_fresh_controlnet_has_no_gap_and_zero_norms_and_training_moves_both(tr
 
 def test_shuffled_masks_are_those_of_other_lesions_and_empty_ones_are_empty(chain, held_out):
     stage = held_out("controlnet", chain["controlnet"].path, "--batch", 100)
-    hints = []
+    masks = []
     loss = stage.loss
-    stage.loss = lambda batch: (hints.append(batch.hint), loss(batch))[1]
+    stage.loss = lambda batch: (masks.append(batch.mask), loss(batch))[1]
     validate(stage)
-    true, shuffled, empty, without = hints[:4]
-    assert len(hints) == 4 * BANDS
+    true, shuffled, empty, without = masks[:4]
+    assert len(masks) == 4 * BANDS
     assert (len(true), len(without)) == (4, 2)
     assert true.flatten(1).any(dim=1).all()
     assert not without.any()

@@ -16,9 +16,9 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, model_metadata, save_model
 from tests.conftest import MICRO
 from weights_convert.__main__ import main as weights_convert_main
-from weights_convert.export_command import FORMATS
 from weights_convert.summary import unlike_sd15
 
+FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 WEIGHTS = [
     "controlnet/diffusion_pytorch_model.safetensors",
     "text_encoder/model.safetensors",
@@ -321,6 +321,29 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(
     assert f"error: {out}: the disk is full; nothing was written." in error
     assert {name: digest(tmp_path / name) for name in listed(tmp_path)} == before
     assert os.listdir(tmp_path) == [out.name]
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("format", ["compvis", "diffusers"])
+def test_an_interrupt_leaves_what_was_there_and_nothing_else(
+    format, there, export, tmp_path_factory, tmp_path, monkeypatch
+):
+    schedule = dataclasses.replace(MICRO.schedule, prediction="v")  # which a .yaml beside a compvis file says
+    model = tmp_path_factory.mktemp("v") / "v.safetensors"
+    save_model(made(dataclasses.replace(MICRO, schedule=schedule)), model)
+    out = tmp_path / ("out" if format == "diffusers" else "out.safetensors")
+    if there:
+        assert export(model, "--format", format, "--out", out)[0] == 0
+    before = {name: digest(tmp_path / name) for name in listed(tmp_path)}
+    assert len(before) == (0 if not there else 2 if format == "compvis" else len(WEIGHTS + TEXTS))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("weights_convert.convert.load_piece", interrupted)
+    code, _, error = export(model, "--format", format, "--out", out, "--overwrite", "--dtype", "bf16")
+    assert (code, error) == (130, "interrupted\n")  # by a process of its own: "interrupted: nothing was written"
+    assert {name: digest(tmp_path / name) for name in listed(tmp_path)} == before
 
 
 def test_the_place_for_the_result_is_checked_before_any_work(export, model_file, tmp_path):

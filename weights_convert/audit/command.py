@@ -3,9 +3,8 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
-from ldm_us.config import PREDICTIONS, PRESETS
+from ldm_us.config import PRESETS
 from ldm_us.files.atomic import write_text
 from weights_convert.audit.findings import audit
 from weights_convert.audit.lora import audit_lora, is_lora
@@ -15,32 +14,6 @@ from weights_convert.lora_peft import is_lora_folder, open_lora
 from weights_convert.result_place import check_result_file
 from weights_convert.source_config import choose_config
 from weights_convert.sources import open_source
-
-EPILOG = """exit code:
-  0  every tensor of the parts in SRC is there in its shape, nothing unknown is, no number used is above 65504
-  1  something is missing, a part of a folder too, unknown, of another shape, NaN or above 65504; all of it is listed
-  2  SRC cannot be read, or is of another kind of model"""
-
-
-def add_audit_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command line."""
-    parser = commands.add_parser(
-        "audit",
-        help="what is in a file of weights",
-        description="Check every tensor of SRC against the architecture: its place, its bytes and its numbers.\n"
-        "Printed are totals, problems and drift by block; --html and --csv have one row per tensor.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("src", type=Path, metavar="SRC", help="anything that import reads, LoRAs included")
-    parser.add_argument("--against", type=Path, metavar="OTHER", help="measure the drift of every tensor from OTHER")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with all tables and charts")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table, key by key")
-    parser.add_argument("--preset", choices=PRESETS, help="sizes of the model (sd15; a model file brings its own)")
-    parser.add_argument("--prediction", choices=PREDICTIONS, help="what the UNet predicts (as the files say, else eps)")
-    parser.add_argument("--ema", action="store_true", help="take the moving average of SRC's UNet (model_ema.*)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the files of --html and --csv")
-    parser.set_defaults(run=run_audit)
 
 
 def run_audit(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ldm_us.data.mask_rule import drawn_lesion
-from ldm_us.data.masks.files import check_new_folder, list_masks
+from ldm_us.data.masks.files import check_folder, list_masks
 from ldm_us.data.records import open_mask
 from ldm_us.data.regions import Mask, fill_outlines
 from ldm_us.files.atomic import atomic_folder
@@ -21,16 +21,18 @@ BY_ALPHA = {"alpha": "0-255", "transparent": "0-255"}
 READINGS = {"above 127": "128-255", "nonzero": "1-255", "dark": "0-127"} | BY_ALPHA  # by name: their levels
 
 
-def binarize(source: Path, out: Path, lesion: str | None = None, fill: bool = False) -> dict[str, list[float]]:
+def binarize(
+    source: Path, out: Path, lesion: str | None = None, fill: bool = False, overwrite: bool = False
+) -> dict[str, list[float]]:
     """Write copies of a mask or of a folder's to `out`; -> what share of each picture the copy and each reading cover.
 
     lesion: levels such as 85,200-255 or a name of READINGS; None where the masks are as they should be. Raise
     ValueError for a name that is taken, and where no copy has a lesion.
     """
-    check_new_folder(out)
     root = source if source.is_dir() else source.parent
     files, _ = find_masks(source)
     copies = {path.relative_to(root).with_suffix(".png"): path for path in files}
+    check_folder(out, overwrite, lambda path: path.relative_to(out) in copies, source)
     if not files:
         raise ValueError(f"{source}: no picture in it. Give a mask, or a folder of masks.")
     if len(copies) < len(files):

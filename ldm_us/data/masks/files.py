@@ -1,6 +1,7 @@
 """A folder of masks -> a folder of new ones, named so that sample.py --mask reads their class from their names."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,33 +13,42 @@ from ldm_us.data.phantom.files import check_numbers
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.readers.datasets import read_dataset
 from ldm_us.data.records import IMAGE_SUFFIXES, LESION_CLASSES, load_mask
+from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png
 
 FIT_SIZE = 256  # pixels along a side, at which outlines are measured
 
 
-def write_masks(like: Path, n: int, out: Path, *, seed: int = 0, size: int = 128, augment: bool = False) -> None:
+def write_masks(
+    like: Path, n: int, out: Path, *, seed: int = 0, size: int = 128, augment: bool = False, overwrite: bool = False
+) -> None:
     """Write n masks (size, size), the classes in turns: drawn from a fitted shape model, or varied from given masks.
 
-    Raise ValueError where `like` holds no lesion masks, `out` is not empty, or a number makes no sense.
+    Raise ValueError where `like` holds no lesion masks, `out` is not to be replaced, or a number makes no sense.
     """
     check_numbers(n, size)
-    check_new_folder(out)
+    check_folder(out, overwrite, lambda path: path.name.endswith("_mask.png"), like)
     given = read_masks(like, size if augment else FIT_SIZE)
     models = {} if augment else {label: fit_shapes(masks) for label, masks in given.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    for i in range(n):
-        label, nth = list(given)[i % len(given)], i // len(given)
-        rng = np.random.default_rng([seed, i])  # of its own: the first masks are the same for every n
-        masks = given[label]
-        mask = augment_mask(rng, masks[nth % len(masks)]) if augment else draw_mask(rng, models[label], size)
-        save_png(Image.fromarray(mask.astype(np.uint8) * 255), out / f"{label} ({nth + 1})_mask.png")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(out) as folder:
+        for i in range(n):
+            label, nth = list(given)[i % len(given)], i // len(given)
+            rng = np.random.default_rng([seed, i])  # of its own: the first masks are the same for every n
+            masks = given[label]
+            mask = augment_mask(rng, masks[nth % len(masks)]) if augment else draw_mask(rng, models[label], size)
+            save_png(Image.fromarray(mask.astype(np.uint8) * 255), folder / f"{label} ({nth + 1})_mask.png")
 
 
-def check_new_folder(out: Path) -> None:
-    """Refuse a folder for results that holds something."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder.")
+def check_folder(out: Path, overwrite: bool, is_ours: Callable[[Path], bool], source: Path) -> None:
+    """Refuse a folder that holds something, unless all of it is ours, is not read, and is to be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not overwrite or not out.is_dir():
+        raise ValueError(f"--out {out}: exists and is not empty. Choose another folder, or --overwrite one of masks.")
+    kept = [path for path in out.rglob("*") if not path.is_dir() and not is_ours(path)]
+    if kept or source.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--out {out}: holds {(kept or [source])[0]}, which is not to be deleted. Choose another one.")
 
 
 def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:

@@ -6,11 +6,9 @@ images against the first half.
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,45 +21,17 @@ from ldm_us.data.split import split_by_group
 from ldm_us.evaluation.distribution.distances import NEEDED, distances
 from ldm_us.evaluation.distribution.diversity import diversity, scales_at
 from ldm_us.evaluation.distribution.features import Features, count_seen_in_training, extract, load_features
-from ldm_us.evaluation.results import check_out
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, read_set
-from ldm_us.files.atomic import write_text
-from ldm_us.runtime.checks import check_extra, check_seed
+from ldm_us.runtime.checks import check_extra
 
 RESULT = "distribution.json"
 SHARE_APART = 0.05  # of a class in the two sets, above which a note says so
 
 
-def add_distribution_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe distribution."""
-    command = commands.add_parser("distribution", help="FID, KID, precision, recall, density, coverage, diversity")
-    command.set_defaults(run=run_distribution)
-    add = command.add_argument
-    add("--real", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
-    add("--generated", type=Path, nargs="+", required=True, metavar="DIR", help="folders of sample.py, or datasets")
-    add(
-        "--features",
-        required=True,
-        metavar="vae|FILE",
-        help="vae, with --weights; or a file: a judge, a classifier, weights of a timm network",
-    )
-    add("--weights", type=Path, metavar="FILE", help="--features vae: a model.safetensors")
-    add("--network", metavar="NAME", help="timm's name for the weights of --features, such as resnet50")
-    add("--size", type=int, metavar="PIXELS", help="resize every image of both sets to this side (their own)")
-    add("--seed", type=int, default=0, metavar="N", help="of halves, subsets and pairs (%(default)s)")
-    add("--batch", type=int, default=32, metavar="N", help="images in memory at a time (%(default)s)")
-    add("--device", default="cpu", help="(%(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help=f"write {RESULT} there too")
-    add("--overwrite", action="store_true", help=f"replace the {RESULT} of --out")
-
-
 def run_distribution(options: argparse.Namespace) -> int:
     """Print the figures as JSON, and write them where asked."""
-    check_seed(options.seed)
     check_extra("eval", "sklearn", "scipy", "torchmetrics")
-    for name, value in (("batch", options.batch), ("size", options.size)):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} {value}: use 1 or more.")
     check_out(options.out, [RESULT], options.overwrite)
     real, generated = same_classes(read_set(options.real), read_set(options.generated))
     size = check_sets(real, generated, options.size)
@@ -89,12 +59,7 @@ def run_distribution(options: argparse.Namespace) -> int:
         },
         "notes": notes(features, real, generated, x.shape[1]),
     }
-    printed = json.dumps(result, indent=2, allow_nan=False)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_text(options.out / RESULT, printed + "\n")
-    print(printed)
-    return 0
+    return keep(result, options.out, RESULT, finite=True)
 
 
 def same_classes(real: list[Record], generated: list[Record]) -> tuple[list[Record], list[Record]]:

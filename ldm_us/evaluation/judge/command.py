@@ -9,38 +9,16 @@ from tqdm import tqdm
 from ldm_us.evaluation.judge.file import Training, image_digests, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, check_judge_size
 from ldm_us.evaluation.judge.training import measure_judge, train_judge
-from ldm_us.runtime.checks import check_seed
+from ldm_us.runtime.checks import check_new_file
 from ldm_us.training.dataset import data_hash, split_data
-
-
-def add_judge_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe train-judge."""
-    command = commands.add_parser("train-judge", help="train a judge of classes and lesions on real images")
-    command.set_defaults(run=run_train_judge, device="cpu")
-    add = command.add_argument
-    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="BUSI folders")
-    add("--out", type=Path, required=True, metavar="FILE", help="where to write the judge, a safetensors file")
-    add("--steps", type=int, default=2000, metavar="N", help="(%(default)s)")
-    add("--batch", type=int, default=16, metavar="N", help="images per step (%(default)s)")
-    add("--size", type=int, default=128, metavar="PIXELS", help="side of the images (%(default)s)")
-    add("--held-out", type=float, default=0.1, metavar="P", help="share kept to measure the judge on (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="(%(default)s)")
-    add("--overwrite", action="store_true", help="replace the file --out")
 
 
 def run_train_judge(options: argparse.Namespace) -> int:
     """Train, print the figures on held-out images, write the file."""
-    for name, value in (("steps", options.steps), ("batch", options.batch)):
-        if value < 1:
-            raise ValueError(f"--{name} {value}: use 1 or more.")
-    check_seed(options.seed)
     check_judge_size(JudgeConfig(size=options.size))
     if not 0 < options.held_out < 1:
         raise ValueError(f"--held-out {options.held_out}: a judge must be measured. Use more than 0 and less than 1.")
-    if options.out.is_dir():
-        raise ValueError(f"--out {options.out}: is a folder. Give the name of a file.")
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
+    check_new_file(options.out, options.overwrite)
     records, held_out = split_data(options.data, options.held_out)
     if not held_out:
         raise ValueError(f"--data: {len(records)} images are too few to hold one of a class out. Give more.")
@@ -52,7 +30,7 @@ def run_train_judge(options: argparse.Namespace) -> int:
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
-        network = train_judge(records, options.size, options.steps, options.batch, options.seed, show)
+        network = train_judge(records, options.size, options.steps, options.batch, options.seed, show, options.device)
     training = Training(
         steps=options.steps,
         batch=options.batch,
@@ -63,6 +41,6 @@ def run_train_judge(options: argparse.Namespace) -> int:
         images=images,
         figures=measure_judge(network, held_out),
     )
-    save_judge(network, options.out, training)
+    save_judge(network.cpu(), options.out, training)
     print(json.dumps({"judge": str(options.out), "trained_on": len(records), "held_out": training.figures}, indent=2))
     return 0

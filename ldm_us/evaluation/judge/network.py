@@ -114,8 +114,8 @@ def judge(network: Judge, images: Tensor, batch: int = 32) -> Verdict:
     for chunk in images.split(batch):
         at_size = chunk.shape[-2:] == side
         seen = chunk if at_size else F.interpolate(chunk, side, mode="bilinear", antialias=True).clamp(0, 1)
-        output = network(seen)
-        logits = output.lesion_logits
+        output = network(seen.to(network.stem.weight.device))
+        logits = output.lesion_logits.to(chunk.device)
         if not at_size:
             logits = F.interpolate(logits, chunk.shape[-2:], mode="bilinear", antialias=True)
         labels += [CLASSES[i] for i in output.class_logits.argmax(dim=1).tolist()]

@@ -37,9 +37,10 @@ def train_judge(
     batch: int,
     seed: int,
     on_step: Callable[[int, float], None] | None = None,
+    device: str = "cpu",
 ) -> Judge:
     """A judge of images of `size` pixels; the same seed gives the same judge. on_step sees (step, loss)."""
-    network = fresh_judge(JudgeConfig(size=size), seed)
+    network = fresh_judge(JudgeConfig(size=size), seed).to(device)
     data = load_training_set(records, size)
     assert data.pixels is not None
     check_teachable(data)
@@ -53,7 +54,8 @@ def train_judge(
         images, masks = data.pixels[index].float() / 255, data.masks[index].float()
         images, masks = augment(images, masks, stream_generator(seed, 1, step))
 
-        loss = judge_loss(network(images), labels[index], masks, weight)
+        seen, named, drawn, shares = (each.to(device) for each in (images, labels[index], masks, weight))
+        loss = judge_loss(network(seen), named, drawn, shares)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

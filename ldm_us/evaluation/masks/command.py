@@ -1,7 +1,6 @@
 """The command mask-fidelity: do the samples of a folder obey the masks that lie beside them?"""
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,28 +26,18 @@ from ldm_us.evaluation.masks.folder import (
     with_and_without_lesion,
 )
 from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, not_seen_by_judge
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set
 
-
-def add_mask_fidelity_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe mask-fidelity."""
-    command = commands.add_parser("mask-fidelity", help="the same of samples in folders, with their masks beside them")
-    command.set_defaults(run=run_mask_fidelity, device="cpu")
-    add = command.add_argument
-    add("--generated", type=Path, nargs="+", required=True, metavar="DIR", help="of sample.py --mask --layout busi")
-    add("--real", type=Path, nargs="+", required=True, metavar="DIR", help="datasets; only what the judge has not seen")
-    add("--judge", type=Path, metavar="FILE", help="what finds lesions (a rule)")
-    add("--batch", type=int, default=32, metavar="N", help="images at a time (%(default)s)")
-    add("--save-grid", type=Path, metavar="PNG", help="picture of the worst, median and best, asked and found")
+RESULT = "mask-fidelity.json"
 
 
 def run_mask_fidelity(options: argparse.Namespace) -> int:
     """Print samples against their masks, against others' masks, and real images against theirs."""
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch}: use 1 or more.")
-    check_picture_path(options.save_grid)
-    network, training = (None, None) if options.judge is None else load_judge(options.judge)
+    check_picture_path(options.save_grid, options.overwrite)
+    check_out(options.out, [RESULT], options.overwrite)
+    network, training = (None, None) if options.judge is None else load_judge(options.judge, options.device)
     samples, real, mask_of, size = read_pairs(options.generated, options.real, options.judge, training)
 
     def find(images: Tensor) -> Tensor:
@@ -82,8 +71,7 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
             index = chosen(column)
             rows.append(shown(column, index, *load_batch([pairs.lesions[i] for i in index], size), find))
         save_mask_picture(rows[0], rows[1], options.save_grid, printed["found_by"])
-    print(json.dumps(printed, indent=2))
-    return 0
+    return keep(printed, options.out, RESULT)
 
 
 def read_pairs(

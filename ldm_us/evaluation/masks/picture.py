@@ -17,6 +17,7 @@ from ldm_us.display.charts import DPI, GRID, MUTED, Margins, new_figure, style, 
 from ldm_us.evaluation.masks.fidelity import FindLesions
 from ldm_us.evaluation.masks.figures import Column
 from ldm_us.files.pictures import save_png
+from ldm_us.runtime.checks import check_new_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,12 +41,11 @@ class Shown(NamedTuple):
     dice: float
 
 
-def check_picture_path(path: Path | None) -> None:
+def check_picture_path(path: Path | None, overwrite: bool) -> None:
     """Refuse a picture that cannot be written, before anything is measured."""
     if path is not None and not path.parent.is_dir():
         raise ValueError(f"--save-grid {path}: {path.parent} is not a folder. Make it first.")
-    if path is not None and path.is_dir():
-        raise ValueError(f"--save-grid {path}: is a folder. Give the name of a PNG.")
+    check_new_file(path, overwrite, "--save-grid")
 
 
 def chosen(column: Column) -> list[int]:

@@ -1,29 +1,28 @@
 """The commands that measure a model: reconstruction, masks and classes. Each prints JSON; --out keeps it."""
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ldm_us.data.readers.busi import CLASSES
-from ldm_us.data.records import Record, class_prompt, load_mask
+from ldm_us.data.records import Record, load_mask
+from ldm_us.data.words import words_of
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
-from ldm_us.evaluation.judge.file import Training, load_judge
+from ldm_us.evaluation.judge.file import Training, asked_classes, load_judge
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
 from ldm_us.evaluation.masks.figures import Column, mask_figures
 from ldm_us.evaluation.masks.picture import check_picture_path, chosen, save_mask_picture, shown
 from ldm_us.evaluation.measuring.reconstructed import write_reconstructions
-from ldm_us.evaluation.results import check_out
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.samples import draw_samples
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
-from ldm_us.files.atomic import sha256_file, write_text
+from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import labelled_grid, save_png, to_picture
 from ldm_us.runtime.checks import check_finite, check_seed
@@ -33,62 +32,19 @@ from ldm_us.training.reconstruction import reconstruction_psnr
 COLUMNS = 10  # of the grid
 
 
-def add_measuring_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe reconstruction, masks and classes."""
-    reconstruction = commands.add_parser("reconstruction", help="PSNR of the autoencoder on held-out images")
-    reconstruction.set_defaults(run=run_reconstruction, result="reconstruction.json")
-    reconstruction.add_argument("--images", type=Path, metavar="DIR", help="write them there, as a folder of samples")
-    reconstruction.add_argument(
-        "--no-grain", dest="grain", action="store_false", help="of --images: what the decoder gives, and no grain on it"
-    )
-    masks = commands.add_parser("masks", help="sample by held-out masks, and compare with the lesions found")
-    masks.set_defaults(run=run_masks, result="masks.json")
-    masks.add_argument("--n", type=int, metavar="N", help="masks to sample (all lesions)")
-    masks.add_argument("--judge", type=Path, metavar="FILE", help="what finds lesions and names classes (a rule)")
-    masks.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the worst, median and best")
-    classes = commands.add_parser("classes", help="how often samples of a class are of that class")
-    classes.set_defaults(run=run_classes, result="classes.json", control_scale=None)
-    classes.add_argument("--n", type=int, default=30, metavar="N", help="samples per class (%(default)s)")
-    classes.add_argument("--judge", type=Path, required=True, metavar="FILE", help="what names the classes")
-    classes.add_argument("--save-grid", type=Path, metavar="PNG", help="picture of the first samples of each class")
-    for command in (masks, classes):
-        command.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
-        command.add_argument("--steps", type=int, default=50, metavar="S", help="DDIM steps (%(default)s)")
-        command.add_argument("--guidance", type=float, metavar="S", help="(7.5 for sd15, 3 for us128, 1 with a mask)")
-        command.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time (%(default)s)")
-    masks.add_argument("--control-scale", type=float, metavar="X", help="(1 for sd15, 2 for us128)")
-    for command in (reconstruction, masks, classes):
-        command.add_argument("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
-        command.add_argument("--device", default="cpu", help="(%(default)s)")
-        command.add_argument("--out", type=Path, metavar="DIR", help=f"write {command.get_default('result')} there")
-        command.add_argument("--overwrite", action="store_true", help="replace what is there")
-    for command in (reconstruction, masks):
-        command.add_argument(
-            "--data", type=Path, nargs="+", required=True, metavar="DIR", help="what it was trained on"
-        )
-        command.add_argument("--unseen", action="store_true", help="--data is new to it: measure on all images there")
-
-
 def run_reconstruction(options: argparse.Namespace) -> int:
     """Print the PSNR over the images that no stage has seen, and write them as the autoencoder has them."""
-    check_out(options.out, [options.result], options.overwrite)
+    check_out(options.out, [f"{options.command}.json"], options.overwrite)
     check_out(options.images, [MANIFEST], options.overwrite)
     records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
     model = load_model(options.weights, device=options.device)
     values = reconstruction_psnr(model, records)
     if options.images is not None:
-        write_reconstructions(model, records, options.images, options.grain)
-    return finish(options, {"images": len(values), "psnr_db": mean_and_spread(values)})
-
-
-def finish(options: argparse.Namespace, result: dict[str, Any]) -> int:
-    """Print the result, and write it into --out."""
-    printed = json.dumps(result, indent=2)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_text(options.out / options.result, printed + "\n")
-    print(printed)
-    return 0
+        try:
+            write_reconstructions(model, records, options.images, options.grain, options.seed)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"interrupted: {options.images} is not whole. Call the same again.") from stop
+    return keep({"images": len(values), "psnr_db": mean_and_spread(values)}, options.out, "reconstruction.json")
 
 
 def run_masks(options: argparse.Namespace) -> int:
@@ -126,44 +82,40 @@ def run_masks(options: argparse.Namespace) -> int:
             index = chosen(column)
             rows.append(shown(column, index, images[index], fidelity.masks[index], find))
         save_mask_picture(rows[0], rows[1], options.save_grid, printed["found_by"])
-    return finish(options, printed)
+    return keep(printed, options.out, "masks.json")
 
 
 def run_classes(options: argparse.Namespace) -> int:
     """Print how often the judge names the class that a sample was asked for, and how often that of a real image."""
-    if options.n < 1:
-        raise ValueError(f"--n {options.n}: use 1 or more.")
     sampling, model, network, training = prepare(options)
     assert network is not None
     assert training is not None
-    asked = [label for label in CLASSES for _ in range(options.n)]
+    asked, prompts = asked_classes(words_of(options.weights), options.n)
     check_seed(options.seed + len(asked))
-    samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, options.batch)
+    samples = draw_samples(model, prompts, sampling, options.seed, options.batch)
     named = judge(network, samples).labels
     if options.save_grid is not None:
-        save_grid(options.save_grid, samples.split(options.n), options.weights, options.seed, sampling)
+        rows = dict(zip(dict.fromkeys(asked), samples.split(options.n), strict=True))
+        save_grid(options.save_grid, rows, options.weights, options.seed, sampling)
     printed = {
         "samples": len(asked),
         "accuracy": accuracy(asked, named),
         "confusion": confusion(asked, named),
         "judge_on_held_out_images": training.figures,
     }
-    return finish(options, printed)
+    return keep(printed, options.out, "classes.json")
 
 
 def prepare(options: argparse.Namespace) -> tuple[Sampling, LatentDiffusion, Judge | None, Training | None]:
     """Refuse what makes no sense before anything is loaded; then the model and the judge, where one is given."""
-    check_picture_path(options.save_grid)
-    check_out(options.out, [options.result], options.overwrite)
-    if options.batch < 1:
-        raise ValueError(f"--batch {options.batch}: use 1 or more.")
-    check_seed(options.seed)
+    check_picture_path(options.save_grid, options.overwrite)
+    check_out(options.out, [f"{options.command}.json"], options.overwrite)
     scale, guidance = options.control_scale, options.guidance
     check_finite({"guidance": guidance, "control_scale": scale})
     sampling = Sampling(  # a whole batch in a network call, on all cores
         steps=options.steps, guidance=guidance, control_scale=scale, threads=None, exact=False
     )
-    network, training = (None, None) if options.judge is None else load_judge(options.judge)
+    network, training = (None, None) if options.judge is None else load_judge(options.judge, options.device)
     model = load_model(options.weights, device=options.device)
     check_steps(model.schedule, options.steps)
     return sampling, model, network, training
@@ -178,9 +130,9 @@ def with_lesions(records: list[Record], most: int | None, size: int) -> list[Rec
     return [lesions[i * len(lesions) // n] for i in range(n)]
 
 
-def save_grid(path: Path, of_classes: Sequence[Tensor], weights: Path, seed: int, sampling: Sampling) -> None:
+def save_grid(path: Path, of_classes: Mapping[str, Tensor], weights: Path, seed: int, sampling: Sampling) -> None:
     """The first samples of each class, a row each, with what made them in the text fields."""
-    rows = [[to_picture(x) for x in row[:COLUMNS]] for row in of_classes]
+    rows = [[to_picture(x) for x in row[:COLUMNS]] for row in of_classes.values()]
     fields = {
         "synthetic": "made by a generative model, not for diagnosis",
         "weights_sha256": sha256_file(weights),
@@ -188,4 +140,4 @@ def save_grid(path: Path, of_classes: Sequence[Tensor], weights: Path, seed: int
         "steps": str(sampling.steps),
         "guidance": "the model's" if sampling.guidance is None else str(sampling.guidance),
     }
-    save_png(labelled_grid(rows, CLASSES), path, fields)
+    save_png(labelled_grid(rows, tuple(of_classes)), path, fields)

@@ -18,8 +18,10 @@ from ldm_us.synthesis.folder import MANIFEST
 
 
 @torch.no_grad()
-def write_reconstructions(model: LatentDiffusion, records: Sequence[Record], out: Path, grain: bool) -> None:
-    """Write every image after encoding and decoding, with decoder noise and grain of seed 0, 1, ..., and last the list.
+def write_reconstructions(
+    model: LatentDiffusion, records: Sequence[Record], out: Path, grain: bool, seed: int = 0
+) -> None:
+    """Write every image after encoding and decoding, image i with noise and grain of seed + i, and last the list.
 
     A file keeps its name, in a folder numbered as that of its image is among all: names may repeat across folders.
     """
@@ -29,7 +31,7 @@ def write_reconstructions(model: LatentDiffusion, records: Sequence[Record], out
     lines = []
     for i, record in enumerate(tqdm(records, unit="image", desc="writing reconstructions", delay=0.1)):
         z_0 = encode_images(model, load_image(record.image, model.config.image_size)[None])
-        x_hat = finished(model, z_0, Sampling(grain=grain), generators_of([i]))[0].mean(dim=0, keepdim=True)
+        x_hat = finished(model, z_0, Sampling(grain=grain), generators_of([seed + i]))[0].mean(dim=0, keepdim=True)
         name = f"{folders.index(record.image.parent)}/{record.image.stem}.png"
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         save_png(to_picture(x_hat), out / name, fields)

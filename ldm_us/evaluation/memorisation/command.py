@@ -8,7 +8,6 @@ how many held-out images it takes for copies, as they are, through the model's a
 import argparse
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +35,6 @@ from ldm_us.evaluation.memorisation.nearest_training import (
 )
 from ldm_us.evaluation.memorisation.planted_copies import KINDS, OUTSIDE, blur, plant
 from ldm_us.evaluation.memorisation.thresholds import (
-    FALSE_ALARMS,
     Thresholds,
     calibrate,
     calibration_fields,
@@ -47,36 +45,19 @@ from ldm_us.evaluation.memorisation.thresholds import (
     latent_features,
     shares,
 )
-from ldm_us.evaluation.results import check_out
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.evaluated_images import lineage_split
 from ldm_us.evaluation.sets.image_sets import check_sets, read_set, stream
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_extra, check_finite, check_seed
+from ldm_us.runtime.checks import check_extra, check_finite
 from ldm_us.training.cache import ENCODER, weights_hash
 from ldm_us.training.dataset import data_hash
 from ldm_us.training.reconstruction import reconstruct_grey
 
 BATCH = 64  # images in memory at a time
 REPORT, TABLE, PICTURE = "memorisation.json", "samples.csv", "closest.png"
-
-
-def add_memorisation_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe memorisation."""
-    command = commands.add_parser("memorisation", help="which samples are copies of training images")
-    command.set_defaults(run=run_memorisation)
-    add = command.add_argument
-    add("--weights", type=Path, required=True, metavar="FILE", help="the model.safetensors that made the samples")
-    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="what it was trained on")
-    add("--generated", type=Path, required=True, metavar="DIR", help="samples")
-    add("--size", type=int, metavar="PIXELS", help="side at which images are compared (that of the model)")
-    add("--planted", type=int, default=100, metavar="N", help="copies of each kind to look for (%(default)s)")
-    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help="expected share of them (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the planted copies (%(default)s)")
-    add("--device", default="cpu", help="(%(default)s)")
-    add("--out", type=Path, metavar="DIR", help=f"folder for {REPORT}, {TABLE} and {PICTURE}")
-    add("--overwrite", action="store_true", help="replace these files in --out")
 
 
 @dataclass(frozen=True)
@@ -97,7 +78,6 @@ class Audit:
 def run_memorisation(options: argparse.Namespace) -> int:
     """Compare the samples with the training images, print the figures, write the files."""
     check_extra("eval", "scipy")
-    check_seed(options.seed)
     check_finite({"false_alarms": options.false_alarms})
     if not 0 < options.false_alarms < 1:
         raise ValueError(f"--false-alarms {options.false_alarms}: use a share above 0 and below 1, such as 0.03.")
@@ -105,7 +85,7 @@ def run_memorisation(options: argparse.Namespace) -> int:
         raise ValueError(f"--planted {options.planted}: an audit must be measured. Use 1 or more.")
     check_out(options.out, (REPORT, TABLE, PICTURE), options.overwrite)
     training, held_out = lineage_split(options.weights, options.data)
-    samples = read_set([options.generated])
+    samples = read_set(options.generated)
     model = load_model(options.weights, device=options.device)
     size = options.size or model.config.image_size
     check_sets([*training, *held_out], samples, size, option="--data", seek_copies=True)
@@ -132,10 +112,9 @@ def run_memorisation(options: argparse.Namespace) -> int:
         "training_images": len(training),
         "compared": compared_fields(options.weights, model, training, size),
     }
-    print(json.dumps(report, indent=2))
     if options.out is not None:
-        write_files(options.out, report, audit, samples, found)
-    return 0
+        write_files(options.out, audit, samples, found)
+    return keep(report, options.out, REPORT)
 
 
 def shown(records: Sequence[Record], size: int, name: str) -> Iterator[Tensor]:
@@ -185,8 +164,8 @@ def compared_fields(weights: Path, model: LatentDiffusion, training: Sequence[Re
     }
 
 
-def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequence[Record], found: Nearest) -> None:
-    """Write the table, the picture and, last, the report."""
+def write_files(out: Path, audit: Audit, samples: Sequence[Record], found: Nearest) -> None:
+    """Write the table and the picture."""
     out.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -201,7 +180,6 @@ def write_files(out: Path, report: dict[str, Any], audit: Audit, samples: Sequen
         table.writerow([record.image.name, *names, *(f"{value:.4f}" for value in values), flagged_by])
     write_text(out / TABLE, text.getvalue())
     save_png(draw_pairs(closest(audit, samples, found), audit.size), out / PICTURE, {"note": NOTE})
-    write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
 
 
 def closest(audit: Audit, samples: Sequence[Record], found: Nearest) -> Iterator[Pair]:

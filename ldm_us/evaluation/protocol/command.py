@@ -35,18 +35,12 @@ CONFIG = "protocol.json"
 Say = Callable[[str], None]
 
 
-def add_protocol_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe protocol."""
-    command = commands.add_parser("protocol", help="the paper's experiments, from one configuration file")
-    command.set_defaults(run=run_protocol_command, device="cpu")
-    command.add_argument("config", type=Path, metavar="CONFIG.json", help="such as docs/protocol_us128.json")
-    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the same again goes on")
-    command.add_argument("--until", metavar="STAGE", help="stop after unet, controlnet, generated, ... (the end)")
-
-
 def run_protocol_command(options: argparse.Namespace) -> int:
     """Run a protocol from the command line."""
-    run_protocol(read_configuration(options.config), options.out, run_script, print, options.until)
+    try:
+        run_protocol(read_configuration(options.config), options.out, run_script, print, options.until)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("interrupted: the same command again goes on from there") from stop
     return 0
 
 
@@ -62,6 +56,7 @@ def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: s
         say(f"note: {note}")
     check_starts(config, split, stages)
     with begun(out, config, split):
+        before = finished(out)
         for stage in stages:
             if stage.script == "sample.py" and "--mask" in stage.arguments and stage.name not in read_done(out):
                 count = write_training_masks(split.train, out / "controlnet" / "model.safetensors", out / "masks")
@@ -70,11 +65,19 @@ def run_protocol(config: ProtocolConfig, out: Path, run: Run, say: Say, until: s
             if stage.script == "train.py":
                 check_lineage(stage.product, [Path(f) for f in config.data], digest_of(stage, split))
             if stage.name == until:
-                return
-        arms = plan_arms(config)
-        results = classify(config, out, split, arms, say)
-        write_report(config, out, split, arms, results)
-        say(f"results.csv, results.md, auc_by_ratio.png, roc.png and report.html are in {out}")
+                break
+        else:
+            arms = plan_arms(config)
+            results = classify(config, out, split, arms, say)
+            write_report(config, out, split, arms, results)
+            say(f"results.csv, results.md, auc_by_ratio.png, roc.png and report.html are in {out}")
+        if finished(out) == before:
+            say("all there already: nothing was left to train or to sample")
+
+
+def finished(out: Path) -> int:
+    """How many stages and classifiers are done."""
+    return len(read_done(out)) + len(list(out.glob("classifiers/*/*/result.json")))
 
 
 def check_starts(config: ProtocolConfig, split: Split, stages: Sequence[Stage]) -> None:

@@ -1,7 +1,6 @@
 """The command realism: real images against generated ones, or against their own reconstructions; prints JSON."""
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
 from ldm_us.evaluation.realism.crops import CROP
 from ldm_us.evaluation.realism.measures import BINS, Measured, measure
 from ldm_us.evaluation.realism.picture import draw_realism
-from ldm_us.evaluation.realism.speckle import DYNAMIC_RANGE, SMALLEST_SIZE
+from ldm_us.evaluation.realism.speckle import SMALLEST_SIZE
 from ldm_us.evaluation.realism.table import (
     artefact_test_as_json,
     as_markdown,
@@ -25,37 +24,16 @@ from ldm_us.evaluation.realism.table import (
     figure_test_as_json,
     how,
 )
-from ldm_us.evaluation.realism.two_sample import STEPS, two_sample_tests
-from ldm_us.evaluation.results import check_out
+from ldm_us.evaluation.realism.two_sample import two_sample_tests
+from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
 from ldm_us.files.atomic import sha256_file, write_text
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import save_png
-from ldm_us.runtime.checks import check_finite, check_seed
+from ldm_us.runtime.checks import check_finite
 from ldm_us.training.reconstruction import reconstruct
 
 FILES = ("realism.json", "realism.md", "realism.png")
-
-
-def add_realism_command(commands: Any) -> None:
-    """Describe the command to the subparsers of `python -m ldm_us.evaluation`."""
-    command = commands.add_parser("realism", help="speckle, depth, lesions of samples against those of real images")
-    command.set_defaults(run=run_realism)
-    add = command.add_argument
-    add("--real", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
-    other = command.add_mutually_exclusive_group(required=True)
-    other.add_argument("--generated", type=Path, nargs="+", metavar="DIR", help="folders of samples, or datasets")
-    other.add_argument(
-        "--reconstructions", type=Path, metavar="FILE", help="instead: what this model's VAE makes of --real"
-    )
-    add("--size", type=int, metavar="PIXELS", help="resize to this side (that of all images, or of the model)")
-    add("--dynamic-range", type=float, default=DYNAMIC_RANGE, metavar="DB", help="of the display (%(default)s)")
-    add("--no-two-sample", dest="two_sample", action="store_false", help="train no network to tell the sets apart")
-    add("--two-sample-steps", type=int, default=STEPS, metavar="N", help="of its training (%(default)s)")
-    add("--seed", type=int, default=0, metavar="N", help="of the same (%(default)s)")
-    add("--device", default="cpu", help="(%(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help=f"write {', '.join(FILES)} there")
-    add("--overwrite", action="store_true", help="replace these files")
 
 
 def run_realism(options: argparse.Namespace) -> int:
@@ -64,9 +42,6 @@ def run_realism(options: argparse.Namespace) -> int:
     if options.dynamic_range <= 0:
         raise ValueError(f"--dynamic-range {options.dynamic_range:g}: use more than 0 dB; scanners show 40 to 80.")
     check_speckle_size(options.size)
-    check_seed(options.seed)
-    if options.two_sample_steps < 1:
-        raise ValueError(f"--two-sample-steps {options.two_sample_steps}: use 1 or more.")
     check_out(options.out, FILES, options.overwrite)
     scipy_stats()
     real, dynamic_range, weights = read_set(options.real), options.dynamic_range, options.reconstructions
@@ -100,8 +75,7 @@ def run_realism(options: argparse.Namespace) -> int:
     }
     if options.out is not None:
         write_realism(options.out, result, figures)
-    print(json.dumps(result, indent=2))
-    return 0
+    return keep(result, options.out, FILES[0])
 
 
 def tell_apart(
@@ -165,7 +139,7 @@ def independent(records: Sequence[Record], option: str, left_out: list[str]) -> 
 
 
 def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTest]) -> None:
-    """Write the three files, each of them whole."""
+    """Write the picture and the table."""
     out.mkdir(parents=True, exist_ok=True)
     compared = result["compared"]
     names = (f"{result['real']['measured']:,} real", f"{result[compared]['measured']:,} {compared}")
@@ -173,5 +147,4 @@ def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTes
     note = f"under each title: {effect} [95 %], corrected p; vertical lines: medians; outer bins: all beyond"
     picture = draw_realism(figures, f"Real and {compared} images, {result['size']}x{result['size']}", names, note)
     save_png(picture, out / FILES[2])
-    for name, text in ((FILES[0], json.dumps(result, indent=2) + "\n"), (FILES[1], as_markdown(result, figures))):
-        write_text(out / name, text)
+    write_text(out / FILES[1], as_markdown(result, figures))

@@ -11,6 +11,8 @@ from ldm_us.data.masks.augment import Augmentation, augment_mask
 from ldm_us.data.masks.files import read_masks
 from ldm_us.data.masks.sampler import components, draw_mask, fit_shapes, measure_shape
 from ldm_us.data.phantom.simulate import draw_lesions
+from ldm_us.data.records import open_image
+from ldm_us.data.words import words_in
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.subjects import choose_subjects
 
@@ -164,7 +166,7 @@ def test_the_command_writes_masks_that_sample_py_knows_the_class_of_the_first_on
     flags = ["--like", str(busi), "--size", "64", *(["--augment"] if augment else [])]
     for n, name in ((6, "six"), (3, "three")):
         assert main(["masks", *flags, "--n", str(n), "--out", str(tmp_path / name)]) == 0
-    subjects = choose_subjects([], None, tmp_path / "six")
+    subjects = choose_subjects([], None, tmp_path / "six", words_in("m", {}))
     assert sorted(subject.name for subject in subjects) == [
         f"{c} ({i})" for c in ("benign", "malignant") for i in (1, 2, 3)
     ]
@@ -213,3 +215,35 @@ def test_the_command_writes_over_nothing(busi, tmp_path, capsys):
     (tmp_path / "note").touch()
     assert run_command(lambda: main(["masks", "--like", str(busi), "--out", str(tmp_path)])) == 2
     assert "exists and is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["masks", "binarize"])
+def test_masks_take_the_place_of_masks_where_asked_and_of_nothing_else(command, busi, tmp_path, capsys, monkeypatch):
+    given, out = tmp_path / "given", tmp_path / "out"
+    assert main(["masks", "--like", str(busi), "--n", "4", "--out", str(given)]) == 0
+    words = ["masks", "--like", str(given), "--n", "3"] if command == "masks" else ["binarize", str(given)]
+
+    def call(*more, into=out):
+        return run_command(lambda: main([*words, "--out", str(into), *more])), capsys.readouterr().err
+
+    assert call()[0] == 0
+    names = sorted(path.name for path in out.iterdir())
+    Image.new("L", (8, 8)).save(out / names[0])
+    assert "--overwrite" in call()[1]
+    assert open_image(out / names[0]).size == (8, 8)
+    (out / "notes.txt").touch()
+    assert call("--overwrite")[0] == 2  # something else is there
+    (out / "notes.txt").unlink()
+    assert call("--overwrite", into=given)[0] == 2  # what is read
+    assert len(list(given.iterdir())) == 4
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ldm_us.data.masks.{'files' if command == 'masks' else 'binarize'}.save_png", interrupted)
+        assert call("--overwrite")[0] == 130
+    assert open_image(out / names[0]).size == (8, 8)
+    assert call("--overwrite")[0] == 0
+    assert open_image(out / names[0]).size == (128, 128)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "out"]

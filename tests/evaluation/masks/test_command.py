@@ -253,3 +253,16 @@ def test_others_are_of_another_group_and_of_the_class_wherever_a_group_fills_no_
         others = other_of_its_class(labels, groups)
         assert sorted(others) == list(range(24))
         assert all(labels[i] == labels[j] and groups[i] != groups[j] for i, j in enumerate(others))
+
+
+def test_the_result_and_the_picture_are_kept_where_asked_and_replaced_only_when_asked(
+    generated, real, printed, refused, tmp_path
+):
+    grid, out = tmp_path / "grid.png", tmp_path / "out"
+    argv = ("--generated", generated, "--real", real, "--save-grid", grid, "--out", out)
+    shown = printed(*argv)
+    assert json.loads((out / "mask-fidelity.json").read_text()) == shown
+    assert f"--save-grid {grid}: exists" in refused(*argv)
+    grid.unlink()
+    assert "has mask-fidelity.json already" in refused(*argv)
+    assert printed(*argv, "--overwrite") == shown

@@ -151,6 +151,15 @@ def test_a_finished_protocol_repeats_nothing_and_more_seeds_train_only_those(fin
     assert len(list(out.glob("classifiers/*/seed_2/result.json"))) == 6
 
 
+def test_a_protocol_with_nothing_left_to_do_says_so_in_a_sentence(finished, values):
+    out, config, _, scripts, _, said = finished
+    sentence = "all there already: nothing was left to train or to sample"
+    assert sentence not in said  # it still had classifiers to train
+    again = []
+    run_protocol(config, out, scripts, again.append, until="generated")
+    assert again[-1] == sentence
+
+
 def test_the_generator_is_trained_and_sampled_from_training_images_alone(finished, values):
     out, config, *_ = finished
     train_records, held_out = split_data([Path(folder) for folder in config.data], 0.25)

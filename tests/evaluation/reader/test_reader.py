@@ -273,7 +273,7 @@ def test_a_study_is_made_answered_and_scored_from_the_command_line(sets, root, t
     assert call("reader", "score", tmp_path / "a.json", "--key", tmp_path / "study" / "key.json") == 0
     assert json.loads(capsys.readouterr().out)["readers"][0]["accuracy"]["share"] == 1.0
     assert call("reader", "make", *folders, "--n", 20, "--out", tmp_path / "study") == 2
-    assert "exists. Choose another --out" in capsys.readouterr().err
+    assert "has sheet.html already. Choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
