@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 from ldm_us.runtime.command_line import answer_at_once
@@ -25,7 +26,8 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ldm_us.config import BUNDLED
-from ldm_us.data.audit.summary import describe_reading
+from ldm_us.data.audit.summary import coverages, describe_reading
+from ldm_us.data.decoded import Decoded
 from ldm_us.data.readers.datasets import read_folders
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
@@ -62,7 +64,7 @@ BUNDLED_JUDGE = BUNDLED.with_name("judge.safetensors")
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, join the other processes if there are some, and run."""
     options = parse_options(argv)
-    with joined(options.device) as world:
+    with joined(options.device, timedelta(days=30)) as world:  # one prepares large data while the others wait
         return run(options, world)
 
 
@@ -71,23 +73,30 @@ def run(options: TrainOptions, world: World) -> int:
     model, lineage, notes = start_model(options)
     free_weights(model, options)
     readings = read_folders(options.data)
-    records, held_out = split_records([r for reading in readings for r in reading.records], options.held_out)
-    steps, size, text = options.total_steps(len(records)), options.size or model.config.image_size, model.config.text
+    size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
+    kept = options.cache if options.cache.is_dir() or not options.dry_run else None
+    decoded = Decoded(kept, size, with_pixels)
+    everything = [record for reading in readings for record in reading.records]
+    records, held_out = world.first_here(lambda: split_records(everything, options.held_out, decoded))
+    steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, size, text.length - text.prompt_tokens), sep="\n")
+            covered = coverages(reading.records, decoded)
+            print(*describe_reading(reading, size, text.length - text.prompt_tokens, covered), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps))
     tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0
 
-    features, with_pixels = perceptual_features(options), options.stage == "vae"
-    data = load_training_set(records, size, with_pixels)
+    features = perceptual_features(options)
+    data = world.first_here(lambda: load_training_set(records, size, with_pixels, decoded))
     mix_folders(data, options.data, options.data_weights)
     tell(check_hints(data) if options.stage == "controlnet" else [], world)
-    held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
-    hashes = data_hashes(records, data.folder_index) | {"images": pack(data.images), "parent_sha256": lineage.parent}
-    hashes["decoded_sha256"] = data.decoded_sha256(masks=options.stage == "controlnet")
+    shown = spread_out(held_out) if options.validate_every else []
+    held_out_data = world.first_here(lambda: load_training_set(shown, size, with_pixels, decoded)) if shown else None
+    hashes = world.first_here(lambda: data_hashes(records, data.folder_index, decoded))
+    hashes |= {"images": pack(data.images), "parent_sha256": lineage.parent}
+    hashes["decoded_sha256"] = data.decoded_sha256(masks=options.stage == "controlnet") if world.main else ""
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:

@@ -1,8 +1,9 @@
 """Find copies of images that were mirrored, turned or cropped: those a comparison of pixel with pixel cannot see.
 
 Every way to alter an image is tried on coarse versions of all (24x24, high-passed): one product of matrices a way and
-shift, of what bounds the correlation in a quarter of the numbers. The few pairs that correlate there are compared at 48x48, where zoom and angle are refined. Planted copies of
-real images reach 0.75 and more, and other pairs of BUSI and BUS-BRA 0.55; bench/copies.py counts what is found.
+shift, of a quarter of the numbers, which bounds the correlation from above. The few pairs that correlate there are
+compared at 48x48, where zoom and angle are refined. Planted copies of real images reach 0.75 and more, and other pairs
+of BUSI and BUS-BRA 0.55; bench/copies.py counts what is found.
 """
 
 import math
@@ -79,8 +80,8 @@ def coarse(broad: Sequence[Tensor], aspects: Tensor, device: str = "cpu") -> Coa
 def bounding(cut: Tensor, axes: Tensor) -> Tensor:
     """(n, pixels) -> (n, AXES + 1), of which the product of two is at least that of the two cuts.
 
-    a b = (a along the axes)(b along the axes) + (rest of a)(rest of b), and by Cauchy and Schwarz the last product is at
-    most that of the norms of the rests.
+    a b = (a along the axes)(b along the axes) + (rest of a)(rest of b), where by Cauchy and Schwarz the last product is
+    at most that of the norms of the rests.
     """
     along = cut @ axes
     rest = cut.square().sum(dim=1, keepdim=True) - along.square().sum(dim=1, keepdim=True)
@@ -93,7 +94,9 @@ def likely_pairs(images: Coarse, way: Way) -> set[tuple[int, int]]:
     least = LIKELY_AS_IT_IS if way == AS_IT_IS else LIKELY
     bound = bounding(altered, images.axes)
     found: set[tuple[int, int]] = set()
-    for (inside, other), start in product(zip(images.insides, images.bounds, strict=True), range(0, len(altered), BLOCK)):
+    for (inside, other), start in product(
+        zip(images.insides, images.bounds, strict=True), range(0, len(altered), BLOCK)
+    ):
         most = bound[start : start + BLOCK] @ other.T  # (b, n)
         most.diagonal(start).zero_()  # an image is no copy of itself
         rows = (most.amax(dim=1) > least - SLACK).nonzero()[:, 0]  # most have none: no list of all n^2 is made
@@ -114,7 +117,9 @@ def altered_pairs(
         i, j = torch.tensor(block).T
         one, other = F.avg_pool2d(details[i].to(device), SIDE // FINE), details[j].to(device)
         refined = [Way(way.symmetry, way.across * x, way.down * y, way.angle + more) for x, y, more in REFINED]
-        altered = torch.stack([unit(warp(one, aspects[i.to(device)], each, FINE)) for each in refined], dim=1)  # (b, ways, pixels)
+        altered = torch.stack(
+            [unit(warp(one, aspects[i.to(device)], each, FINE)) for each in refined], dim=1
+        )  # (b, ways, pixels)
         best = torch.zeros(len(block), device=device)
         for down in range(-REACH, REACH + 1):
             insides = torch.stack([inside_of(other, down, across) for across in range(-REACH, REACH + 1)], dim=2)

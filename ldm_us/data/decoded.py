@@ -1,7 +1,7 @@
 """What the files of a dataset decode to, kept in a folder: a start of training opens only what is new.
 
-A file is hashed again unless its path, inode, size and both times are those of a kept hash. All else is kept under these
-hashes, the size, and the code and libraries that decode: what is found is right, and what is not found is decoded.
+A file is hashed again unless its path, inode, size and both times are those of a kept hash. All else is kept under
+these hashes, the size, and the code and libraries that decode: what is found is right, and what is not is decoded.
 Without a folder everything is kept in this process alone, and files are not hashed.
 """
 
@@ -156,7 +156,7 @@ def signature(path: Path) -> str:
 
 @cache
 def decoder(more: tuple[str, ...] = ()) -> str:
-    """A hash of the code, and more beside it, and of the libraries that decode: others may see other pixels in a file."""
+    """A hash of the code, and more beside it, and of the libraries that decode: others may see other pixels."""
     code = [Path(__file__).with_name(name).read_bytes() for name in (*CODE, *more)]
     libraries = [(name, features.version(name)) for name in features.get_supported()]
     return hashlib.sha256(b"".join([*code, json.dumps([PIL.__version__, libraries]).encode()])).hexdigest()
@@ -186,7 +186,7 @@ class Pictures:
 
     def any(self) -> Tensor:
         """Which pictures are not all 0: (n,) bool."""
-        return torch.cat([self.table[at].any(dim=1) for at in self.at.split(256)])
+        return torch.cat([self.table[at].any(dim=1).bool() for at in self.at.split(TOGETHER)])
 
 
 def check_pairs(records: Sequence[Record], decoded: Decoded) -> None:

@@ -101,7 +101,7 @@ def is_listed(record: Record) -> bool:
 
 
 def copies(small: NDArray[np.uint8], aspects: Tensor, listed: Sequence[bool]) -> set[tuple[int, int]]:
-    """Find the pairs i < j of copies among grey images (n, 96, 96) of these widths over heights, on a GPU if there is one.
+    """Find pairs i < j of copies among grey images (n, 96, 96) of these widths over heights; on a GPU if there is one.
 
     Two images that BUSI's list knows are compared unaltered alone: models are trained on the split that the list makes.
     About 14,000 n^2 multiplications, and 60 kB an image.
@@ -130,9 +130,7 @@ def detail(picture: Image.Image, height: int = SIDE, width: int = SIDE, blur: fl
     return torch.from_numpy(np.asarray(grey, np.float32) - np.asarray(smooth, np.float32))
 
 
-def correlated_pairs(
-    details: Tensor, pairs: Sequence[tuple[int, int]], device: str = "cpu"
-) -> list[tuple[int, int]]:
+def correlated_pairs(details: Tensor, pairs: Sequence[tuple[int, int]], device: str = "cpu") -> list[tuple[int, int]]:
     """Keep the pairs (i, j) of images (n, h, w) that correlate above THRESHOLD at some shift."""
     kept = []
     for start in range(0, len(pairs), BLOCK):

@@ -1,8 +1,8 @@
 """Rows of bytes, all of one size, found by their keys in one file that every process maps and none holds a copy of.
 
-NAME.rows holds the rows, and NAME.keys a header and a hash of each row's key, in the same order. A row is on disk before
-its key is written: a process that is killed in between leaves nothing that is found. Nothing is changed or moved later,
-so what one process has mapped stays right while another adds to it.
+NAME.rows holds the rows, and NAME.keys a header and a hash of each row's key, in the same order. A row is on disk
+before its key is written: a process that is killed in between leaves nothing that is found. Nothing is changed or moved
+later, so what one process has mapped stays right while another adds to it.
 """
 
 import hashlib
@@ -45,8 +45,8 @@ class Rows:
             written = self.path.with_suffix(".keys").read_bytes()
             if len(written) >= HEADER and written[:HEADER] != self.header:
                 raise ValueError(
-                    f"{self.path.parent}: holds values of other weights than its name says. Delete the folder; they are "
-                    "computed again."
+                    f"{self.path.parent}: holds values of other weights than its name says. Delete the folder; they "
+                    "are computed again."
                 )
             count = self.count(len(written))
             self.names = np.frombuffer(written[HEADER : HEADER + count * KEY], f"S{KEY}")

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ldm_us.runtime.stopping import Signals, caught_signals
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class World:
             raise problem
         if failed:
             raise SystemExit(2)
+
+    def first_here(self, action: Callable[[], T]) -> T:
+        """What an action returns that keeps its work on disk: process 0 does it, then the others find it done."""
+        done: list[T] = []
+        self.first(lambda: done.append(action()))
+        return done[0] if done else action()
 
 
 ALONE = World()

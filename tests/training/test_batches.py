@@ -11,7 +11,7 @@ from ldm_us.data.records import Record, class_prompt
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.batches import batch_indices, image_batch, latent_batch, stream_generator
 from ldm_us.training.command_line import parse_options
-from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
+from ldm_us.training.dataset import TrainingSet, image_moments, to_signed
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import random_model
 
@@ -33,9 +33,9 @@ def data(model):
     records = [Record(Path(f"{i}.png"), (), label, class_prompt(label), str(i)) for i, label in enumerate(labels)]
     prompts = ["", class_prompt("benign"), class_prompt("normal")]
     training_set = TrainingSet(records, pixels, masks, prompts, torch.tensor([1, 2] * (N // 2)))
-    encode_images(model, training_set, range(N))
-    for moments in training_set.moments.values():
-        moments[:, 4:] = -30.0  # log variance
+    for i in range(N):
+        training_set.moments[i] = image_moments(model, training_set, i)
+        training_set.moments[i][:, 4:] = -30.0  # log variance
     return training_set
 
 
