@@ -45,9 +45,9 @@ class Cache:
         values = as_tensor(self.rows.rows.view(np.float32)).view(-1, *self.shape)
         return {i: values[row] for i, row in enumerate(self.rows.find(keys).tolist()) if row >= 0}
 
-    def write(self, key: str, value: Tensor) -> None:
-        """Keep a value."""
-        self.rows.add([key], value.detach().float().cpu().contiguous().view(-1).view(torch.uint8).numpy()[None])
+    def write(self, keys: Sequence[str], values: Tensor) -> None:
+        """Keep values (n, ...)."""
+        self.rows.add(keys, values.detach().float().cpu().reshape(len(keys), -1).view(torch.uint8).numpy())
 
     def take_in_old(self, keys: Sequence[str]) -> None:
         """Keep the values that an older version has left in files of their own, damaged ones left out."""
@@ -56,7 +56,7 @@ class Cache:
             name = f"{hashlib.sha256(key.encode()).hexdigest()[:SHORT]}.safetensors"
             if name in there:
                 with suppress(OSError, SafetensorError), open_safetensors(self.folder / name) as file:
-                    self.write(key, file.get_tensor("value"))
+                    self.write([key], file.get_tensor("value")[None])
         self.rows.load()
 
 

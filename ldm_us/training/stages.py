@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, Perceptual
 from ldm_us.training.start import needed_parts
 
+TOGETHER = 16  # values that are written at a time: to wait for the disk takes longer than to write
 ON_DEVICE = 1000  # prompts whose states, 0.24 MB each of SD 1.5, lie where the networks are
 
 
@@ -103,8 +105,9 @@ class Stage(Dataset):
         share = [i for i in missing if self.world.takes(i)]  # by number: others may have written some
         if share:
             with loaded(self.model, self.options.weights, part):
-                for i in tqdm(share, desc=f"cache of {part}", unit="value", delay=1, disable=not self.world.main):
-                    cache.write(keys[i], compute(i))
+                shown = iter(tqdm(share, desc=f"cache of {part}", unit="value", delay=1, disable=not self.world.main))
+                while some := list(islice(shown, TOGETHER)):
+                    cache.write([keys[i] for i in some], torch.stack([compute(i) for i in some]))
         self.world.barrier()
         found = cache.read(keys)  # with what the other processes have computed
         if len(found) < len(keys):

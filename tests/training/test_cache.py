@@ -130,12 +130,16 @@ def test_another_way_to_resize_or_decode_an_image_has_latents_of_its_own(train_u
 def test_another_kind_of_device_and_another_precision_have_folders_of_their_own(micro, tmp_path, monkeypatch):
     model = random_model("micro", seed=0)
     folders = {open_cache(tmp_path, values, model, None, [1]).folder for values in ("moments", "states")}
-    folders |= {open_cache(tmp_path, values, model.half().float(), None, [1]).folder for values in ("moments", "states")}
+    folders |= {
+        open_cache(tmp_path, values, model.half().float(), None, [1]).folder for values in ("moments", "states")
+    }
     assert len(folders) == 4, "half precision has other weights"
     rounded = {open_cache(tmp_path, values, model.half(), None, [1]).folder for values in ("moments", "states")}
     assert len(folders | rounded) == 6, "and computes otherwise with the same"
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-    assert len(rounded | {open_cache(tmp_path, values, model, None, [1]).folder for values in ("moments", "states")}) == 4
+    assert (
+        len(rounded | {open_cache(tmp_path, values, model, None, [1]).folder for values in ("moments", "states")}) == 4
+    )
 
 
 def changed(path, out, part):
@@ -207,7 +211,7 @@ def test_a_value_is_read_as_it_was_written_and_absent_ones_are_none(tmp_path):
     cache = Cache(tmp_path / "x", "abc", (2, 3))
     value = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
     assert cache.read(["a prompt"]) == {}
-    cache.write("a prompt", value)
+    cache.write(["a prompt"], value[None])
     found = Cache(tmp_path / "x", "abc", (2, 3)).read(["another", "a prompt"])
     assert list(found) == [1]
     assert torch.equal(found[1], value)

@@ -1,0 +1,122 @@
+"""What more data cost: the start of a training, its memory and its waiting for data, by images and processes.
+
+    python bench/many.py --n 1000 10000 --processes 1 2
+    python bench/many.py --n 1000 --code ../older_checkout        # the same of another version
+
+Images are small and made up, in BUSI's layout. Each training is stopped after a few steps of its first epoch, whose
+latents are all there by then. Its first row starts from nothing, and the second where the first has left its cache.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE, STEPS, BATCH = 64, 20, 8
+MEBIBYTE = 2**20
+
+
+class Measured(NamedTuple):
+    """One training, from its command to its last step."""
+
+    start: float  # seconds to the end of the first step
+    memory: float  # bytes of all processes that no other process shares, at most
+    waited: float  # seconds for data, of a step
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, nargs="+", default=[1000], metavar="N", help="images (%(default)s)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], metavar="P", help="of torchrun (%(default)s)")
+    parser.add_argument("--code", type=Path, default=ROOT, metavar="DIR", help="checkout that is measured (this one)")
+    parser.add_argument("--phantoms", action="store_true", help="images whose families are listed: none is searched")
+    options = parser.parse_args()
+    print("| images | processes | cache | start, s | memory of each process, MiB | waiting for data, ms a step |")
+    print("|---|---|---|---|---|---|")
+    for n in options.n:
+        with tempfile.TemporaryDirectory() as folder:
+            data = make_images(Path(folder) / "data", n, options.phantoms)
+            time.sleep(3)  # a file that has just been written is hashed every time
+            for processes in options.processes:
+                for i, cache in enumerate(("none", "filled")):
+                    out = Path(folder) / f"{processes}" / f"run{i}"
+                    found = measured(options.code.resolve(), data, out, processes)
+                    memory, waited = found.memory / processes / MEBIBYTE, 1000 * found.waited
+                    row = f"| {n:,} | {processes} | {cache} | {found.start:.1f} | {memory:.0f} | {waited:.1f} |"
+                    print(row, flush=True)
+
+
+def make_images(root: Path, n: int, phantoms: bool) -> Path:
+    """Blobs, each with a mask, in folders of 64x64 pixels."""
+    generator = np.random.default_rng(0)
+    (root / "benign").mkdir(parents=True)
+    for i in range(1, n + 1):
+        blobs = Image.fromarray(generator.integers(0, 256, (20, 20), dtype=np.uint8))
+        blobs.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(root / "benign" / f"benign ({10000 + i}).png")
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        top, left = generator.integers(4, SIDE - 24, 2)
+        mask[top : top + 20, left : left + generator.integers(4, 20)] = 255
+        Image.fromarray(mask).save(root / "benign" / f"benign ({10000 + i})_mask.png")
+    if phantoms:
+        (root / "phantom.json").write_text(json.dumps({"seed": 0, "families": []}))
+    return root
+
+
+def measured(code: Path, data: Path, out: Path, processes: int) -> Measured:
+    """Train until the log has STEPS lines, and look at the processes meanwhile."""
+    start = [sys.executable]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = ["train.py", "unet", "--preset", "tiny", "--size", SIDE, "--data", data, "--out", out, "--epochs", 1]
+    command += ["--batch", BATCH, "--log-every", 1, "--sample-every", 0, "--validate-every", 0, "--held-out", 0.1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(code)}
+    out.parent.mkdir(exist_ok=True)
+    began, first, memory = time.perf_counter(), None, 0.0
+    with open(out.parent / f"{out.name}.said", "wb") as said:
+        training = subprocess.Popen(
+            [*start, *map(str, command)], cwd=code, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+        lines: list[str] = []
+        while len(lines) < STEPS and training.poll() is None:
+            time.sleep(0.1)
+            memory = max(memory, sum(own_memory(training.pid)))
+            log = out / "log.jsonl"
+            lines = log.read_text().splitlines() if log.exists() else []
+            if lines and first is None:
+                first = time.perf_counter() - began
+        if first is None:
+            sys.exit(f"the training has failed: {Path(said.name).read_text()}")
+        if training.poll() is None:
+            os.killpg(training.pid, signal.SIGKILL)
+        training.wait()
+    steps = [json.loads(line) for line in lines[1:]]
+    waited = sorted(line["data_share"] * BATCH / line["images_per_s"] for line in steps)
+    return Measured(first, memory, waited[len(waited) // 2])
+
+
+def own_memory(session: int) -> Iterator[int]:
+    """Bytes of each process of a session that runs train.py, without what it maps from files."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if os.getsid(int(process.name)) == session and b"train.py" in words[1:3]:  # torchrun's has it further on
+                rollup = (process / "smaps_rollup").read_text()
+                yield next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))
+        except OSError:  # it has just ended
+            continue
+
+
+if __name__ == "__main__":
+    main()
