@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
 from ldm_us.runtime.command_line import answer_at_once
@@ -26,19 +25,18 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ldm_us.config import BUNDLED
-from ldm_us.data.audit.summary import coverages, describe_reading
+from ldm_us.data.audit.summary import describe_reading
 from ldm_us.data.decoded import Decoded
-from ldm_us.data.readers.datasets import read_folders
+from ldm_us.data.readers.datasets import read_folders, records_of
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import loaded
-from ldm_us.files.lineage import pack
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_records
+from ldm_us.training.dataset import check_hints, load_training_set, mix_folders, run_hashes, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
 from ldm_us.training.log import Log
 from ldm_us.training.optimizers import EMA, make_optimizer
@@ -64,7 +62,7 @@ BUNDLED_JUDGE = BUNDLED.with_name("judge.safetensors")
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, join the other processes if there are some, and run."""
     options = parse_options(argv)
-    with joined(options.device, timedelta(days=30)) as world:  # one prepares large data while the others wait
+    with joined(options.device) as world:
         return run(options, world)
 
 
@@ -74,15 +72,12 @@ def run(options: TrainOptions, world: World) -> int:
     free_weights(model, options)
     readings = read_folders(options.data)
     size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
-    kept = options.cache if options.cache.is_dir() or not options.dry_run else None
-    decoded = Decoded(kept, size, with_pixels)
-    everything = [record for reading in readings for record in reading.records]
-    records, held_out = world.first_here(lambda: split_records(everything, options.held_out, decoded))
+    decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
+    records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            covered = coverages(reading.records, decoded)
-            print(*describe_reading(reading, size, text.length - text.prompt_tokens, covered), sep="\n")
+            print(*describe_reading(reading, size, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps))
     tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
@@ -92,18 +87,15 @@ def run(options: TrainOptions, world: World) -> int:
     data = world.first_here(lambda: load_training_set(records, size, with_pixels, decoded))
     mix_folders(data, options.data, options.data_weights)
     tell(check_hints(data) if options.stage == "controlnet" else [], world)
-    shown = spread_out(held_out) if options.validate_every else []
-    held_out_data = world.first_here(lambda: load_training_set(shown, size, with_pixels, decoded)) if shown else None
-    hashes = world.first_here(lambda: data_hashes(records, data.folder_index, decoded))
-    hashes |= {"images": pack(data.images), "parent_sha256": lineage.parent}
-    hashes["decoded_sha256"] = data.decoded_sha256(masks=options.stage == "controlnet") if world.main else ""
+    shown = load_training_set(spread_out(held_out) if options.validate_every else [], size, with_pixels, decoded)
+    hashes = run_hashes(data, decoded, options.stage == "controlnet") | {"parent_sha256": lineage.parent}
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
         stage = Stage(model, data, options, world)
         stage.add_losses(features)
-        ema = fit(stage, held_out_stage(stage, held_out_data), steps)
+        ema = fit(stage, held_out_stage(stage, shown), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
             save_result(stage, lineage, steps, hashes["data_sha256"])

@@ -3,8 +3,9 @@
     python bench/many.py --n 1000 10000 --processes 1 2
     python bench/many.py --n 1000 --code ../older_checkout        # the same of another version
 
-Images are small and made up, in BUSI's layout. Each training is stopped after a few steps of its first epoch, whose
-latents are all there by then. Its first row starts from nothing, and the second where the first has left its cache.
+Images are small and made up, in BUSI's layout, and latents are computed of those alone that the few steps see. The
+first row of a training starts from nothing, the second where the first has left its cache. Processor time tells more
+than the time on the clock where other work runs beside it.
 """
 
 import argparse
@@ -31,6 +32,7 @@ class Measured(NamedTuple):
     """One training, from its command to its last step."""
 
     start: float  # seconds to the end of the first step
+    busy: float  # seconds of processor time until then, of all processes
     memory: float  # bytes of all processes that no other process shares, at most
     waited: float  # seconds for data, of a step
 
@@ -42,20 +44,21 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1], metavar="P", help="of torchrun (%(default)s)")
     parser.add_argument("--code", type=Path, default=ROOT, metavar="DIR", help="checkout that is measured (this one)")
     parser.add_argument("--phantoms", action="store_true", help="images whose families are listed: none is searched")
+    parser.add_argument("--starts", type=int, default=2, choices=[1, 2], help="1: not with a filled cache")
     options = parser.parse_args()
-    print("| images | processes | cache | start, s | memory of each process, MiB | waiting for data, ms a step |")
-    print("|---|---|---|---|---|---|")
+    print("| images | processes | cache | start, s | processors, s | own memory of each, MiB | waiting, ms a step |")
+    print("|---|---|---|---|---|---|---|")
     for n in options.n:
         with tempfile.TemporaryDirectory() as folder:
             data = make_images(Path(folder) / "data", n, options.phantoms)
             time.sleep(3)  # a file that has just been written is hashed every time
             for processes in options.processes:
-                for i, cache in enumerate(("none", "filled")):
+                for i, cache in enumerate(("none", "filled")[: options.starts]):
                     out = Path(folder) / f"{processes}" / f"run{i}"
                     found = measured(options.code.resolve(), data, out, processes)
                     memory, waited = found.memory / processes / MEBIBYTE, 1000 * found.waited
-                    row = f"| {n:,} | {processes} | {cache} | {found.start:.1f} | {memory:.0f} | {waited:.1f} |"
-                    print(row, flush=True)
+                    times = f"{found.start:.1f} | {found.busy:.1f}"
+                    print(f"| {n:,} | {processes} | {cache} | {times} | {memory:.0f} | {waited:.1f} |", flush=True)
 
 
 def make_images(root: Path, n: int, phantoms: bool) -> Path:
@@ -79,11 +82,24 @@ def measured(code: Path, data: Path, out: Path, processes: int) -> Measured:
     start = [sys.executable]
     if processes > 1:
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = ["train.py", "unet", "--preset", "tiny", "--size", SIDE, "--data", data, "--out", out, "--epochs", 1]
+    command = [
+        "train.py",
+        "unet",
+        "--preset",
+        "tiny",
+        "--size",
+        SIDE,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--steps",
+        STEPS + 5,
+    ]
     command += ["--batch", BATCH, "--log-every", 1, "--sample-every", 0, "--validate-every", 0, "--held-out", 0.1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(code)}
     out.parent.mkdir(exist_ok=True)
-    began, first, memory = time.perf_counter(), None, 0.0
+    began, first, memory, busy = time.perf_counter(), None, 0.0, 0.0
     with open(out.parent / f"{out.name}.said", "wb") as said:
         training = subprocess.Popen(
             [*start, *map(str, command)], cwd=code, env=environment, stdout=said, stderr=said, start_new_session=True
@@ -91,11 +107,12 @@ def measured(code: Path, data: Path, out: Path, processes: int) -> Measured:
         lines: list[str] = []
         while len(lines) < STEPS and training.poll() is None:
             time.sleep(0.1)
-            memory = max(memory, sum(own_memory(training.pid)))
+            looked = list(look(training.pid))
+            memory = max(memory, sum(one for one, _ in looked))
             log = out / "log.jsonl"
             lines = log.read_text().splitlines() if log.exists() else []
             if lines and first is None:
-                first = time.perf_counter() - began
+                first, busy = time.perf_counter() - began, sum(seconds for _, seconds in looked)
         if first is None:
             sys.exit(f"the training has failed: {Path(said.name).read_text()}")
         if training.poll() is None:
@@ -103,17 +120,19 @@ def measured(code: Path, data: Path, out: Path, processes: int) -> Measured:
         training.wait()
     steps = [json.loads(line) for line in lines[1:]]
     waited = sorted(line["data_share"] * BATCH / line["images_per_s"] for line in steps)
-    return Measured(first, memory, waited[len(waited) // 2])
+    return Measured(first, busy, memory, waited[len(waited) // 2])
 
 
-def own_memory(session: int) -> Iterator[int]:
-    """Bytes of each process of a session that runs train.py, without what it maps from files."""
+def look(session: int) -> Iterator[tuple[int, float]]:
+    """Of each process of a session that runs train.py: bytes without what it maps from files, and processor seconds."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
             if os.getsid(int(process.name)) == session and b"train.py" in words[1:3]:  # torchrun's has it further on
                 rollup = (process / "smaps_rollup").read_text()
-                yield next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))
+                own = next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))
+                ticks = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+                yield own, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
         except OSError:  # it has just ended
             continue
 

@@ -19,7 +19,7 @@ from ldm_us.data.readers.left_out import more_than_a_few
 from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.lineage import unpack
+from ldm_us.files.lineage import pack, unpack
 from ldm_us.training.cache import moments_key
 
 OTHER_SPLIT = "or the split is another: near-duplicates and patients are found now that were not before"
@@ -181,6 +181,12 @@ def data_hashes(
 def data_hash(records: Sequence[Record]) -> str:
     """The first of data_hashes: what a run and a model say of the images they were trained on."""
     return data_hashes(records)["data_sha256"]
+
+
+def run_hashes(data: TrainingSet, decoded: Decoded, with_masks: bool) -> dict[str, str]:
+    """What config.json says of the data of a run: the hashes above, the images, and what the networks see of them."""
+    seen = {"images": pack(data.images), "decoded_sha256": data.decoded_sha256(with_masks)}
+    return data_hashes(data.records, data.folder_index, decoded) | seen
 
 
 def changed_data(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -39,9 +39,9 @@ def spread_out(records: list[Record]) -> list[Record]:
     return [records[i] for i in index.tolist()]
 
 
-def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
+def held_out_stage(training: Stage, data: TrainingSet) -> Stage | None:
     """The stage on held-out images, with the plain loss; None where there are none."""
-    if data is None or len(data) == 0:
+    if len(data) == 0:
         return None
     plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
     return Stage(training.model, data, plain, training.world)

@@ -30,12 +30,16 @@ class Coverage:
 
 
 def describe_reading(
-    reading: Reading, size: int = SIDE, length: int = LENGTH, covered: Sequence[Coverage] | None = None
+    reading: Reading,
+    size: int = SIDE,
+    length: int = LENGTH,
+    covered: Sequence[Coverage] | None = None,
+    decoded: Decoded | None = None,
 ) -> list[str]:
     """Write what was read and what was not, one fact a line; what is as it should be takes no line.
 
-    Opens every mask of an image that is not normal, unless `covered` says already what they cover. size: of the model's
-    images, in pixels a side. length: tokens that the model reads, with start and end of text.
+    Opens every mask of an image that is not normal, unless `covered` says what they cover, or `decoded` keeps it. size:
+    of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
     records = reading.records
     classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
@@ -48,7 +52,7 @@ def describe_reading(
     if bare:
         lines.append(f"{named(shown)} without a mask: {format_names(bare)}")
     if covered is None:
-        covered = coverages(records, Decoded(None, size))
+        covered = coverages(records, decoded or Decoded(None, size))
     empty = [one.name for one in covered if one.share == 0]
     if empty:
         lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
