@@ -104,7 +104,7 @@ def copies(small: NDArray[np.uint8], aspects: Tensor, listed: Sequence[bool]) ->
     """Find pairs i < j of copies among grey images (n, 96, 96) of these widths over heights; on a GPU if there is one.
 
     Two images that BUSI's list knows are compared unaltered alone: models are trained on the split that the list makes.
-    About 14,000 n^2 multiplications, and 60 kB an image.
+    About 26,000 n^2 multiplications, and 60 kB an image.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pictures = [Image.fromarray(each) for each in small]

@@ -13,7 +13,6 @@ from PIL import Image, ImageEnhance, ImageOps
 from ldm_us.data import altered_copies, near_duplicates
 from ldm_us.data.altered_copies import (
     AS_IT_IS,
-    AXES,
     COARSE,
     COARSE_BLUR,
     LIKELY,
@@ -234,6 +233,7 @@ def likely_by_all_products(images, way):
 def test_bounds_leave_out_no_pair_and_keep_none_that_all_products_do_not(monkeypatch, block):
     """On mixtures of a few pictures, of which many pairs correlate on both sides of what is asked."""
     monkeypatch.setattr(altered_copies, "BLOCK", block)
+    monkeypatch.setattr(altered_copies, "COLUMNS", block + 3)
     generator = np.random.default_rng(0)
     pictures = np.stack([np.asarray(speckle(seed, (96, 96)), np.float32) for seed in range(3)])
     mixed = [sum(generator.dirichlet([0.4] * 3)[:, None, None] * pictures) for _ in range(30)]
@@ -252,9 +252,9 @@ def test_bounds_leave_out_no_pair_and_keep_none_that_all_products_do_not(monkeyp
 
 def test_the_product_of_two_bounds_is_at_least_that_of_the_images():
     cut = unit(torch.randn(40, 400, generator=torch.Generator().manual_seed(0)))
-    axes = torch.linalg.qr(torch.randn(400, AXES, generator=torch.Generator().manual_seed(1))).Q
+    axes = torch.linalg.qr(torch.randn(400, 96, generator=torch.Generator().manual_seed(1))).Q
     bounds = bounding(cut, axes)
-    assert bounds.shape == (40, AXES + 1)
+    assert bounds.shape == (40, 97)
     assert bool((bounds @ bounds.T >= cut @ cut.T - 1e-5).all())
 
 
