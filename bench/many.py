@@ -20,10 +20,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # bench is not installed
+
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/many.py")
+    about = "What more data cost: the start of a training, its memory and its waiting for data, by images and "
+    about += "processes. Images are small and made up. Prints a table; nothing is written."
+    describe(parser, about, "--n 1000 10000 --processes 1 2")
+    parser.add_argument("--n", type=int, nargs="+", default=[1000], metavar="N", help="images (%(default)s)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], metavar="P", help="of torchrun (%(default)s)")
+    parser.add_argument("--code", type=Path, default=ROOT, metavar="DIR", help="checkout that is measured (this one)")
+    parser.add_argument("--starts", type=int, default=2, choices=[1, 2], help="1: not with a filled cache")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
+
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDE, STEPS, BATCH = 64, 20, 8
 MEBIBYTE = 2**20
 
@@ -39,18 +60,12 @@ class Measured(NamedTuple):
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, nargs="+", default=[1000], metavar="N", help="images (%(default)s)")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1], metavar="P", help="of torchrun (%(default)s)")
-    parser.add_argument("--code", type=Path, default=ROOT, metavar="DIR", help="checkout that is measured (this one)")
-    parser.add_argument("--phantoms", action="store_true", help="images whose families are listed: none is searched")
-    parser.add_argument("--starts", type=int, default=2, choices=[1, 2], help="1: not with a filled cache")
-    options = parser.parse_args()
+    options = build_parser().parse_args()
     print("| images | processes | cache | start, s | processors, s | own memory of each, MiB | waiting, ms a step |")
     print("|---|---|---|---|---|---|---|")
     for n in options.n:
         with tempfile.TemporaryDirectory() as folder:
-            data = make_images(Path(folder) / "data", n, options.phantoms)
+            data = make_images(Path(folder) / "data", n)
             time.sleep(3)  # a file that has just been written is hashed every time
             for processes in options.processes:
                 for i, cache in enumerate(("none", "filled")[: options.starts]):
@@ -61,7 +76,7 @@ def main() -> None:
                     print(f"| {n:,} | {processes} | {cache} | {times} | {memory:.0f} | {waited:.1f} |", flush=True)
 
 
-def make_images(root: Path, n: int, phantoms: bool) -> Path:
+def make_images(root: Path, n: int) -> Path:
     """Blobs, each with a mask, in folders of 64x64 pixels."""
     generator = np.random.default_rng(0)
     (root / "benign").mkdir(parents=True)
@@ -72,8 +87,6 @@ def make_images(root: Path, n: int, phantoms: bool) -> Path:
         top, left = generator.integers(4, SIDE - 24, 2)
         mask[top : top + 20, left : left + generator.integers(4, 20)] = 255
         Image.fromarray(mask).save(root / "benign" / f"benign ({10000 + i})_mask.png")
-    if phantoms:
-        (root / "phantom.json").write_text(json.dumps({"seed": 0, "families": []}))
     return root
 
 
@@ -101,13 +114,11 @@ def measured(code: Path, data: Path, out: Path, processes: int) -> Measured:
     out.parent.mkdir(exist_ok=True)
     began, first, memory, busy = time.perf_counter(), None, 0.0, 0.0
     with open(out.parent / f"{out.name}.said", "wb") as said:
-        training = subprocess.Popen(
-            [*start, *map(str, command)], cwd=code, env=environment, stdout=said, stderr=said, start_new_session=True
-        )
+        training = subprocess.Popen([*start, *map(str, command)], cwd=code, env=environment, stdout=said, stderr=said)
         lines: list[str] = []
         while len(lines) < STEPS and training.poll() is None:
             time.sleep(0.1)
-            looked = list(look(training.pid))
+            looked = list(look(out))
             memory = max(memory, sum(one for one, _ in looked))
             log = out / "log.jsonl"
             lines = log.read_text().splitlines() if log.exists() else []
@@ -116,19 +127,19 @@ def measured(code: Path, data: Path, out: Path, processes: int) -> Measured:
         if first is None:
             sys.exit(f"the training has failed: {Path(said.name).read_text()}")
         if training.poll() is None:
-            os.killpg(training.pid, signal.SIGKILL)
+            training.send_signal(signal.SIGTERM)  # torchrun ends its processes too
         training.wait()
     steps = [json.loads(line) for line in lines[1:]]
     waited = sorted(line["data_share"] * BATCH / line["images_per_s"] for line in steps)
     return Measured(first, busy, memory, waited[len(waited) // 2])
 
 
-def look(session: int) -> Iterator[tuple[int, float]]:
-    """Of each process of a session that runs train.py: bytes without what it maps from files, and processor seconds."""
+def look(out: Path) -> Iterator[tuple[int, float]]:
+    """Of each process that trains into this folder: bytes without what it maps from files, and processor seconds."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
-            if os.getsid(int(process.name)) == session and b"train.py" in words[1:3]:  # torchrun's has it further on
+            if str(out).encode() in words and b"train.py" in words[1:3]:  # torchrun itself has it further on
                 rollup = (process / "smaps_rollup").read_text()
                 own = next(1024 * int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Anonymous:"))
                 ticks = (process / "stat").read_text().rpartition(")")[2].split()[11:13]

@@ -29,7 +29,10 @@ PROGRAMS = {  # how each is started -> where its parser is built
     "-m weights_convert": "weights_convert.__main__",
     "-m lessons.book": "lessons.book",
     "-m lessons.check": "lessons.check",
-    **{f"bench/{name}.py": f"bench.{name}" for name in ("bars", "bundled", "copies", "parity", "starts", "training")},
+    **{
+        f"bench/{name}.py": f"bench.{name}"
+        for name in ("bars", "bundled", "copies", "many", "parity", "starts", "training")
+    },
 }
 RECIPES = {"train.py": "ldm_us.training.command_line", "sample.py": "ldm_us.synthesis.options"}
 RESUMING = {"train.py", "python -m ldm_us.evaluation protocol"}  # the same command again goes on
