@@ -15,7 +15,6 @@ import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
     words = taught_words(options.source)
     plan = plan_of(options, words)
-    with joined(timeout=timedelta(days=30)) as world:  # some end long before others
+    with joined() as world:
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say)
         recipe = resolved(options, model, plan, words)

@@ -26,17 +26,17 @@ from tqdm import tqdm
 
 from ldm_us.config import BUNDLED
 from ldm_us.data.audit.summary import describe_reading
-from ldm_us.data.readers.datasets import read_folders
+from ldm_us.data.decoded import Decoded
+from ldm_us.data.readers.datasets import read_folders, records_of
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import loaded
-from ldm_us.files.lineage import pack
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_records
+from ldm_us.training.dataset import check_hints, load_training_set, mix_folders, run_hashes, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
 from ldm_us.training.log import Log
 from ldm_us.training.optimizers import EMA, make_optimizer
@@ -71,30 +71,31 @@ def run(options: TrainOptions, world: World) -> int:
     model, lineage, notes = start_model(options)
     free_weights(model, options)
     readings = read_folders(options.data)
-    records, held_out = split_records([r for reading in readings for r in reading.records], options.held_out)
-    steps, size, text = options.total_steps(len(records)), options.size or model.config.image_size, model.config.text
+    size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
+    decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
+    records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
+    steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, size, text.length - text.prompt_tokens), sep="\n")
+            print(*describe_reading(reading, size, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps))
     tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0
 
-    features, with_pixels = perceptual_features(options), options.stage == "vae"
-    data = load_training_set(records, size, with_pixels)
+    features = perceptual_features(options)
+    data = world.first_here(lambda: load_training_set(records, size, with_pixels, decoded))
     mix_folders(data, options.data, options.data_weights)
     tell(check_hints(data) if options.stage == "controlnet" else [], world)
-    held_out_data = load_training_set(spread_out(held_out), size, with_pixels) if options.validate_every else None
-    hashes = data_hashes(records, data.folder_index) | {"images": pack(data.images), "parent_sha256": lineage.parent}
-    hashes["decoded_sha256"] = data.decoded_sha256(masks=options.stage == "controlnet")
+    shown = load_training_set(spread_out(held_out) if options.validate_every else [], size, with_pixels, decoded)
+    hashes = run_hashes(data, decoded, options.stage == "controlnet") | {"parent_sha256": lineage.parent}
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
         stage = Stage(model, data, options, world)
         stage.add_losses(features)
-        ema = fit(stage, held_out_stage(stage, held_out_data), steps)
+        ema = fit(stage, held_out_stage(stage, shown), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
             save_result(stage, lineage, steps, hashes["data_sha256"])

@@ -36,8 +36,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ldm_us.data.altered_copies import COARSE_BLUR, coarse
-from ldm_us.data.near_duplicates import copies, detail
+from ldm_us.data.decoded import small_image
+from ldm_us.data.near_duplicates import copies
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import open_image
 from ldm_us.runtime.checks import check_words
@@ -71,9 +71,8 @@ def crop(picture: Image.Image, left: float, top: float, right: float, bottom: fl
 
 def compared(pictures: list[Image.Image]) -> set[tuple[int, int]]:
     """The pairs of copies among these pictures."""
-    details, broad = (torch.stack([detail(picture, blur=blur) for picture in pictures]) for blur in (3.0, COARSE_BLUR))
-    images = coarse(broad, torch.tensor([picture.width / picture.height for picture in pictures]))
-    return copies(details, images, [False] * len(pictures))
+    aspects = torch.tensor([picture.width / picture.height for picture in pictures])
+    return copies(np.stack([small_image(picture) for picture in pictures]), aspects, [False] * len(pictures))
 
 
 def main(argv: list[str] | None = None) -> int:

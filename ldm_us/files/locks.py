@@ -26,6 +26,12 @@ def try_exclusive(file: IO[bytes]) -> bool:
     return True
 
 
+def take_exclusive(file: IO[bytes]) -> None:
+    """Take the lock for this holder alone; wait for those that have it."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def take_shared(file: IO[bytes]) -> None:
     """Take the lock beside others that share it; wait for one that has it alone."""
     if fcntl is not None:

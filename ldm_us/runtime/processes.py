@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from ldm_us.runtime.stopping import Signals, caught_signals
+
+PATIENCE = timedelta(days=30)  # one prepares large data while the others wait, or has ended long before them
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,12 @@ class World:
         if failed:
             raise SystemExit(2)
 
+    def first_here(self, action: Callable[[], T]) -> T:
+        """What an action returns that keeps its work on disk: process 0 does it, then the others find it done."""
+        done: list[T] = []
+        self.first(lambda: done.append(action()))
+        return done[0] if done else action()
+
 
 ALONE = World()
 
@@ -95,10 +104,10 @@ def local_device(device: str) -> str:
 
 
 @contextmanager
-def joined(device: str = "cpu", timeout: timedelta | None = None) -> Iterator[World]:
+def joined(device: str = "cpu") -> Iterator[World]:
     """Join the other processes, and leave them at the end; on a GPU they talk through NCCL, else through gloo.
 
-    timeout is how long one waits for another; None is PyTorch's, of minutes. Signals are the world's meanwhile.
+    One waits for another as long as it takes: torchrun ends all if one has failed. Signals are the world's meanwhile.
     """
     with caught_signals() as signals:
         if process_count() == 1:
@@ -109,7 +118,7 @@ def joined(device: str = "cpu", timeout: timedelta | None = None) -> Iterator[Wo
 
         if device.startswith("cuda"):
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
         try:
             yield World(dist.get_rank(), dist.get_world_size(), signals)
         except RuntimeError as error:

@@ -1,5 +1,6 @@
 """The stream of batches: every order and every draw is a function of (seed, step), so none of it needs saving."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,12 +44,13 @@ def stream_generator(seed: int, *counters: int) -> torch.Generator:
 
 def batch_indices(n: int, seed: int, step: int, size: int) -> Tensor:
     """Indices (size,) of step `step`: each epoch is a new permutation of 0..n-1, and batches run across epochs."""
-    positions = torch.arange(step * size, (step + 1) * size)
-    orders = {
-        epoch: torch.randperm(n, generator=stream_generator(seed, 0, epoch))
-        for epoch in (positions // n).unique().tolist()
-    }
-    return torch.stack([orders[p // n][p % n] for p in positions.tolist()])
+    return torch.stack([epoch_order(n, seed, p // n)[p % n] for p in range(step * size, (step + 1) * size)])
+
+
+@lru_cache(maxsize=2)
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order (n,) of an epoch; it is the same for all its steps."""
+    return torch.randperm(n, generator=stream_generator(seed, 0, epoch))
 
 
 def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
@@ -121,7 +123,9 @@ def latent_batch(
     index, mirrored = index[own], mirrored[own]
     moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
     posterior = posterior_from_moments(torch.stack(moments), scale)
-    masks = mirror(data.masks[index], mirrored) if masked else data.masks[index, :0]
+    masks = (
+        mirror(data.masks[index], mirrored) if masked else data.masks[index[:0]].view(len(index), 0, *[data.size] * 2)
+    )
     prompt_index = data.prompt_index[index].masked_fill(dropped, 0)
     return LatentBatch(posterior.mean + posterior.std * noise, prompt_index, masks, t, eps)
 

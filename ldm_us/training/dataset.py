@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,28 +11,27 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.audit.summary import format_names, named, showing_lesions
-from ldm_us.data.digests import lineage_digest
+from ldm_us.data.decoded import TOGETHER, Decoded, Pictures, check_pairs
 from ldm_us.data.mixing import check_weights
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.readers.left_out import more_than_a_few
-from ldm_us.data.records import Record, image_tensor, load_pair, mask_tensor, open_pair
+from ldm_us.data.records import Record, load_pair
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.atomic import sha256_file
-from ldm_us.files.lineage import unpack
-from ldm_us.training.cache import Cache, moments_key
+from ldm_us.files.lineage import pack, unpack
+from ldm_us.training.cache import moments_key
 
 OTHER_SPLIT = "or the split is another: near-duplicates and patients are found now that were not before"
 
 
 @dataclass
 class TrainingSet:
-    """The images of a run. At 512x512 a mask takes 0.26 MB, and so do the moments of an image and its mirror image."""
+    """The images of a run. What is large is mapped from files that all processes share, where there is a cache."""
 
     records: list[Record]
-    pixels: Tensor | None  # (n, 1, H, W) uint8, grey; None where only latents are needed
-    masks: Tensor  # (n, 1, H, W) bool
+    pixels: Pictures | Tensor | None  # (n, 1, H, W) uint8, grey; None where only latents are needed
+    masks: Pictures | Tensor  # (n, 1, H, W) bool
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
     moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
@@ -47,13 +46,17 @@ class TrainingSet:
     @property
     def size(self) -> int:
         """Pixels along one side."""
-        return self.masks.shape[-1]
+        return self.masks[:1].shape[-1]
+
+    def drawn(self) -> Tensor:
+        """Which images have a lesion in their masks: (n,) bool."""
+        return self.masks.any() if isinstance(self.masks, Pictures) else self.masks.flatten(1).any(dim=1)
 
     def decoded_sha256(self, masks: bool) -> str:
         """SHA-256 of the pixels that the networks see, in order, and of the masks where they see these."""
         digest = hashlib.sha256(json.dumps(self.keys).encode())
-        if masks:
-            digest.update(self.masks.numpy().data)
+        for start in range(0, len(self) if masks else 0, TOGETHER):
+            digest.update(self.masks[start : start + TOGETHER].numpy().data)
         return digest.hexdigest()
 
 
@@ -65,26 +68,33 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
     return split_records(read_datasets(folders), held_out)
 
 
-def split_records(records: Sequence[Record], held_out: float) -> tuple[list[Record], list[Record]]:
+def split_records(
+    records: Sequence[Record], held_out: float, decoded: Decoded | None = None
+) -> tuple[list[Record], list[Record]]:
     """Split records that are read already as split_data does."""
-    return split_by_group(merge_families(records), held_out, SPLIT_SEED)
+    return split_by_group(merge_families(records, decoded), held_out, SPLIT_SEED)
 
 
-def load_training_set(records: list[Record], size: int, with_pixels: bool = True) -> TrainingSet:
-    """Decode every record at `size` pixels; keep of the pixels only a key where the latents come from a cache."""
-    pixels = torch.empty(len(records), 1, size, size, dtype=torch.uint8) if with_pixels else None
-    masks, keys, images = torch.empty(len(records), 1, size, size, dtype=torch.bool), [], set()
-    for i, record in enumerate(records):
-        picture, union = open_pair(record)
-        masks[i] = mask_tensor(union, size) > 0.5
-        grey = to_uint8(image_tensor(picture, size)[:1])
-        keys.append(moments_key(grey))
-        images.add(lineage_digest(picture))
-        if pixels is not None:
-            pixels[i] = grey
+def load_training_set(
+    records: list[Record], size: int, with_pixels: bool = True, decoded: Decoded | None = None
+) -> TrainingSet:
+    """Have every record at `size` pixels; of the pixels only a key where the latents come from a cache."""
+    decoded = decoded or Decoded(None, size, with_pixels)
+    check_pairs(records, decoded)
+    (images, of_image), (masks, of_masks) = decoded.image_facts(records), decoded.mask_facts(records)
+    pixels = Pictures(images["pixels"], of_image, size, bits=False) if with_pixels else None
+    keys = [moments_key(key.tobytes(), size) for key in images["key"][of_image]]
     prompts = ["", *sorted({record.prompt for record in records})]
-    prompt_index = torch.tensor([prompts.index(record.prompt) for record in records])
-    return TrainingSet(records, pixels, masks, prompts, prompt_index, keys=keys, images=images)
+    place = {prompt: i for i, prompt in enumerate(prompts)}
+    return TrainingSet(
+        records,
+        pixels,
+        Pictures(masks["bits"], of_masks, size, bits=True),
+        prompts,
+        torch.tensor([place[record.prompt] for record in records]),
+        keys=keys,
+        images={digest.tobytes() for digest in images["digest"][of_image]},
+    )
 
 
 def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
@@ -101,7 +111,7 @@ def check_hints(data: TrainingSet) -> list[str]:
 
     ValueError: more than a few are so, or all images.
     """
-    drawn = data.masks.flatten(1).any(dim=1).tolist()
+    drawn = data.drawn().tolist()
     if not any(drawn):
         raise ValueError(
             f"--data: the masks of all {len(data)} training images are empty, so a ControlNet has nothing to learn "
@@ -121,31 +131,19 @@ def check_hints(data: TrainingSet) -> list[str]:
     return [f"{found}."]
 
 
-def missing_moments(data: TrainingSet, index: Iterable[int], cache: Cache) -> list[int]:
-    """Take what the cache has of the images `index` into data.moments; return those that it lacks."""
-    for i in sorted(set(index) - data.moments.keys()):
-        moments = cache.read(data.keys[i])
-        if moments is not None:
-            data.moments[i] = moments.clone()  # else it would keep the file open
-    return sorted(set(index) - data.moments.keys())
-
-
 @torch.no_grad()
-def encode_images(model: LatentDiffusion, data: TrainingSet, index: Iterable[int], cache: Cache | None = None) -> None:
-    """Compute the moments of images and of their mirror images, and keep them in the cache too.
+def image_moments(model: LatentDiffusion, data: TrainingSet, i: int) -> Tensor:
+    """The moments of an image and of its mirror image: (2, 2c, h, w).
 
     Each is encoded alone: in a batch the last bits would depend on its neighbours.
     """
-    for i in sorted(set(index) - data.moments.keys()):
-        if data.pixels is None:
-            x, _ = load_pair(data.records[i], data.size)  # the mask is checked too
-            pixels = to_uint8(x[None, :1])
-        else:
-            pixels = data.pixels[i : i + 1]
-        x = to_signed(pixels).to(model.device)
-        data.moments[i] = torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
-        if cache is not None:
-            cache.write(data.keys[i], data.moments[i])
+    if data.pixels is None:
+        x, _ = load_pair(data.records[i], data.size)  # the mask is checked too
+        pixels = to_uint8(x[None, :1])
+    else:
+        pixels = data.pixels[i : i + 1]
+    x = to_signed(pixels).to(model.device)
+    return torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -158,18 +156,21 @@ def to_signed(pixels: Tensor) -> Tensor:
     return (pixels.float() / 127.5 - 1).expand(-1, 3, -1, -1)
 
 
-def data_hashes(records: Sequence[Record], folder_index: Tensor | None = None) -> dict[str, str]:
+def data_hashes(
+    records: Sequence[Record], folder_index: Tensor | None = None, decoded: Decoded | None = None
+) -> dict[str, str]:
     """SHA-256 of what a run is trained on, under their names in config.json.
 
     Of the bytes of every image and mask, whatever their names and order; of all that a run sees, over the records in
     order: pixels, which masks are whose, prompts, labels; and of the folder of each record, where folders are weighed.
     """
     digest = hashlib.sha256()
-    hashes: list[str] = []
-    for record in records:
-        files = [sha256_file(path) for path in (record.image, *record.masks)]
+    of_each = [[record.image, *record.masks] for record in records]
+    hashes = (decoded or Decoded(None, size=1)).file_hashes([path for paths in of_each for path in paths])
+    left = iter(hashes)
+    for record, paths in zip(records, of_each, strict=True):
+        files = [next(left) for _ in paths]
         digest.update(json.dumps([files, record.prompt, record.label]).encode())
-        hashes += files
     of_files = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
     hashes_of = {"data_sha256": of_files, "records_sha256": digest.hexdigest()}
     if folder_index is not None:
@@ -180,6 +181,12 @@ def data_hashes(records: Sequence[Record], folder_index: Tensor | None = None) -
 def data_hash(records: Sequence[Record]) -> str:
     """The first of data_hashes: what a run and a model say of the images they were trained on."""
     return data_hashes(records)["data_sha256"]
+
+
+def run_hashes(data: TrainingSet, decoded: Decoded, with_masks: bool) -> dict[str, str]:
+    """What config.json says of the data of a run: the hashes above, the images, and what the networks see of them."""
+    seen = {"images": pack(data.images), "decoded_sha256": data.decoded_sha256(with_masks)}
+    return data_hashes(data.records, data.folder_index, decoded) | seen
 
 
 def changed_data(before: dict[str, Any], now: dict[str, Any]) -> str:

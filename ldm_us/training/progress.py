@@ -39,9 +39,9 @@ def spread_out(records: list[Record]) -> list[Record]:
     return [records[i] for i in index.tolist()]
 
 
-def held_out_stage(training: Stage, data: TrainingSet | None) -> Stage | None:
+def held_out_stage(training: Stage, data: TrainingSet) -> Stage | None:
     """The stage on held-out images, with the plain loss; None where there are none."""
-    if data is None or len(data) == 0:
+    if len(data) == 0:
         return None
     plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
     return Stage(training.model, data, plain, training.world)
@@ -65,7 +65,9 @@ def reconstruction_figures(held_out: Stage) -> dict[str, float]:
     """PSNR in dB and L1 in [-1, 1] of images decoded from their posterior means."""
     psnrs, distances = [], []
     assert held_out.data.pixels is not None
-    for pixels in held_out.data.pixels.split(held_out.options.images_at_once):
+    at_once = held_out.options.images_at_once
+    for start in range(0, len(held_out.data), at_once):
+        pixels = held_out.data.pixels[start : start + at_once]
         x = to_signed(pixels).to(held_out.model.device)
         for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True):
             psnrs.append(psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5))
@@ -77,7 +79,7 @@ def denoising_figures(held_out: Stage) -> dict[str, float]:
     """The loss in each band of t and its mean; of a ControlNet also with true, shuffled and empty masks."""
     data, timesteps = held_out.data, held_out.model.schedule.timesteps
     held_out.encode(range(len(data)))
-    lesion = data.masks.flatten(1).any(dim=1)
+    lesion = data.drawn()
     lesions = int(lesion.sum())
     masks = {"true": data.masks[lesion]}  # of the images with a lesion
     if held_out.options.stage == "controlnet" and lesions >= 2:
@@ -122,7 +124,7 @@ def band_batch(held_out: Stage, band: int, first: int, last: int) -> LatentBatch
     places = (torch.randperm(n, generator=generator) + torch.rand(n, generator=generator)) / n  # one in each n-th
     t = (first + (places * (last - first + 1)).long()).clamp(max=last)
     eps = torch.randn(z_0.shape, generator=generator)
-    return LatentBatch(z_0, data.prompt_index, data.masks, t, eps)
+    return LatentBatch(z_0, data.prompt_index, data.masks[:], t, eps)
 
 
 def take(batch: LatentBatch, chosen: Tensor) -> LatentBatch:

@@ -1,7 +1,8 @@
 """One stage of training: the batch of any step, and its loss."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,13 +16,16 @@ from ldm_us.networks.clip import tokenize
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
-from ldm_us.training.batches import Batch, ImageBatch, image_batch, latent_batch, own_places, step_indices
-from ldm_us.training.cache import open_cache
-from ldm_us.training.dataset import TrainingSet, encode_images, missing_moments
+from ldm_us.training.batches import Batch, ImageBatch, LatentBatch, image_batch, latent_batch, own_places, step_indices
+from ldm_us.training.cache import Cache, open_cache
+from ldm_us.training.dataset import TrainingSet, image_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, Perceptual
 from ldm_us.training.start import needed_parts
+
+TOGETHER = 16  # values that are written at a time: to wait for the disk takes longer than to write
+ON_DEVICE = 1000  # prompts whose states, 0.24 MB each of SD 1.5, lie where the networks are
 
 
 class Stage(Dataset):
@@ -35,16 +39,22 @@ class Stage(Dataset):
         self.device = model.device
         self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
         self.adversary: Adversary | None = None  # the same
-        self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
-        if options.stage != "vae":
-            self.tokens = tokenize(data.prompts, model.config.text.length).to(self.device)  # (prompts, n)
-            if not options.trains_text:
-                self.context = self.prompt_states().to(self.device)
+        self.states: dict[int, Tensor] = {}  # (n, d) of each prompt, mapped, where the text encoder is frozen
+        self.context: Tensor | None = None  # (prompts, n, d), where they are few
+        if options.stage != "vae" and not options.trains_text:
+            self.states = self.prompt_states()
+            if len(self.states) <= ON_DEVICE:
+                self.context = torch.stack(list(self.states.values())).to(self.device)
 
     @cached_property
     def networks(self) -> nn.ModuleDict:
         """The parts of the model that a step computes with, by their names."""
         return nn.ModuleDict({part: self.model.get_submodule(part) for part in needed_parts(self.options)})
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """The prompts (prompts, n)."""
+        return tokenize(self.data.prompts, self.model.config.text.length).to(self.device)
 
     def add_losses(self, features: Features | None) -> None:
         """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
@@ -69,35 +79,43 @@ class Stage(Dataset):
 
     def encode(self, index: Iterable[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
-        options = self.options
-        cache = open_cache(options.cache, "moments", self.model, options.weights)
-        missing = missing_moments(self.data, index, cache)
-        share = [i for i in missing if self.world.takes(i)]  # by number: others may have written some
-        if share:
-            with loaded(self.model, options.weights, "vae"):
-                shown = tqdm(share, desc="latents", unit="image", delay=1, disable=not self.world.main)
-                encode_images(self.model, self.data, shown, cache)
-        self.world.barrier()
-        missing = missing_moments(self.data, index, cache)  # takes what the other processes have encoded
-        if missing:
-            raise ValueError(
-                f"--cache {options.cache}: process {self.world.rank} does not see the latents of {len(missing)} images "
-                "that others wrote. Give a folder that all processes share."
-            )
+        options, data, config = self.options, self.data, self.model.config.vae
+        side = data.size // config.downsampling
+        shape = (2, 2 * config.latent_channels, side, side)
+        cache = open_cache(options.cache, "moments", self.model, options.weights, shape)
+        images = sorted(set(index) - data.moments.keys())
+        keys = [data.keys[i] for i in images]
+        found = self.computed(cache, keys, "vae", lambda nth: image_moments(self.model, data, images[nth]))
+        data.moments |= {images[nth]: moments for nth, moments in found.items()}
+
+    def prompt_states(self) -> dict[int, Tensor]:
+        """Text states (n, d) of each prompt, from the cache or from the text encoder."""
+        prompts, config = self.data.prompts, self.model.config.text
+        shape = (config.length, config.width)
+        cache = open_cache(self.options.cache, "states", self.model, self.options.weights, shape)
+        return self.computed(cache, prompts, "text", lambda i: self.model.text(self.tokens[i : i + 1])[0])
 
     @torch.no_grad()
-    def prompt_states(self) -> Tensor:
-        """Text states (p, n, d) of the prompts; the text encoder is loaded only for those that the cache lacks."""
-        prompts = self.data.prompts
-        cache = open_cache(self.options.cache, "states", self.model, self.options.weights)
-        states = {prompt: state for prompt in prompts if (state := cache.read(prompt)) is not None}
-        if len(states) < len(prompts):
-            with loaded(self.model, self.options.weights, "text"):
-                for i, prompt in enumerate(prompts):
-                    if prompt not in states:
-                        states[prompt] = self.model.text(self.tokens[i : i + 1])[0].float().cpu()
-                        cache.write(prompt, states[prompt])
-        return torch.stack([states[prompt] for prompt in prompts])
+    def computed(
+        self, cache: Cache, keys: Sequence[str], part: str, compute: Callable[[int], Tensor]
+    ) -> dict[int, Tensor]:
+        """All values of a frozen network, mapped; each process computes its share of those that the cache lacks."""
+        there = cache.read(keys)
+        missing = [i for i in range(len(keys)) if i not in there]
+        share = [i for i in missing if self.world.takes(i)]  # by number: others may have written some
+        if share:
+            with loaded(self.model, self.options.weights, part):
+                shown = iter(tqdm(share, desc=f"cache of {part}", unit="value", delay=1, disable=not self.world.main))
+                while some := list(islice(shown, TOGETHER)):
+                    cache.write([keys[i] for i in some], torch.stack([compute(i) for i in some]))
+        self.world.barrier()
+        found = cache.read(keys)  # with what the other processes have computed
+        if len(found) < len(keys):
+            raise ValueError(
+                f"--cache {self.options.cache}: process {self.world.rank} does not see {len(keys) - len(found)} values "
+                "that others wrote. Give a folder that all processes share."
+            )
+        return found
 
     def batches(self, step: int) -> list[Batch]:
         """This process's share of the global batch of a step, cut in --accumulate parts.
@@ -124,14 +142,17 @@ class Stage(Dataset):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
+        context = None
+        if isinstance(batch, LatentBatch) and self.states and self.context is None:
+            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()]).to(self.device)
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
             if isinstance(batch, ImageBatch):
                 return vae_loss(self.model, batch, self.perceptual, self.adversary)
-            if self.context is None:
-                context = self.model.text(self.tokens[batch.prompt_index])
-            else:
+            if self.context is not None:
                 context = self.context[batch.prompt_index]
+            elif context is None:
+                context = self.model.text(self.tokens[batch.prompt_index])
             use_control = self.options.stage == "controlnet"
             return ddpm_loss(self.model, batch, context, use_control, self.options.min_snr)
 

@@ -10,8 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from ldm_us.data import near_duplicates
-from ldm_us.data.altered_copies import Way, warp
+from ldm_us.data import altered_copies, near_duplicates
+from ldm_us.data.altered_copies import (
+    AS_IT_IS,
+    COARSE,
+    COARSE_BLUR,
+    LIKELY,
+    LIKELY_AS_IT_IS,
+    WAYS,
+    Way,
+    bounding,
+    coarse,
+    likely_pairs,
+    unit,
+    warp,
+)
 from ldm_us.data.near_duplicates import correlated_pairs, detail, families, join, merge_families, windows
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
@@ -204,6 +217,45 @@ def test_families_are_near_duplicates_and_known_families_but_not_patients(tmp_pa
     groups = ["bus-bra:1", "bus-bra:1", "busi:benign (4)", "busi:benign (4)", "phantom 0:a", "phantom 0:a", "breast:1"]
     records = [Record(tmp_path / f"{i}.png", (), "benign", "", group) for i, group in enumerate(groups)]
     assert families(records, [(1, 6), (3, 6)]) == [[1, 2, 3, 6], [4, 5]]
+
+
+def likely_by_all_products(images, way):
+    """The correlation of every pair at every shift, in plain products of the whole images."""
+    altered = unit(warp(images.images, images.aspects, way, COARSE))
+    least = LIKELY_AS_IT_IS if way == AS_IT_IS else LIKELY
+    found = set()
+    for inside in images.insides:
+        found |= {(i, j) for i, j in (altered @ inside.T > least).nonzero().tolist() if i != j}
+    return found
+
+
+@pytest.mark.parametrize("block", [7, 512])
+def test_bounds_leave_out_no_pair_and_keep_none_that_all_products_do_not(monkeypatch, block):
+    """On mixtures of a few pictures, of which many pairs correlate on both sides of what is asked."""
+    monkeypatch.setattr(altered_copies, "BLOCK", block)
+    monkeypatch.setattr(altered_copies, "COLUMNS", block + 3)
+    generator = np.random.default_rng(0)
+    pictures = np.stack([np.asarray(speckle(seed, (96, 96)), np.float32) for seed in range(3)])
+    mixed = [sum(generator.dirichlet([0.4] * 3)[:, None, None] * pictures) for _ in range(30)]
+    mixed += [np.zeros((96, 96), np.float32)]
+    small = [Image.fromarray(each.astype(np.uint8)) for each in mixed]
+    small += [change(small[0]) for change in CHANGES.values()]
+    images = coarse([detail(each, blur=COARSE_BLUR) for each in small], torch.linspace(0.8, 1.4, len(small)))
+    counts = []
+    for way in (AS_IT_IS, *WAYS):
+        expected = likely_by_all_products(images, way)
+        assert likely_pairs(images, way) == expected
+        counts.append(len(expected))
+    assert 50 < counts[0] < len(small) ** 2 / 2, "neither none nor all"
+    assert sum(count > 0 for count in counts) > 5
+
+
+def test_the_product_of_two_bounds_is_at_least_that_of_the_images():
+    cut = unit(torch.randn(40, 400, generator=torch.Generator().manual_seed(0)))
+    axes = torch.linalg.qr(torch.randn(400, 96, generator=torch.Generator().manual_seed(1))).Q
+    bounds = bounding(cut, axes)
+    assert bounds.shape == (40, 97)
+    assert bool((bounds @ bounds.T >= cut @ cut.T - 1e-5).all())
 
 
 GRAPH = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20)

@@ -11,7 +11,7 @@ from ldm_us.data.records import Record, class_prompt
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.batches import batch_indices, image_batch, latent_batch, stream_generator
 from ldm_us.training.command_line import parse_options
-from ldm_us.training.dataset import TrainingSet, encode_images, to_signed
+from ldm_us.training.dataset import TrainingSet, image_moments, to_signed
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import random_model
 
@@ -33,9 +33,9 @@ def data(model):
     records = [Record(Path(f"{i}.png"), (), label, class_prompt(label), str(i)) for i, label in enumerate(labels)]
     prompts = ["", class_prompt("benign"), class_prompt("normal")]
     training_set = TrainingSet(records, pixels, masks, prompts, torch.tensor([1, 2] * (N // 2)))
-    encode_images(model, training_set, range(N))
-    for moments in training_set.moments.values():
-        moments[:, 4:] = -30.0  # log variance
+    for i in range(N):
+        training_set.moments[i] = image_moments(model, training_set, i)
+        training_set.moments[i][:, 4:] = -30.0  # log variance
     return training_set
 
 
@@ -177,7 +177,9 @@ def test_the_parts_of_a_batch_accumulated_or_of_two_processes_are_the_whole_batc
     def batches(batch, accumulate, world=ALONE):
         argv = [stage, "--preset", "micro", "--data", busi, "--out", tmp_path / "run", "--steps", 1]
         argv += ["--batch", batch, "--accumulate", accumulate]
-        return Stage(model, data, parse_options([str(value) for value in argv]), world).batches(3)
+        made = Stage(model, data, parse_options([str(value) for value in argv]))
+        made.world = world  # no other process runs that it could wait for
+        return made.batches(3)
 
     (whole,), parts = batches(6, 1), batches(2, 3)
     shares = [batches(4, 3, World(rank, 2)) for rank in range(2)]

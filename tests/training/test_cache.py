@@ -77,9 +77,10 @@ def test_a_second_run_calls_neither_frozen_network_and_trains_the_same_bits(trai
 def test_without_a_cache_on_disk_training_gives_the_same_bits(train_unet, first, tmp_path):
     second = train_unet("second", "--cache", tmp_path / "other")
     assert_equal(first, second)
-    files = [sorted(path.name for path in folder.rglob("*.*")) for folder in (tmp_path / "cache", tmp_path / "other")]
+    folders = tmp_path / "cache", tmp_path / "other"
+    files = [{path.name: path.stat().st_size for path in folder.rglob("*-*/*.rows")} for folder in folders]
     assert files[0] == files[1]
-    assert len(files[0]) == 11 + 4
+    assert sorted(files[0]) == ["2x8x4x4.rows", "77x8.rows"]
 
 
 @pytest.mark.parametrize("stage", ["unet", "controlnet"])
@@ -120,6 +121,7 @@ def test_a_renamed_image_is_not_encoded_again(train_unet, first, own_busi, calls
 def test_another_way_to_resize_or_decode_an_image_has_latents_of_its_own(train_unet, first, calls, monkeypatch):
     """Whatever Pillow does: the values are named after the pixels that the autoencoder is given."""
     resize = Image.Image.resize
+    monkeypatch.setattr("ldm_us.data.decoded.decoder", lambda more=(): "another version of Pillow")
     monkeypatch.setattr(Image.Image, "resize", lambda self, size, *_: resize(self, size, Image.Resampling.BILINEAR))
     train_unet("second")
     assert calls == {"vae": 22, "text": 0}
@@ -127,13 +129,17 @@ def test_another_way_to_resize_or_decode_an_image_has_latents_of_its_own(train_u
 
 def test_another_kind_of_device_and_another_precision_have_folders_of_their_own(micro, tmp_path, monkeypatch):
     model = random_model("micro", seed=0)
-    folders = {open_cache(tmp_path, values, model, None).folder for values in ("moments", "states")}
-    folders |= {open_cache(tmp_path, values, model.half().float(), None).folder for values in ("moments", "states")}
+    folders = {open_cache(tmp_path, values, model, None, [1]).folder for values in ("moments", "states")}
+    folders |= {
+        open_cache(tmp_path, values, model.half().float(), None, [1]).folder for values in ("moments", "states")
+    }
     assert len(folders) == 4, "half precision has other weights"
-    rounded = {open_cache(tmp_path, values, model.half(), None).folder for values in ("moments", "states")}
+    rounded = {open_cache(tmp_path, values, model.half(), None, [1]).folder for values in ("moments", "states")}
     assert len(folders | rounded) == 6, "and computes otherwise with the same"
     monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-    assert len(rounded | {open_cache(tmp_path, values, model, None).folder for values in ("moments", "states")}) == 4
+    assert (
+        len(rounded | {open_cache(tmp_path, values, model, None, [1]).folder for values in ("moments", "states")}) == 4
+    )
 
 
 def changed(path, out, part):
@@ -168,7 +174,7 @@ def test_another_size_has_latents_of_its_own(train_unet, first, calls):
 
 
 def test_a_damaged_file_of_the_cache_is_computed_and_written_again(train_unet, first, calls, tmp_path):
-    path = next((tmp_path / "cache").glob("moments-*/*.safetensors"))
+    path = next((tmp_path / "cache").glob("moments-*/*.rows"))
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
     assert_equal(train_unet("second"), first)
@@ -179,7 +185,7 @@ def test_a_damaged_file_of_the_cache_is_computed_and_written_again(train_unet, f
 def test_the_values_of_another_vae_under_this_ones_name_are_refused(first, chain, refused, own_busi, tmp_path):
     (folder,) = (tmp_path / "cache").glob("moments-*")
     weights = changed(chain["vae"].path, tmp_path / "changed.safetensors", "vae.encoder.")
-    folder.rename(open_cache(tmp_path / "cache", "moments", load_model(weights), weights).folder)
+    folder.rename(open_cache(tmp_path / "cache", "moments", load_model(weights), weights, [1]).folder)
     sentence = refused("unet", tmp_path / "second", "--epochs", 1, "--held-out", 0, weights=weights, data=own_busi)
     assert "holds values of other weights than its name says" in sentence
     assert "Delete the folder" in sentence
@@ -202,12 +208,24 @@ def test_the_hash_of_weights_is_the_same_in_memory_in_a_file_and_in_half_precisi
 
 
 def test_a_value_is_read_as_it_was_written_and_absent_ones_are_none(tmp_path):
-    cache = Cache(tmp_path / "x", "abc")
+    cache = Cache(tmp_path / "x", "abc", (2, 3))
     value = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
-    assert cache.read("a prompt") is None
-    cache.write("a prompt", value)
-    assert torch.equal(cache.read("a prompt"), value)
-    assert cache.read("another") is None
+    assert cache.read(["a prompt"]) == {}
+    cache.write(["a prompt"], value[None])
+    found = Cache(tmp_path / "x", "abc", (2, 3)).read(["another", "a prompt"])
+    assert list(found) == [1]
+    assert torch.equal(found[1], value)
+
+
+def test_the_values_that_an_older_version_left_in_files_of_their_own_are_used(tmp_path):
+    """One is damaged: it is computed again."""
+    value = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    for key, name in {"a": "ca978112ca1bbdcafac231b39a23dc4d", "b": "3e23e8160039594a33894f6564e1b134"}.items():
+        save_file({"value": value * (1 + (key == "b"))}, tmp_path / f"{name}.safetensors", {"network": "abc"})
+    (tmp_path / "3e23e8160039594a33894f6564e1b134.safetensors").write_bytes(b"torn")
+    found = Cache(tmp_path, "abc", (2, 3)).read(["a", "b", "c"])
+    assert list(found) == [0]
+    assert torch.equal(found[0], value)
 
 
 def test_a_parent_that_changed_meanwhile_is_not_mixed_into_the_result(run, refused, chain, tmp_path, monkeypatch):

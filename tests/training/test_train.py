@@ -15,7 +15,7 @@ from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import read_lineage
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.synthesis.info import describe_model
-from ldm_us.training.dataset import data_hash, encode_images, load_training_set, split_data
+from ldm_us.training.dataset import data_hash, image_moments, load_training_set, split_data
 from ldm_us.training.start import random_model
 
 STAGES = ("vae", "unet", "controlnet")
@@ -128,9 +128,9 @@ def test_samples_are_made_with_the_averaged_weights(run, tmp_path, monkeypatch):
 def test_held_out_images_never_reach_training(run, tmp_path, busi, monkeypatch):
     seen = []
 
-    def load(records, size, with_pixels):
+    def load(records, size, with_pixels, decoded):
         seen.extend(records)
-        return load_training_set(records, size, with_pixels)
+        return load_training_set(records, size, with_pixels, decoded)
 
     monkeypatch.setattr(train, "load_training_set", load)
     result = run("vae", tmp_path / "run", "--held-out", 0.3)
@@ -169,9 +169,8 @@ def test_after_the_vae_stage_the_scaled_latents_have_unit_standard_deviation(cha
     model = load_model(chain["vae"].path)
     assert model.vae.scale == model.config.vae.scale != 0.18215
     data = load_training_set(split_data([busi], 0.1)[0], 16)
-    encode_images(model, data, range(len(data)))
     generator = torch.Generator().manual_seed(0)
-    moments = torch.stack([data.moments[i][0] for i in range(len(data))])
+    moments = torch.stack([image_moments(model, data, i)[0] for i in range(len(data))])
     posterior = posterior_from_moments(moments, model.vae.scale)
     z_0 = torch.cat([posterior.sample(generator) for _ in range(50)])
     assert float(z_0.std()) == pytest.approx(1.0, abs=0.02)

@@ -144,7 +144,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise_over_bands_and_images(t
             losses[band, i] = float(((eps_hat - eps) ** 2).mean())
     assert figures["val_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)
     assert figures["val_loss_250_499"] == pytest.approx(float(losses[1].mean()), rel=1e-4)
-    lesion = stage.data.masks.flatten(1).any(dim=1)
+    lesion = stage.data.masks[:].flatten(1).any(dim=1)
     assert figures["val_loss_true_mask"] == pytest.approx(float(losses[:, lesion].mean()), rel=1e-4)
 
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
+from ldm_us.data.decoded import Decoded
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.readers.datasets import Reading
 from ldm_us.data.readers.left_out import describe_left_out
-from ldm_us.data.records import LESION_CLASSES, UNKNOWN, Record, small_lesions, union_of_masks
+from ldm_us.data.records import LESION_CLASSES, UNKNOWN, Record, small_lesions
 from ldm_us.networks.clip import token_words
 
 LENGTH = 77  # tokens of a prompt that CLIP reads, with start and end of text
@@ -30,12 +30,16 @@ class Coverage:
 
 
 def describe_reading(
-    reading: Reading, size: int = SIDE, length: int = LENGTH, covered: Sequence[Coverage] | None = None
+    reading: Reading,
+    size: int = SIDE,
+    length: int = LENGTH,
+    covered: Sequence[Coverage] | None = None,
+    decoded: Decoded | None = None,
 ) -> list[str]:
     """Write what was read and what was not, one fact a line; what is as it should be takes no line.
 
-    Opens every mask of an image that is not normal, unless `covered` says already what they cover. size: of the model's
-    images, in pixels a side. length: tokens that the model reads, with start and end of text.
+    Opens every mask of an image that is not normal, unless `covered` says what they cover, or `decoded` keeps it. size:
+    of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
     records = reading.records
     classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
@@ -48,8 +52,7 @@ def describe_reading(
     if bare:
         lines.append(f"{named(shown)} without a mask: {format_names(bare)}")
     if covered is None:
-        opened = tqdm(records, desc="masks", unit="image", delay=1)
-        covered = [one for record in opened if (one := coverage_of(record, size)) is not None]
+        covered = coverages(records, decoded or Decoded(None, size))
     empty = [one.name for one in covered if one.share == 0]
     if empty:
         lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
@@ -73,10 +76,12 @@ def named(shown: Sequence[str]) -> str:
     return "lesion images or images of unknown class" if UNKNOWN in shown else "lesion images"
 
 
-def coverage_of(record: Record, size: int) -> Coverage | None:
-    """Open the masks of an image that is not normal; None where it has none. ValueError: a mask cannot be read."""
-    union = union_of_masks(record.masks) if record.label != "normal" else None
-    return None if union is None else measured(record.image.name, union, size)
+def coverages(records: Sequence[Record], decoded: Decoded) -> list[Coverage]:
+    """Measure the masks of images that are not normal and have some. ValueError: a mask cannot be read."""
+    masked = [record for record in records if record.masks and record.label != "normal"]
+    table, at = decoded.mask_facts(masked)
+    facts = table[["share", "inverted", "lost"]][at].tolist()
+    return [Coverage(record.image.name, *of_record) for record, of_record in zip(masked, facts, strict=True)]
 
 
 def measured(name: str, union: Image.Image, size: int) -> Coverage:

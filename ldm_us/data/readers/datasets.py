@@ -89,7 +89,12 @@ def read_folders(folders: Sequence[Path]) -> list[Reading]:
 
 def read_datasets(folders: Sequence[Path]) -> list[Record]:
     """List the records of several datasets, one after the other. ValueError as for read_folders."""
-    return [record for reading in read_folders(folders) for record in reading.records]
+    return records_of(read_folders(folders))
+
+
+def records_of(readings: Sequence[Reading]) -> list[Record]:
+    """List the records of datasets that are read, one after the other."""
+    return [record for reading in readings for record in reading.records]
 
 
 def check_folders(folders: Sequence[Path], sets: Sequence[Sequence[Record]]) -> None:

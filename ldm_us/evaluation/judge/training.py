@@ -127,10 +127,10 @@ def check_teachable(data: TrainingSet) -> None:
     missing = [label for label in CLASSES if all(record.label != label for record in data.records)]
     if missing:
         raise ValueError(f"no {' and no '.join(missing)} image to train a judge on: it needs every class. Add some.")
-    for record, mask in zip(data.records, data.masks, strict=True):
+    for record, drawn in zip(data.records, data.drawn().tolist(), strict=True):
         if record.label not in CLASSES:
             raise ValueError(f"{record.image}: a judge learns classes, and this image has none. Add its class.")
-        if record.label in LESION_CLASSES and not bool(mask.any()):
+        if record.label in LESION_CLASSES and not drawn:
             raise ValueError(
                 f"{record.image}: a {record.label} image without a lesion in its mask, so it would teach a judge to "
                 "overlook lesions. Add its mask, or remove it."
@@ -142,13 +142,13 @@ def measure_judge(network: Judge, records: list[Record]) -> dict[str, Any]:
     data = load_training_set(records, network.config.size)
     assert data.pixels is not None
     labels = [record.label for record in records]
-    verdict = judge(network, data.pixels.float() / 255)
+    verdict = judge(network, data.pixels[:].float() / 255)
     figures: dict[str, Any] = {
         "images": len(records),
         "accuracy": accuracy(labels, verdict.labels),
         "confusion": confusion(labels, verdict.labels),
     }
-    lesion = data.masks.flatten(1).any(dim=1)
+    lesion = data.drawn()
     if bool(lesion.any()):
         values = dice(verdict.masks[lesion], data.masks[lesion].float())
         of_lesions = [label for label, has in zip(labels, lesion, strict=True) if has]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ldm_us.data.audit.summary import Coverage, coverage_of, describe_masks, describe_reading, is_long
+from ldm_us.data.audit.summary import Coverage, coverages, describe_masks, describe_reading, is_long
+from ldm_us.data.decoded import Decoded
 from ldm_us.data.readers.datasets import read_whole
 from ldm_us.networks import clip
 from tests.data.readers.test_datasets import busbra, busi, save
@@ -53,7 +54,7 @@ def test_the_least_median_and_largest_share_are_told_and_inverted_masks_named(tm
         "share of the image that masks cover: least 10.00%, median 25.00%, largest 91.00%",
         "masks that look inverted (white in all corners): 1: 2.png",
     ]
-    assert coverage_of(reading.records[1], 128) == Coverage("1.png", 0.3, False, 0)
+    assert coverages(reading.records[1:2], Decoded(None, 128)) == [Coverage("1.png", 0.3, False, 0)]
     assert describe_masks([], 128) == []
 
 

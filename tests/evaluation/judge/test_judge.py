@@ -91,7 +91,7 @@ def test_an_image_is_judged_for_itself_whatever_else_is_in_the_batch(trained, no
 
 def test_images_of_another_size_are_judged_at_the_trained_size_and_get_masks_of_their_own(trained, toy):
     data = load_training_set(toy, SIDE)
-    images = data.pixels.float() / 255
+    images = data.pixels[:].float() / 255
     larger = torch.nn.functional.interpolate(images, scale_factor=2.0, mode="nearest")
     verdict, verdict_larger = judge(trained, images), judge(trained, larger, batch=7)
     assert verdict_larger.labels == verdict.labels

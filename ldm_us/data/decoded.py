@@ -1,0 +1,197 @@
+"""What the files of a dataset decode to, kept in a folder: a start of training opens only what is new.
+
+A file is hashed again unless its path, inode, size and both times are those of a kept hash. All else is kept under
+these hashes, the size, and the code and libraries that decode: what is found is right, and what is not is decoded.
+Without a folder everything is kept in this process alone, and files are not hashed.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image, features
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm_us.data.altered_copies import SIDE
+from ldm_us.data.digests import lineage_digest
+from ldm_us.data.mask_rule import looks_inverted
+from ldm_us.data.records import (
+    Record,
+    decode,
+    image_tensor,
+    mask_tensor,
+    open_image,
+    open_pair,
+    small_lesions,
+    union_of_masks,
+)
+from ldm_us.files.atomic import sha256_file
+from ldm_us.files.rows import Rows, as_tensor
+
+SETTLED = 2.0  # seconds after a change from which the next one has other times
+TOGETHER = 64  # files whose values are written at once
+CODE = ("decoded.py", "digests.py", "mask_rule.py", "records.py", "regions.py")  # that decides what files decode to
+Facts = NDArray[np.void]
+Index = NDArray[np.int64]
+
+
+class Decoded:
+    """The images and masks of records at `size` pixels a side, each opened once."""
+
+    def __init__(self, folder: Path | None, size: int, with_pixels: bool = False):
+        """folder: where all is kept. with_pixels: whole images too, as the stage vae sees them."""
+        self.folder, self.size = folder, size
+        small, pixels, bits = ("u1", (SIDE, SIDE)), ("u1", size * size * with_pixels), ("u1", -(-size * size // 8))
+        self.of_image = np.dtype(
+            [("digest", "u1", 8), ("key", "u1", 32), ("shape", "i4", 2), ("small", *small), ("pixels", *pixels)]
+        )
+        self.of_masks = np.dtype(
+            [("shape", "i4", 2), ("share", "f8"), ("inverted", "?"), ("lost", "i4"), ("bits", *bits)]
+        )
+        kind = f"{decoder()[:16]}-{size}"
+        self.hashes = Rows(folder and folder / "files", 32)
+        self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
+        self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
+        self.names: dict[Path, str] = {}  # hashes of files, as this process has used them
+
+    def image_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
+        """A table of images, and the row in it of each record. ValueError: an image does not open."""
+        keys = self.file_names([record.image for record in records])
+        at = self.rows_of(self.images, keys, lambda i: self.decode_image(records[i]), "opening images")
+        return self.images.rows.view(self.of_image)[:, 0], at
+
+    def mask_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
+        """A table of masks, OR-ed for each record, and the row in it of each. ValueError: a mask cannot be read."""
+        names = iter(self.file_names([mask for record in records for mask in record.masks]))
+        keys = [" ".join(next(names) for _ in record.masks) for record in records]
+        at = self.rows_of(self.masks, keys, lambda i: self.decode_masks(records[i]), "masks")
+        return self.masks.rows.view(self.of_masks)[:, 0], at
+
+    def rows_of(self, kept: Rows, keys: Sequence[str], opened: Callable[[int], Facts], said: str) -> Index:
+        """The row of each key, decoded and kept where it is not there."""
+        if (kept.find(keys) < 0).any():
+            kept.load()  # another process may have decoded them
+        missing = {keys[i]: i for i in np.flatnonzero(kept.find(keys) < 0).tolist()}
+        names = list(missing)
+        with tqdm(total=len(names), desc=said, unit="image", delay=1) as shown:
+            for together in (names[start : start + TOGETHER] for start in range(0, len(names), TOGETHER)):
+                rows = [opened(missing[name]).view(np.uint8) for name in together]
+                kept.add(together, np.stack(rows))
+                shown.update(len(together))
+        kept.load()
+        return kept.find(keys)
+
+    def decode_image(self, record: Record) -> Facts:
+        """One row of the table of images."""
+        picture = open_image(record.image)
+        grey = ((image_tensor(picture, self.size)[:1] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+        row = np.zeros(1, self.of_image)
+        row["digest"] = list(lineage_digest(picture))
+        row["key"] = list(hashlib.sha256(grey.tobytes()).digest())
+        row["shape"], row["small"] = picture.size, small_image(picture)
+        row["pixels"] = grey.reshape(-1)[: row["pixels"].size]
+        return row
+
+    def decode_masks(self, record: Record) -> Facts:
+        """One row of the table of masks; zeros where there is none."""
+        union, row = union_of_masks(record.masks), np.zeros(1, self.of_masks)
+        if union is not None:
+            row["shape"], row["share"] = union.size, (np.asarray(union) > 0).mean()
+            row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, self.size)
+            row["bits"] = np.packbits(mask_tensor(union, self.size).numpy() > 0.5)
+        return row
+
+    def file_names(self, paths: Sequence[Path]) -> list[str]:
+        """What stands for the content of each file: its hash where it is kept, in this process its path."""
+        return list(map(str, paths)) if self.folder is None else self.file_hashes(paths)
+
+    def file_hashes(self, paths: Sequence[Path]) -> list[str]:
+        """SHA-256 of each file, as hexadecimal: the same for the life of this process."""
+        asked = list(dict.fromkeys(path for path in paths if path not in self.names))
+        signatures = list(map(signature, asked)) if self.folder is not None else [""] * len(asked)
+        if (self.hashes.find(signatures) < 0).any():
+            self.hashes.load()
+        at, new = self.hashes.find(signatures), {}
+        for i, path in enumerate(tqdm(asked, desc="hashing files", unit="file", delay=1)):
+            self.names[path] = self.hashes.rows[at[i]].tobytes().hex() if at[i] >= 0 else hash_of(path)
+            if at[i] < 0 and signatures[i] and signatures[i] == signature(path):
+                new[signatures[i]] = list(bytes.fromhex(self.names[path]))
+        if new:
+            self.hashes.add(list(new), np.array(list(new.values()), np.uint8))
+        return [self.names[path] for path in paths]
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file, which is refused as an image is."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        decode(path)
+        raise
+
+
+def signature(path: Path) -> str:
+    """What tells a file from any other and from itself before a change; empty where that cannot be told.
+
+    A program may set the time of a file's content, but not that of its last change. Whole seconds are not the time of a
+    change: some file systems know no finer ones, and images of disks are given any.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    settled = time.time() - found.st_ctime > SETTLED and found.st_ctime_ns % 10**9
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return json.dumps([os.path.abspath(path), found.st_ino, found.st_size, *times]) if settled else ""
+
+
+@cache
+def decoder(more: tuple[str, ...] = ()) -> str:
+    """A hash of the code, and more beside it, and of the libraries that decode: others may see other pixels."""
+    code = [Path(__file__).with_name(name).read_bytes() for name in (*CODE, *more)]
+    libraries = [(name, features.version(name)) for name in features.get_supported()]
+    return hashlib.sha256(b"".join([*code, json.dumps([PIL.__version__, libraries]).encode()])).hexdigest()
+
+
+def small_image(picture: Image.Image) -> NDArray[np.uint8]:
+    """What near-duplicates are searched in: (96, 96) grey."""
+    return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+class Pictures:
+    """Pictures of one size, bytes or bits (n, 1, H, W), out of a table that processes share: any index takes a copy."""
+
+    def __init__(self, table: NDArray[np.uint8], at: Index, size: int, bits: bool):
+        self.table, self.at, self.size, self.bits = as_tensor(table), torch.from_numpy(at), size, bits
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        """The pictures (..., 1, H, W) of an index: uint8, or bool of bits."""
+        at = self.at[index]
+        rows = self.table[at]
+        if self.bits:
+            rows = torch.from_numpy(np.unpackbits(rows.numpy(), axis=-1, count=self.size**2).view(np.bool_))
+        return rows.view(*at.shape, 1, self.size, self.size)
+
+    def any(self) -> Tensor:
+        """Which pictures are not all 0: (n,) bool."""
+        return torch.cat([self.table[at].any(dim=1).bool() for at in self.at.split(TOGETHER)])
+
+
+def check_pairs(records: Sequence[Record], decoded: Decoded) -> None:
+    """Refuse masks of another size than their image, in the words of open_pair."""
+    (images, of_image), (masks, of_masks) = decoded.image_facts(records), decoded.mask_facts(records)
+    other = (images["shape"][of_image] != masks["shape"][of_masks]).any(axis=1)
+    for i in np.flatnonzero(other).tolist():
+        open_pair(records[i])  # without masks it has nothing to refuse
