@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
         if world.main:
             before = f"; {plan.total - made} of them were there already" * (made < plan.total)
-            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{before}")
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}, drawn on {options.device}{before}")
     return 0
 
 

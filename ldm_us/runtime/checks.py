@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from ldm_us.runtime.processes import local_device
+
 
 def check_device(device: str) -> None:
     """Refuse a device that this machine, or this build of PyTorch, does not have."""
@@ -25,13 +27,15 @@ def check_seed(seed: int) -> None:
 
 
 def check_words(options: Namespace) -> None:
-    """Check what means one thing in every command that has it: --device, --seed, and counts."""
+    """Check what means one thing in every command that has it: --seed, counts, and --device, whose auto is settled."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name in ("n", "size", "steps", "batch", "workers", "two_sample_steps"):
         if given.get(name, 1) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {given[name]}: use 1 or more.")
     check_seed(given.get("seed", 0))
-    check_device(given.get("device", "cpu"))
+    if "device" in given:
+        options.device = local_device(options.device)
+        check_device(options.device)
 
 
 def check_finite(options: Mapping[str, float | None]) -> None:

@@ -79,7 +79,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no bit (%(default)s)")
     add("--fast", action="store_true", help="a batch in one call, which changes the last bits")
     add("--threads", type=int, default=1, metavar="N", help="of the CPU; they fix the bits too (%(default)s)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 (that of --out or --verify, else a GPU where there is one)")
     add("--precision", choices=PRECISIONS, default="fp32", help="bf16: autocast, for GPUs and AMX (%(default)s)")
 
 

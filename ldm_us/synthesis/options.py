@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.records import class_prompt
+from ldm_us.data.records import class_prompt, open_image
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.runtime.command_line import short_usage
 from ldm_us.runtime.processes import local_device
 from ldm_us.synthesis.command_line import build_parser
+from ldm_us.synthesis.fields import Fields
+from ldm_us.synthesis.folder import COMMAND, MANIFEST, begun_with, read_list
 from ldm_us.synthesis.option_checks import check_options, check_verify_options
 from ldm_us.synthesis.recipe import AddedControl, Beginning, FromImage, FromNoise, Given, Inversion, Recipe, Region
+from ldm_us.synthesis.verify import fields_of
 from ldm_us.synthesis.weights import Source, parse_lora
 
 EDIT_FILES = ("init", "inpaint", "source_mask")
@@ -52,6 +55,9 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     parsed, defaults = parser.parse_args(argv), vars(parser.parse_args([]))
     values = vars(parsed)
     changed = [name for name in values if values[name] != defaults[name]]
+    values["device"] = local_device(
+        parsed.device, like=made_on(parsed.verify, None if parsed.overwrite else parsed.out)
+    )
     values["lora"] = [parse_lora(text) for text in parsed.lora]
     if parsed.verify is not None:
         check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
@@ -62,11 +68,23 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
         recipe=Recipe() if parsed.verify is not None else recipe_of(values),
-        device=local_device(parsed.device),
+        device=parsed.device,
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
         given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
         **{name: values[name] for name in (*as_given, "fast", "drop_memorised", "data", "info", "verify")},
     )
+
+
+def made_on(verified: Path | None, out: Path | None) -> str:
+    """The kind of device that a picture or the first of a folder was made on, or a folder begun on; "" for none."""
+    fields: Fields = {}
+    if verified is not None and not verified.is_dir():
+        fields = dict(fields_of(open_image(verified)))
+    elif verified is not None and (verified / MANIFEST).is_file():
+        fields = next(read_list(verified / MANIFEST), {})
+    elif verified is None and out is not None and (out / COMMAND).is_file():
+        fields = begun_with(out)
+    return str(fields.get("device", "")).partition(",")[0]
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:

@@ -45,6 +45,7 @@ PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
 def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense and options that do not go together."""
     values = vars(short_usage(build_parser()).parse_args(argv))
+    values |= {"device": local_device(values["device"]), "processes": process_count()}
     gpu = values["device"].startswith("cuda")
     defaults = {
         "cache": values["out"].parent / "cache",
@@ -53,7 +54,6 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         "caption_dropout": usual_dropout(values["stage"], None if values["restart"] else values["out"]),
     }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
-    values |= {"device": local_device(values["device"]), "processes": process_count()}
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     options = TrainOptions(**given)
     check_options(options)

@@ -97,7 +97,7 @@ class TrainOptions:
     gradient_checkpointing: bool = option("compute activations twice instead of keeping them", False)
     # speed, and several processes under torchrun; no figure changes beyond rounding
     precision: str = option("bf16: autocast, for GPUs and CPUs with bf16", "fp32", among=PRECISIONS)
-    device: str = option("cpu, cuda, cuda:1 (%(default)s)", "cpu")
+    device: str = option("cpu, cuda, cuda:1 (a GPU where there is one)", "auto")
     cache: Path = option("of latents and text states (cache, beside RUN)", None, "DIR")
     workers: int = option("processes that prepare batches (2 with a GPU, else 0)", None, "N", FROM_0)
     channels_last: bool = option("memory layout (yes with a GPU, else no)", None)

@@ -1,10 +1,14 @@
 """Options of sample.py that do nothing, or not what they seem to: refused, or told in a note."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ldm_us.data.readers.busi import read_busi
+from ldm_us.runtime import processes
+from ldm_us.synthesis import option_checks
 from ldm_us.synthesis.folder import shared_source
 from ldm_us.synthesis.option_checks import ignored_notes
 from ldm_us.synthesis.options import parse_options
@@ -133,3 +137,21 @@ def test_a_class_prompt_beats_the_class_in_the_name_of_a_mask(run, region, refus
     run(tmp_path / "out", "--mask", region, "--prompt", prompt, "--n", 1)
     with Image.open(tmp_path / "out" / "0000_benign_(1)_seed0.png") as picture:
         assert picture.text["class"] == "malignant"
+
+
+@pytest.mark.parametrize("begun", ["cpu", "cuda"])
+def test_a_folder_and_a_picture_go_on_on_their_kind_of_device(run, tmp_path, monkeypatch, begun):
+    run(out := tmp_path / "out", "--class", "benign")
+    command = json.loads((out / "command.json").read_text())
+    assert command["device"].startswith("cpu, ")
+    (out / "command.json").write_text(json.dumps(command | {"device": f"{begun}, one of these"}))
+    monkeypatch.setattr(processes, "device_kinds", lambda: ["cuda", "cpu"])
+    monkeypatch.setattr(option_checks, "check_device", lambda device: None)
+    assert parse_options(["--out", str(out)]).device == begun
+    assert parse_options(["--out", str(out), "--device", "cpu"]).device == "cpu", "what is asked for is asked for"
+    assert parse_options(["--out", str(out), "--overwrite"]).device == "cuda"
+    assert parse_options(["--out", str(tmp_path / "new")]).device == "cuda"
+    for made in (out, out / "0000_benign_seed0.png"):
+        assert parse_options(["--verify", str(made)]).device == "cpu"
+    monkeypatch.setattr(processes, "device_kinds", lambda: ["cpu"])
+    assert parse_options(["--out", str(out)]).device == "cpu", "the folder's own command says what differs"
