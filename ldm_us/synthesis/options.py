@@ -78,7 +78,7 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
 def made_on(verified: Path | None, out: Path | None) -> str:
     """The kind of device that a picture or the first of a folder was made on, or a folder begun on; "" for none."""
     fields: Fields = {}
-    if verified is not None and not verified.is_dir():
+    if verified is not None and verified.is_file():
         fields = dict(fields_of(open_image(verified)))
     elif verified is not None and (verified / MANIFEST).is_file():
         fields = next(read_list(verified / MANIFEST), {})
