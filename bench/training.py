@@ -85,7 +85,7 @@ sys.exit(code)
 def main(argv: list[str] | None = None) -> int:
     """Print a table in Markdown."""
     options = build_parser().parse_args(argv)
-    check_words(options)
+    check_words(vars(options))
     print(f"{machine(options.device)}; batch {options.batch}, {options.steps} steps\n")
     if options.what == "cache":
         print_cache(options)

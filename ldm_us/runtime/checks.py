@@ -1,10 +1,10 @@
 """Checks of command-line values that several commands share; each raises ValueError with one sentence."""
 
 import math
-from argparse import Namespace
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ldm_us.runtime.processes import local_device
 
@@ -26,16 +26,16 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed {seed}: use 0 up to 2^63 - 1.")
 
 
-def check_words(options: Namespace) -> None:
+def check_words(options: dict[str, Any]) -> None:
     """Check what means one thing in every command that has it: --seed, counts, and --device, whose auto is settled."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     for name in ("n", "size", "steps", "batch", "workers", "two_sample_steps"):
         if given.get(name, 1) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {given[name]}: use 1 or more.")
     check_seed(given.get("seed", 0))
     if "device" in given:
-        options.device = local_device(options.device)
-        check_device(options.device)
+        options["device"] = local_device(given["device"])
+        check_device(options["device"])
 
 
 def check_finite(options: Mapping[str, float | None]) -> None:

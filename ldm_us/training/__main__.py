@@ -55,7 +55,7 @@ from ldm_us.training.measured import IMAGES, encode_records, evenly, lost_grain,
 def main(argv: list[str] | None = None) -> int:
     """Read the model and the data, measure, and write the model with what was measured."""
     options = build_parser().parse_args(argv)
-    check_words(options)
+    check_words(vars(options))
     check_new_file(options.out, options.overwrite)
     model = load_model(options.weights, device=options.device, parts=("vae",))
     if options.command == "prior" and model.schedule.ends_in_noise:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_us.config import PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 from ldm_us.runtime.checks import check_device, check_seed
-from ldm_us.training.log import summary_writer
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
@@ -127,6 +126,11 @@ class TrainOptions:
         """--steps, or --epochs of so many images in steps."""
         return self.steps or max(1, math.ceil((self.epochs or 0) * images / self.images_per_step))
 
+    def reads(self, step: int) -> bool:
+        """Whether losses are read at a step: for the log, or before what rests on them is shown or saved."""
+        several = (self.log_every, self.validate_every, self.sample_every, self.save_every)
+        return any(every and step % every == 0 for every in several)
+
     @property
     def learning_rate(self) -> float:
         """--lr, or the stage's default."""
@@ -177,6 +181,8 @@ def check_options(options: TrainOptions) -> None:
             f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
         )
     if options.tensorboard:
+        from ldm_us.training.log import summary_writer
+
         summary_writer()
     if options.data_weights is not None:
         from ldm_us.data.mixing import check_weights

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ldm_us.data.words import record_words
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
@@ -123,4 +124,6 @@ def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str
         "data_sha256": data_sha256,
         "parent_sha256": lineage.parent,
     }
+    if options.stage != "vae":
+        entry |= record_words(stage.data.records, options.caption_dropout, lineage)
     return lineage.extended(entry, stage.data.images).metadata()

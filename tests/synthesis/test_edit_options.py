@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_us.data.records import class_prompt, load_image, load_mask
+from ldm_us.data.words import words_in
 from ldm_us.diffusion.controls import ControlTerm, mask_hint
 from ldm_us.diffusion.editing import image_to_image
 from ldm_us.diffusion.guidance import Guidance, prepare_conditions
@@ -25,9 +26,11 @@ from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.inputs import check_files
 from ldm_us.synthesis.options import parse_options
 from ldm_us.synthesis.recipe import FromNoise, Recipe, read_recipe
+from ldm_us.synthesis.subjects import with_source
 from tests.synthesis.conftest import trained
 
 SIZE = 16
+BREAST = words_in("m", {})  # of a file of before there was a record
 PROMPTS = [class_prompt("benign")]
 SETTINGS = ("--steps", "4", "--guidance", "2", "--size", f"{SIZE}")
 STEPS = Sampling(steps=4, guidance=2.0)
@@ -62,7 +65,8 @@ def recipe_of(files, monkeypatch):
 
     def parse(*flags: str) -> Recipe:
         options = parse_options([*SETTINGS, *flags])
-        return replace(options.recipe, sampling=replace(options.recipe.sampling, control_scale=1.5))
+        begin = with_source(options.recipe.begin, options.source_class, BREAST)
+        return replace(options.recipe, sampling=replace(options.recipe.sampling, control_scale=1.5), begin=begin)
 
     return parse
 
@@ -210,13 +214,13 @@ def test_the_json_of_a_recipe_names_and_hashes_every_file(recipe_of, files):
 )
 def test_what_does_not_fit_is_refused(model, recipe_of, flags, message):
     with pytest.raises(ValueError, match=message):
-        check_files(recipe_of(*flags), model, PROMPTS)
+        check_files(recipe_of(*flags), model, PROMPTS, BREAST)
 
 
 def test_a_source_mask_for_the_class_normal_is_refused(model, recipe_of):
     recipe = recipe_of("--init", "image.png", "--invert", "--source-class", "normal", "--source-mask", "left.png")
     with pytest.raises(ValueError, match=r"--source-mask left\.png: a lesion mask for the class normal"):
-        check_files(recipe, model, PROMPTS)
+        check_files(recipe, model, PROMPTS, BREAST)
 
 
 def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
@@ -226,7 +230,7 @@ def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
         draw_samples(plain, [Wanted(PROMPTS[0], 3, one("left.png"))], recipe_of())
     source = recipe_of("--init", "image.png", "--invert", "--source-mask", "left.png")
     with pytest.raises(ValueError, match="--source-mask: no ControlNet in the weights"):
-        check_files(source, plain, PROMPTS)
+        check_files(source, plain, PROMPTS, BREAST)
 
 
 @pytest.mark.parametrize(
