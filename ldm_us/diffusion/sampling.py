@@ -22,6 +22,7 @@ from ldm_us.diffusion.dpm_solver import dpm_step
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
+from ldm_us.networks.precision import computing_in
 
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
 
@@ -43,7 +44,7 @@ class Sampling:
     prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
     grain: bool = True  # draw texture that latents do not hold: the model's grain, or its decoder's noise
     size: int | None = None  # pixels along one side
-    precision: str = "fp32"  # of PRECISIONS; bf16 by autocast
+    precision: str = "fp32"  # of PRECISIONS; bf16 and fp16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are
     exact: bool = True  # one sample in a network call; False: a whole batch, and the last bits depend on it
 
@@ -238,7 +239,7 @@ def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[LatentDiff
         model.schedule = dataclasses.replace(model.schedule, config=trailing)
     torch.set_num_threads(sampling.threads or before)
     try:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
+        with computing_in(sampling.precision, model.device):
             yield model
     finally:
         torch.set_num_threads(before)

@@ -20,6 +20,12 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device}: not available here. Use cpu, or a GPU that PyTorch sees.") from error
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Refuse a precision that a device does not have."""
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError(f"--precision tf32: a format of NVIDIA's GPUs, and this is {device}. Use fp32, or bf16.")
+
+
 def check_seed(seed: int) -> None:
     """Refuse a seed that a torch.Generator cannot take."""
     if not 0 <= seed < 2**63:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm_us.config import TextConfig
 from ldm_us.networks.clip import kept_text
-from ldm_us.runtime.checks import check_device, check_finite, check_seed
+from ldm_us.runtime.checks import check_device, check_finite, check_precision, check_seed
 from ldm_us.runtime.processes import process_count
 from ldm_us.synthesis.plan import Plan
 from ldm_us.synthesis.recipe import Inversion, Recipe, Region
@@ -26,6 +26,7 @@ def check_options(options: Options, given: Sequence[str]) -> None:
         if options[name] is not None and options[name] < least:
             raise ValueError(f"--{name} {options[name]}: use {least} or more.")
     check_device(options["device"])
+    check_precision(options["precision"], options["device"])
     check_seed(options["seed"] or 0)
     check_finite({name: options[name] for name in ("eta", "guidance", "control_scale")})
     if not 0 <= options["eta"] <= 1:
@@ -51,6 +52,8 @@ def check_combinations(options: Options, given: Sequence[str]) -> None:
     for needed, names in NEEDS.items():
         if alone := sorted(set(given) & set(names)) if needed not in given else []:
             raise ValueError(f"{named(alone[0])} does nothing without --{needed}: add that.")
+    if options["exact"] and options["fast"]:
+        raise ValueError("--exact draws one by one and --fast together: leave one of them out.")
     if options["invert"] and options["inpaint"]:
         raise ValueError("--invert and --inpaint are two ways to edit --init: give one of them.")
     if options["inpaint"] and options["strength"] is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from ldm_us.data.records import open_image
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.machine import half_precision
 from ldm_us.runtime.processes import local_device
 from ldm_us.synthesis.command_line import build_parser
 from ldm_us.synthesis.fields import Fields
@@ -69,7 +70,7 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
-        recipe=Recipe() if parsed.verify is not None else recipe_of(values),
+        recipe=Recipe() if parsed.verify is not None or parsed.info else recipe_of(values),
         device=parsed.device,
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
         given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
@@ -90,14 +91,17 @@ def made_on(verified: Path | None, out: Path | None) -> str:
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:
-    """How the samples are drawn. Edits and strips are drawn one by one, whatever --fast says."""
+    """How the samples are drawn: on a GPU together, unless told; edits and strips one by one, whatever is told."""
+    on_gpu = values["device"].startswith("cuda")
     begin, interval = beginning_of(values), values["guidance_interval"]
     alone = not isinstance(begin, FromNoise) or values["trajectory"] or values["explain"]
     same = ("sampler", "steps", "eta", "guidance", "guidance_rescale", "control_scale", "control_start", "control_end")
+    half = half_precision(values["device"]) if on_gpu and not values["exact"] else "fp32"
     sampling = Sampling(
-        exact=bool(alone or not values["fast"]),
+        exact=bool(alone or values["exact"] or not (values["fast"] or on_gpu)),
+        precision=values["precision"] or half,
         guidance_interval=None if interval is None else tuple(interval),
-        **{name: values[name] for name in (*same, "guess", "size", "precision", "threads", "prior", "grain")},
+        **{name: values[name] for name in (*same, "guess", "size", "threads", "prior", "grain")},
     )
     return Recipe(sampling, values["negative_prompt"], begin, tuple(map(parse_added, values["also_control"])))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldm_us.config import PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
-from ldm_us.runtime.checks import check_device, check_seed
+from ldm_us.runtime.checks import check_device, check_precision, check_seed
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
@@ -95,7 +95,7 @@ class TrainOptions:
     optimizer: str = option("the others need less memory (%(default)s)", "adamw", among=OPTIMIZERS)
     gradient_checkpointing: bool = option("compute activations twice instead of keeping them", False)
     # speed, and several processes under torchrun; no figure changes beyond rounding
-    precision: str = option("bf16: autocast, for GPUs and CPUs with bf16", "fp32", among=PRECISIONS)
+    precision: str = option("bf16: half, where there is bf16, else fp16 (%(default)s)", "fp32", among=PRECISIONS)
     device: str = option("cpu, cuda, cuda:1 (a GPU where there is one)", "auto")
     cache: Path = option("of latents and text states (cache, beside RUN)", None, "DIR")
     workers: int = option("processes that prepare batches (2 with a GPU, else 0)", None, "N", FROM_0)
@@ -176,6 +176,7 @@ def check_options(options: TrainOptions) -> None:
     check_together(options)
     check_seed(options.seed)
     check_device(options.device)
+    check_precision(options.precision, options.device)
     if options.batch % options.processes:
         raise ValueError(
             f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
@@ -223,6 +224,8 @@ def check_together(options: TrainOptions) -> None:
     for name, term in (("adversarial_start", "adversarial"), ("perceptual_network", "perceptual")):
         if getattr(options, name) is not None and getattr(options, term) is None:
             raise ValueError(f"{flag(name)} belongs to a term of the loss: add {flag(term)} X.")
+    if options.precision == "fp16" and (options.stage == "vae" or options.shard):
+        raise ValueError("--precision fp16: the vae stage goes beyond its range, and --shard cannot scale. Use bf16.")
     if options.adversarial is not None and options.compile:
         raise ValueError("--adversarial needs gradients from within the decoder: leave --compile away.")
     if options.text_warmup and (not options.train_text or options.lora):

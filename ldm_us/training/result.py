@@ -14,6 +14,7 @@ from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file,
 from ldm_us.files.lineage import Lineage
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import merge_lora
+from ldm_us.networks.precision import HALF
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
@@ -37,6 +38,7 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     run started from is no longer there.
     """
     model, options = stage.model, stage.options
+    restore_frozen(model, options.weights, lineage.parent)
     # A trained denoiser fits the old scale, and --decoder-only keeps the latents.
     if options.stage == "vae" and not options.decoder_only and denoiser_is_random(options, lineage):
         set_latents(model, stage.data)
@@ -65,6 +67,18 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
         write_safetensors(path, tensors, model_metadata(model.config) | metadata)
         print(f"wrote {path}")
     stage.world.barrier()
+
+
+def restore_frozen(model: LatentDiffusion, weights: Path | None, sha256: str) -> None:
+    """Give frozen weights that the run has cast to half precision their float32 again, from its --weights."""
+    cast = {name: value for name, value in model.named_parameters() if value.dtype in HALF.values()}
+    if not cast:
+        return
+    assert weights is not None, "weights from nowhere else are never cast"
+    check_unchanged(weights, sha256)
+    base = open_model_file(weights)
+    for name, value in cast.items():
+        value.data = base.get_tensor(name).to(value.device, torch.float32)
 
 
 def lazy_tensor(name: str, value: Tensor, base: safe_open | None) -> LazyTensor:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
+from ldm_us.networks.precision import HALF
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
@@ -35,11 +36,19 @@ class Stage(Dataset):
         self.device = model.device
         self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
         self.adversary: Adversary | None = None  # the same
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=options.precision == "fp16"
+        )  # else it does nothing
         self.context: Tensor | None = None  # (prompts, n, d), computed once where the text encoder is frozen
         if options.stage != "vae":
             self.tokens = tokenize(data.prompts, model.config.text.length).to(self.device)  # (prompts, n)
             if not options.trains_text:
                 self.context = self.prompt_states().to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """The half precision of the run, where it has one; see ldm_us/networks/precision.py."""
+        precision = self.options.precision
+        return torch.autocast(self.device.type, HALF.get(precision), enabled=precision in HALF)
 
     @cached_property
     def networks(self) -> nn.ModuleDict:
@@ -125,7 +134,7 @@ class Stage(Dataset):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with self.autocast():
             if isinstance(batch, ImageBatch):
                 return vae_loss(self.model, batch, self.perceptual, self.adversary)
             if self.context is None:

@@ -14,13 +14,15 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.checkpoint import load_model, open_model_file, read_metadata
 from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
+from ldm_us.networks.precision import HALF, cast_weights
 from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
+from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
 from ldm_us.training.losses import contrastive_loss
 from ldm_us.training.options import TrainOptions
@@ -75,7 +77,7 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
 
 def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoiser: bool) -> list[str]:
     """What a stage does to the other parts of its start, or lacks in them, that nobody may have meant."""
-    notes = []
+    notes = emulation_notes(options.precision, options.device)
     if options.stage == "unet" and model.controlnet is not None:
         notes.append(
             f"the ControlNet of {options.weights} fits the old denoiser alone: the result has none. Train it again."
@@ -170,7 +172,10 @@ def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
 
 
 def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Apply --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
+    """Apply --precision, --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
+    cast_frozen(model, options)
+    if model.device.type == "cuda":  # for the whole process: backward computes outside of any block
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     for part in needed_parts(options):
         network = model.get_submodule(part)
         if options.gradient_checkpointing and part != "text":
@@ -180,6 +185,15 @@ def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
         if options.compile:  # the VAE is called through methods, not as a whole
             for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
                 called.compile()
+
+
+def cast_frozen(model: LatentDiffusion, options: TrainOptions) -> None:
+    """Cast frozen networks to the half precision of the run, once; save_result reads them from --weights again."""
+    if options.precision not in HALF or options.weights is None or options.shard:
+        return
+    with open_model_file(options.weights) as file:
+        names = {name for name in file.keys() if name.startswith(needed_parts(options))}  # noqa: SIM118
+    cast_weights(model, options.precision, names)
 
 
 def warm_up_text(text: TextEncoder, tokens: Tensor, steps: int, seed: int) -> None:
