@@ -117,7 +117,9 @@ def words_of(path: Path, more: Entries = ()) -> Words:
 def words_in(name: str, metadata: dict[str, str], more: Entries = ()) -> Words:
     """The same from the metadata of a model file."""
     lineage = read_lineage(metadata).entries
-    stages = [entry for entry in (*lineage, *more) if entry.get("stage") in TAUGHT_BY]
+    begun = [i for i, entry in enumerate(lineage) if entry.get("stage") == "unet" and entry.get("preset")]
+    since = lineage[max(begun, default=0) :]  # a new denoiser knows no word of the one before it
+    stages = [entry for entry in (*since, *more) if entry.get("stage") in TAUGHT_BY]
     recorded = [entry for entry in stages if WORDS in entry]
     old = [entry for entry in stages if WORDS not in entry and entry.get("caption_dropout") != 1]
     unnamed = not lineage and metadata.get("stage") != "import"  # saved by somebody's own program

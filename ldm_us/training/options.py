@@ -55,7 +55,7 @@ class TrainOptions:
     data: tuple[Path, ...] = option("datasets; see `python -m ldm_us.data audit`", ..., "DIR")
     data_weights: tuple[float, ...] | None = option("shares of the datasets (all images alike)", None, "W")
     weights: Path | None = option("start from a model.safetensors", None, "FILE")
-    preset: str | None = option(f"or from random weights: {', '.join(PRESETS)}", None, "NAME")
+    preset: str | None = option(f"random weights: {', '.join(PRESETS)}; with --weights of the new part", None, "NAME")
     out: Path = option("folder of the run, new or to go on with", ..., "RUN")
     steps: int | None = option("optimiser steps, those of earlier calls included", None, "N", ABOVE_0)
     epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
@@ -182,7 +182,7 @@ def check_options(options: TrainOptions) -> None:
             f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
         )
     if options.tensorboard:
-        from ldm_us.training.log import summary_writer
+        from ldm_us.training.log import summary_writer  # torch takes seconds: a command line is read before
 
         summary_writer()
     if options.data_weights is not None:
@@ -205,12 +205,16 @@ def check_adapter(options: TrainOptions) -> None:
     for name in ("shard", "unlock_decoder"):
         if getattr(options, name):
             raise ValueError(f"{flag(name)} trains whole weights: leave --lora and --prompt-tokens away, or it.")
-    if options.weights is None:
+    if options.preset is not None:
         raise ValueError("--lora and --prompt-tokens adapt a trained model: give --weights instead of --preset.")
 
 
 def check_together(options: TrainOptions) -> None:
     """Refuse options of another stage, and those that need another option."""
+    if options.weights is None and options.preset is None:
+        raise ValueError("nothing to start from: give --weights FILE, or random weights by --preset NAME.")
+    if options.weights is not None and options.preset is not None and options.stage == "vae":
+        raise ValueError("--weights with --preset makes a denoiser or a ControlNet new: the vae stage has neither.")
     of_stage = {"train_text": "unet", "prompt_tokens": "unet", "decoder_only": "vae", "unlock_decoder": "controlnet"}
     of_stage |= dict.fromkeys(FIRST_STAGE, "vae")
     for name, stage in of_stage.items():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ldm_us.data.records import class_prompt, load_image, load_mask
 from ldm_us.data.words import words_in
-from ldm_us.diffusion.controls import ControlTerm, mask_hint
+from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.editing import image_to_image
 from ldm_us.diffusion.guidance import Guidance, prepare_conditions
 from ldm_us.diffusion.inpainting import composed, inpaint
@@ -95,7 +95,7 @@ def image():
 
 def shown(model, prompts=PROMPTS, scale=2.0, mask=None):
     """Conditions of one sample."""
-    controls = [] if mask is None else [ControlTerm(model.controlnet, mask_hint(one(mask)[None]), 1.5)]
+    controls = [] if mask is None else [ControlTerm(model.controlnet, model.controlnet.hint_of(one(mask)[None]), 1.5)]
     return prepare_conditions(model, prompts, "", Guidance(scale), controls, steps=4)
 
 
@@ -121,7 +121,8 @@ def test_guidance_and_control_options_reach_the_sampler(model, drawn):
     flags = ["--guidance-rescale", "0.7", "--guidance-interval", "0.5", "4"]
     flags += ["--control-start", "0.25", "--control-end", "0.75", "--guess"]
     images, _ = drawn(*flags, mask=one("left.png"))
-    controls = [ControlTerm(model.controlnet, mask_hint(one("left.png")[None]), 1.5, 0.25, 0.75, guess=True)]
+    hint = model.controlnet.hint_of(one("left.png")[None])
+    controls = [ControlTerm(model.controlnet, hint, 1.5, 0.25, 0.75, guess=True)]
     sampling = replace(STEPS, guidance_rescale=0.7, guidance_interval=(0.5, 4.0))
     assert torch.equal(images, generate(model, PROMPTS, seeds=[3], controls=controls, sampling=sampling))
 
