@@ -39,6 +39,7 @@ from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, data_hashes, load_training_set, mix_folders, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state
 from ldm_us.training.log import Log
+from ldm_us.training.memory.fitting import fitted
 from ldm_us.training.optimizers import EMA, check_scale, make_optimizer, update_weights
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, efficientnet_features
@@ -70,13 +71,14 @@ def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage, notes = start_model(options)
     free_weights(model, options)
+    options, memory = fitted(model.config, options)
     readings = read_folders(options.data)
     records, held_out = split_records([r for reading in readings for r in reading.records], options.held_out)
     steps, size, text = options.total_steps(len(records)), options.size or model.config.image_size, model.config.text
     if world.main:
         for reading in readings:
             print(*describe_reading(reading, size, text.length - text.prompt_tokens), sep="\n")
-        print(summary(options, model, len(records), len(held_out), steps))
+        print(summary(options, model, len(records), len(held_out), steps, memory))
     tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0

@@ -9,8 +9,8 @@ from typing import Any
 from ldm_us.runtime.processes import local_device
 
 
-def check_device(device: str) -> None:
-    """Refuse a device that this machine, or this build of PyTorch, does not have."""
+def check_device(device: str, precision: str | None = None) -> None:
+    """Refuse a device that this machine, or this build of PyTorch, does not have, and a precision that it has not."""
     import torch  # seconds: a command line is read before
 
     try:
@@ -18,10 +18,6 @@ def check_device(device: str) -> None:
             raise RuntimeError("meta tensors hold no numbers")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: not available here. Use cpu, or a GPU that PyTorch sees.") from error
-
-
-def check_precision(precision: str, device: str) -> None:
-    """Refuse a precision that a device does not have."""
     if precision == "tf32" and not device.startswith("cuda"):
         raise ValueError(f"--precision tf32: a format of NVIDIA's GPUs, and this is {device}. Use fp32, or bf16.")
 

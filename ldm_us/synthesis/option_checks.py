@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm_us.config import TextConfig
 from ldm_us.networks.clip import kept_text
-from ldm_us.runtime.checks import check_device, check_finite, check_precision, check_seed
+from ldm_us.runtime.checks import check_device, check_finite, check_seed
 from ldm_us.runtime.processes import process_count
 from ldm_us.synthesis.plan import Plan
 from ldm_us.synthesis.recipe import Inversion, Recipe, Region
@@ -25,8 +25,7 @@ def check_options(options: Options, given: Sequence[str]) -> None:
     for name, least in (("n", 1), ("batch", 1), ("threads", 1), ("resample", 1), ("iterations", 0)):
         if options[name] is not None and options[name] < least:
             raise ValueError(f"--{name} {options[name]}: use {least} or more.")
-    check_device(options["device"])
-    check_precision(options["precision"], options["device"])
+    check_device(options["device"], options["precision"])
     check_seed(options["seed"] or 0)
     check_finite({name: options[name] for name in ("eta", "guidance", "control_scale")})
     if not 0 <= options["eta"] <= 1:

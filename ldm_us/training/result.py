@@ -9,16 +9,15 @@ from torch import Tensor
 
 from ldm_us.data.words import record_words
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
 from ldm_us.files.lineage import Lineage
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import merge_lora
-from ldm_us.networks.precision import HALF
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.measured import set_measured, shown_to_prior
+from ldm_us.training.memory.frozen import check_unchanged, restore_frozen
 from ldm_us.training.options import FIRST_STAGE
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
@@ -70,33 +69,12 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     stage.world.barrier()
 
 
-def restore_frozen(model: LatentDiffusion, weights: Path | None, sha256: str) -> None:
-    """Give frozen weights that the run has cast to half precision their float32 again, from its --weights."""
-    cast = {name: value for name, value in model.named_parameters() if value.dtype in HALF.values()}
-    if not cast:
-        return
-    assert weights is not None, "weights from nowhere else are never cast"
-    check_unchanged(weights, sha256)
-    base = open_model_file(weights)
-    for name, value in cast.items():
-        value.data = base.get_tensor(name).to(value.device, torch.float32)
-
-
 def lazy_tensor(name: str, value: Tensor, base: safe_open | None) -> LazyTensor:
     """A tensor of the result; where this run has not loaded it, read from the file that the run started from."""
     if not value.is_meta:
         return LazyTensor(name, tuple(value.shape), value.dtype, lambda: value)
     assert base is not None
     return LazyTensor(name, tuple(value.shape), torch.float32, lambda: base.get_tensor(name).float())
-
-
-def check_unchanged(weights: Path, sha256: str) -> None:
-    """Refuse to mix trained weights with frozen ones of another file than the run started from."""
-    if not weights.is_file() or sha256_file(weights) != sha256:
-        raise ValueError(
-            f"{weights}: has changed since the run started, and the result needs its frozen parts. Put the file back "
-            "(the run is saved) and give the same command again."
-        )
 
 
 def set_latents(model: LatentDiffusion, data: TrainingSet) -> None:

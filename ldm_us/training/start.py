@@ -14,17 +14,17 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import load_model, open_model_file, read_metadata
+from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
-from ldm_us.networks.precision import HALF, cast_weights
 from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
 from ldm_us.training.losses import contrastive_loss
+from ldm_us.training.memory.frozen import cast_frozen
 from ldm_us.training.options import TrainOptions
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
@@ -51,6 +51,8 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     else:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
+    if options.precision == "fp16" and options.stage == "vae":
+        raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     model.set_prediction(options.objective or model.config.schedule.prediction)
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
@@ -102,7 +104,7 @@ def differing(own: ModelConfig, other: ModelConfig, part: str) -> list[str]:
     return [f"{name} is {a}, in the preset {b}" for name, a, b in values if a != b]
 
 
-def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> str:
+def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int, memory: str) -> str:
     """What the run amounts to, in a few lines; with --dry-run the whole configuration too, as config.json keeps it."""
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
@@ -111,7 +113,7 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
         f"stage {options.stage} of {model.config.name} at {size}x{size} pixels, from {start}, into {options.out}",
         f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps",
         f"{options.images_per_step} images a step, learning rate {options.learning_rate:g}, EMA {options.ema:g}, "
-        f"seed {options.seed}, {options.precision} on {options.device}",
+        f"seed {options.seed}, {options.precision} on {options.device}{memory and f', {memory}'}",
     ]
     if options.dry_run:
         resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
@@ -218,7 +220,7 @@ def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
 
 def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
     """Apply --precision, --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
-    cast_frozen(model, options)
+    cast_frozen(model, options, needed_parts(options))
     if model.device.type == "cuda":  # for the whole process: backward computes outside of any block
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     for part in needed_parts(options):
@@ -230,15 +232,6 @@ def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
         if options.compile:  # the VAE is called through methods, not as a whole
             for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
                 called.compile()
-
-
-def cast_frozen(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Cast frozen networks to the half precision of the run, once; save_result reads them from --weights again."""
-    if options.precision not in HALF or options.weights is None or options.shard:
-        return
-    with open_model_file(options.weights) as file:
-        names = {name for name in file.keys() if name.startswith(needed_parts(options))}  # noqa: SIM118
-    cast_weights(model, options.precision, names)
 
 
 def warm_up_text(text: TextEncoder, tokens: Tensor, steps: int, seed: int) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.runtime import processes
-from ldm_us.synthesis import option_checks
+from ldm_us.synthesis import option_checks, options
 from ldm_us.synthesis.folder import shared_source
 from ldm_us.synthesis.option_checks import ignored_notes
 from ldm_us.synthesis.options import parse_options
@@ -151,7 +151,8 @@ def test_a_folder_and_a_picture_go_on_on_their_kind_of_device(run, tmp_path, mon
     assert command["device"].startswith("cpu, ")
     (out / "command.json").write_text(json.dumps(command | {"device": f"{begun}, one of these"}))
     monkeypatch.setattr(processes, "device_kinds", lambda: ["cuda", "cpu"])
-    monkeypatch.setattr(option_checks, "check_device", lambda device: None)
+    monkeypatch.setattr(option_checks, "check_device", lambda *_: None)
+    monkeypatch.setattr(options, "half_precision", lambda device: "bf16")
     assert parse_options(["--out", str(out)]).device == begun
     assert parse_options(["--out", str(out), "--device", "cpu"]).device == "cpu", "what is asked for is asked for"
     assert parse_options(["--out", str(out), "--overwrite"]).device == "cuda"

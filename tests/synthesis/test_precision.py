@@ -15,7 +15,7 @@ from ldm_us.synthesis.recipe import settings_of
 def gpu(monkeypatch):
     """A machine that says it has a GPU; what it would compute is not asked."""
     monkeypatch.setattr(processes, "device_kinds", lambda: ["cuda", "cpu"])
-    monkeypatch.setattr(option_checks, "check_device", lambda device: None)
+    monkeypatch.setattr(option_checks, "check_device", lambda *_: None)
     monkeypatch.setattr(options, "half_precision", lambda device: "bf16")
 
 
