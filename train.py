@@ -82,7 +82,6 @@ def run(options: TrainOptions, world: World) -> int:
     tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0
-
     features, with_pixels = perceptual_features(options), options.stage == "vae"
     data = load_training_set(records, size, with_pixels)
     mix_folders(data, options.data, options.data_weights)

@@ -25,6 +25,7 @@ from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_sh
 from ldm_us.networks.precision import computing_in
 
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
+PLACES = 64 * 64  # of latents that are decoded at a time: at SD 1.5's size one image, whose decoding takes most memory
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,9 @@ def denoise_step(
 @torch.no_grad()
 def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> Tensor:
     """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
-    x = model.vae.decode(z_0.to(model.vae.post_quant_conv.weight), noise).float()
+    slices = z_0.to(model.vae.post_quant_conv.weight).split(max(1, PLACES // z_0[0, 0].numel()))
+    noises = [None] * len(slices) if noise is None else noise.split(len(slices[0]))
+    x = torch.cat([model.vae.decode(*each) for each in zip(slices, noises, strict=True)]).float()
     if not bool(z_0.isfinite().all() and x.isfinite().all()):
         raise ValueError("a sample is not finite: its weights overflow. Try --precision fp32, or other weights.")
     return (x / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]

@@ -97,7 +97,7 @@ def add_option(group: Any, one: Field) -> None:
     """Add the option of a field: its type is that of the field, or of what that holds."""
     about, kind = one.metadata, one.type
     shared = {"help": about["help"], "required": about["default"] is ...}
-    if kind is bool:
+    if kind in (bool, bool | None):
         action: Any = "store_true" if about["default"] is False else argparse.BooleanOptionalAction  # has a --no-
         group.add_argument(flag(one.name), action=action, default=about["default"], **shared)
         return

@@ -93,7 +93,7 @@ class TrainOptions:
     decoder_only: bool = option("vae stage: train what decodes the latents, and leave those", False)
     unlock_decoder: bool = option("controlnet stage: train the UNet's decoder too, at a lower --lr", False)
     optimizer: str = option("the others need less memory (%(default)s)", "adamw", among=OPTIMIZERS)
-    gradient_checkpointing: bool = option("compute activations twice, keep none (if a GPU is too small)", None)
+    gradient_checkpointing: bool | None = option("compute activations twice, keep none (if a GPU is too small)", None)
     # speed, and several processes under torchrun; no figure changes beyond rounding
     precision: str = option("half: bf16, else fp16 (%(default)s)", "fp32", among=PRECISIONS)
     device: str = option("cpu, cuda, cuda:1 (a GPU, if any)", "auto")
