@@ -34,6 +34,7 @@ from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies,
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import note, run_command
+from ldm_us.runtime.machine import emulation_notes
 from ldm_us.runtime.processes import World, joined
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = plan_of(options, words)
     with joined() as world:
         say = note if world.main else lambda sentence: None
-        model, weights_fields = load_sampler(options.source, options.device, say)
+        model, weights_fields = load_sampler(options.source, options.device, say, options.recipe.sampling.precision)
         recipe = resolved(options, model, plan, words)
         size = recipe.size
         check_files(recipe, model, {subject.prompt for subject in plan.subjects}, words)
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         masks_sha256, mask_notes = check_masks(plan, size)
         command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
+        ignored += emulation_notes(recipe.sampling.precision, options.device)
         cut = cut_notes(plan, recipe, model.config.text)
         said = words.notes(options.prompt, sorted({subject.label for subject in plan.subjects}))
         for sentence in (*said, *ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
@@ -105,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
                 save_png(draw_grid(plan, out, size), out / "grid.png", about)
         if world.main:
             before = f"; {plan.total - made} of them were there already" * (made < plan.total)
-            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}{before}")
+            print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}, drawn on {options.device}{before}")
     return 0
 
 

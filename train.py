@@ -37,9 +37,10 @@ from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import check_hints, load_training_set, mix_folders, run_hashes, split_records
-from ldm_us.training.distributed import average_gradients, distribute, gathered_state, whole
+from ldm_us.training.distributed import average_gradients, distribute, gathered_state
 from ldm_us.training.log import Log
-from ldm_us.training.optimizers import EMA, make_optimizer
+from ldm_us.training.memory.fitting import fitted
+from ldm_us.training.optimizers import EMA, check_scale, make_optimizer, update_weights
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, efficientnet_features
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
@@ -70,6 +71,7 @@ def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage, notes = start_model(options)
     free_weights(model, options)
+    options, memory = fitted(model.config, options)
     readings = read_folders(options.data)
     size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
     decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
@@ -78,7 +80,7 @@ def run(options: TrainOptions, world: World) -> int:
     if world.main:
         for reading in readings:
             print(*describe_reading(reading, size, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
-        print(summary(options, model, len(records), len(held_out), steps))
+        print(summary(options, model, len(records), len(held_out), steps, memory))
     tell([*notes, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0
@@ -144,13 +146,10 @@ def train(
                 if world.size > 1:
                     average_gradients(loss_of, now=i + 1 == options.accumulate)
                 loss, extra = loss_of(batch)
-                (loss / options.accumulate).backward()
+                stage.scaler.scale(loss / options.accumulate).backward()  # scaled with fp16 alone
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + value.detach() / options.accumulate
-            values["grad_norm"] = whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), options.clip))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            ema.update()
+            values |= update_weights(optimizer, ema, stage.scaler, options.clip)
             if stage.adversary is not None:
                 values |= stage.adversary.update(learning_rate)
 
@@ -161,6 +160,7 @@ def train(
             if last or options.reads(step):  # else nothing waits for the device
                 line = log.line()
                 check_finite(options.out, f"{'' if options.log_every == 1 else 'up to '}step {step}", line)
+                check_scale(stage.scaler)
                 log.write(line)
                 bar.set_postfix(loss=f"{line['loss']:.4f}", images_per_s=f"{line['images_per_s']:.1f}")
             show(stage, validation, ema, log, step, last=step == steps.stop)
@@ -188,7 +188,7 @@ def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, 
     if options.sample_every and (step % options.sample_every == 0 or last):
         parts = ("vae",) if options.stage == "vae" else ("vae", "text")
         with ema.swapped_in(), loaded(stage.model, options.weights, *parts):
-            picture = preview(stage.model, stage.data, options.stage)
+            picture = preview(stage)
         if stage.world.main:
             save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
 
@@ -208,6 +208,8 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) ->
             state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
         if stage.adversary is not None:
             state["adversary"] = stage.adversary.state_dict()
+        if stage.scaler.is_enabled():
+            state["scaler"] = stage.scaler.state_dict()
         save_state(options.out, step, state, stage.world)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)

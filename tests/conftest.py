@@ -17,6 +17,7 @@ from tqdm import tqdm
 import train
 from ldm_us.config import PRESETS, ControlConfig, ModelConfig, TextConfig, UNetConfig, VAEConfig
 from ldm_us.files.pictures import save_png
+from ldm_us.runtime import processes
 from ldm_us.runtime.entry import run_command
 from ldm_us.training import curves, progress
 from tests.golden.original import write_tiny_files
@@ -108,6 +109,7 @@ def arguments(micro, busi):
 
     def build(stage: str, out: Path, *flags: object, weights: Path | None = None, data: Path = busi) -> list[str]:
         start = ["--preset", "micro"] if weights is None else ["--weights", weights]
+        start += ["--device", "cpu"]
         fixed = ["--data", data, "--out", out, "--batch", 2, "--warmup", 0, "--log-every", 1, "--lr", 1e-3]
         length = [] if {"--steps", "--epochs"} & set(flags) else ["--steps", 2]
         pictures = [] if "--sample-every" in flags else ["--sample-every", 0]
@@ -161,6 +163,14 @@ def refused(arguments, tmp_path, capsys):
         return sentences[0].removeprefix("error: ")
 
     return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_gpu():
+    """What `--device auto` chooses in tests, whatever machine they run on: they compare bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "device_kinds", lambda: ["cpu"])
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

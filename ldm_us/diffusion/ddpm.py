@@ -58,7 +58,7 @@ def end_in_noise(alpha_bar: Tensor) -> Tensor:
 
 def level(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     """Look the values (T,) up at t (b,) and shape them to scale `like` (b, c, h, w): -> (b, 1, 1, 1)."""
-    return values.to(like.device)[t].to(like.dtype).view(-1, 1, 1, 1)
+    return values.to(like.dtype).to(like.device)[t].view(-1, 1, 1, 1)  # Apple's GPUs have no float64
 
 
 def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

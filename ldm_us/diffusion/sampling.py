@@ -22,8 +22,10 @@ from ldm_us.diffusion.dpm_solver import dpm_step
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
+from ldm_us.networks.precision import computing_in
 
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
+PLACES = 64 * 64  # of latents that are decoded at a time: at SD 1.5's size one image, whose decoding takes most memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Sampling:
     prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
     grain: bool = True  # draw texture that latents do not hold: the model's grain, or its decoder's noise
     size: int | None = None  # pixels along one side
-    precision: str = "fp32"  # of PRECISIONS; bf16 by autocast
+    precision: str = "fp32"  # of PRECISIONS; bf16 and fp16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are
     exact: bool = True  # one sample in a network call; False: a whole batch, and the last bits depend on it
 
@@ -219,7 +221,9 @@ def denoise_step(
 @torch.no_grad()
 def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> Tensor:
     """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
-    x = model.vae.decode(z_0.to(model.vae.post_quant_conv.weight), noise).float()
+    slices = z_0.to(model.vae.post_quant_conv.weight).split(max(1, PLACES // z_0[0, 0].numel()))
+    noises = [None] * len(slices) if noise is None else noise.split(len(slices[0]))
+    x = torch.cat([model.vae.decode(*each) for each in zip(slices, noises, strict=True)]).float()
     if not bool(z_0.isfinite().all() and x.isfinite().all()):
         raise ValueError("a sample is not finite: its weights overflow. Try --precision fp32, or other weights.")
     return (x / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
@@ -238,7 +242,7 @@ def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[LatentDiff
         model.schedule = dataclasses.replace(model.schedule, config=trailing)
     torch.set_num_threads(sampling.threads or before)
     try:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
+        with computing_in(sampling.precision, model.device):
             yield model
     finally:
         torch.set_num_threads(before)

@@ -24,7 +24,7 @@ WORDS: dict[str, dict[str, Any]] = {  # that mean the same in several commands
     "--guidance": {"type": float, "metavar": "S", "help": "(7.5 for sd15, 3 for us128, 1 with a mask)"},
     "--save-grid": {"type": Path, "metavar": "PNG", "help": "a picture too: the worst, median and best"},
     "--seed": NUMBER | {"default": 0, "help": "of what is drawn; of samples, the first one's (%(default)s)"},
-    "--device": {"default": "cpu", "help": "of the networks: cpu, cuda, cuda:1 (%(default)s)"},
+    "--device": {"default": "auto", "help": "of the networks: cpu, cuda, cuda:1 (a GPU where there is one)"},
     "--overwrite": {"action": "store_true", "help": "replace the files of an earlier call"},
 }
 

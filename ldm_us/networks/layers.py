@@ -1,5 +1,8 @@
-"""What the networks share: attention, group norm and upsampling."""
+"""What the networks share: attention, group norm and upsampling; and where float16 is too short for one."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -52,3 +55,10 @@ class Upsample(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, c, 2h, 2w)."""
         return self.conv(F.interpolate(features, scale_factor=2.0, mode="nearest"))
+
+
+def without_float16(features: Tensor) -> AbstractContextManager:
+    """Leave out autocast to float16 inside: it ends at 65504, and activations of SD 1.5's autoencoder can go beyond."""
+    kind = features.device.type
+    half = not features.is_meta and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return torch.autocast(kind, enabled=False) if half else nullcontext()

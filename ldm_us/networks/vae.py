@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm_us.config import VAEConfig
-from ldm_us.networks.layers import Attention, GroupNorm, Upsample
+from ldm_us.networks.layers import Attention, GroupNorm, Upsample, without_float16
 from ldm_us.networks.recompute import recomputed
 
 # The modules of a VAE behind its latents: trained alone, they draw better pixels from the very latents that a denoiser
@@ -229,7 +229,8 @@ class VAE(nn.Module):
 
     def moments(self, x: Tensor) -> Tensor:
         """(b, 3, H, W) in [-1, 1] -> (b, 2c, h, w): unscaled mean and log variance."""
-        return self.quant_conv(self.encoder(x))
+        with without_float16(x):
+            return self.quant_conv(self.encoder(x))
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """(b, 3, H, W) in [-1, 1] -> the distribution of the scaled latents; training samples it."""
@@ -241,7 +242,8 @@ class VAE(nn.Module):
 
     def decode_unscaled(self, latents: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents as `moments` gives them (b, c, h, w), noise (b, N) or None for none -> (b, 3, H, W)."""
-        return self.decoder(self.post_quant_conv(latents), noise)
+        with without_float16(latents):
+            return self.decoder(self.post_quant_conv(latents), noise)
 
     def noise_size(self, h: int, w: int) -> int:
         """N, the numbers of noise that latents of h x w are decoded with; 0 where the decoder adds none."""

@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=50, metavar="S", help="DDIM steps of the samples (%(default)s)")
     add("--data", type=Path, nargs="+", metavar="DIR", help="where the data are now, if not where the run found them")
     add("--judge", type=Path, metavar="FILE", help="what names classes and finds lesions, before and after the run")
-    add("--device", default="cpu", help="for the samples: cpu, cuda, cuda:1 (%(default)s)")
+    add("--device", default="auto", help="for the samples: cpu, cuda, cuda:1 (a GPU where there is one)")
     return short_usage(parser)
 
 
@@ -65,7 +65,7 @@ def section_of(run: Run, options: argparse.Namespace) -> dict[str, object]:
     """All that page.html shows of a run."""
     figures, notes, of_judge = list[Figure](), list[str](), list[Judged]()
     if run.result is not None and not options.no_samples:
-        print(f"sampling with {run.path / 'model.safetensors'}")
+        print(f"sampling with {run.path / 'model.safetensors'} on {options.device}")
         folders = options.data or [Path(folder) for folder in run.config["data"]]
         figures, notes = result_figures(run, folders, options.steps, options.seed, options.device)
         if options.judge is not None:

@@ -6,9 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ldm_us.runtime.processes import local_device
 
-def check_device(device: str) -> None:
-    """Refuse a device that this machine, or this build of PyTorch, does not have."""
+
+def check_device(device: str, precision: str | None = None) -> None:
+    """Refuse a device that this machine, or this build of PyTorch, does not have, and a precision that it has not."""
     import torch  # seconds: a command line is read before
 
     try:
@@ -16,6 +18,8 @@ def check_device(device: str) -> None:
             raise RuntimeError("meta tensors hold no numbers")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: not available here. Use cpu, or a GPU that PyTorch sees.") from error
+    if precision == "tf32" and not device.startswith("cuda"):
+        raise ValueError(f"--precision tf32: a format of NVIDIA's GPUs, and this is {device}. Use fp32, or bf16.")
 
 
 def check_seed(seed: int) -> None:
@@ -24,14 +28,16 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed {seed}: use 0 up to 2^63 - 1.")
 
 
-def check_words(options: Mapping[str, Any]) -> None:
-    """Check what means one thing in every command that has it: --device, --seed, and counts."""
+def check_words(options: dict[str, Any]) -> None:
+    """Check what means one thing in every command that has it: --seed, counts, and --device, whose auto is settled."""
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("n", "size", "steps", "batch", "workers", "two_sample_steps"):
         if given.get(name, 1) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {given[name]}: use 1 or more.")
     check_seed(given.get("seed", 0))
-    check_device(given.get("device", "cpu"))
+    if "device" in given:
+        options["device"] = local_device(given["device"])
+        check_device(options["device"])
 
 
 def check_finite(options: Mapping[str, float | None]) -> None:

@@ -9,6 +9,13 @@ import torch
 
 CHOOSERS = ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")  # let oneDNN and MKL use fewer instructions
 
+UNITS = {  # of a CPU, by the names of torch.cpu.get_capabilities; either one will do
+    ("bf16", "x86_64"): ("avx512_bf16", "amx_bf16", "avx10_2"),
+    ("fp16", "x86_64"): ("avx512_fp16", "amx_fp16", "avx10_2"),
+}
+# Measured: a call of us128's UNet, batch 4, one thread, with oneDNN kept to AVX-512 or to AVX2; ratio to float32.
+SLOWER = {"bf16": "2 to 27 times as long as fp32", "fp16": "25 times as long as fp32"}
+
 
 def device_kind(device: str | torch.device) -> str:
     """Name the GPU and its cuDNN; or the CPU, the instructions PyTorch uses of it, and what limits oneDNN and MKL.
@@ -43,3 +50,20 @@ def libraries() -> str:
     names = {"MKL-DNN v": "oneDNN", "oneAPI Math Kernel Library Version ": "MKL"}
     found = re.findall(f"({'|'.join(names)})([\\d.]+)", torch.__config__.show())
     return ", ".join(sorted(f"{names[name]} {version}" for name, version in found)) or "unknown"
+
+
+def half_precision(device: str) -> str:
+    """The half precision that a GPU has: bf16 with float32's range, else fp16."""
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def emulation_notes(precision: str, device: str) -> list[str]:
+    """A sentence where a CPU has no instructions for this half precision, and takes longer than in float32."""
+    abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    units = UNITS.get((precision, abilities.get("architecture", "")), ())
+    if not device.startswith("cpu") or not units or any(abilities.get(unit) for unit in units):
+        return []
+    return [
+        f"--precision {precision}: this CPU only emulates it, which took {SLOWER[precision]} where it was measured."
+    ]

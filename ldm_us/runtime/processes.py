@@ -44,7 +44,7 @@ class World:
         import torch
         import torch.distributed as dist
 
-        total = torch.tensor(list(values.values()), dtype=torch.float64)
+        total = torch.tensor(list(values.values()), dtype=torch.float64)  # on the CPU, where there is no NCCL
         if dist.get_backend() == "nccl":
             total = total.cuda()
         dist.all_reduce(total)
@@ -98,8 +98,22 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def local_device(device: str) -> str:
-    """The device of this process: of several GPUs, the one that torchrun gave it."""
+def device_kinds() -> list[str]:
+    """The kinds of device that PyTorch sees here, the fastest first: a GPU, Apple's, the CPU."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [kind for kind, is_there in there.items() if is_there]
+
+
+def local_device(device: str, like: str = "") -> str:
+    """The device of this process: of several GPUs, the one that torchrun gave it.
+
+    "auto" is a device of the kind `like` where there is one, else the fastest kind.
+    """
+    if device == "auto":
+        kinds = device_kinds()
+        device = like if like in kinds else kinds[0]
     return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 

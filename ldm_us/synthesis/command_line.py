@@ -77,10 +77,11 @@ def add_how(add: Callable[..., object]) -> None:
     add("--no-grain", dest="grain", action="store_false", help="what latents hold: no grain, no noise of the decoder")
     add("--size", type=int, metavar="PIXELS", help="side of the images (that of the model)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no bit (%(default)s)")
-    add("--fast", action="store_true", help="a batch in one call, which changes the last bits")
+    add("--fast", action="store_true", help="a batch in one call, which changes the last bits (with a GPU)")
+    add("--exact", action="store_true", help="one sample a call and fp32, on a GPU as on the CPU")
     add("--threads", type=int, default=1, metavar="N", help="of the CPU; they fix the bits too (%(default)s)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1 (%(default)s)")
-    add("--precision", choices=PRECISIONS, default="fp32", help="bf16: autocast, for GPUs and AMX (%(default)s)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 (that of --out or --verify, else a GPU where there is one)")
+    add("--precision", choices=PRECISIONS, help="(fp32; on a GPU bf16, or fp16 where it has no bf16)")
 
 
 def add_edits(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def check_options(options: Options, given: Sequence[str]) -> None:
     for name, least in (("n", 1), ("batch", 1), ("threads", 1), ("resample", 1), ("iterations", 0)):
         if options[name] is not None and options[name] < least:
             raise ValueError(f"--{name} {options[name]}: use {least} or more.")
-    check_device(options["device"])
+    check_device(options["device"], options["precision"])
     check_seed(options["seed"] or 0)
     check_finite({name: options[name] for name in ("eta", "guidance", "control_scale")})
     if not 0 <= options["eta"] <= 1:
@@ -51,6 +51,8 @@ def check_combinations(options: Options, given: Sequence[str]) -> None:
     for needed, names in NEEDS.items():
         if alone := sorted(set(given) & set(names)) if needed not in given else []:
             raise ValueError(f"{named(alone[0])} does nothing without --{needed}: add that.")
+    if options["exact"] and options["fast"]:
+        raise ValueError("--exact draws one by one and --fast together: leave one of them out.")
     if options["invert"] and options["inpaint"]:
         raise ValueError("--invert and --inpaint are two ways to edit --init: give one of them.")
     if options["inpaint"] and options["strength"] is not None:

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_us.data.records import open_image
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.runtime.command_line import short_usage
+from ldm_us.runtime.machine import half_precision
 from ldm_us.runtime.processes import local_device
 from ldm_us.synthesis.command_line import build_parser
+from ldm_us.synthesis.fields import Fields
+from ldm_us.synthesis.folder import COMMAND, MANIFEST, begun_with, read_list
 from ldm_us.synthesis.option_checks import check_options, check_verify_options
 from ldm_us.synthesis.recipe import AddedControl, Beginning, FromImage, FromNoise, Given, Inversion, Recipe, Region
+from ldm_us.synthesis.verify import fields_of
 from ldm_us.synthesis.weights import Source, parse_lora
 
 EDIT_FILES = ("init", "inpaint", "source_mask")
@@ -53,6 +58,9 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     values = vars(parsed)
     changed = [name for name in values if values[name] != defaults[name]]
     values |= usual_steps(values)
+    values["device"] = local_device(
+        parsed.device, like=made_on(parsed.verify, None if parsed.overwrite else parsed.out)
+    )
     values["lora"] = [parse_lora(text) for text in parsed.lora]
     if parsed.verify is not None:
         check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
@@ -63,8 +71,8 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
-        recipe=Recipe() if parsed.verify is not None else recipe_of(values),
-        device=local_device(parsed.device),
+        recipe=Recipe() if parsed.verify is not None or parsed.info else recipe_of(values),
+        device=parsed.device,
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
         given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
         **{name: values[name] for name in (*as_given, *more)},
@@ -79,15 +87,30 @@ def usual_steps(values: dict[str, Any]) -> dict[str, Any]:
     return {"sampler": sampler, "steps": enough if values["steps"] is None else values["steps"]}
 
 
+def made_on(verified: Path | None, out: Path | None) -> str:
+    """The kind of device that a picture or the first of a folder was made on, or a folder begun on; "" for none."""
+    fields: Fields = {}
+    if verified is not None and verified.is_file():
+        fields = dict(fields_of(open_image(verified)))
+    elif verified is not None and (verified / MANIFEST).is_file():
+        fields = next(read_list(verified / MANIFEST), {})
+    elif verified is None and out is not None and (out / COMMAND).is_file():
+        fields = begun_with(out)
+    return str(fields.get("device", "")).partition(",")[0]
+
+
 def recipe_of(values: dict[str, Any]) -> Recipe:
-    """How the samples are drawn. Edits and strips are drawn one by one, whatever --fast says."""
+    """How the samples are drawn: on a GPU together, unless told; edits and strips one by one, whatever is told."""
+    on_gpu = values["device"].startswith("cuda")
     begin, interval = beginning_of(values), values["guidance_interval"]
     alone = not isinstance(begin, FromNoise) or values["trajectory"] or values["explain"]
     same = ("sampler", "steps", "eta", "guidance", "guidance_rescale", "control_scale", "control_start", "control_end")
+    half = half_precision(values["device"]) if on_gpu and not values["exact"] else "fp32"
     sampling = Sampling(
-        exact=bool(alone or not values["fast"]),
+        exact=bool(alone or values["exact"] or not (values["fast"] or on_gpu)),
+        precision=values["precision"] or half,
         guidance_interval=None if interval is None else tuple(interval),
-        **{name: values[name] for name in (*same, "guess", "size", "precision", "threads", "prior", "grain")},
+        **{name: values[name] for name in (*same, "guess", "size", "threads", "prior", "grain")},
     )
     return Recipe(sampling, values["negative_prompt"], begin, tuple(map(parse_added, values["also_control"])))
 

@@ -39,10 +39,10 @@ class Verdict(NamedTuple):
 
 
 def load_all(
-    source: Source, device: str, controls: tuple[AddedControl, ...], size: int
+    source: Source, device: str, controls: tuple[AddedControl, ...], size: int, precision: str
 ) -> tuple[LatentDiffusion, list[ControlTerm]]:
     """The model, and the terms of these further ControlNets."""
-    model, _ = load_sampler(source, device, warn=lambda note: None)
+    model, _ = load_sampler(source, device, lambda note: None, precision)
     return model, load_added(controls, model, device, size)
 
 
@@ -148,7 +148,8 @@ def draw_again(text: Mapping[str, str], recipe: Recipe, means: Means) -> Image.I
     """The picture that the fields describe."""
     paths = {means.digest(lora.path): lora.path for lora in means.source.loras}
     loras = tuple(ScaledLoRA(paths[lora["sha256"]], float(lora["scale"])) for lora in recorded_loras(text))
-    model, terms = means.load(means.source._replace(loras=loras), means.device, recipe.controls, recipe.size)
+    precision = recipe.sampling.precision
+    model, terms = means.load(means.source._replace(loras=loras), means.device, recipe.controls, recipe.size, precision)
     mask = unpack_mask(text["mask_bits"], recipe.size) if "mask_bits" in text else None
     ((x, _),) = draw_samples(model, [Wanted(text["prompt"], int(text["seed"]), mask)], recipe, terms)
     again = to_picture(x.mean(dim=0, keepdim=True))
@@ -165,10 +166,13 @@ def compare(
     if not apart.any():
         return Verdict(True, f"{path}: all {apart.size} pixels are those of its {made_of(text, recipe)}.")
     differ = f"{int((apart > 0).sum())} of {apart.size} pixels differ, by up to {apart.max()}"
-    fine = recipe.sampling.precision == "fp32" and text["device"].startswith("cpu")
+    sampling, on_cpu = recipe.sampling, text["device"].startswith("cpu")
+    fine = sampling.precision == "fp32" and on_cpu
     rounded = bool(apart.max() <= 1 and (apart > 0).mean() <= (FINE if fine else COARSE))
-    if not recipe.sampling.exact and rounded:
-        return Verdict(True, f"{path}: {differ}: the rounding of a batch, for it was made with --fast.")
+    if not sampling.exact and rounded:
+        return Verdict(True, f"{path}: {differ}: the rounding of a batch, for it was not drawn one by one.")
+    if sampling.precision != "fp32" and not on_cpu and rounded:
+        return Verdict(True, f"{path}: {differ}: the rounding of {sampling.precision} on a GPU.")
     return Verdict(False, f"{path}: {differ}: {reason(text, rounded, device)}.")
 
 

@@ -11,6 +11,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import read_lineage
 from ldm_us.files.lora_file import PROMPT, UNKNOWN_BASE, apply_lora, load_lora
+from ldm_us.networks.precision import HALF, cast_weights
 from ldm_us.synthesis.fields import Fields
 
 
@@ -49,9 +50,12 @@ def taught_words(source: Source) -> Words:
     return words_of(source.weights, added)
 
 
-def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tuple[LatentDiffusion, Fields]:
+def load_sampler(
+    source: Source, device: str, warn: Callable[[str], None], precision: str = "fp32"
+) -> tuple[LatentDiffusion, Fields]:
     """Read and join the files; -> the model, and its fields: SHA-256 of every file, scale of every LoRA.
 
+    For bf16 and fp16 networks are cast once; of the autoencoder the decoder alone, as its encoder compares images too.
     LoRAs are merged in their order. Raise ValueError for files that do not fit together, and warn of a LoRA that was
     trained on other weights; one whose weights are not known, of another program, goes with any that it fits.
     """
@@ -80,6 +84,11 @@ def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tu
         merged.append({"file": path.name, "sha256": sha256_file(path), "scale": scale})
     if merged:
         fields["loras"] = merged
+    if precision in HALF:
+        decoder = [] if precision == "fp16" else [model.vae.decoder]  # in float16 it may overflow: see without_float16
+        for network in (model.text, model.unet, model.controlnet, *decoder):
+            if network is not None:
+                cast_weights(network, precision)
     return model, fields
 
 

@@ -25,7 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="the datasets that it was trained on")
         add("--out", type=Path, required=True, metavar="FILE", help="the model with what was measured")
         add("--overwrite", action="store_true", help="replace the file --out")
-        add("--device", default="cpu", help="of the autoencoder: cpu, cuda, cuda:1 (%(default)s)")
+        add("--device", default="auto", help="of the autoencoder: cpu, cuda, cuda:1 (a GPU where there is one)")
         if name == "prior":
             add("--rank", type=int, default=20, metavar="R", help="principal components kept (%(default)s)")
     return short_usage(parser)
@@ -47,7 +47,7 @@ from ldm_us.files.checkpoint import (
     read_metadata,
     write_safetensors,
 )
-from ldm_us.runtime.checks import check_device, check_new_file
+from ldm_us.runtime.checks import check_new_file, check_words
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 from ldm_us.training.measured import IMAGES, encode_records, evenly, lost_grain, members
 
@@ -55,7 +55,7 @@ from ldm_us.training.measured import IMAGES, encode_records, evenly, lost_grain,
 def main(argv: list[str] | None = None) -> int:
     """Read the model and the data, measure, and write the model with what was measured."""
     options = build_parser().parse_args(argv)
-    check_device(options.device)
+    check_words(vars(options))
     check_new_file(options.out, options.overwrite)
     model = load_model(options.weights, device=options.device, parts=("vae",))
     if options.command == "prior" and model.schedule.ends_in_noise:
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         x = torch.stack([load_image(record.image, model.config.image_size)[:1] / 2 + 0.5 for record in records])
         model.set_grain(lost_grain(model, x))
     write_measured(model, options.weights, options.out)
-    print(f"wrote {options.out}, with the {options.command} of {len(records)} images")
+    print(f"wrote {options.out}, with the {options.command} of {len(records)} images, on {options.device}")
     if options.command == "prior" and model.prior is not None:
         print(f"prompts with a prior of their own: {', '.join(model.prior.prompts) or 'none'}")
     return 0

@@ -45,6 +45,7 @@ PAIRS = {"steps": "epochs"}  # one of each must be given
 def parse_options(argv: list[str] | None = None) -> TrainOptions:
     """Read the command line; raise ValueError for numbers that make no sense and options that do not go together."""
     values = vars(short_usage(build_parser()).parse_args(argv))
+    values |= {"device": local_device(values["device"]), "processes": process_count()}
     gpu = values["device"].startswith("cuda")
     defaults = {
         "cache": values["out"].parent / "cache",
@@ -53,7 +54,6 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         "caption_dropout": usual_dropout(values["stage"], None if values["restart"] else values["out"]),
     }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
-    values |= {"device": local_device(values["device"]), "processes": process_count()}
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     options = TrainOptions(**given)
     check_options(options)
@@ -97,7 +97,7 @@ def add_option(group: Any, one: Field) -> None:
     """Add the option of a field: its type is that of the field, or of what that holds."""
     about, kind = one.metadata, one.type
     shared = {"help": about["help"], "required": about["default"] is ...}
-    if kind is bool:
+    if kind in (bool, bool | None):
         action: Any = "store_true" if about["default"] is False else argparse.BooleanOptionalAction  # has a --no-
         group.add_argument(flag(one.name), action=action, default=about["default"], **shared)
         return

@@ -57,12 +57,6 @@ def average_over_processes(parameters: Iterable[nn.Parameter], world: World) -> 
         parameter.grad /= world.size
 
 
-def whole(value: Tensor) -> Tensor:
-    """One tensor that may be split, gathered from all processes; every process must call this."""
-    gather = getattr(value, "full_tensor", None)
-    return value if gather is None else gather()
-
-
 def gathered_weights(networks: nn.ModuleDict) -> dict[str, Tensor]:
     """The weights that --shard split: in process 0 all of them, on the CPU; in every other an empty dictionary."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict

@@ -71,11 +71,11 @@ def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
     Pure noise, where the SNR is 0, would weigh nothing; but sampling starts there, so v is learned at weight 1.
     Source: arXiv 2303.09556 (Min-SNR).
     """
-    alpha_bar = schedule.alpha_bar.to(t.device)[t]
+    alpha_bar = schedule.alpha_bar  # of all timesteps, on the CPU: Apple's GPUs have no float64
     snr = alpha_bar / (1 - alpha_bar)
     error_of_z_0 = snr if schedule.config.prediction == "eps" else snr + 1
     weight = snr.clamp(max=gamma) / error_of_z_0  # MinSNR section 3.4
-    return torch.where(snr > 0, weight, 1.0).float()
+    return torch.where(snr > 0, weight, 1.0).float().to(t.device)[t]
 
 
 def contrastive_loss(states: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """What a step does to the weights: the optimizers by name, AdamW and two with a smaller state; and the average.
 
 Samples and results are made with the average.   Paper: arXiv 2006.11239 (DDPM), appendix B.
+With fp16 the loss is scaled up, so that small gradients do not become 0.   Paper: arXiv 1710.03740, section 3.2.
 """
 
 from collections.abc import Iterable, Iterator
@@ -94,3 +95,36 @@ class EMA:
         self.updates = state["updates"]
         for name, average in self.average.items():
             average.copy_(state["average"][name])
+
+
+def update_weights(
+    optimizer: torch.optim.Optimizer, ema: EMA, scaler: torch.amp.GradScaler, clip: float
+) -> dict[str, Tensor | float]:
+    """Clip the gradients, take a step, let the average follow, and delete the gradients; -> what the log should hold.
+
+    With fp16 a step whose scaled gradients overflow is left out, and the next ones are scaled by half as much. In the
+    means of the log it counts as a gradient of 0.
+    """
+    scaler.unscale_(optimizer)
+    norm = whole(torch.nn.utils.clip_grad_norm_(ema.parameters.values(), clip))
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    ema.update()
+    if not scaler.is_enabled():
+        return {"grad_norm": norm}
+    return {"grad_norm": norm.nan_to_num(0.0, 0.0), "skipped": (~norm.isfinite()).float()}
+
+
+def check_scale(scaler: torch.amp.GradScaler) -> None:
+    """Raise ValueError where the gradients of fp16 overflow even unscaled: no step would be taken any more."""
+    if scaler.is_enabled() and scaler.get_scale() < 1:
+        raise ValueError(
+            "--precision fp16: the gradients overflow at every scale. Use bf16 or fp32 in a new --out folder."
+        )
+
+
+def whole(value: Tensor) -> Tensor:
+    """One tensor that may be split, gathered from all processes; every process must call this."""
+    gather = getattr(value, "full_tensor", None)
+    return value if gather is None else gather()

@@ -93,10 +93,10 @@ class TrainOptions:
     decoder_only: bool = option("vae stage: train what decodes the latents, and leave those", False)
     unlock_decoder: bool = option("controlnet stage: train the UNet's decoder too, at a lower --lr", False)
     optimizer: str = option("the others need less memory (%(default)s)", "adamw", among=OPTIMIZERS)
-    gradient_checkpointing: bool = option("compute activations twice instead of keeping them", False)
+    gradient_checkpointing: bool | None = option("compute activations twice, keep none (if a GPU is too small)", None)
     # speed, and several processes under torchrun; no figure changes beyond rounding
-    precision: str = option("bf16: autocast, for GPUs and CPUs with bf16", "fp32", among=PRECISIONS)
-    device: str = option("cpu, cuda, cuda:1 (%(default)s)", "cpu")
+    precision: str = option("half: bf16, else fp16 (%(default)s)", "fp32", among=PRECISIONS)
+    device: str = option("cpu, cuda, cuda:1 (a GPU, if any)", "auto")
     cache: Path = option("of latents, text states and decoded data (cache, beside RUN)", None, "DIR")
     workers: int = option("processes that prepare batches (2 with a GPU, else 0)", None, "N", FROM_0)
     channels_last: bool = option("memory layout (yes with a GPU, else no)", None)
@@ -175,7 +175,7 @@ def check_options(options: TrainOptions) -> None:
     check_adapter(options)
     check_together(options)
     check_seed(options.seed)
-    check_device(options.device)
+    check_device(options.device, options.precision)
     if options.batch % options.processes:
         raise ValueError(
             f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
@@ -239,8 +239,8 @@ def check_together(options: TrainOptions) -> None:
         return
     if options.processes == 1:
         raise ValueError("--shard splits a model over processes: start several with torchrun --nproc-per-node N.")
-    if options.stage == "vae" or options.optimizer != "adamw" or options.compile:
-        raise ValueError("--shard takes the stages unet and controlnet, --optimizer adamw, and no --compile.")
+    if options.stage == "vae" or options.optimizer != "adamw" or options.compile or options.precision == "fp16":
+        raise ValueError("--shard takes the stages unet and controlnet, --optimizer adamw, no --compile, no fp16.")
     if options.channels_last:
         raise ValueError("--shard splits weights in their usual layout: leave --channels-last away.")
 

@@ -21,7 +21,7 @@ from ldm_us.files.pictures import labelled_grid, to_picture
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.batches import LatentBatch, stream_generator
 from ldm_us.training.dataset import TrainingSet, to_signed
-from ldm_us.training.distributed import whole
+from ldm_us.training.optimizers import whole
 from ldm_us.training.reconstruction import psnr, reconstruct
 from ldm_us.training.stages import Stage
 
@@ -51,7 +51,8 @@ def held_out_stage(training: Stage, data: TrainingSet) -> Stage | None:
 def validate(held_out: Stage) -> dict[str, float]:
     """The figures of the stage on held-out images; the same weights always give the same."""
     if held_out.options.stage == "vae":
-        return reconstruction_figures(held_out)
+        with held_out.autocast():
+            return reconstruction_figures(held_out)
     figures = denoising_figures(held_out)
     controlnet = held_out.model.controlnet
     if held_out.options.stage == "controlnet" and controlnet is not None:
@@ -142,14 +143,17 @@ def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
 
 
 @torch.no_grad()
-def preview(model: LatentDiffusion, data: TrainingSet, stage: str) -> Image.Image:
+def preview(training: Stage) -> Image.Image:
     """vae: images and their reconstructions. unet: four samples of a few prompts. controlnet: of their masks."""
+    model, data, stage = training.model, training.data, training.options.stage
     if stage == "vae":
-        return reconstructions(model, data)
+        with training.autocast():
+            return reconstructions(model, data)
     prompts = [prompt for prompt in data.prompts if prompt]
     count = min(ROWS, len(prompts))
     prompts = [prompts[i * len(prompts) // count] for i in range(count)]  # from all over the list
-    sampling = Sampling(steps=STEPS, size=data.size, threads=None, exact=False)
+    precision = training.options.precision
+    sampling = Sampling(steps=STEPS, size=data.size, threads=None, exact=False, precision=precision)
     rows: list[list[Image.Image | None]] = []
     for prompt in prompts:
         mask = data.masks[first_of(data, prompt)].float() if stage == "controlnet" else None

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ldm_us.data.words import record_words
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
 from ldm_us.files.lineage import Lineage
 from ldm_us.files.lora_file import save_lora
@@ -18,6 +17,7 @@ from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.measured import set_measured, shown_to_prior
+from ldm_us.training.memory.frozen import check_unchanged, restore_frozen
 from ldm_us.training.options import FIRST_STAGE
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random
@@ -38,6 +38,7 @@ def save_result(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) ->
     run started from is no longer there.
     """
     model, options = stage.model, stage.options
+    restore_frozen(model, options.weights, lineage.parent)
     # A trained denoiser fits the old scale, and --decoder-only keeps the latents.
     if options.stage == "vae" and not options.decoder_only and denoiser_is_random(options, lineage):
         set_latents(model, stage.data)
@@ -74,15 +75,6 @@ def lazy_tensor(name: str, value: Tensor, base: safe_open | None) -> LazyTensor:
         return LazyTensor(name, tuple(value.shape), value.dtype, lambda: value)
     assert base is not None
     return LazyTensor(name, tuple(value.shape), torch.float32, lambda: base.get_tensor(name).float())
-
-
-def check_unchanged(weights: Path, sha256: str) -> None:
-    """Refuse to mix trained weights with frozen ones of another file than the run started from."""
-    if not weights.is_file() or sha256_file(weights) != sha256:
-        raise ValueError(
-            f"{weights}: has changed since the run started, and the result needs its frozen parts. Put the file back "
-            "(the run is saved) and give the same command again."
-        )
 
 
 def set_latents(model: LatentDiffusion, data: TrainingSet) -> None:

@@ -215,7 +215,7 @@ def resume(stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA, steps: int)
 
 
 def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
-    """Load a state into the networks, their average, the optimiser and the adversary."""
+    """Load a state into the networks, their average, the optimiser, the adversary and fp16's scale."""
     if stage.adversary is not None:
         try:
             stage.adversary.load_state_dict(state["adversary"])
@@ -224,6 +224,8 @@ def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Opt
                 f"{stage.options.out / 'state'}: the state of step {state['step']} has no discriminator that fits. Add "
                 "--restart."
             ) from error
+    if stage.scaler.is_enabled():
+        stage.scaler.load_state_dict(state["scaler"])
     if stage.options.shard:
         scatter_state(stage.networks, optimizer, ema, state, stage.world)
         return

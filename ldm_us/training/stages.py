@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
+from ldm_us.networks.precision import HALF
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
@@ -39,12 +40,18 @@ class Stage(Dataset):
         self.device = model.device
         self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
         self.adversary: Adversary | None = None  # the same
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")  # else does nothing
         self.states: dict[int, Tensor] = {}  # (n, d) of each prompt, mapped, where the text encoder is frozen
         self.context: Tensor | None = None  # (prompts, n, d), where they are few
         if options.stage != "vae" and not options.trains_text:
             self.states = self.prompt_states()
             if len(self.states) <= ON_DEVICE:
                 self.context = torch.stack(list(self.states.values())).to(self.device)
+
+    def autocast(self) -> torch.autocast:
+        """The half precision of the run, where it has one; see ldm_us/networks/precision.py."""
+        precision = self.options.precision
+        return torch.autocast(self.device.type, HALF.get(precision), enabled=precision in HALF)
 
     @cached_property
     def networks(self) -> nn.ModuleDict:
@@ -146,7 +153,7 @@ class Stage(Dataset):
         if isinstance(batch, LatentBatch) and self.states and self.context is None:
             context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()]).to(self.device)
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with self.autocast():
             if isinstance(batch, ImageBatch):
                 return vae_loss(self.model, batch, self.perceptual, self.adversary)
             if self.context is not None:

@@ -21,8 +21,10 @@ from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
 from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
+from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
 from ldm_us.training.losses import contrastive_loss
+from ldm_us.training.memory.frozen import cast_frozen
 from ldm_us.training.options import TrainOptions
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
@@ -49,6 +51,8 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     else:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
+    if options.precision == "fp16" and options.stage == "vae":
+        raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     model.set_prediction(options.objective or model.config.schedule.prediction)
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
@@ -100,7 +104,7 @@ def differing(own: ModelConfig, other: ModelConfig, part: str) -> list[str]:
     return [f"{name} is {a}, in the preset {b}" for name, a, b in values if a != b]
 
 
-def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> str:
+def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int, memory: str) -> str:
     """What the run amounts to, in a few lines; with --dry-run the whole configuration too, as config.json keeps it."""
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in trained_parameters(model).values())
@@ -109,7 +113,7 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
         f"stage {options.stage} of {model.config.name} at {size}x{size} pixels, from {start}, into {options.out}",
         f"{images} training images, {held_out} held out; {trained:,} of {total:,} parameters trained; {steps} steps",
         f"{options.images_per_step} images a step, learning rate {options.learning_rate:g}, EMA {options.ema:g}, "
-        f"seed {options.seed}, {options.precision} on {options.device}",
+        f"seed {options.seed}, {options.precision} on {options.device}{memory and f', {memory}'}",
     ]
     if options.dry_run:
         resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
@@ -120,7 +124,7 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
 
 def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoiser: bool) -> list[str]:
     """What a stage does to the other parts of its start, or lacks in them, that nobody may have meant."""
-    notes = []
+    notes = emulation_notes(options.precision, options.device)
     if options.stage == "unet" and model.controlnet is not None:
         notes.append(
             f"the ControlNet of {options.weights} fits the old denoiser alone: the result has none. Train it again."
@@ -215,7 +219,10 @@ def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
 
 
 def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Apply --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
+    """Apply --precision, --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
+    cast_frozen(model, options, needed_parts(options))
+    if model.device.type == "cuda":  # for the whole process: backward computes outside of any block
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     for part in needed_parts(options):
         network = model.get_submodule(part)
         if options.gradient_checkpointing and part != "text":

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from ldm_us.config import TINY, US128, ControlConfig, ModelConfig, ScheduleConfig, TextConfig, UNetConfig, VAEConfig
+from ldm_us.diffusion import sampling
 from ldm_us.diffusion.controls import ControlTerm, prepare_controls
 from ldm_us.diffusion.ddpm import make_schedule, q_sample
 from ldm_us.diffusion.guidance import Conditions, Guidance, guided_prediction
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import draw
-from ldm_us.diffusion.sampling import Sampling, conditions_of, denoise, generate
+from ldm_us.diffusion.sampling import Sampling, conditions_of, decode, denoise, generate
 from ldm_us.networks.unet import Control
 
 SMALL = ModelConfig(
@@ -114,7 +115,7 @@ def test_the_loop_leaves_its_start_untouched_and_draws_nothing_at_eta_0():
     ("wrong", "message"),
     [
         ({"sampler": "euler"}, "sampler 'euler': use one of ddim, ddpm"),
-        ({"precision": "fp8"}, "precision 'fp8': use one of fp32, bf16"),
+        ({"precision": "fp8"}, "precision 'fp8': use one of fp32, tf32, bf16, fp16"),
         ({"eta": -1}, "eta -1"),
         ({"eta": float("nan")}, "eta nan"),
         ({"guidance_rescale": 2.0}, r"guidance rescale 2\.0"),
@@ -334,3 +335,21 @@ def test_a_sample_that_overflows_is_an_error_and_no_picture(part):
     model.get_submodule({"unet": "unet.decoder.conv_out", "vae": "vae.post_quant_conv"}[part]).weight.fill_(3e38)
     with pytest.raises(ValueError, match="a sample is not finite: its weights overflow"):
         generate(model, ["a"], sampling=Sampling(steps=1, guidance=1.0, size=64))
+
+
+def test_a_batch_is_decoded_by_slices_each_image_with_its_own_noise(monkeypatch):
+    """As many latents at a time as fit, whatever the batch; the pictures are those of the whole batch."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, vae=dataclasses.replace(SMALL.vae, noise_levels=1))
+    model = LatentDiffusion(config).eval().requires_grad_(False)
+    z_0 = torch.randn(5, 4, 8, 8)
+    noise = torch.randn(5, model.vae.noise_size(8, 8))
+    whole = [decode(model, z_0, each) for each in (noise, None)]
+    sizes, decode_unscaled = [], model.vae.decode_unscaled
+    monkeypatch.setattr(model.vae, "decode_unscaled", lambda z, each: sizes.append(len(z)) or decode_unscaled(z, each))
+    for places, expected in ((2 * 64, [2, 2, 1]), (10, [1] * 5)):
+        monkeypatch.setattr(sampling, "PLACES", places)
+        sizes.clear()
+        for of_batch, each in zip(whole, (noise, None), strict=True):
+            torch.testing.assert_close(decode(model, z_0, each), of_batch, rtol=0, atol=1e-5)
+        assert sizes == expected * 2

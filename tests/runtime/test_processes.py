@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from ldm_us.runtime import processes
 from ldm_us.runtime.processes import ALONE, World, joined, local_device, process_count
 
 ROOT = Path(__file__).parents[2]
+KINDS = processes.device_kinds  # the fixture no_gpu puts another in its place
 
 
 def test_alone_nothing_is_exchanged():
@@ -47,6 +50,30 @@ def test_torchrun_says_how_many_there_are_and_which_gpu_is_this_ones(monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert (process_count(), local_device("cuda"), local_device("cpu")) == (4, "cuda:3", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("there", "like", "chosen"),
+    [
+        ({"cuda", "mps"}, "", "cuda"),
+        ({"mps"}, "", "mps"),
+        (set(), "", "cpu"),
+        ({"cuda"}, "cpu", "cpu"),  # a folder that was begun on the CPU
+        (set(), "cuda", "cpu"),  # a picture of a GPU, where there is none
+    ],
+)
+def test_auto_is_the_fastest_kind_of_device_that_torch_sees_or_the_kind_that_is_gone_on_with(
+    monkeypatch, there, like, chosen
+):
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(processes, "device_kinds", KINDS)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in there)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in there)
+    assert local_device("auto", like) == chosen
+    assert local_device("cuda:1", like) == "cuda:1", "what is asked for is not chosen"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert local_device("auto", like) == ("cuda:2" if chosen == "cuda" else chosen)
 
 
 def test_for_one_process_nothing_of_sharding_or_checkpoints_is_imported():

@@ -42,7 +42,7 @@ def command(weights, masks):
 
     def build(out, *options):
         asked = ["--mask", masks, "--balance", 3, 2, 1, "--n", N, "--layout", "busi", "--steps", 1, "--batch", 2]
-        return [str(word) for word in ["--weights", weights, "--out", out, *asked, *options]]
+        return [str(word) for word in ["--weights", weights, "--device", "cpu", "--out", out, *asked, *options]]
 
     return build
 
@@ -147,7 +147,7 @@ def test_two_processes_write_the_files_of_one_and_one_goes_on_after_two(command,
     done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("13 images") == 1, "one process speaks"
-    assert f"are in {out}\n" in done.stdout, "all are new"
+    assert f"are in {out}, drawn on cpu\n" in done.stdout, "all are new"
     assert contents(out) == straight[1]
 
 

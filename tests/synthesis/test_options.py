@@ -1,10 +1,14 @@
 """Options of sample.py that do nothing, or not what they seem to: refused, or told in a note."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ldm_us.data.readers.busi import read_busi
+from ldm_us.runtime import processes
+from ldm_us.synthesis import option_checks, options
 from ldm_us.synthesis.folder import shared_source
 from ldm_us.synthesis.option_checks import ignored_notes
 from ldm_us.synthesis.options import parse_options
@@ -161,3 +165,22 @@ def test_unless_asked_dpm_takes_20_steps_and_ddim_50_where_it_alone_can_do_it(wo
 def test_inpainting_with_a_sampler_that_remembers_is_refused(refused, tmp_path):
     sentence = refused(tmp_path / "out", "--sampler", "dpm", "--init", "x.png", "--inpaint", "m.png")
     assert sentence == "--inpaint changes what a step has made, which --sampler dpm remembers: use ddim or ddpm."
+
+
+@pytest.mark.parametrize("begun", ["cpu", "cuda"])
+def test_a_folder_and_a_picture_go_on_on_their_kind_of_device(run, tmp_path, monkeypatch, begun):
+    run(out := tmp_path / "out", "--class", "benign")
+    command = json.loads((out / "command.json").read_text())
+    assert command["device"].startswith("cpu, ")
+    (out / "command.json").write_text(json.dumps(command | {"device": f"{begun}, one of these"}))
+    monkeypatch.setattr(processes, "device_kinds", lambda: ["cuda", "cpu"])
+    monkeypatch.setattr(option_checks, "check_device", lambda *_: None)
+    monkeypatch.setattr(options, "half_precision", lambda device: "bf16")
+    assert parse_options(["--out", str(out)]).device == begun
+    assert parse_options(["--out", str(out), "--device", "cpu"]).device == "cpu", "what is asked for is asked for"
+    assert parse_options(["--out", str(out), "--overwrite"]).device == "cuda"
+    assert parse_options(["--out", str(tmp_path / "new")]).device == "cuda"
+    for made in (out, out / "0000_benign_seed0.png"):
+        assert parse_options(["--verify", str(made)]).device == "cpu"
+    monkeypatch.setattr(processes, "device_kinds", lambda: ["cpu"])
+    assert parse_options(["--out", str(out)]).device == "cpu", "the folder's own command says what differs"

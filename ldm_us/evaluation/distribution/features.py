@@ -123,7 +123,7 @@ def extract(
         images = pixels.to(device)
         if images.shape[-2:] != side:
             images = F.interpolate(images, side, mode="bilinear", antialias=True).clamp(0, 1)
-        vectors = features.network(images).double().cpu()
+        vectors = features.network(images).cpu().double()
         finite = vectors.isfinite().all(dim=1)
         if not finite.all():
             bad = records[done + int((~finite).nonzero()[0])].image

@@ -124,7 +124,7 @@ def predict(network: nn.Module, pixels: Tensor, config: ClassifierConfig, device
         images = to_input(chunk.to(device).float() / 255, config)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits = network(images)
-        chunks.append(logits.double().softmax(dim=1).cpu())
+        chunks.append(logits.cpu().double().softmax(dim=1))
     return torch.cat(chunks)
 
 
