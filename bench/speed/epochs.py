@@ -34,15 +34,8 @@ def epoch_side(settings: Settings, side: str) -> dict[str, Any]:
 
 def our_epoch(settings: Settings, images: Tensor) -> tuple[float, Call]:
     """Latents and text states once, then steps from the cache: seconds of the cache, and a step."""
-    model = load_model(settings.weights, settings.device, parts=("vae", "text"))
-    with torch.no_grad():
-        tokens = tokenize([PROMPT], model.config.text.length).to(settings.device)
-        (moments, context), cached = timed(
-            lambda: ([model.vae.moments(x[None].to(settings.device))[0].cpu() for x in images], model.text(tokens))
-        )
-    scale = model.vae.scale
-    del model
-    loss, parameters = our_stage(settings, "UNet")
+    moments, context, scale, cached = cache_of(settings, images)
+    loss, parameters, _ = our_stage(settings, "UNet")
     orders = endless(settings)
 
     def batch() -> tuple[LatentBatch, Tensor]:
@@ -54,6 +47,16 @@ def our_epoch(settings: Settings, images: Tensor) -> tuple[float, Call]:
     return cached, step_of(settings, loss, parameters, optimizer_of("ours", parameters), batch)
 
 
+@torch.no_grad()
+def cache_of(settings: Settings, images: Tensor) -> tuple[list[Tensor], Tensor, float, float]:
+    """The cache of train.py: moments (2c, h, w) of each image, states (1, n, d) of the prompt, the scale, seconds."""
+    model = load_model(settings.weights, settings.device, parts=("vae", "text"))
+    tokens = tokenize([PROMPT], model.config.text.length).to(settings.device)
+    moments, seconds = timed(lambda: [model.vae.moments(x[None].to(settings.device))[0].cpu() for x in images])
+    context, more = timed(lambda: model.text(tokens))
+    return moments, context, model.vae.scale, seconds + more
+
+
 def their_epoch(settings: Settings, images: Tensor) -> tuple[float, Call]:
     """The autoencoder and the text encoder in every step, as in their script."""
     from diffusers import AutoencoderKL
@@ -63,7 +66,7 @@ def their_epoch(settings: Settings, images: Tensor) -> tuple[float, Call]:
     vae = AutoencoderKL.from_pretrained(settings.folder / "vae").to(device, dtype).requires_grad_(False)
     text = CLIPTextModel.from_pretrained(settings.folder / "text_encoder").to(device, dtype).requires_grad_(False)
     tokens = tokenize([PROMPT] * settings.epoch_batch, config_of(settings.weights).text.length).to(device)
-    loss, parameters = their_stage(settings, "UNet")
+    loss, parameters, _ = their_stage(settings, "UNet")
     orders = endless(settings)
 
     def batch() -> tuple[LatentBatch, Tensor]:

@@ -4,8 +4,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from bench.parity_table import now, timed
+from bench.parity_table import timed
 
 Call = Callable[[], Any]
 SIDE = 2048  # rows and columns of the matrices that give the matrix rate
@@ -23,7 +22,7 @@ COPIED = 1 << 28  # bytes
 def alternate(ours: Call, theirs: Call, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of both sides, `rounds` of each, one right after the other; who begins changes from round to round.
 
-    What else the machine does then slows both, and the ratio of a round means more than its times. Nothing warms up here.
+    What else the machine does slows both, so a round's ratio means more than its times. Nothing warms up here.
     """
     seconds: tuple[list[float], list[float]] = [], []
     for i in range(rounds):
@@ -120,15 +119,6 @@ def machine(device: str) -> str:
 def load() -> float:
     """How many processes wanted to compute in the last minute, on average; 1 is this one alone on one thread."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-
-
-@contextmanager
-def wall() -> Iterator[list[float]]:
-    """Inside, a list that gets the seconds at the end."""
-    seconds: list[float] = []
-    started = now()
-    yield seconds
-    seconds.append(now() - started)
 
 
 def unix_time() -> float:

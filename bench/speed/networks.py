@@ -14,6 +14,7 @@ from bench.parity_table import compare
 from bench.speed.measuring import Call, Rates, alternate, bytes_of, flops_of, measured_rates
 from bench.speed.settings import Settings
 from bench.speed.table import Row
+from ldm_us.files.checkpoint import load_model
 from ldm_us.networks.clip import tokenize
 
 GUIDED = 2  # a guided step calls the networks with two of each sample
@@ -33,9 +34,7 @@ def versus(
     what: str, settings: Settings, rates: Rates, weights: int, ours: Call, theirs: Call, rounds: int | None = None
 ) -> Row:
     """Call both sides once to warm up, compare what they give, and time them. `weights`: bytes that a call reads."""
-    result, flops = ours(), 0
-    if not settings.compiled:  # counting would call the parts one by one
-        _, flops = flops_of(ours)
+    result, flops = (ours(), 0) if settings.compiled else flops_of(ours)  # counting would undo the compiling
     difference = compare(what, result, theirs()).relative
     seconds = alternate(ours, theirs, settings.rounds if rounds is None else rounds)
     floor = rates.floor(flops, weights) if flops else None
@@ -85,7 +84,12 @@ def unet_row(pair: Pair, settings: Settings, rates: Rates, batch: int) -> Row:
 
 def control_row(pair: Pair, settings: Settings, rates: Rates) -> Row:
     """ControlNet and UNet of a guided step; of the mask ours takes the features, computed once per sample."""
-    ours, our_control, theirs, their_control = pair.ours.unet, pair.ours.controlnet, pair.theirs.unet, pair.their_controlnet
+    ours, our_control, theirs, their_control = (
+        pair.ours.unet,
+        pair.ours.controlnet,
+        pair.theirs.unet,
+        pair.their_controlnet,
+    )
     assert our_control is not None
     z_t, t, context = unet_inputs(pair, settings, GUIDED)
     hint = (normals(pair, settings, GUIDED, 3, settings.size, settings.size) > 0).to(z_t.dtype)
@@ -117,7 +121,9 @@ def vae_rows(pair: Pair, settings: Settings, rates: Rates) -> Iterator[Row]:
     their_moments: Call = lambda: theirs.encode(x).latent_dist.parameters  # noqa: E731
     yield versus("VAE encode, batch 1", settings, rates, encoder, moments, their_moments)
     pixels: Call = lambda: ours.decode_unscaled(z)  # noqa: E731
-    yield versus("VAE decode, batch 1", settings, rates, decoder, pixels, lambda: theirs.decode(z, return_dict=False)[0])
+    yield versus(
+        "VAE decode, batch 1", settings, rates, decoder, pixels, lambda: theirs.decode(z, return_dict=False)[0]
+    )
 
 
 def text_row(pair: Pair, settings: Settings, rates: Rates) -> Row:
@@ -136,14 +142,28 @@ def sample_rows(settings: Settings) -> Iterator[Row]:
     pair, rates = opened(settings)
     kinds = [Sample("without mask", 1, settings.size), Sample("with mask", 1, settings.size, masked=True)]
     for sample in kinds[: 1 if pair.ours.controlnet is None else 2]:
-        flops = [flops_of(lambda n=n: draw(pair, replace(sample, steps=n), 0))[1] for n in (1, 2)]  # noqa: B023
-        draw(pair, replace(sample, steps=2), 1)
+        _, flops = flops_of(lambda: draw(pair, sample, 0))  # noqa: B023
+        draw(pair, sample, 1)
         for steps in settings.steps:
             ours, theirs = (lambda side=side: draw(pair, replace(sample, steps=steps), side) for side in (0, 1))  # noqa: B023
             seconds = alternate(ours, theirs, settings.sample_rounds)
-            floor = rates.floor(flops[0] + (steps - 1) * (flops[1] - flops[0]), 0)
+            floor = rates.floor(flops + (steps - 1) * step_flops(settings, sample.masked), 0) if flops else None
             what = f"sample {sample.name}, {steps} steps"
             yield Row(what, settings.dtype, *seconds, floor=floor, compiled=settings.compiled)
+
+
+def step_flops(settings: Settings, masked: bool) -> int:
+    """FLOP of a guided step, counted on weights and inputs that have shapes alone."""
+    model = load_model(settings.weights, parts=())
+    side, text = settings.size // model.config.vae.downsampling, model.config.text.length
+    with torch.device("meta"):
+        z_t = torch.empty(GUIDED, model.config.vae.latent_channels, side, side)
+        t, context = torch.empty(GUIDED), torch.empty(GUIDED, text, model.config.unet.context_width)
+        features = torch.empty(GUIDED, model.config.unet.width, side, side)
+    _, flops = flops_of(lambda: model.unet(z_t, t, context))
+    if masked and model.controlnet is not None:
+        flops += flops_of(lambda: model.controlnet(z_t, t, context, hint_features=features))[1]
+    return flops
 
 
 def draw(pair: Pair, sample: Sample, side: int) -> Tensor:

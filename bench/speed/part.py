@@ -1,4 +1,4 @@
-"""A part of the benchmark, in a process of its own: python -m bench.speed.part PART SETTINGS. Ends with a line of JSON."""
+"""A part of the benchmark in a process of its own: python -m bench.speed.part PART SETTINGS. Its last line is JSON."""
 
 import json
 import os

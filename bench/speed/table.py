@@ -1,9 +1,8 @@
-"""The table of the benchmark: ours beside diffusers, the ratio and its spread, the floor, and each bar, passed or missed."""
+"""The table of the benchmark: ours, diffusers, their ratio and its spread, the floor, each bar, passed or missed."""
 
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 HALF = ("bfloat16", "float16")
 FLOAT = ("float32",)
@@ -11,7 +10,11 @@ EVERY = (*FLOAT, *HALF)
 HEADER = """\
 | what | dtype | ours | diffusers | ratio | spread | bar | | floor | floor / ours |
 |---|---|---|---|---|---|---|---|---|---|"""
-PAPER_EPOCHS, PAPER_IMAGES, PAPER_MINUTES = 200, 617, 20.0  # 100 of the UNet, then as many of the ControlNet; arXiv paper
+PAPER_EPOCHS, PAPER_IMAGES, PAPER_MINUTES = (
+    200,
+    617,
+    20.0,
+)  # 100 of the UNet, then as many of the ControlNet
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
-        """Ours / theirs of each round; where one side did it once, or fails, as many as there are pairs."""
-        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=False)]
+        """Ours / theirs of each round."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
 
     @property
     def ratio(self) -> float | None:
@@ -157,8 +160,3 @@ def paper_minutes(rows: Iterable[Row]) -> float | None:
     if len(fastest) < 2:
         return None
     return PAPER_EPOCHS / 2 * PAPER_IMAGES * sum(fastest.values()) / 60
-
-
-def row_of(value: dict[str, Any]) -> Row:
-    """A row as it was written in JSON."""
-    return Row(**value)

@@ -1,8 +1,8 @@
 """Training steps of one side, in a process of its own: two UNets with their moments do not fit beside each other.
 
 Ours is the loss, the optimizer and the cache of train.py. diffusers' is the loop of its examples/text_to_image/
-train_text_to_image.py, its LoRA variant and examples/controlnet/train_controlnet.py, whose files no package holds: AdamW
-as torch has it by default. Neither side averages its weights.
+train_text_to_image.py, its LoRA variant and examples/controlnet/train_controlnet.py, which no package holds: AdamW as
+torch has it by default. Neither side averages its weights.
 """
 
 from collections.abc import Callable
@@ -32,17 +32,17 @@ Loss = Callable[[LatentBatch, Tensor], Tensor]  # a batch and its text states ->
 
 def training_side(settings: Settings, side: str, stage: str) -> dict[str, Any]:
     """Seconds of the steps of each batch size, FLOP of one, and the most memory."""
-    loss, parameters = (our_stage if side == "ours" else their_stage)(settings, stage)
+    loss, parameters, networks = (our_stage if side == "ours" else their_stage)(settings, stage)
     optimizer = optimizer_of(side, parameters)
     found: dict[str, Any] = {"seconds": {}, "flops": {}, "weights": sum(p.nbytes for p in parameters)}
     for batch in settings.training_batches:
         inputs = fixed_batch(settings, batch)
         step = step_of(settings, loss, parameters, optimizer, lambda inputs=inputs: inputs)
-        step()
+        _, found["flops"][str(batch)] = flops_of(step)  # warms up, and counts before anything is compiled
         if settings.compiled:
+            for network in networks:
+                network.compile()
             step()
-        elif side == "ours":
-            _, found["flops"][str(batch)] = flops_of(step)
         found["seconds"][str(batch)] = [timed(step)[1] for _ in range(settings.turn_rounds)]
     return found | {"peak": peak_memory(settings.device)}
 
@@ -75,7 +75,7 @@ def optimizer_of(side: str, parameters: list[nn.Parameter]) -> torch.optim.Optim
     return torch.optim.AdamW(parameters, lr=LR, betas=(0.9, 0.999), weight_decay=WEIGHT_DECAY, eps=1e-8)
 
 
-def our_stage(settings: Settings, stage: str) -> tuple[Loss, list[nn.Parameter]]:
+def our_stage(settings: Settings, stage: str) -> tuple[Loss, list[nn.Parameter], list[Any]]:
     """ddpm_loss of our model, with the weights free that the stage trains."""
     parts = ("unet", "controlnet") if stage == "ControlNet" else ("unet",)
     model = load_model(settings.weights, settings.device, parts=parts)
@@ -83,10 +83,8 @@ def our_stage(settings: Settings, stage: str) -> tuple[Loss, list[nn.Parameter]]
         add_lora(model, LoRAConfig(rank=RANK, alpha=RANK), torch.Generator().manual_seed(0))
     else:
         model.get_submodule("unet" if stage == "UNet" else "controlnet").requires_grad_(True)
-    if settings.compiled:
-        for part in parts:
-            model.get_submodule(part).compile()
-    return our_loss(model, stage == "ControlNet"), list(trained_parameters(model).values())
+    networks = [model.get_submodule(part) for part in parts]
+    return our_loss(model, stage == "ControlNet"), list(trained_parameters(model).values()), networks
 
 
 def our_loss(model: LatentDiffusion, control: bool) -> Loss:
@@ -94,7 +92,7 @@ def our_loss(model: LatentDiffusion, control: bool) -> Loss:
     return lambda batch, context: ddpm_loss(model, batch, context, control)[0]
 
 
-def their_stage(settings: Settings, stage: str) -> tuple[Loss, list[nn.Parameter]]:
+def their_stage(settings: Settings, stage: str) -> tuple[Loss, list[nn.Parameter], list[Any]]:
     """The loss of their scripts, with the same weights free; frozen ones are in the dtype of autocast, as there."""
     from diffusers import ControlNetModel, UNet2DConditionModel
 
@@ -112,11 +110,9 @@ def their_stage(settings: Settings, stage: str) -> tuple[Loss, list[nn.Parameter
     if stage == "ControlNet":
         unet.to(settings.torch_dtype)
         controlnet = ControlNetModel.from_pretrained(settings.folder / "controlnet").to(settings.device).train()
-    for network in (unet, controlnet) if settings.compiled else ():
-        if network is not None:
-            network.compile()
-    trained = [p for network in (unet, controlnet) if network is not None for p in network.parameters()]
-    return their_loss(settings, unet, controlnet), [p for p in trained if p.requires_grad]
+    networks = [unet] if controlnet is None else [unet, controlnet]
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    return their_loss(settings, unet, controlnet), trained, networks
 
 
 def their_loss(settings: Settings, unet: Any, controlnet: Any) -> Loss:

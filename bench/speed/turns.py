@@ -1,4 +1,4 @@
-"""What each side does in processes of its own, ours and theirs in turn: training, epochs, start-up, memory, conversion."""
+"""What each side does in processes of its own, in turn: training, epochs, start-up, memory, conversion."""
 
 import json
 import shutil
@@ -24,18 +24,18 @@ UPDATED = 7  # AdamW reads those four and writes all but the gradient
 ACTIVATIONS, OF_WEIGHTS, OF_PIXELS = 5.5 * GIB, 859_520_964, 512**2
 
 
-class Failed(Exception):
+class PartError(Exception):
     """A side that gave nothing, and why."""
 
 
 def child(part: str, settings: Settings) -> Any:
-    """Run a part in a process of its own and return what it gives. Raise Failed where it ends without."""
+    """Run a part in a process of its own and return what it gives. Raise PartError where it ends without."""
     command = [sys.executable, "-m", "bench.speed.part", part, settings.to_json()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         print(done.stderr, file=sys.stderr)
-        raise Failed(f"{part} ended with code {done.returncode}: {last}")
+        raise PartError(f"{part} ended with code {done.returncode}: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -63,7 +63,7 @@ def training_rows(settings: Settings) -> Iterator[Row]:
         if fitting:
             try:
                 turns = in_turn(stage, replace(settings, training_batches=fitting))
-            except Failed as error:
+            except PartError as error:
                 notes |= dict.fromkeys(fitting, str(error))
         for batch in batches:
             yield training_row(settings, rates, stage, batch, turns, notes[batch])
@@ -116,7 +116,7 @@ def epoch_rows(settings: Settings) -> Iterator[Row]:
     if not note:
         try:
             turns = in_turn("epoch", settings)
-        except Failed as error:
+        except PartError as error:
             note = str(error)
     theirs = [turn[1]["epoch"] for turn in turns]
     for name, epochs in (("first of", 1), ("mean of 100 of", 100)):
@@ -148,7 +148,7 @@ def conversion_rows(settings: Settings) -> Iterator[Row]:
 
 
 def ended_row(what: str, part: str, settings: Settings) -> Row:
-    """Seconds until each side said that it was done, as many times as there are turns after one that warms the files up."""
+    """Seconds until each side said that it was done, one for each turn after one that reads the files first."""
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for i in range(settings.turns + 1):
         for side in SIDES if i % 2 == 0 else SIDES[::-1]:

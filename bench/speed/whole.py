@@ -1,4 +1,4 @@
-"""Start-up, memory of a sample, and conversion: what one side does as a program of its own, from its first import on."""
+"""Start-up, memory of a sample, conversion: what one side does as a program of its own, from its first import on."""
 
 import sys
 from typing import Any
@@ -15,8 +15,8 @@ def start_side(settings: Settings, side: str) -> dict[str, Any]:
     """Import, load, encode a prompt and take one step: when that was done. The process has imported torch alone."""
     if side == "ours":
         import ldm_us
-        from ldm_us.diffusion.sampling import conditions_of, denoise, draw_start
         from ldm_us.diffusion.noise import generators_of
+        from ldm_us.diffusion.sampling import conditions_of, denoise, draw_start
 
         model = ldm_us.load_model(settings.weights, settings.device, settings.torch_dtype)
         sampling = ldm_us.Sampling(steps=2, guidance=7.5, size=settings.size).resolved(model.config, False)
