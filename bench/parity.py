@@ -24,6 +24,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench and tests are not installed
 
@@ -169,10 +170,11 @@ def open_pair(weights: Path, folder: Path, device: str, dtype: torch.dtype = tor
     from diffusers import ControlNetModel, StableDiffusionPipeline
 
     ours = load_model(weights, device, dtype)
-    theirs = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device, dtype)
+    options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+    theirs = StableDiffusionPipeline.from_pretrained(folder, **options).to(device)
     controlnet = None
     if ours.controlnet is not None:
-        controlnet = ControlNetModel.from_pretrained(folder / "controlnet", local_files_only=True).to(device, dtype)
+        controlnet = ControlNetModel.from_pretrained(folder / "controlnet", **options).to(device)
     return Pair(ours, theirs, controlnet)
 
 

@@ -18,11 +18,11 @@ QUICK: dict[str, Any] = {
     "batches": (1, 2),
     "training_batches": (1,),
     "rounds": 3,
-    "steps": (8,),
+    "steps": (4,),
     "sample_rounds": 1,
     "turns": 1,
-    "turn_rounds": 2,
-    "images": 6,
+    "turn_rounds": 1,
+    "images": 4,
 }
 
 
@@ -47,8 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch", type=int, nargs="+", metavar="N", help="batches of the UNet (1 2 8, quick 1 2)")
     add("--training-batch", type=int, nargs="+", metavar="N", help="batches of its training (1 4, quick 1)")
     add("--epoch-batch", type=int, default=1, metavar="N", help="batch of the epoch (%(default)s)")
-    add("--images", type=int, metavar="N", help="images of the epoch (32, quick 6)")
-    add("--steps", type=int, nargs="+", metavar="S", help="of whole samples (20 50, quick 8)")
+    add("--images", type=int, metavar="N", help="images of the epoch (32, quick 4)")
+    add("--steps", type=int, nargs="+", metavar="S", help="of whole samples (20 50, quick 4)")
     add("--rounds", type=int, metavar="N", help="timed calls of a network (5, quick 3)")
     add("--threads", type=int, metavar="N", help="of the CPU (all cores)")
     add("--device", default="cpu", help="of both sides: cpu, cuda, cuda:1 (%(default)s)")
