@@ -37,7 +37,7 @@ tour: $(INSTALLED) ## write the links of docs/tour.md and its figure again, afte
 	$(RUN) bench.tour
 
 docs: $(INSTALLED) ## the reference of every module, from its docstrings: runs/docs/index.html (half a minute)
-	$(RUN) bench.reference --out runs/docs
+	$(RUN) bench.reference --out runs/docs --overwrite
 
 test: $(INSTALLED) ## run the tests; ARGS="-k ddim" passes options to pytest
 	OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

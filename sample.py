@@ -27,12 +27,12 @@ answer_at_once(__name__, build_parser)  # before the imports that take seconds
 from tqdm import tqdm
 
 from ldm_us.data.records import load_mask
+from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies, load_training_images
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.lineage import describe_model
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
@@ -50,15 +50,16 @@ from ldm_us.synthesis.folder import (
     write_sample,
 )
 from ldm_us.synthesis.grid import draw_grid, load_original, shown_subjects
+from ldm_us.synthesis.info import describe_model
 from ldm_us.synthesis.inputs import check_files, check_masks, load_added, resizing_notes
 from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
-from ldm_us.synthesis.subjects import left_out
+from ldm_us.synthesis.subjects import left_out, with_source
 from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
-from ldm_us.synthesis.weights import load_sampler
+from ldm_us.synthesis.weights import load_sampler, taught_words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,13 +74,14 @@ def main(argv: list[str] | None = None) -> int:
         print(verdict.sentence)
         return 0 if verdict.equal else 1
 
-    plan = plan_of(options)
+    words = taught_words(options.source)
+    plan = plan_of(options, words)
     with joined(timeout=timedelta(days=30)) as world:  # some end long before others
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say)
-        recipe = resolved(options, model, plan)
+        recipe = resolved(options, model, plan, words)
         size = recipe.size
-        check_files(recipe, model, {subject.prompt for subject in plan.subjects})
+        check_files(recipe, model, {subject.prompt for subject in plan.subjects}, words)
         added = load_added(recipe.controls, model, options.device, size)
         training = known_images(options, model, recipe)
         fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
@@ -88,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
         cut = cut_notes(plan, recipe, model.config.text)
-        for sentence in (*ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
+        said = words.notes(options.prompt, sorted({subject.label for subject in plan.subjects}))
+        for sentence in (*said, *ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
             say(sentence)
         out = options.out or first_free(Path("samples"))
         world.first(lambda: begin(out, command, options.overwrite))
@@ -138,11 +141,11 @@ def make_samples(
     return total
 
 
-def plan_of(options: SampleOptions) -> Plan:
+def plan_of(options: SampleOptions, words: Words) -> Plan:
     """Which samples the options ask for."""
     once = options.n is None and options.balance is None and options.recipe.draws_no_noise
     n, seed = 1 if once else options.n, seed_of(options)
-    plan = make_plan(options.labels, options.prompt, options.mask, n, seed, options.balance, options.layout)
+    plan = make_plan(options.labels, options.prompt, options.mask, n, seed, options.balance, options.layout, words)
     check_seeds_matter(options.recipe, plan)
     return plan
 
@@ -158,14 +161,15 @@ def seed_of(options: SampleOptions) -> int:
     return seed
 
 
-def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan) -> Recipe:
+def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan, words: Words) -> Recipe:
     """The recipe with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
     if plan.masked and model.controlnet is None:
         weights = options.source.weights
         raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
     sampling = options.recipe.sampling.resolved(model.config, plan.masked)
     check_steps(model.schedule, sampling.steps)
-    return replace(options.recipe, sampling=sampling).settled(model.schedule, plan.last_seed)
+    begin = with_source(options.recipe.begin, options.source_class, words)
+    return replace(options.recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
 
 
 def known_images(options: SampleOptions, model: LatentDiffusion, recipe: Recipe) -> TrainingImages | None:

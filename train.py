@@ -157,7 +157,7 @@ def train(
             last = stopping or step == steps.stop
             log.add(step, values | {"lr": learning_rate}, options.images_per_step, ended, waited)
             bar.update()
-            if last or any(every and step % every == 0 for every in read_at(options)):  # only then wait for the device
+            if last or options.reads(step):  # else nothing waits for the device
                 line = log.line()
                 check_finite(options.out, f"{'' if options.log_every == 1 else 'up to '}step {step}", line)
                 log.write(line)
@@ -190,11 +190,6 @@ def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, 
             picture = preview(stage.model, stage.data, options.stage)
         if stage.world.main:
             save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
-
-
-def read_at(options: TrainOptions) -> tuple[int, ...]:
-    """Every how many steps losses are read: for the log, and before anything is shown or saved that rests on them."""
-    return options.log_every, options.validate_every, options.sample_every, options.save_every
 
 
 def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) -> None:

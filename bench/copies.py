@@ -79,7 +79,7 @@ def compared(pictures: list[Image.Image]) -> set[tuple[int, int]]:
 def main(argv: list[str] | None = None) -> int:
     """Compare the datasets as they are, then with each kind of copy."""
     options = build_parser().parse_args(argv)
-    check_words(options)
+    check_words(vars(options))
     pictures = [open_image(record.image).convert("L") for record in read_datasets(options.data)]
     began = time.perf_counter()
     print(f"{len(pictures)} images: {len(compared(pictures))} pairs, {time.perf_counter() - began:.1f} s")

@@ -19,7 +19,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT))  # bench is not installed
+
+from ldm_us.runtime.command_line import EXIT_CODES, answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/proofs.py")
+    about = "Run every proof of docs/audit.md again: its command, and whether the claim holds."
+    codes = EXIT_CODES.replace("2 what", "1 a claim does not hold, 2 what")
+    describe(parser, about, "--only resume", "--write", codes=codes)
+    parser.add_argument("--only", default="", metavar="WORD", help="run the claims with this word alone")
+    parser.add_argument("--write", action="store_true", help="write what each took into docs/audit.md, if all hold")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
 
 from ldm_us.files.atomic import write_text
 from ldm_us.runtime.entry import run_command
@@ -50,10 +67,7 @@ def run(command: str) -> tuple[bool, str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run, print, and with --write rewrite the last column."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORD", help="run the claims with this word alone")
-    parser.add_argument("--write", action="store_true", help="write the times into docs/audit.md")
-    options = parser.parse_args(argv)
+    options = build_parser().parse_args(argv)
     page = PAGE.read_text(encoding="utf-8")
     chosen = [row for row in rows_of(page) if options.only.lower() in row["claim"].lower()]
     if not chosen:

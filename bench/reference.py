@@ -1,6 +1,6 @@
 """The reference of every module as pages, by pdoc from the docstrings; what a docstring names must be there.
 
-    make docs          # python -m bench.reference --out runs/docs
+    make docs          # python -m bench.reference --out runs/docs --overwrite
 
 Our docstrings are plain text, not Markdown: paragraphs, indented lines as they stand, `names` between backticks. Each
 name becomes a link, as does each path of a module. A name or path that leads nowhere is an error, and so is whatever
@@ -23,6 +23,9 @@ from markupsafe import Markup
 import ldm_us
 import weights_convert
 from bench.references import Names, to_html, trailing_comments
+from ldm_us.runtime.command_line import EXIT_CODES, short_usage
+from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.help_page import describe
 
 try:
     import pdoc.doc
@@ -152,14 +155,23 @@ def write_pages(out: Path, source: bool = True) -> list[str]:
     return broken + [f"pdoc: {warning.message}" for warning in told]
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.reference")
+    codes = EXIT_CODES.replace("2 what", "1 a docstring names what is not there, 2 what")
+    describe(parser, "The reference of every module as pages, from the docstrings.", "--out runs/docs", codes=codes)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the pages")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    return short_usage(parser)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Write the pages; 1 where a reference is broken, 2 where pdoc is missing."""
-    parser = argparse.ArgumentParser(prog="python -m bench.reference", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/docs"), help="default: runs/docs; written over")
-    options = parser.parse_args(argv)
+    """Write the pages; 1 where a reference is broken."""
+    options = build_parser().parse_args(argv)
     if pdoc is None:
-        print("the reference needs pdoc: python -m pip install -e '.[docs]'", file=sys.stderr)
-        return 2
+        raise ValueError("the reference needs pdoc: python -m pip install -e '.[docs]'.")
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(f"--out {options.out}: exists. Choose another name, or add --overwrite.")
     broken = write_pages(options.out)
     for sentence in broken:
         print(sentence, file=sys.stderr)
@@ -168,4 +180,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -7,15 +7,37 @@ latents end from those of 1,000 DDIM steps from the same noise, as a share of th
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is not installed
+
+from ldm_us.runtime.command_line import answer_at_once, short_usage
+from ldm_us.runtime.help_page import describe
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(prog="python bench/samplers.py")
+    about = "How many steps a sample needs: DDIM and DPM-Solver++ on the bundled model, measured by the bundled judge. "
+    about += "Prints a table in Markdown; nothing is written."
+    describe(parser, about, "--data runs/bundled/unseen")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="images new to the model")
+    parser.add_argument("--n", type=int, default=20, metavar="N", help="samples a class (%(default)s)")
+    parser.add_argument("--masks", type=int, default=32, metavar="N", help="masks (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the first sample (%(default)s)")
+    return short_usage(parser)
+
+
+answer_at_once(__name__, build_parser)
 
 import torch
 from torch import Tensor
 
 from ldm_us.config import BUNDLED
-from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import CLASSES, class_prompt
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
@@ -26,6 +48,8 @@ from ldm_us.evaluation.masks.fidelity import mask_fidelity
 from ldm_us.evaluation.measuring.command import with_lesions
 from ldm_us.evaluation.samples import draw_samples
 from ldm_us.files.checkpoint import load_model
+from ldm_us.runtime.checks import check_words
+from ldm_us.runtime.entry import run_command
 
 ROWS = (("ddim", 50), ("ddim", 20), ("dpm", 10), ("dpm", 15), ("dpm", 20), ("dpm", 25), ("dpm", 50))
 MANY = Sampling("ddim", steps=1000)
@@ -33,15 +57,12 @@ LATENTS = 6  # samples whose latents are compared, two a class
 BATCH = 8
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Print the table, a row as soon as it is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="images that the model has not seen")
-    parser.add_argument("--n", type=int, default=20, metavar="N", help="samples a class (%(default)s)")
-    parser.add_argument("--masks", type=int, default=32, metavar="N", help="masks (%(default)s)")
-    options = parser.parse_args()
+    options = build_parser().parse_args(argv)
+    check_words(vars(options))
     model, (network, _) = load_model(BUNDLED), load_judge(BUNDLED.with_name("judge.safetensors"))
-    records = with_lesions(read_dataset(options.data), options.masks, model.config.image_size)
+    records = with_lesions(read_datasets(options.data), options.masks, model.config.image_size)
     asked = [label for label in CLASSES for _ in range(options.n)]
     prompts = [class_prompt(label) for label in CLASSES] * (LATENTS // len(CLASSES))
     far = latents(model, prompts, MANY)
@@ -50,14 +71,15 @@ def main() -> None:
     for sampler, steps in ROWS:
         sampling = Sampling(sampler, steps, threads=None, exact=False)
         started = time.process_time()
-        samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, batch=BATCH)
+        samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, BATCH)
         seconds = (time.process_time() - started) / len(asked)
         named = judge(network, samples).labels
         right = sum(a == b for a, b in zip(asked, named, strict=True)) / len(asked)
-        fidelity = mask_fidelity(model, records, sampling, lambda x: judge(network, x).masks, batch=BATCH)
+        fidelity = mask_fidelity(model, records, sampling, lambda x: judge(network, x).masks, options.seed, BATCH)
         distance = (latents(model, prompts, sampling) - far).norm() / far.norm()
         print(f"| {sampler} | {steps} | {right:.0%} | {float(fidelity.true.dice.mean()):.3f} ", end="")
         print(f"| {float(distance):.3f} | {seconds:.2f} |", flush=True)
+    return 0
 
 
 @torch.no_grad()
@@ -72,4 +94,4 @@ def latents(model: LatentDiffusion, prompts: Sequence[str], sampling: Sampling) 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -66,7 +66,7 @@ NAMES = ("N(0, I)", "N(0, I), from t = 999", "noised images", "start prior")
 def main(argv: list[str] | None = None) -> int:
     """Sample from each start, write the picture, print the bands."""
     options = build_parser().parse_args(argv)
-    check_words(options)
+    check_words(vars(options))
     check_new_file(options.out, options.overwrite)
     model = load_model(options.weights or BUNDLED, options.device)
     records = read_datasets(options.data)

@@ -80,7 +80,7 @@ sys.exit(code)
 def main(argv: list[str] | None = None) -> int:
     """Print a table in Markdown."""
     options = build_parser().parse_args(argv)
-    check_words(options)
+    check_words(vars(options))
     print(f"{machine(options.device)}; batch {options.batch}, {options.steps} steps\n")
     rows = METHODS if options.what == "methods" else {name: ("unet", flags) for name, flags in LOOP.items()}
     print("| what | trained parameters | peak memory, GiB | images/s | waiting for data |\n|---|---|---|---|---|")

@@ -8,7 +8,7 @@ from typing import Any
 
 PREDICTIONS = ("eps", "v")
 SPACINGS = ("leading", "trailing")
-SAMPLERS = ("ddim", "ddpm", "dpm")  # here and not in sampling.py: command lines name these before they import PyTorch
+SAMPLERS = ("ddim", "ddpm", "dpm")  # here, for command lines name these before PyTorch is imported
 PRECISIONS = ("fp32", "bf16")  # likewise, as all of these
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))

@@ -21,6 +21,7 @@ from weights_convert.convert import DTYPES
 from weights_convert.lora_export import NAMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHES = ("bars", "bundled", "copies", "parity", "proofs", "samplers", "starts", "training")
 PROGRAMS = {  # how each is started -> where its parser is built
     "-m ldm_us.data": "ldm_us.data.__main__",
     "-m ldm_us.training": "ldm_us.training.__main__",
@@ -29,7 +30,8 @@ PROGRAMS = {  # how each is started -> where its parser is built
     "-m weights_convert": "weights_convert.__main__",
     "-m lessons.book": "lessons.book",
     "-m lessons.check": "lessons.check",
-    **{f"bench/{name}.py": f"bench.{name}" for name in ("bars", "bundled", "copies", "parity", "starts", "training")},
+    **{f"bench/{name}.py": f"bench.{name}" for name in BENCHES},
+    "-m bench.reference": "bench.reference",
 }
 RECIPES = {"train.py": "ldm_us.training.command_line", "sample.py": "ldm_us.synthesis.options"}
 RESUMING = {"train.py", "python -m ldm_us.evaluation protocol"}  # the same command again goes on
@@ -80,7 +82,7 @@ def test_every_program_of_the_house_is_looked_at_here():
     folders = ("ldm_us", "weights_convert", "lessons", "bench")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if starts in path.read_text("utf-8")]
     found = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths if "def main" in path.read_text()}
-    assert found - {"ldm_us.__main__"} == set(PROGRAMS.values())
+    assert found - {"ldm_us.__main__", "bench.tour"} == set(PROGRAMS.values())  # these two take no options
     assert len(COMMANDS) > 25
 
 

@@ -156,11 +156,13 @@ def test_make_docs_runs_what_these_tests_name_and_says_what_is_broken(tmp_path, 
     plan = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "bench.reference --out runs/docs" in plan
     monkeypatch.setattr("bench.reference.write_pages", lambda out: ["a: the docstring names b, which is nowhere"])
-    assert main(["--out", str(tmp_path)]) == 1
+    with pytest.raises(ValueError, match="--overwrite"):
+        main(["--out", str(tmp_path)])
+    assert main(["--out", str(tmp_path), "--overwrite"]) == 1
     assert capsys.readouterr().err == "a: the docstring names b, which is nowhere\n"
     monkeypatch.setattr("bench.reference.pdoc", None)
-    assert main(["--out", str(tmp_path)]) == 2
-    assert "python -m pip install -e '.[docs]'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"python -m pip install -e '\.\[docs\]'"):
+        main(["--out", str(tmp_path)])
 
 
 def documents():

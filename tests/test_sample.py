@@ -15,6 +15,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
+from tests.synthesis.conftest import OLD_LINEAGE
 
 SMALL = ["--size", "32", "--steps", "2", "--n", "2"]
 
@@ -29,7 +30,7 @@ def weights(tmp_path_factory):
     for parameter in model.controlnet.hint_network.conv_out.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_model(model, path)
+    save_model(model, path, OLD_LINEAGE)
     return path
 
 

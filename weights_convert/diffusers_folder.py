@@ -12,7 +12,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ldm_us.config import ModelConfig, UNetConfig
+import torch
+
+from ldm_us.config import ModelConfig, ScheduleConfig, UNetConfig
+from ldm_us.diffusion.ddpm import end_in_noise, make_schedule
 from ldm_us.networks.clip import byte_pair_encoding
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names, which open_clip's file of merges leaves out
@@ -40,6 +43,7 @@ def fields_by_file(config: ModelConfig) -> dict[str, Fields]:
         "model_index.json": {},
         "scheduler/scheduler_config.json": {
             "num_train_timesteps": schedule.timesteps,
+            "beta_schedule": beta_schedule(schedule),
             "beta_start": schedule.beta_start,
             "beta_end": schedule.beta_end,
             "steps_offset": schedule.first_timestep,
@@ -75,6 +79,14 @@ def fields_by_file(config: ModelConfig) -> dict[str, Fields]:
         },
         "controlnet/config.json": encoder | {"conditioning_embedding_out_channels": list(config.control.hint_channels)},
     }
+
+
+def beta_schedule(config: ScheduleConfig) -> str:
+    """diffusers' word for how the betas run; "" where it has none. Computed anew, to notice a changed make_schedule."""
+    roots = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64)
+    alpha_bar = (1 - roots**2).cumprod(dim=0)
+    alpha_bar = end_in_noise(alpha_bar) if config.zero_terminal_snr else alpha_bar
+    return "scaled_linear" if torch.allclose(alpha_bar, make_schedule(config).alpha_bar, rtol=1e-9, atol=0) else ""
 
 
 def encoder_fields(config: UNetConfig) -> Fields:

@@ -129,7 +129,11 @@ def rules_for(config: ModelConfig, layout: Layout, targets: Iterable[str]) -> li
     for ours, theirs in named_rows(config, layout):
         for tensor in tensors.pop(ours, ()):  # a row without tensors is a block that this config does not have
             targets_of[source_name(theirs, tensor, layout)].append(f"{start}{ours}.{tensor}")
-    assert not tensors, f"no rule for {list(tensors)}"
+    if tensors:
+        raise ValueError(
+            f"{config.name}: no other program has a place for {', '.join([*tensors][:3])} of its {layout.part}. Sample "
+            "with sample.py."
+        )
     return [Rule(source, tuple(parts)) for source, parts in targets_of.items()]
 
 

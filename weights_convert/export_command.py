@@ -23,7 +23,7 @@ from ldm_us.files.atomic import atomic_file, atomic_folder, full_disk_is_an_erro
 from ldm_us.files.checkpoint import MEASURED, NETWORKS, PARTS, LazyTensor, model_metadata, write_safetensors
 from weights_convert.convert import DTYPES, Piece, Plan, lazy, plan_source, target_shapes
 from weights_convert.detect import detect
-from weights_convert.diffusers_folder import TOKENIZER_FILES, folder_texts
+from weights_convert.diffusers_folder import TOKENIZER_FILES, beta_schedule, fields_by_file, folder_texts
 from weights_convert.expansion import rules_for
 from weights_convert.file_settings import beside, marks, yaml_beside
 from weights_convert.lora_export import export_lora
@@ -31,7 +31,7 @@ from weights_convert.result_place import check_result_file, check_result_folder
 from weights_convert.rules import CONVOLUTIONAL, GAINS, Layout
 from weights_convert.source_config import choose_config
 from weights_convert.sources import COMPONENTS, Source, open_source
-from weights_convert.summary import of_part, summary, unlike_sd15
+from weights_convert.summary import in_yaml, of_part, summary, unlike_sd15
 
 NO_PLACE = "no place for it in this layout"
 POSITION_IDS = "embeddings.position_ids"  # behind the prefix of the text encoder, in transformers' names
@@ -78,6 +78,7 @@ def run_export(args: argparse.Namespace) -> None:
     config = choose_config(source, preset=None)
     plan = plan_source(source, config)
     layouts = layouts_by_file(args.format, plan)
+    check_schedule(source, config, args.format)
     dtype = DTYPES.get(args.dtype)
     weights: dict[str, list[LazyTensor]] = {name: [] for name in layouts}
     for name, inside in layouts.items():
@@ -118,12 +119,20 @@ def check_place(args: argparse.Namespace) -> None:
         check_result_file(beside(args.out), ".yaml", args.overwrite, [args.file])
 
 
+def check_schedule(source: Source, config: ModelConfig, format: str) -> None:
+    """Refuse a noise schedule that a layout has no word for; a ControlNet's file says nothing of any."""
+    word = beta_schedule(config.schedule)
+    if format != "controlnet" and (not word or (format == "compvis" and word != "scaled_linear")):
+        raise ValueError(
+            f"{source.path}: its noise schedule is not one of scaled linear betas, and --format {format} has no word "
+            "for it: another program would sample noise. Sample with sample.py."
+        )
+
+
 def without_ours(config: ModelConfig) -> ModelConfig:
     """The config of a model without what no layout but ours holds: start prior, grain and gains of noise."""
-    schedule, vae = (
-        replace(config.schedule, start_prior=0, prior_prompts=()),
-        replace(config.vae, grain=False, noise_levels=0),
-    )
+    schedule = replace(config.schedule, start_prior=0, prior_prompts=())
+    vae = replace(config.vae, grain=False, grain_bands=SD15.vae.grain_bands, noise_levels=0)
     return replace(config, schedule=schedule, vae=vae)
 
 
@@ -141,14 +150,19 @@ def left_out(plan: Plan, taken: set[str]) -> list[str]:
 
 
 def notes(out: Path, format: str, config: ModelConfig, taken: set[str]) -> Iterator[str]:
-    """How to load a diffusers folder; what a CompVis file leaves unsaid. One line each."""
+    """What a file or folder leaves unsaid, and how a diffusers folder is loaded. One line each."""
+    said = {"compvis": in_yaml, "diffusers": fields_by_file}.get(format, lambda config: None)
+    different = [*unlike_sd15(config, taken, said)]
+    if format == "controlnet" and beta_schedule(config.schedule) != "scaled_linear":
+        different.append("the noise levels")
+    if different:
+        yield (
+            f"note: not as in SD 1.5, and no place for it in this layout: {', '.join(different)}. A program that "
+            "expects SD 1.5 will not load the file, or will sample wrongly. `weights_convert import` reads it."
+        )
     if format != "diffusers":
-        different = [*unlike_sd15(config, taken)]
-        if different:
-            yield (
-                f"note: not as in SD 1.5, and no place for it in this layout: {', '.join(different)}. A program that "
-                "expects SD 1.5 will not load the file, or will sample wrongly. `weights_convert import` reads it."
-            )
+        if chosen := [*unlike_sd15(config, taken, lambda config: None, sampling=True)]:
+            yield f"note: samples best with {', '.join(chosen)}: no program reads that from the file."
         return
     yield f'load StableDiffusionPipeline.from_pretrained("{out}"), guidance_scale={config.guidance(masked=False)}'
     if "controlnet" in taken:

@@ -20,7 +20,7 @@ from ldm_us.files.yaml_fields import yaml_fields
 from ldm_us.runtime.entry import note
 from weights_convert.folder_settings import PIPELINE
 from weights_convert.sources import Source
-from weights_convert.summary import IN_YAML
+from weights_convert.summary import in_yaml
 
 READ = ("parameterization", "linear_start", "linear_end", "timesteps", "scale_factor", "rescale_betas_zero_snr")
 ENCODER = {"transformer_depth": "1", "num_heads": "", "num_head_channels": "-1", "use_scale_shift_norm": "false"}
@@ -222,12 +222,7 @@ def described(config: ScheduleConfig) -> str:
 
 def yaml_beside(out: Path, config: ModelConfig) -> dict[Path, str]:
     """The .yaml beside a CompVis file of this model and its text: where one is needed, or there and to be replaced."""
-    needed = any(
-        getattr(getattr(config, table), field) != getattr(getattr(SD15, table), field)
-        for table, names in IN_YAML.items()
-        for field in names
-    )
-    if not needed and not beside(out).exists():
+    if in_yaml(config) == in_yaml(SD15) and not beside(out).exists():
         return {}
     text = (
         Path(__file__)

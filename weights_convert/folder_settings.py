@@ -130,14 +130,9 @@ def fields_of(path: Path) -> Fields:
 def schedule_of(config: ScheduleConfig, scheduler: Fields, path: Path) -> ScheduleConfig:
     """`config` with what a scheduler's file says of training, of the last step and of the grid."""
     ours = {theirs: name for name, theirs in PREDICTIONS.items()}
-    prediction, kind = str(scheduler["prediction_type"]), scheduler["beta_schedule"]
+    prediction = str(scheduler["prediction_type"])
     if prediction not in ours:
         raise ValueError(f"{path}: prediction_type {prediction!r}. Supported are {', '.join(ours)}.")
-    if kind != "scaled_linear" or scheduler["trained_betas"] is not None:
-        raise ValueError(
-            f"{path}: its betas are {kind} or given one by one. Supported are scaled_linear ones, as in Stable "
-            "Diffusion 1.x."
-        )
     ends_in_noise = scheduler["rescale_betas_zero_snr"] or False
     if not isinstance(ends_in_noise, bool) or (ends_in_noise and prediction != PREDICTIONS["v"]):
         raise ValueError(

@@ -54,6 +54,7 @@ def export_lora(path: Path, out: Path, names: str, dtype: str | None = None, ove
     with full_disk_is_an_error_of_input(out):
         write_safetensors(out, tensors, carried | settings)
     print(f"{path}: {updates_of(lora.updates)}\nwrote {out} in the names of {names}  {written(out)}")
+    print(f"note: for its base alone (SHA-256 {lora.base_sha256[:12]}), whose sizes and schedule no name here tells.")
 
 
 def refuse_ours_only(lora: LoRA, names: str) -> None:

@@ -1,9 +1,10 @@
 """What an import or export says when it is done: what was read, taken, left out and written."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,11 +14,10 @@ from ldm_us.files.checkpoint import PARTS
 from ldm_us.networks.lora import Update
 from weights_convert.convert import Piece, Plan
 
-# Fields of a config that a sampler chooses anew, or that training alone reads, and those that the .yaml and marks of an
-# export say; all others must be known to use the weights.
+# Fields of a config that a sampler chooses anew, and those that the .yaml and marks of an export say; `whitened` is
+# read by training alone. All others must be known to use the weights.
 OF_SAMPLING = {
     "schedule": ("first_timestep", "guidance", "final_alpha_bar_one", "spacing"),
-    "vae": ("whitened",),
     "control": ("scale", "guidance"),
 }
 IN_YAML = {"schedule": ("prediction", "timesteps", "beta_start", "beta_end", "zero_terminal_snr"), "vae": ("scale",)}
@@ -82,13 +82,30 @@ def _range(values: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def unlike_sd15(config: ModelConfig, taken: set[str]) -> Iterator[str]:
-    """The values of the parts taken that are not SD 1.5's: what a reader of a layout without a config takes for it."""
-    tables = {"schedule", "unet", "control"} if "controlnet" in taken else {"schedule", *taken}
-    for table in sorted(tables):
-        passed = OF_SAMPLING.get(table, ()) + (IN_YAML.get(table, ()) if "unet" in taken else ())
-        for field in fields(getattr(config, table)):
-            value, usual = (getattr(getattr(one, table), field.name) for one in (config, SD15))
-            if value != usual and field.name not in passed:
-                shown = f"{value:.5g}" if isinstance(value, float) else value
-                yield f"{table}.{field.name} {shown}"
+def in_yaml(config: ModelConfig) -> list[Any]:
+    """What the .yaml and the marks of an export say that counts."""
+    return [getattr(getattr(config, table), name) for table, names in IN_YAML.items() for name in names]
+
+
+def unlike_sd15(
+    config: ModelConfig, taken: set[str], said: Callable[[ModelConfig], Any], sampling: bool = False
+) -> Iterator[str]:
+    """The values of the parts taken that are not SD 1.5's, but for those that `said`, what a layout says, depends on.
+
+    sampling: those alone that a sampler chooses, else all others.
+    """
+    if sampling and config.image_size != SD15.image_size:
+        yield f"size {config.image_size}"
+    of_controlnet = {"unet", "control"} if "controlnet" in taken else set()
+    for table in sorted({"schedule", *taken, *of_controlnet} - {"controlnet"}):
+        part = getattr(config, table)
+        for name, usual in vars(getattr(SD15, table)).items():
+            value, chosen = getattr(part, name), name in OF_SAMPLING.get(table, ())
+            if value == usual or chosen != sampling or name == "whitened":
+                continue
+            try:
+                otherwise = said(replace(config, **{table: replace(part, **{name: usual})}))
+            except ValueError:  # of a value that goes with another alone
+                otherwise = None
+            if said(config) == otherwise:
+                yield f"{table}.{name} {f'{value:.5g}' if isinstance(value, float) else value}"

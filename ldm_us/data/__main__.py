@@ -162,7 +162,7 @@ def run_statistics(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     args = build_parser().parse_args(argv)
-    check_words(args)
+    check_words(vars(args))
     making = {"phantom": run_phantom, "masks": run_masks, "binarize": run_binarize}
     return (making | {"audit": run_audit, "statistics": run_statistics})[args.command](args)
 

@@ -61,9 +61,20 @@ def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Non
         raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, 3, *size)}.")
 
 
-def mask_hint(masks: Tensor) -> Tensor:
-    """Masks (b, 1, H, W) in {0, 1} as a ControlNet takes them: (b, 3, H, W)."""
-    return masks.expand(-1, 3, -1, -1)
+def check_batch(
+    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
+) -> None:
+    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
+    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
+        if count != batch:
+            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
+    size = pixels_of(model, z_T)
+    for side in size:
+        check_size(model.config, side)
+    for term in controls:
+        check_hint(tuple(term.hint.shape), batch, size)
+    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
+        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")
 
 
 def prepare_controls(terms: Sequence[ControlTerm], schedule: Schedule, steps: int) -> list[ReadyControl]:
@@ -127,19 +138,3 @@ def weighted_residuals(control: ReadyControl, z_t: Tensor, t: Tensor, context: T
     if guided and control.guess:
         residuals = [torch.cat([torch.zeros_like(each), each]) for each in residuals]
     return Control(residuals[:-1], residuals[-1])
-
-
-def check_batch(
-    model: LatentDiffusion, batch: int, seeds: int, z_T: Tensor, masks: Tensor | None, controls: Sequence[ControlTerm]
-) -> None:
-    """Raise ValueError unless there is one of everything per sample and masks and hints fit the image."""
-    for name, count in (("seeds", seeds), ("z_T", len(z_T))):
-        if count != batch:
-            raise ValueError(f"{count} {name} for {batch} prompts: give one per prompt.")
-    size = pixels_of(model, z_T)
-    for side in size:
-        check_size(model.config, side)
-    for term in controls:
-        check_hint(tuple(term.hint.shape), batch, size)
-    if masks is not None and tuple(masks.shape) != (batch, 1, *size):
-        raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")

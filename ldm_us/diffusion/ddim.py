@@ -82,5 +82,6 @@ def ddim_invert_step(schedule: Schedule, z_prev: Tensor, t_prev: Tensor, t: Tens
 
 
 def alpha_bar_or_final(schedule: Schedule, t: Tensor, like: Tensor) -> Tensor:
+    """alpha_bar at t (b,), and that which the last step lands on where t is -1: -> (b, 1, 1, 1)."""
     final = torch.full_like(like[:, :1, :1, :1], schedule.final_alpha_bar)
     return torch.where(t.view(-1, 1, 1, 1) < 0, final, level(schedule.alpha_bar, t.clamp(min=0), like))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.config import PRECISIONS, SAMPLERS, ModelConfig
-from ldm_us.diffusion.controls import ControlTerm, check_batch, check_span, mask_hint
+from ldm_us.diffusion.controls import ControlTerm, check_batch, check_span
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, predict_z_0
 from ldm_us.diffusion.dpm_solver import dpm_step
@@ -159,8 +159,8 @@ def conditions_of(
     if masks is not None:
         if model.controlnet is None:
             raise ValueError("masks need a model with a ControlNet: train one with `train.py controlnet` first.")
-        mask_term = sampling.limited(ControlTerm(model.controlnet, mask_hint(masks), sampling.control_scale))
-        controls = [mask_term, *controls]
+        term = ControlTerm(model.controlnet, model.controlnet.hint_of(masks), sampling.control_scale)
+        controls = [sampling.limited(term), *controls]
     guidance = sampling.guided_by(sampling.guidance)
     return prepare_conditions(model, prompts, negative_prompts, guidance, controls, sampling.steps)
 

@@ -197,7 +197,7 @@ RUN = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     options = build_parser().parse_args(argv)
-    check_words(options)
+    check_words(vars(options))
     return RUN[options.command](options)
 
 

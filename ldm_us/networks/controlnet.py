@@ -70,6 +70,10 @@ class ControlNet(nn.Module):
         weight = unet.encoder.conv_in.weight
         return cls(unet, config or ControlConfig()).to(device=weight.device, dtype=weight.dtype)
 
+    def hint_of(self, masks: Tensor) -> Tensor:
+        """What this ControlNet is shown of masks (b, 1, H, W) in {0, 1}: (b, 3, H, W) in [0, 1]."""
+        return masks.expand(-1, 3, -1, -1)
+
     def forward(
         self,
         z_t: Tensor,

@@ -88,7 +88,7 @@ def section_of(run: Run, options: argparse.Namespace) -> dict[str, object]:
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse what makes no sense before anything is sampled."""
-    check_words(options)
+    check_words(vars(options))
     check_seed(options.seed + MOST_SEEDS)
     check_new_file(options.out, options.overwrite)
     if options.judge is not None:

@@ -9,13 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.records import Record, class_prompt, load_pair
+from ldm_us.data.records import Record, load_pair
+from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
 from ldm_us.diffusion.sampling import Sampling, computing, draw_start, generate
 from ldm_us.files.checkpoint import load_model
 from ldm_us.files.pictures import to_picture
+from ldm_us.files.stored_tensor import shown
 from ldm_us.report.run_folder import Run
 from ldm_us.synthesis.drawing import Wanted, walk
 from ldm_us.synthesis.explain import decoded, spread
@@ -24,7 +26,7 @@ from ldm_us.training.dataset import OTHER_SPLIT, data_hash, split_data
 from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
-ROWS = ("normal", "benign", "malignant")  # as in the paper's Figure 3
+ROWS, MOST_ROWS = ("normal", "benign", "malignant"), 8  # first, as in the paper's Figure 3; and how many
 COUNTS = {"benign": 2, "malignant": 2, "normal": 1}  # of held-out images whose masks or reconstructions are shown
 
 
@@ -33,6 +35,7 @@ class Example(NamedTuple):
 
     name: str
     label: str
+    prompt: str
     mask: Tensor  # (1, H, W) in {0, 1}
     x: Tensor | None  # (3, H, W) in [-1, 1]; None for a drawn mask
 
@@ -54,6 +57,7 @@ def result_figures(
     assert run.result is not None
     try:
         model = load_model(run.path / "model.safetensors", device=device)
+        words = words_of(run.path / "model.safetensors")
     except ValueError as error:
         return [], [f"No samples: {error}"]
     check_steps(model.schedule, steps)
@@ -63,11 +67,18 @@ def result_figures(
     if run.stage == "vae":
         return [reconstructions(model, examples)] if examples else [], notes
     if run.stage == "unet":
-        return [by_class(model, sampling, seed), strip(model, sampling, seed, None)], [] if examples else notes
+        rows = prompts_shown(words)
+        one = ("malignant", words.prompt("malignant")) if "malignant" in words.classes else rows[-1]
+        figures = [by_class(model, sampling, seed, rows), strip(model, sampling, seed, *one, None)]
+        return figures, [] if examples else notes
     if not examples:
-        examples = drawn_examples(size)
+        examples = drawn_examples(size, words)
         notes.append("The masks below were drawn for this report.")
-    return [by_mask(model, sampling, seed, examples), strip(model, sampling, seed, examples[0])], notes
+    first = examples[0]
+    return [
+        by_mask(model, sampling, seed, examples),
+        strip(model, sampling, seed, first.label, first.prompt, first),
+    ], notes
 
 
 def reconstructions(model: LatentDiffusion, examples: Sequence[Example]) -> Figure:
@@ -83,11 +94,19 @@ def reconstructions(model: LatentDiffusion, examples: Sequence[Example]) -> Figu
     return Figure("reconstructions", columns, rows, "Decoded from the posterior mean, without noise.")
 
 
-def by_class(model: LatentDiffusion, sampling: Sampling, seed: int) -> Figure:
+def prompts_shown(words: Words) -> list[tuple[str, str]]:
+    """(class, prompt): of every class, those of ROWS first; of a model without classes its most frequent prompts."""
+    classes = [*(label for label in ROWS if label in words.classes), *(one for one in words.classes if one not in ROWS)]
+    if classes:
+        return [(label, words.prompt(label)) for label in classes[:MOST_ROWS]]
+    return [(shown(prompt, 40), prompt) for prompt in words.prompts[:MOST_ROWS]] or [("no text", "")]
+
+
+def by_class(model: LatentDiffusion, sampling: Sampling, seed: int, prompts: Sequence[tuple[str, str]]) -> Figure:
     """Samples of every class, as in the paper's Figure 3."""
     seeds = [seed + i for i in range(SAMPLES["unet"])]
-    rows = [(label, sample(model, sampling, class_prompt(label), None, seeds)) for label in ROWS]
-    settings = settings_of(model, sampling, False, f"Prompts '{class_prompt(ROWS[0])}' and so on.")
+    rows = [(label, sample(model, sampling, prompt, None, seeds)) for label, prompt in prompts]
+    settings = settings_of(model, sampling, False, f"Prompts '{prompts[0][1]}' and so on.")
     return Figure("by class", [f"seed {own}" for own in seeds], rows, settings)
 
 
@@ -100,20 +119,21 @@ def by_mask(model: LatentDiffusion, sampling: Sampling, seed: int, examples: Seq
         cells: list[Image.Image | None] = [to_picture(example.mask)]
         if with_original:
             cells.append(None if example.x is None else to_picture(example.x[:1] / 2 + 0.5))
-        samples = sample(model, sampling, class_prompt(example.label), example.mask, seeds)
+        samples = sample(model, sampling, example.prompt, example.mask, seeds)
         rows.append((example.name, [*cells, *samples]))
     columns = ["mask", *(["original"] if with_original else []), *(f"seed {own}" for own in seeds)]
     settings = settings_of(model, sampling, True, "The prompt names the class of the mask.")
     return Figure("by mask", columns, rows, settings)
 
 
-def strip(model: LatentDiffusion, sampling: Sampling, seed: int, example: Example | None) -> Figure:
+def strip(
+    model: LatentDiffusion, sampling: Sampling, seed: int, label: str, prompt: str, example: Example | None
+) -> Figure:
     """One sample in the making: the latents and the predicted clean ones, decoded, at a few timesteps."""
-    label = "malignant" if example is None else example.label
     mask = None if example is None else example.mask
     with computing(model, sampling):
         recipe = Recipe(sampling.resolved(model.config, masked=mask is not None))
-        one = Wanted(class_prompt(label), seed, mask)
+        one = Wanted(prompt, seed, mask)
         steps = list(walk(model, [one], recipe, (), generators_of([seed])))
         z_T = draw_start(model, recipe.sampling, generators_of([seed]), [one.prompt])
         z = [z_T, *(step.z for step in steps)]  # before each step, and after the last
@@ -155,7 +175,7 @@ def read_examples(config: dict[str, Any], folders: Sequence[Path], size: int) ->
         examples = []
         for record in choose(held_out or train):
             x, mask = load_pair(record, size)
-            examples.append(Example(record.image.stem, record.label, mask, x))
+            examples.append(Example(record.image.stem, record.label, record.prompt, mask, x))
         return examples, notes
     except (ValueError, OSError) as error:
         return [], [f"The data of the run cannot be read, so no originals are shown: {error}"]
@@ -170,11 +190,12 @@ def choose(records: Sequence[Record]) -> list[Record]:
     return chosen
 
 
-def drawn_examples(size: int) -> list[Example]:
+def drawn_examples(size: int, words: Words) -> list[Example]:
     """An oval lying for benign, and one standing for malignant, white in the middle of a black mask."""
-    examples, place = [], torch.linspace(-0.5, 0.5, size)
+    examples, place, others = [], torch.linspace(-0.5, 0.5, size), prompts_shown(words)
     # Half axes as shares of the side.
     for name, label, width, height in (("lying", "benign", 0.24, 0.13), ("standing", "malignant", 0.13, 0.24)):
         oval = (place[None, :] / width) ** 2 + (place[:, None] / height) ** 2 <= 1
-        examples.append(Example(f"drawn, {name}", label, oval.float()[None], None))
+        label, prompt = (label, words.prompt(label)) if label in words.classes else others[0]
+        examples.append(Example(f"drawn, {name}", label, prompt, oval.float()[None], None))
     return examples

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm_us.data.records import CLASSES, class_prompt
+from ldm_us.data.records import CLASSES
+from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy
-from ldm_us.evaluation.judge.file import load_judge
+from ldm_us.evaluation.judge.file import asked_classes, load_judge
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.mask_errors import mask_errors
 from ldm_us.evaluation.masks.fidelity import load_batch
@@ -46,11 +47,12 @@ def judged(
     try:
         model = load_model(run.path / "model.safetensors", device=device)
         if run.stage == "unet":
+            words = words_of(run.path / "model.safetensors")
             start, before = run.config.get("weights"), "none: random weights"
             if start is not None:
-                before = named(network, load_model(start, device), sampling, seed)
+                before = named(network, load_model(start, device), words, sampling, seed)
             reading = f"{PER_CLASS} samples a class, by the judge; 1 in {len(CLASSES)} by chance"
-            return [Judged("classes named as asked", reading, before, named(network, model, sampling, seed))], []
+            return [Judged("classes named as asked", reading, before, named(network, model, words, sampling, seed))], []
         if run.stage == "controlnet":
             _, held_out = split_data(folders, float(run.config["held_out"]))
             lesions = [record for record in held_out if record.masks and record.label != "normal"][:MASKS]
@@ -71,10 +73,10 @@ def judged(
     return [], []
 
 
-def named(network: Judge, model: LatentDiffusion, sampling: Sampling, seed: int) -> str:
+def named(network: Judge, model: LatentDiffusion, words: Words, sampling: Sampling, seed: int) -> str:
     """How often the judge names the class that a sample was asked for, with its 95 % interval."""
-    asked = [label for label in CLASSES for _ in range(PER_CLASS)]
-    samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, seed, BATCH)
+    asked, prompts = asked_classes(words, PER_CLASS)
+    samples = draw_samples(model, prompts, sampling, seed, BATCH)
     share = accuracy(asked, judge(network, samples).labels)["all"]
     return f"{share['share']:.0%} ({share['low']:.0%} to {share['high']:.0%})"
 

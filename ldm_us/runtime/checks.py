@@ -1,10 +1,10 @@
 """Checks of command-line values that several commands share; each raises ValueError with one sentence."""
 
 import math
-from argparse import Namespace
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 def check_device(device: str) -> None:
@@ -24,9 +24,9 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed {seed}: use 0 up to 2^63 - 1.")
 
 
-def check_words(options: Namespace) -> None:
+def check_words(options: Mapping[str, Any]) -> None:
     """Check what means one thing in every command that has it: --device, --seed, and counts."""
-    given = {name: value for name, value in vars(options).items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     for name in ("n", "size", "steps", "batch", "workers", "two_sample_steps"):
         if given.get(name, 1) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {given[name]}: use 1 or more.")

@@ -59,7 +59,7 @@ def add_what(add: Callable[..., object]) -> None:
     add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
     add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder of masks")
     add("--n", type=int, metavar="N", help="samples of each; with --balance of all (4)")
-    add("--balance", type=float, nargs=3, metavar=("B", "M", "N"), help="shares or counts: benign malignant normal")
+    add("--balance", type=float, nargs="+", metavar="X", help="shares or counts, in the order of --info")
     add("--seed", type=seed, default=0, metavar="N", help="of the first sample, others follow; or random (%(default)s)")
 
 

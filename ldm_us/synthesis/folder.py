@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,13 +19,13 @@ from PIL import Image
 from torch import Tensor
 
 from ldm_us.data.readers.busi import SAMPLES_INFO
-from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import take_shared, try_exclusive
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
-from ldm_us.synthesis.plan import STRIPS, Plan, Sample
+from ldm_us.synthesis.plan import Plan, Sample
 from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, settings_of
 
 COMMAND = "command.json"  # what the folder was begun with
@@ -87,10 +87,9 @@ def remove_samples(out: Path) -> None:
             for name in files_of(entry):
                 if (out / name).resolve().is_relative_to(out.resolve()):
                     (out / name).unlink(missing_ok=True)
+                    with suppress(OSError):  # unless it holds something
+                        (out / name).parent.rmdir()  # a class folder without an image is no BUSI
         path.unlink()
-    for name in (*CLASSES, STRIPS):  # a class folder without an image is no BUSI
-        if (out / name).is_dir() and not any((out / name).iterdir()):
-            (out / name).rmdir()
 
 
 def begun_with(out: Path) -> Fields:
@@ -199,9 +198,11 @@ def finish(out: Path, plan: Plan) -> None:
             families.setdefault(shared, []).append(Path(entry["file_name"]).name)
     assert numbers == plan.total, "a process left before its share was done"
     if plan.layout == "busi":
+        others = {s.label: s.prompt for s in plan.subjects if s.prompt != class_prompt(s.label)}
         info = {
             "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
             "families": [names for names in families.values() if len(names) > 1],
+            **({"prompts": others} if others else {}),  # else who trains on them would call them a breast
         }
         with atomic_file(out / SAMPLES_INFO) as file:
             file.write((json.dumps(info, indent=1) + "\n").encode())
@@ -213,7 +214,7 @@ def shared_source(entry: Fields) -> str | None:
         return edited
     if controls := settings_of(entry)["controls"]:
         return json.dumps([str(control["hint"]["sha256"]) for control in controls])
-    return entry.get("mask_sha256") if entry.get("class") in LESION_CLASSES else None
+    return entry.get("mask_sha256") if entry.get("class") != "normal" else None
 
 
 def read_list(path: Path) -> Iterator[Fields]:

@@ -19,10 +19,10 @@ from ldm_us.data.records import (
     mask_tensor,
     open_image,
     open_mask,
-    prompted_class,
     small_lesions,
     union_of_masks,
 )
+from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.inpainting import check_region
 from ldm_us.diffusion.model import LatentDiffusion
@@ -102,7 +102,7 @@ def load_added(added: Sequence[AddedControl], model: LatentDiffusion, device: st
     return terms
 
 
-def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str]) -> None:
+def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], words: Words) -> None:
     """Raise ValueError, before anything is written, for an image, region or mask that does not fit the samples."""
     begin = recipe.begin
     if not isinstance(begin, FromNoise):
@@ -112,7 +112,7 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str]) 
     if isinstance(begin, Inversion) and begin.source_mask is not None:
         lesion = bool(load_masks(begin.source_mask, recipe.size, 1).any())
         for prompt in prompts if begin.source_prompt is None else [begin.source_prompt]:
-            check_mask(prompted_class(prompt), lesion, f"--source-mask {begin.source_mask}")
+            check_mask(words.label_of(prompt), lesion, f"--source-mask {begin.source_mask}")
         if model.controlnet is None:
             raise ValueError(
                 "--source-mask: no ControlNet in the weights to follow it. Train one: `train.py controlnet`."

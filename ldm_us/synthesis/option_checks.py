@@ -57,6 +57,8 @@ def check_combinations(options: Options, given: Sequence[str]) -> None:
         raise ValueError("--strength and --inpaint: a region is drawn anew as a whole. Leave out one of them.")
     if options["source_class"] and options["source_prompt"] is not None:
         raise ValueError("--source-class and --source-prompt both say what --init shows: give one of them.")
+    if options["sampler"] != "ddim" and options["eta"]:
+        raise ValueError(f"--eta is of ddim and does nothing with --sampler {options['sampler']}: leave it out.")
     if options["invert"] and (options["sampler"] != "ddim" or options["eta"] != 0.0):
         raise ValueError("--invert is exact for --sampler ddim --eta 0 alone.")
     if options["invert"] and options["explain"]:
@@ -98,8 +100,6 @@ def ignored_notes(recipe: Recipe, asked_guidance: float | None, fast: bool, wate
     if sampling.guidance == 1:
         why = "" if asked_guidance == 1 else ", which the model has of its own here"
         notes += [f"--{name} does nothing at guidance 1{why}." for name, used in given.items() if used]
-    if sampling.sampler == "ddpm" and sampling.eta != 0:
-        notes.append("--eta does nothing with --sampler ddpm.")
     if fast and sampling.exact:
         notes.append("--fast does nothing here: samples with edits or strips are drawn one by one.")
     if watermark and isinstance(recipe.begin, Region) and recipe.begin.paste:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.runtime.command_line import short_usage
 from ldm_us.runtime.processes import local_device
@@ -28,6 +27,7 @@ class SampleOptions:
     labels: list[str]
     prompt: str | None
     mask: Path | None
+    source_class: str | None  # of what is inverted; the model has its prompt
     n: int | None
     balance: list[float] | None
     seed: int | None  # of the first sample; None: drawn from the system
@@ -57,7 +57,8 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
         check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
     elif not parsed.info:
         check_options(values, changed)
-    as_given = ("labels", "prompt", "mask", "n", "balance", "seed", "layout", "batch", "out", "overwrite", "watermark")
+    as_given = ("labels", "prompt", "mask", "source_class", "n", "balance", "seed", "layout", "batch", "out")
+    more = ("overwrite", "watermark", "fast", "drop_memorised", "data", "info", "verify")
     added = [Path(word) for words in parsed.also_control for word in words[:2]]
     return SampleOptions(
         source=Source(parsed.weights, parsed.controlnet, tuple(parsed.lora)),
@@ -65,7 +66,7 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
         device=local_device(parsed.device),
         strips=tuple(name for name in ("trajectory", "explain") if values[name]),
         given={name: [values[name]] for name in EDIT_FILES if values[name] is not None} | {"also_control": added},
-        **{name: values[name] for name in (*as_given, "fast", "drop_memorised", "data", "info", "verify")},
+        **{name: values[name] for name in (*as_given, *more)},
     )
 
 
@@ -92,8 +93,7 @@ def beginning_of(values: dict[str, Any]) -> Beginning:
         return Region(init, values["inpaint"], values["resample"], not values["no_paste"])
     if not values["invert"]:
         return FromImage(init, **strength)
-    shown = class_prompt(values["source_class"]) if values["source_class"] else values["source_prompt"]
-    iterations, source_mask = values["iterations"], values["source_mask"]
+    iterations, shown, source_mask = values["iterations"], values["source_prompt"], values["source_mask"]
     return Inversion(init, iterations=iterations, source_prompt=shown, source_mask=source_mask, **strength)
 
 

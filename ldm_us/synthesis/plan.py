@@ -2,11 +2,12 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from ldm_us.data.records import CLASSES, class_prompt
+from ldm_us.data.records import CLASSES
+from ldm_us.data.words import Words
 from ldm_us.synthesis.subjects import Subject, choose_subjects, masked_subjects
 
 STRIPS = "strips"  # in the layout of BUSI, the folder of pictures of how samples came about
@@ -37,7 +38,8 @@ class Plan:
     masked: bool  # every sample follows a mask; that of a normal breast may be empty
     seed: int  # of the first sample
     n: int = 4  # of each subject, where there are no counts
-    counts: tuple[int, ...] | None = None  # of each of CLASSES
+    counts: tuple[int, ...] | None = None  # of each of the classes
+    classes: tuple[str, ...] = ()  # where there are counts
     layout: str = "flat"
 
     @property
@@ -75,7 +77,7 @@ class Plan:
         if self.counts is None:
             yield from ((row, nth) for row in range(len(self.subjects)) for nth in range(self.n))
             return
-        rows = [[row for row, subject in enumerate(self.subjects) if subject.label == label] for label in CLASSES]
+        rows = [[row for row, one in enumerate(self.subjects) if one.label == label] for label in self.classes]
         for _, i, nth in heapq.merge(*(_turns(i, count) for i, count in enumerate(self.counts))):
             yield rows[i][nth % len(rows[i])], nth
 
@@ -93,16 +95,23 @@ def make_plan(
     seed: int,
     balance: Sequence[float] | None,
     layout: str,
+    words: Words,
 ) -> Plan:
     """A plan from the options of sample.py. Raise ValueError for options that do not fit together."""
     if balance is None:
-        subjects = choose_subjects(labels, prompt, mask)
+        subjects = choose_subjects(labels, prompt, mask, words)
         plan = Plan(tuple(subjects), mask is not None, seed, 4 if n is None else n, layout=layout)
     else:
         if labels or prompt is not None:
             raise ValueError("--balance sets the classes: leave --class and --prompt away.")
-        counts = class_counts(balance, n)
-        plan = Plan(balanced_subjects(counts, mask), mask is not None, seed, counts=counts, layout=layout)
+        words.check_classes("--balance")
+        classes = words.classes
+        of_breast = len(balance) == len(CLASSES) and set(classes) < set(CLASSES)
+        if of_breast and not any(share for label, share in zip(CLASSES, balance, strict=True) if label not in classes):
+            classes = CLASSES  # with 0 for what the model was not taught
+        counts = class_counts(balance, n, classes)
+        subjects = balanced_subjects(dict(zip(classes, counts, strict=True)), mask, words)
+        plan = Plan(tuple(subjects), mask is not None, seed, counts=counts, classes=classes, layout=layout)
     if layout == "busi":
         unnamed = [subject.name for subject in plan.subjects if not subject.label]
         if unnamed:
@@ -110,11 +119,13 @@ def make_plan(
     return plan
 
 
-def class_counts(balance: Sequence[float], n: int | None) -> tuple[int, ...]:
+def class_counts(balance: Sequence[float], n: int | None, classes: Sequence[str]) -> tuple[int, ...]:
     """Shares of n samples, or the counts themselves where n is None; the largest remainders are rounded up."""
     listed = " ".join(f"{share:g}" for share in balance)
+    if len(balance) != len(classes):
+        raise ValueError(f"--balance {listed}: give {len(classes)} numbers, in this order: {', '.join(classes)}.")
     if not all(0 <= share < float("inf") for share in balance) or not sum(balance) > 0:
-        raise ValueError(f"--balance {listed}: use numbers of 0 or more for {', '.join(CLASSES)}, not all 0.")
+        raise ValueError(f"--balance {listed}: use numbers of 0 or more for {', '.join(classes)}, not all 0.")
     if n is None:
         if any(share != int(share) for share in balance):
             raise ValueError(f"--balance {listed}: without --n these are counts. Use whole numbers, or add --n.")
@@ -127,21 +138,20 @@ def class_counts(balance: Sequence[float], n: int | None) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def balanced_subjects(counts: Sequence[int], mask: Path | None) -> tuple[Subject, ...]:
+def balanced_subjects(counts: Mapping[str, int], mask: Path | None, words: Words) -> list[Subject]:
     """A subject for each class that is wanted or, with masks, one for each mask of a lesion.
 
     Masks whose names tell no class serve a class that has no masks of its own. A normal breast has an empty mask.
     """
-    masks = [] if mask is None else masked_subjects(mask)
+    masks = [] if mask is None else masked_subjects(mask, words.classes)
     subjects: list[Subject] = []
-    for label, count in zip(CLASSES, counts, strict=True):
-        if count == 0:
-            continue
+    for label in (label for label, count in counts.items() if count > 0):
+        prompt = words.prompt(label)
         if mask is None or label == "normal":
-            subjects.append(Subject(label, class_prompt(label), label=label))
+            subjects.append(Subject(label, prompt, label=label))
             continue
         fitting = [s for s in masks if s.label == label] or [s for s in masks if not s.label]
         if not fitting:
             raise ValueError(f"--mask {mask}: no mask of class {label}. Add some, or make its share of --balance 0.")
-        subjects += [replace(subject, label=label, prompt=class_prompt(label)) for subject in fitting]
-    return tuple(subjects)
+        subjects += [replace(subject, label=label, prompt=prompt) for subject in fitting]
+    return subjects

@@ -1,13 +1,16 @@
 """What to sample: one subject per class, prompt or mask, each a row of the grid (the paper's Figures 3 and 4)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
-from ldm_us.data.readers.busi import CLASSES, class_folder, read_busi
+from ldm_us.data.readers.busi import class_folder, read_busi
 from ldm_us.data.readers.left_out import list_left_out
-from ldm_us.data.records import LESION_CLASSES, class_prompt, prompted_class
+from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.data.words import Words
+from ldm_us.synthesis.recipe import Beginning, Inversion
 
 
 @dataclass(frozen=True)
@@ -18,36 +21,51 @@ class Subject:
     prompt: str
     masks: tuple[Path, ...] = ()  # OR-ed together; empty: not conditioned on a mask
     original: Path | None = None  # the image the mask was drawn on, where it lies beside it
-    label: str = ""  # of CLASSES; empty where nobody told
+    label: str = ""  # a class of the model, or that in a mask's name; empty where nobody told
 
 
-def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None) -> list[Subject]:
-    """Subjects from --class, --prompt and --mask; all classes where nothing is asked for."""
-    for label in labels:
-        if label not in CLASSES:
-            raise ValueError(f"--class {label}: unknown. Use {', '.join(CLASSES)}, or --prompt for other texts.")
+def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None, words: Words) -> list[Subject]:
+    """Subjects from --class, --prompt and --mask; all classes of the model where nothing is asked for."""
+    of_class = {label: words.prompt(label) for label in labels}
     if prompt is not None and labels:
         raise ValueError("--class and --prompt both set the text: give one of them.")
     if mask is not None:
         if len(labels) > 1:
             raise ValueError("--mask takes one --class for all masks. Run sample.py once per class.")
-        return [with_text(subject, labels, prompt) for subject in masked_subjects(mask)]
+        return [with_text(subject, labels, prompt, words) for subject in masked_subjects(mask, words.classes)]
     if prompt is not None:
         return [Subject("prompt", prompt)]
-    return [Subject(label, class_prompt(label), label=label) for label in labels or CLASSES]
+    if not labels:
+        words.check_classes("without --class and --prompt")
+        of_class = {label: words.prompt(label) for label in words.classes}
+    return [Subject(label, of_class[label], label=label) for label in labels or words.classes]
 
 
-def with_text(subject: Subject, labels: list[str], prompt: str | None) -> Subject:
-    """Set the prompt of a mask: what the user asked for, else the class in a BUSI file name."""
-    text = prompt if prompt is not None else class_prompt(labels[0]) if labels else subject.prompt
-    if not text and prompt is None:
+def with_text(subject: Subject, labels: list[str], prompt: str | None, words: Words) -> Subject:
+    """Set the prompt of a mask: what the user asked for, else that of the class in a BUSI file name."""
+    if prompt is not None:
+        return replace(subject, prompt=prompt, label=words.label_of(prompt) or subject.label)
+    label = labels[0] if labels else subject.label
+    if not label:
         raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
-    return replace(subject, prompt=text, label=labels[0] if labels else prompted_class(text) or subject.label)
+    asked = f"--class {label}" if labels else f"{subject.masks[0]}, of class {label}"
+    return replace(subject, prompt=words.prompt(label, asked), label=label)
 
 
-def masked_subjects(path: Path) -> list[Subject]:
-    """The subjects of a mask file, of a folder of mask files, or of BUSI itself, whose masks come with originals."""
-    return read_masks(path)[0]
+def with_source(begin: Beginning, label: str | None, words: Words) -> Beginning:
+    """Set the prompt of what is inverted, where --source-class says what it shows."""
+    if label is None or not isinstance(begin, Inversion):
+        return begin
+    return replace(begin, source_prompt=words.prompt(label, f"--source-class {label}"))
+
+
+def masked_subjects(path: Path, classes: Sequence[str] = CLASSES) -> list[Subject]:
+    """The subjects of a mask file, of a folder of mask files, or of BUSI itself, whose masks come with originals.
+
+    They have no prompt yet, and a class where their names tell one of CLASSES or of those of the model.
+    """
+    known = {*CLASSES, *classes}
+    return [subject if subject.label in known else replace(subject, label="") for subject in read_masks(path)[0]]
 
 
 def left_out(path: Path | None) -> list[str]:
@@ -65,7 +83,7 @@ def read_masks(path: Path) -> tuple[list[Subject], list[Path]]:
     if holds_busi(path):
         records = read_busi(path)
         files = [file for kind in list_left_out(path, "BUSI", records).values() for file in kind]
-        subjects = [Subject(r.image.stem, r.prompt, r.masks, r.image, r.label) for r in records if r.masks]
+        subjects = [Subject(r.image.stem, "", r.masks, r.image, r.label) for r in records if r.masks]
         return subjects, files + [record.image for record in records if not record.masks]
     masks, files = list_masks(path)
     by_name = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
@@ -90,8 +108,7 @@ def subject_of_file(path: Path) -> Subject:
     of_stem = sorted((file, bool(name["mask"])) for name, file in siblings if name["stem"] == match["stem"])
     masks = tuple(file for file, is_mask in of_stem if is_mask)
     original = next((file for file, is_mask in of_stem if not is_mask), None)
-    label = match["label"] if match["label"] in CLASSES else ""
-    return Subject(match["stem"], class_prompt(match["label"]), masks, original, label)
+    return Subject(match["stem"], "", masks, original, match["label"])
 
 
 def check_mask(label: str, lesion: bool, where: str) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import load_model
+from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.lineage import read_lineage
 from ldm_us.files.lora_file import PROMPT, UNKNOWN_BASE, apply_lora, load_lora
 from ldm_us.synthesis.fields import Fields
 
@@ -34,6 +36,17 @@ def parse_lora(text: str) -> ScaledLoRA:
         return ScaledLoRA(Path(path), float(scale)) if colon else ScaledLoRA(Path(text))
     except ValueError:
         return ScaledLoRA(Path(text))  # a colon in the name of the file
+
+
+def taught_words(source: Source) -> Words:
+    """The words of the model, and those of the last stage of each file that is joined to it."""
+    added = []
+    if source.controlnet is not None:
+        entries = read_lineage(read_metadata(source.controlnet)).entries
+        added += [entry for entry in entries if entry.get("stage") == "controlnet"]
+    for path, _ in source.loras:
+        added += read_lineage(load_lora(path).metadata).entries[-1:]  # those before are of its base
+    return words_of(source.weights, added)
 
 
 def load_sampler(source: Source, device: str, warn: Callable[[str], None]) -> tuple[LatentDiffusion, Fields]:

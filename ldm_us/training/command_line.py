@@ -39,7 +39,7 @@ Examples: the denoiser of SD 1.5 on BUSI; a LoRA of it; a ControlNet
 """
     + EXIT_CODES
 )
-PAIRS = {"weights": "preset", "steps": "epochs"}  # one of each must be given
+PAIRS = {"steps": "epochs"}  # one of each must be given
 
 
 def parse_options(argv: list[str] | None = None) -> TrainOptions:

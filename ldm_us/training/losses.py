@@ -55,8 +55,7 @@ def ddpm_loss(
     control = None
     if use_control:
         assert model.controlnet is not None
-        hint = batch.mask.to(z_t.dtype).expand(-1, 3, -1, -1)
-        control = model.controlnet(z_t, batch.t, context, hint)
+        control = model.controlnet(z_t, batch.t, context, model.controlnet.hint_of(batch.mask.to(z_t.dtype)))
     prediction = model.unet(z_t, batch.t, context, control).float()
     target = target_of(model.schedule, batch.z_0, batch.t, batch.eps)
     if min_snr is None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_us.config import PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 from ldm_us.runtime.checks import check_device, check_seed
-from ldm_us.training.log import summary_writer
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
@@ -56,7 +55,7 @@ class TrainOptions:
     data: tuple[Path, ...] = option("datasets; see `python -m ldm_us.data audit`", ..., "DIR")
     data_weights: tuple[float, ...] | None = option("shares of the datasets (all images alike)", None, "W")
     weights: Path | None = option("start from a model.safetensors", None, "FILE")
-    preset: str | None = option(f"or from random weights: {', '.join(PRESETS)}", None, "NAME")
+    preset: str | None = option(f"random weights: {', '.join(PRESETS)}; with --weights of the new part", None, "NAME")
     out: Path = option("folder of the run, new or to go on with", ..., "RUN")
     steps: int | None = option("optimiser steps, those of earlier calls included", None, "N", ABOVE_0)
     epochs: float | None = option("or passes over the data", None, "N", ABOVE_0)
@@ -127,6 +126,11 @@ class TrainOptions:
         """--steps, or --epochs of so many images in steps."""
         return self.steps or max(1, math.ceil((self.epochs or 0) * images / self.images_per_step))
 
+    def reads(self, step: int) -> bool:
+        """Whether losses are read at a step: for the log, or before what rests on them is shown or saved."""
+        several = (self.log_every, self.validate_every, self.sample_every, self.save_every)
+        return any(every and step % every == 0 for every in several)
+
     @property
     def learning_rate(self) -> float:
         """--lr, or the stage's default."""
@@ -177,6 +181,8 @@ def check_options(options: TrainOptions) -> None:
             f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
         )
     if options.tensorboard:
+        from ldm_us.training.log import summary_writer  # torch takes seconds: a command line is read before
+
         summary_writer()
     if options.data_weights is not None:
         from ldm_us.data.mixing import check_weights
@@ -198,12 +204,16 @@ def check_adapter(options: TrainOptions) -> None:
     for name in ("shard", "unlock_decoder"):
         if getattr(options, name):
             raise ValueError(f"{flag(name)} trains whole weights: leave --lora and --prompt-tokens away, or it.")
-    if options.weights is None:
+    if options.preset is not None:
         raise ValueError("--lora and --prompt-tokens adapt a trained model: give --weights instead of --preset.")
 
 
 def check_together(options: TrainOptions) -> None:
     """Refuse options of another stage, and those that need another option."""
+    if options.weights is None and options.preset is None:
+        raise ValueError("nothing to start from: give --weights FILE, or random weights by --preset NAME.")
+    if options.weights is not None and options.preset is not None and options.stage == "vae":
+        raise ValueError("--weights with --preset makes a denoiser or a ControlNet new: the vae stage has neither.")
     of_stage = {"train_text": "unet", "prompt_tokens": "unet", "decoder_only": "vae", "unlock_decoder": "controlnet"}
     of_stage |= dict.fromkeys(FIRST_STAGE, "vae")
     for name, stage in of_stage.items():

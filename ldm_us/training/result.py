@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ldm_us.data.words import record_words
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
@@ -25,6 +26,7 @@ RECORDED = (  # of the options, in the lineage
     *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),
     *("train_text", "text_warmup", "prompt_tokens", "decoder_only", "unlock_decoder", "optimizer", "precision"),
     *FIRST_STAGE,
+    "preset",
     "processes",
 )
 
@@ -123,4 +125,6 @@ def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str
         "data_sha256": data_sha256,
         "parent_sha256": lineage.parent,
     }
+    if options.stage != "vae":
+        entry |= record_words(stage.data.records, options.caption_dropout, lineage)
     return lineage.extended(entry, stage.data.images).metadata()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ldm_us.config import PRESETS
+from ldm_us.config import PRESETS, ModelConfig
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
@@ -28,20 +28,29 @@ from ldm_us.training.options import TrainOptions
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
 WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws from
 WARMUP_LR = 1e-3
+BROUGHT = {  # the fields of each table of a config that come with trained weights, whatever --preset says
+    "vae": ("scale", "whitened", "grain", "grain_bands", "noise_levels"),
+    "text": ("prompt_tokens",),
+    "unet": (),
+    "schedule": ("start_prior", "prior_prompts", "prediction"),
+}
 SIDE = re.compile(r"\b(left|right)\b|o'clock", re.IGNORECASE)
 
 
 def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[str]]:
     """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
+    renewed: list[str] = []
     if options.weights is not None:
         model = load_model(options.weights, options.device, parts=needed_parts(options))
         lineage, parent = read_lineage(read_metadata(options.weights)), sha256_file(options.weights)
+        if options.preset is not None:
+            model, renewed = with_new_part(options, model)
         check_objective(options, model, lineage)
     else:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
     model.set_prediction(options.objective or model.config.schedule.prediction)
-    notes = notes_on_start(options, model, denoiser_is_random(options, lineage))
+    notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
     if options.stage == "controlnet" and model.controlnet is None:
@@ -53,6 +62,42 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     if options.adversarial is not None and size < SMALLEST:
         raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
     return model, dataclasses.replace(lineage, parent=parent), notes
+
+
+def with_new_part(options: TrainOptions, start: LatentDiffusion) -> tuple[LatentDiffusion, list[str]]:
+    """The start with the part of the stage new, of --preset's size: a denoiser or a ControlNet; -> it, and a note.
+
+    A new denoiser has the preset's schedule and, where that fits, the text encoder of the start, else a new one. With
+    the autoencoder comes what was measured of its latents. Raise ValueError where what must stay is of another size.
+    """
+    model = random_model(str(options.preset), options.seed).to(options.device)
+    own, preset, name = start.config, model.config, options.preset
+    kept = ("vae",) if options.stage == "unet" else tuple(BROUGHT)
+    if found := [line for part in kept for line in differing(own, preset, part)]:
+        raise ValueError(
+            f"--weights {options.weights} with --preset {name}: {', '.join(found[:3])}. What is kept of a model "
+            f"must be as in the preset: {', '.join(kept)}."
+        )
+    if options.stage == "controlnet":
+        start.controlnet = None
+        start.config = dataclasses.replace(own, name=preset.name, image_size=preset.image_size, control=preset.control)
+        return start, [f"the ControlNet is new, as {name} has it; all else is that of {options.weights}."]
+    taken = ["vae"] if differing(own, preset, "text") else ["vae", "text"]
+    for part in taken:
+        setattr(model, part, getattr(start, part))
+    model.config = dataclasses.replace(preset, **{part: getattr(own, part) for part in taken})
+    model.grain = start.grain
+    model.set_prior(None if model.schedule.ends_in_noise else start.prior)
+    new = "denoiser" if "text" in taken else "denoiser and text encoder (--train-text teaches it)"
+    return model, [f"from {options.weights}: {', '.join(taken)}; new, of random weights as {name} has them: {new}."]
+
+
+def differing(own: ModelConfig, other: ModelConfig, part: str) -> list[str]:
+    """In which fields a part of two models differs, but for those that its weights bring along."""
+    mine, theirs = getattr(own, part), getattr(other, part)
+    names = [field.name for field in dataclasses.fields(mine) if field.name not in BROUGHT[part]]
+    values = [(f"{part}.{name}", getattr(mine, name), getattr(theirs, name)) for name in names]
+    return [f"{name} is {a}, in the preset {b}" for name, a, b in values if a != b]
 
 
 def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out: int, steps: int) -> str:
@@ -114,13 +159,13 @@ def check_objective(options: TrainOptions, model: LatentDiffusion, lineage: Line
     if options.objective not in (None, prediction) and not denoiser_is_random(options, lineage):
         raise ValueError(
             f"--objective {options.objective}: the denoiser of {options.weights} was trained to predict {prediction}, "
-            "and training cannot change what its output means. Leave the option out, or start from a --preset."
+            "and training cannot change what its output means. Leave the option out, or add a --preset."
         )
 
 
 def denoiser_is_random(options: TrainOptions, lineage: Lineage) -> bool:
     """Whether the denoiser that a run starts from was never trained: it then fits any latents and any objective."""
-    if options.weights is None:
+    if options.weights is None or (options.preset is not None and options.stage == "unet"):
         return True
     stages = {entry.get("stage") for entry in lineage.entries}
     return stages == {"vae"} and lineage.entries[0].get("parent_sha256") == "random"

@@ -8,7 +8,6 @@ from ldm_us.diffusion.controls import (
     ControlTerm,
     acting_timesteps,
     add_controls,
-    mask_hint,
     prepare_controls,
     residual_weights,
 )
@@ -173,9 +172,9 @@ def test_a_mask_of_two_lesions_steers_unlike_either_of_them(model):
     assert float((images[0] - images[2]).abs().max()) > 1e-4
 
 
-def test_the_hint_of_a_mask_is_the_mask_in_three_channels():
+def test_the_hint_of_a_mask_is_the_mask_in_three_channels(model):
     masks = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    assert torch.equal(mask_hint(masks), torch.cat([masks] * 3, dim=1))
+    assert torch.equal(model.controlnet.hint_of(masks), torch.cat([masks] * 3, dim=1))
 
 
 @pytest.mark.parametrize(

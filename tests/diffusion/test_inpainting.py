@@ -7,7 +7,7 @@ import torch
 from ldm_us.config import BUNDLED, ScheduleConfig
 from ldm_us.data.phantom.simulate import simulate
 from ldm_us.data.records import class_prompt
-from ldm_us.diffusion.controls import ControlTerm, mask_hint
+from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
 from ldm_us.diffusion.editing import encode_images
@@ -179,7 +179,7 @@ def test_on_the_bundled_model_the_outside_differs_by_no_more_than_the_autoencode
     rows, columns = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
     away = ((rows - 50) / 14) ** 2 + ((columns - 64) / 20) ** 2
     mask, region = ((away < bound).float()[None, None] for bound in (1.0, 2.0))
-    control = ControlTerm(model.controlnet, mask_hint(mask), 2.0)
+    control = ControlTerm(model.controlnet, model.controlnet.hint_of(mask), 2.0)
     conditions = prepare_conditions(model, [class_prompt("benign")], "", Guidance(1.0), [control])
     before, reconstruction = x / 2 + 0.5, decode(model, encode_images(model, x))
     options = {"seeds": [0], "walk": Sampling(steps=20)}

@@ -8,7 +8,7 @@ import torch
 from ldm_us.config import BUNDLED, ScheduleConfig
 from ldm_us.data.phantom.simulate import simulate
 from ldm_us.data.records import class_prompt
-from ldm_us.diffusion.controls import ControlTerm, mask_hint
+from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
 from ldm_us.diffusion.editing import encode_images
@@ -98,7 +98,7 @@ def test_a_part_of_the_way_is_inverted_and_walked_back_too(model, phantom):
 
 def test_the_same_prompt_and_mask_give_the_image_back_and_strength_0_its_reconstruction(model, phantom):
     x, mask = phantom
-    term = ControlTerm(model.controlnet, mask_hint(mask), 2.0)
+    term = ControlTerm(model.controlnet, model.controlnet.hint_of(mask), 2.0)
     conditions = prepare_conditions(model, [BENIGN], "", Guidance(1.0), [term])
     reconstruction = decode(model, encode_images(model, x))
     again = edited(model, x, conditions, conditions, steps=20)
@@ -110,8 +110,8 @@ def test_another_mask_moves_the_lesion_and_keeps_the_tissue_far_from_both(model,
     x, mask = phantom
     target = ellipse(50, 95) if float(mask[..., :64].sum()) > float(mask[..., 64:].sum()) else ellipse(50, 30)
     source, moved = (
-        prepare_conditions(model, [BENIGN], "", Guidance(1.0), [ControlTerm(model.controlnet, mask_hint(each), 2.0)])
-        for each in (mask, target)
+        prepare_conditions(model, [BENIGN], "", Guidance(1.0), [ControlTerm(model.controlnet, hint, 2.0)])
+        for hint in map(model.controlnet.hint_of, (mask, target))
     )
     before, after = x[0, 0] / 2 + 0.5, edited(model, x, source, moved, steps=20)[0, 0]
     new, old = target[0, 0] * (1 - mask[0, 0]) > 0, mask[0, 0] * (1 - target[0, 0]) > 0

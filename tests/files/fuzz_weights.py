@@ -29,10 +29,10 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.judge.file import Training, load_judge, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, fresh_judge
 from ldm_us.files.checkpoint import load_model, save_model
-from ldm_us.files.lineage import describe_model
 from ldm_us.files.lora_file import apply_lora, save_lora
 from ldm_us.networks.lora import LoRAConfig, add_lora
 from ldm_us.runtime.entry import run_command
+from ldm_us.synthesis.info import describe_model
 from ldm_us.training.run import load_newest_state, save_state
 from tests.files.weights_mutations import mutate
 from weights_convert.__main__ import main as weights_convert

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ldm_us.data.records import class_prompt
+from ldm_us.data.words import Words
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model
@@ -114,6 +115,15 @@ def test_titles_paths_and_settings_are_escaped(report, runs, tmp_path):
 def test_without_samples_nothing_is_loaded_or_sampled(report, runs, monkeypatch):
     monkeypatch.setattr(figures, "load_model", None)
     assert "Figure 3" not in report(runs["unet"], "--no-samples").text()
+
+
+def test_a_model_of_other_classes_is_shown_by_its_own_prompts_and_one_without_by_its_most_frequent_ones():
+    thyroid = Words("t", {"benign": {"a thyroid": 3}, "cyst": {"a cyst": 2}}, frozenset(), True)
+    assert figures.prompts_shown(thyroid) == [("benign", "a thyroid"), ("cyst", "a cyst")]
+    assert {(one.label, one.prompt) for one in figures.drawn_examples(16, thyroid)} == {("benign", "a thyroid")}
+    captions = Words("t", {"": {"a thyroid": 3, "a cyst": 2}}, frozenset(), True)
+    assert figures.prompts_shown(captions) == [("a thyroid", "a thyroid"), ("a cyst", "a cyst")]
+    assert figures.prompts_shown(Words("t", {}, frozenset(), True)) == [("no text", "")]
 
 
 def test_the_samples_are_those_of_sampling_with_the_same_settings(runs, busi):

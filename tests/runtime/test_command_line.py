@@ -123,7 +123,7 @@ def test_a_help_shows_what_it_was_told_to_in_that_order(capsys):
 @pytest.mark.parametrize(
     ("main", "argv", "needed"),
     [
-        (train.main, ["unet"], "--data DIR ... (--weights FILE | --preset NAME) --out RUN (--steps N | --epochs N)"),
+        (train.main, ["unet"], "--data DIR ... --out RUN (--steps N | --epochs N)"),
         (sample.main, ["--nonsense"], "[options]"),
         (data, ["phantom"], "--out DIR"),
         (evaluation, ["masks"], "--weights FILE --data DIR ..."),

@@ -13,6 +13,7 @@ from ldm_us.files.checkpoint import save_model
 from ldm_us.runtime.entry import run_command
 
 SHORT = ["--steps", "2", "--n", "2"]
+OLD_LINEAGE = {"lineage": '[{"stage": "unet", "data": ["phantoms"]}]'}  # of before there was a record of words: breast
 
 
 def trained(model):
@@ -28,7 +29,7 @@ def weights(micro, tmp_path_factory):
     """A model file of micro with a ControlNet."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    save_model(trained(LatentDiffusion(micro)), path)
+    save_model(trained(LatentDiffusion(micro)), path, OLD_LINEAGE)
     return path
 
 

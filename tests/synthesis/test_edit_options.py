@@ -12,7 +12,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_us.data.records import class_prompt, load_image, load_mask
-from ldm_us.diffusion.controls import ControlTerm, mask_hint
+from ldm_us.data.words import words_in
+from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.editing import image_to_image
 from ldm_us.diffusion.guidance import Guidance, prepare_conditions
 from ldm_us.diffusion.inpainting import composed, inpaint
@@ -25,9 +26,11 @@ from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.inputs import check_files
 from ldm_us.synthesis.options import parse_options
 from ldm_us.synthesis.recipe import FromNoise, Recipe, read_recipe
+from ldm_us.synthesis.subjects import with_source
 from tests.synthesis.conftest import trained
 
 SIZE = 16
+BREAST = words_in("m", {})  # of a file of before there was a record
 PROMPTS = [class_prompt("benign")]
 SETTINGS = ("--steps", "4", "--guidance", "2", "--size", f"{SIZE}")
 STEPS = Sampling(steps=4, guidance=2.0)
@@ -62,7 +65,8 @@ def recipe_of(files, monkeypatch):
 
     def parse(*flags: str) -> Recipe:
         options = parse_options([*SETTINGS, *flags])
-        return replace(options.recipe, sampling=replace(options.recipe.sampling, control_scale=1.5))
+        begin = with_source(options.recipe.begin, options.source_class, BREAST)
+        return replace(options.recipe, sampling=replace(options.recipe.sampling, control_scale=1.5), begin=begin)
 
     return parse
 
@@ -91,7 +95,7 @@ def image():
 
 def shown(model, prompts=PROMPTS, scale=2.0, mask=None):
     """Conditions of one sample."""
-    controls = [] if mask is None else [ControlTerm(model.controlnet, mask_hint(one(mask)[None]), 1.5)]
+    controls = [] if mask is None else [ControlTerm(model.controlnet, model.controlnet.hint_of(one(mask)[None]), 1.5)]
     return prepare_conditions(model, prompts, "", Guidance(scale), controls, steps=4)
 
 
@@ -117,7 +121,8 @@ def test_guidance_and_control_options_reach_the_sampler(model, drawn):
     flags = ["--guidance-rescale", "0.7", "--guidance-interval", "0.5", "4"]
     flags += ["--control-start", "0.25", "--control-end", "0.75", "--guess"]
     images, _ = drawn(*flags, mask=one("left.png"))
-    controls = [ControlTerm(model.controlnet, mask_hint(one("left.png")[None]), 1.5, 0.25, 0.75, guess=True)]
+    hint = model.controlnet.hint_of(one("left.png")[None])
+    controls = [ControlTerm(model.controlnet, hint, 1.5, 0.25, 0.75, guess=True)]
     sampling = replace(STEPS, guidance_rescale=0.7, guidance_interval=(0.5, 4.0))
     assert torch.equal(images, generate(model, PROMPTS, seeds=[3], controls=controls, sampling=sampling))
 
@@ -210,13 +215,13 @@ def test_the_json_of_a_recipe_names_and_hashes_every_file(recipe_of, files):
 )
 def test_what_does_not_fit_is_refused(model, recipe_of, flags, message):
     with pytest.raises(ValueError, match=message):
-        check_files(recipe_of(*flags), model, PROMPTS)
+        check_files(recipe_of(*flags), model, PROMPTS, BREAST)
 
 
 def test_a_source_mask_for_the_class_normal_is_refused(model, recipe_of):
     recipe = recipe_of("--init", "image.png", "--invert", "--source-class", "normal", "--source-mask", "left.png")
     with pytest.raises(ValueError, match=r"--source-mask left\.png: a lesion mask for the class normal"):
-        check_files(recipe, model, PROMPTS)
+        check_files(recipe, model, PROMPTS, BREAST)
 
 
 def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
@@ -226,7 +231,7 @@ def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
         draw_samples(plain, [Wanted(PROMPTS[0], 3, one("left.png"))], recipe_of())
     source = recipe_of("--init", "image.png", "--invert", "--source-mask", "left.png")
     with pytest.raises(ValueError, match="--source-mask: no ControlNet in the weights"):
-        check_files(source, plain, PROMPTS)
+        check_files(source, plain, PROMPTS, BREAST)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,6 @@ def test_what_draws_no_noise_gives_one_sample_a_subject(run, refused, image, tmp
         (["--negative-prompt", "calipers", "--guidance", 1], "--negative-prompt does nothing at guidance 1."),
         (["--guidance-rescale", 0.5, "--guidance", 1], "--guidance-rescale does nothing at guidance 1."),
         (["--guidance-interval", 0, 1, "--guidance", 1], "--guidance-interval does nothing at guidance 1."),
-        (["--sampler", "ddpm", "--eta", 0.5], "--eta does nothing with --sampler ddpm."),
         (["--fast", "--trajectory"], "--fast does nothing here"),
     ],
 )
@@ -57,6 +56,12 @@ def test_what_does_nothing_is_told(run, tmp_path, capsys, options, sentence):
     assert f"note: {sentence}" in capsys.readouterr().err
     run(tmp_path / "plain", "--class", "normal")
     assert "note: " not in capsys.readouterr().err
+
+
+def test_eta_is_refused_beside_a_sampler_that_has_none(refused, tmp_path):
+    sentence = refused(tmp_path / "out", "--sampler", "ddpm", "--eta", 0.5)
+    assert sentence == "--eta is of ddim and does nothing with --sampler ddpm: leave it out."
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("more", "told"), [([], True), (["--no-paste"], False)])

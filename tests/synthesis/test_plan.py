@@ -5,9 +5,11 @@ from itertools import islice
 
 import pytest
 
+from ldm_us.data.records import CLASSES
+from ldm_us.data.words import Words, words_in
 from ldm_us.synthesis.plan import class_counts, make_plan
 
-OPTIONS = {"n": 3, "seed": 10, "balance": None, "layout": "flat"}
+OPTIONS = {"n": 3, "seed": 10, "balance": None, "layout": "flat", "words": words_in("m", {})}
 
 
 def plan(labels=(), prompt=None, mask=None, **options):
@@ -23,10 +25,10 @@ def test_without_balance_every_subject_has_the_same_n_seeds_to_compare():
 
 
 def test_shares_become_counts_that_sum_to_n():
-    assert class_counts((2, 1, 1), 10) == (5, 3, 2)
-    assert class_counts((1, 1, 1), 1000) == (334, 333, 333)
-    assert class_counts((437, 210, 133), None) == (437, 210, 133)
-    assert class_counts((0, 1, 0), 5) == (0, 5, 0)
+    assert class_counts((2, 1, 1), 10, CLASSES) == (5, 3, 2)
+    assert class_counts((1, 1, 1), 1000, CLASSES) == (334, 333, 333)
+    assert class_counts((437, 210, 133), None, CLASSES) == (437, 210, 133)
+    assert class_counts((0, 1, 0), 5, CLASSES) == (0, 5, 0)
 
 
 def test_a_balanced_plan_has_its_shares_at_every_moment_and_a_seed_for_each_sample():
@@ -44,6 +46,24 @@ def test_several_samples_share_a_mask_of_their_own_class_in_turn(masks):
     uses = Counter(sample.subject.masks for sample in samples if sample.subject.masks)
     assert sorted(uses.values()) == [2, 2, 2, 2]
     assert sum(not sample.subject.masks for sample in samples) == 4
+
+
+def test_the_shares_of_a_model_of_other_classes_are_in_the_order_of_its_classes():
+    thyroid = Words("t", {"benign": {"a thyroid": 3}, "cyst": {"a cyst": 2}}, frozenset(), True)
+    mixed = plan(balance=(3, 1), n=8, words=thyroid)
+    assert Counter(sample.subject.prompt for sample in mixed) == {"a thyroid": 6, "a cyst": 2}
+    with pytest.raises(ValueError, match=r"--balance 1 1 1: give 2 numbers, in this order: benign, cyst\."):
+        plan(balance=(1, 1, 1), words=thyroid)
+    with pytest.raises(ValueError, match="--balance: sd15 has no classes"):
+        plan(balance=(1, 1, 1), words=words_in("sd15", {"stage": "import"}))
+
+
+def test_three_shares_still_mean_the_classes_of_the_breast_for_a_model_that_was_taught_two_of_them():
+    lesions = Words("t", {"benign": {"b": 3}, "malignant": {"m": 2}}, frozenset(), True)
+    assert plan(balance=(2, 1, 0), n=6, words=lesions).counts == (4, 2, 0)
+    assert plan(balance=(2, 1), n=6, words=lesions).counts == (4, 2)
+    with pytest.raises(ValueError, match="--balance 2 1 1: give 2 numbers, in this order: benign, malignant"):
+        plan(balance=(2, 1, 1), n=6, words=lesions)
 
 
 def test_the_layout_of_busi_numbers_every_class_from_1():

@@ -78,6 +78,13 @@ def test_every_sample_verifies_from_its_file_alone(run, verify, tmp_path, option
         assert (code, "pixels are those of its seed" in line) == (0, True), line
 
 
+def test_a_picture_of_before_eta_was_refused_beside_ddpm_verifies(run, verify, tmp_path):
+    run(tmp_path / "out", "--sampler", "ddpm", "--class", "benign", "--n", 1)
+    (path,) = tmp_path.glob("out/0*.png")
+    rewrite(path, sampling={"eta": 0.5}, signed=True)
+    assert verify(path)[0] == 0
+
+
 @pytest.mark.parametrize("drawn_otherwise", [("--steps", 59), ("--resample", 2), ("--seed", 2**32 + 7)])
 def test_a_picture_of_before_a_rule_changed_is_drawn_again_by_the_old_rule_and_a_new_one_says_which(
     run, refused, verify, masks, tmp_path, monkeypatch, drawn_otherwise

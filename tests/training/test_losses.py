@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -72,7 +73,8 @@ def errors_by_image(batch, prediction):
 def quarter(prediction):
     """A model whose denoiser answers a quarter of z_t."""
     schedule = make_schedule(ScheduleConfig(prediction=prediction))
-    return SimpleNamespace(schedule=schedule, unet=lambda z_t, *_: z_t / 4, controlnet=lambda *_: None)
+    controlnet = MagicMock(return_value=None)
+    return SimpleNamespace(schedule=schedule, unet=lambda z_t, *_: z_t / 4, controlnet=controlnet)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -124,11 +126,12 @@ def test_the_control_stage_passes_noise_text_and_hint_to_the_controlnet_and_its_
         assert torch.equal(z_t, seen["z_t"])
         return torch.zeros_like(z_t)
 
+    controlnet.hint_of = lambda masks: 2 * masks
     model = SimpleNamespace(schedule=make_schedule(ScheduleConfig()), unet=unet, controlnet=controlnet)
     loss, _ = ddpm_loss(model, batch, context, use_control=True)
     assert float(loss) == pytest.approx(float((batch.eps.double() ** 2).mean()), rel=1e-6)
     assert torch.equal(seen["t"], batch.t)
-    assert torch.equal(seen["hint"], batch.mask.float().expand(-1, 3, -1, -1))
+    assert torch.equal(seen["hint"], 2 * batch.mask.float())
     assert torch.equal(seen["context"], context)
 
 

@@ -1,6 +1,7 @@
 """train.py: what a run writes, what it trains and leaves alone, and what its options really do."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import train
 from ldm_us.data.digests import image_digests
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
-from ldm_us.files.lineage import describe_model, read_lineage
+from ldm_us.files.lineage import read_lineage
 from ldm_us.networks.vae import posterior_from_moments
+from ldm_us.synthesis.info import describe_model
 from ldm_us.training.dataset import data_hash, encode_images, load_training_set, split_data
 from ldm_us.training.start import random_model
 
@@ -154,6 +156,12 @@ def test_metadata_tell_the_whole_lineage_of_three_stages(chain, busi):
     told = describe_model(chain["controlnet"].path)
     assert told.count(f"  images           {len(train)}\n") == 3
     assert lineage[0]["new_images"] not in told
+    assert "words" not in lineage[0], "an autoencoder learns none"
+    of_class = Counter(record.label for record in train)
+    for label in ("benign", "malignant", "normal"):
+        assert [f"Ultrasound image of a {label} breast", label, of_class[label]] in lineage[1]["words"]["prompts"]
+    assert lineage[2]["words"]["prompts"] == lineage[1]["words"]["prompts"]
+    assert f"{of_class['normal']} images  Ultrasound image of a normal breast" in told
 
 
 def test_after_the_vae_stage_the_scaled_latents_have_unit_standard_deviation(chain, busi):

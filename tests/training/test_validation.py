@@ -139,7 +139,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise_over_bands_and_images(t
             context = model.encode_prompts(stage.data.records[i].prompt)
             assert stage.data.prompts[index] == stage.data.records[i].prompt
             assert torch.equal(mask[0], stage.data.masks[i])
-            hint = mask.float().expand(-1, 3, -1, -1)
+            hint = model.controlnet.hint_of(mask.float())
             eps_hat = model.unet(z_t, t, context, model.controlnet(z_t, t, context, hint))
             losses[band, i] = float(((eps_hat - eps) ** 2).mean())
     assert figures["val_loss"] == pytest.approx(float(losses.mean()), rel=1e-4)

@@ -16,7 +16,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import load_model, model_metadata, save_model
 from tests.conftest import MICRO
 from weights_convert.__main__ import main as weights_convert_main
-from weights_convert.summary import unlike_sd15
+from weights_convert.summary import in_yaml, unlike_sd15
 
 FORMATS = ("compvis", "diffusers", "controlnet", "lora")
 WEIGHTS = [
@@ -156,19 +156,19 @@ def test_an_exported_folder_with_an_exchanged_part_is_imported_as_any_other(expo
 
 def test_what_a_compvis_file_cannot_say_is_noted_and_of_sd15_nothing(export, model_file, tmp_path):
     _, text, _ = export(model_file, "--format", "compvis", "--out", tmp_path / "out.safetensors")
-    (note,) = (line for line in text.splitlines() if line.startswith("note: "))
+    (note,) = (line for line in text.splitlines() if line.startswith("note: not as in SD 1.5"))
     assert "vae.width 8, " in note
     assert "text.layers 1, " in note
     assert "hint_channels" not in note  # of the ControlNet, which is not in the file
-    model = {"vae", "text", "unet"}
-    assert [*unlike_sd15(SD15, model)] == [*unlike_sd15(SD15, {"controlnet"})] == []
-    assert "control.hint_channels (16, 32, 64)" in [*unlike_sd15(US128, {"controlnet"})]
+    model, nowhere = {"vae", "text", "unet"}, lambda config: None
+    assert [*unlike_sd15(SD15, model, in_yaml)] == [*unlike_sd15(SD15, {"controlnet"}, nowhere)] == []
+    assert "control.hint_channels (16, 32, 64)" in [*unlike_sd15(US128, {"controlnet"}, nowhere)]
     v = dataclasses.replace(SD15, schedule=dataclasses.replace(SD15.schedule, prediction="v", guidance=3.0))
-    assert [*unlike_sd15(v, model)] == []  # the .yaml says it
+    assert [*unlike_sd15(v, model, in_yaml)] == []  # the .yaml says it
     noise = dataclasses.replace(v, schedule=dataclasses.replace(v.schedule, zero_terminal_snr=True))
-    assert [*unlike_sd15(noise, model)] == []  # a mark says it
-    assert "schedule.zero_terminal_snr True" in [*unlike_sd15(noise, {"controlnet"})]
-    assert [*unlike_sd15(v, {"controlnet"})] == ["schedule.prediction v"]
+    assert [*unlike_sd15(noise, model, in_yaml)] == []  # a mark says it
+    assert "schedule.zero_terminal_snr True" in [*unlike_sd15(noise, {"controlnet"}, nowhere)]
+    assert [*unlike_sd15(v, {"controlnet"}, nowhere)] == ["schedule.prediction v"]
 
 
 @pytest.mark.parametrize("first", [0, 1])

@@ -1,4 +1,9 @@
-"""Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863."""
+"""Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863.
+
+Class folders with BUSI's file names are taken for a breast: they get the prompt of the paper. Samples of a model that
+was taught other words bring theirs in samples.json. Images of another organ belong into an imagefolder, whose metadata
+say the prompt of each.
+"""
 
 import json
 import re
@@ -63,9 +68,9 @@ def read_busi(root: Path) -> list[Record]:
             f"{root} is not BUSI: expected the folders benign, malignant or normal in it, found {names_in(root)}. "
             "Give the folder that holds them."
         )
-    groups = family_groups(root)
+    groups, prompts = told_of(root)
     folders = {label: folder for label in CLASSES if (folder := class_folder(root, label)) is not None}
-    read = {label: read_class(folder, label, groups) for label, folder in folders.items()}
+    read = {label: read_class(folder, label, groups, prompts.get(label)) for label, folder in folders.items()}
     empty = [label for label, of_class in read.items() if not of_class]
     if empty:
         raise ValueError(
@@ -75,7 +80,7 @@ def read_busi(root: Path) -> list[Record]:
     return [record for of_class in read.values() for record in of_class]
 
 
-def read_class(folder: Path, label: str, groups: Callable[[str], str]) -> list[Record]:
+def read_class(folder: Path, label: str, groups: Callable[[str], str], prompt: str | None) -> list[Record]:
     """List the records of one class folder. Of two files that say the same, one with BUSI's own name is taken."""
     images: dict[str, tuple[int, Path]] = {}
     masks: dict[str, list[tuple[int, Path]]] = {}
@@ -89,27 +94,32 @@ def read_class(folder: Path, label: str, groups: Callable[[str], str]) -> list[R
             masks.setdefault(stem, []).append((nth, path))
         elif not match["mask"]:
             images.setdefault(stem, (int(match["number"]), path))
+    text = class_prompt(label) if prompt is None else prompt
     return [
-        Record(path, tuple(mask for _, mask in sorted(masks.get(stem, []))), label, class_prompt(label), groups(stem))
+        Record(path, tuple(mask for _, mask in sorted(masks.get(stem, []))), label, text, groups(stem))
         for stem, (_, path) in sorted(images.items(), key=lambda item: item[1])
     ]
 
 
-def family_groups(root: Path) -> Callable[[str], str]:
+def told_of(root: Path) -> tuple[Callable[[str], str], dict[str, str]]:
     """Map an image's stem to its near-duplicate family, named after the family's first member or the image itself.
 
-    The families are those of BUSI's shipped list, or those that the phantoms or samples in this folder list.
+    The families are those of BUSI's shipped list, or those that the phantoms or samples in this folder list. With it
+    the prompts of the classes, of samples whose prompts are not the paper's.
     """
     phantoms, samples = root / PHANTOM_INFO, root / SAMPLES_INFO
     info = phantoms if phantoms.is_file() else samples
     if not info.is_file():
-        return lambda stem: BUSI_GROUP + families().get(stem, stem)
+        return lambda stem: BUSI_GROUP + families().get(stem, stem), {}
     try:
         made = json.loads(info.read_text(encoding="utf-8"))
         first = first_of_family(made["families"])
         prefix = f"{PHANTOM_GROUP}{int(made['seed'])}" if info == phantoms else f"{SAMPLES_GROUP}{made['set']}"
+        prompts = made.get("prompts", {})
+        if not all(isinstance(prompt, str) and prompt for prompt in prompts.values()):
+            raise TypeError("a prompt is no text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{info} is damaged ({error!r}). Make the phantoms or samples again, or remove the file."
         ) from error
-    return lambda stem: f"{prefix}:{first.get(stem, stem)}"
+    return lambda stem: f"{prefix}:{first.get(stem, stem)}", prompts

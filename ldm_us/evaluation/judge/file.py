@@ -17,6 +17,7 @@ from ldm_us.config import check_limits
 from ldm_us.data.digests import image_digests as pixel_digests
 from ldm_us.data.readers.busi import CLASSES
 from ldm_us.data.records import Record
+from ldm_us.data.words import Words
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
 from ldm_us.files.safetensors_header import open_safetensors, parse_json
@@ -86,6 +87,19 @@ def load_judge(path: Path | str, device: str = "cpu") -> tuple[Judge, Training]:
         raise ValueError(f"{path}: {wrong}. {TRAIN_ONE}")
     network.load_state_dict(state, strict=True, assign=True)
     return network.to(device).eval().requires_grad_(False), training
+
+
+def asked_classes(words: Words, n: int) -> tuple[list[str], list[str]]:
+    """n times each class that both the judge and the model know: the classes, and the model's prompts for them.
+
+    Raise ValueError where there is none.
+    """
+    both = [label for label in CLASSES if label in words.classes]
+    if not both:
+        listed = ", ".join(words.classes) or "none"
+        raise ValueError(f"{words.name}: its classes are {listed}, and a judge can name {', '.join(CLASSES)} alone.")
+    asked = [label for label in both for _ in range(n)]
+    return asked, [words.prompt(label) for label in asked]
 
 
 def build_judge(about: dict[str, Any]) -> tuple[Judge, Training]:

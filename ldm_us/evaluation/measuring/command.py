@@ -1,19 +1,19 @@
 """The commands that measure a model: reconstruction, masks and classes. Each prints JSON; --out keeps it."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ldm_us.data.readers.busi import CLASSES
-from ldm_us.data.records import Record, class_prompt, load_mask
+from ldm_us.data.records import Record, load_mask
+from ldm_us.data.words import words_of
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
-from ldm_us.evaluation.judge.file import Training, load_judge
+from ldm_us.evaluation.judge.file import Training, asked_classes, load_judge
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
 from ldm_us.evaluation.masks.figures import Column, mask_figures
@@ -90,12 +90,13 @@ def run_classes(options: argparse.Namespace) -> int:
     sampling, model, network, training = prepare(options)
     assert network is not None
     assert training is not None
-    asked = [label for label in CLASSES for _ in range(options.n)]
+    asked, prompts = asked_classes(words_of(options.weights), options.n)
     check_seed(options.seed + len(asked))
-    samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, options.batch)
+    samples = draw_samples(model, prompts, sampling, options.seed, options.batch)
     named = judge(network, samples).labels
     if options.save_grid is not None:
-        save_grid(options.save_grid, samples.split(options.n), options.weights, options.seed, sampling)
+        rows = dict(zip(dict.fromkeys(asked), samples.split(options.n), strict=True))
+        save_grid(options.save_grid, rows, options.weights, options.seed, sampling)
     printed = {
         "samples": len(asked),
         "accuracy": accuracy(asked, named),
@@ -129,9 +130,9 @@ def with_lesions(records: list[Record], most: int | None, size: int) -> list[Rec
     return [lesions[i * len(lesions) // n] for i in range(n)]
 
 
-def save_grid(path: Path, of_classes: Sequence[Tensor], weights: Path, seed: int, sampling: Sampling) -> None:
+def save_grid(path: Path, of_classes: Mapping[str, Tensor], weights: Path, seed: int, sampling: Sampling) -> None:
     """The first samples of each class, a row each, with what made them in the text fields."""
-    rows = [[to_picture(x) for x in row[:COLUMNS]] for row in of_classes]
+    rows = [[to_picture(x) for x in row[:COLUMNS]] for row in of_classes.values()]
     fields = {
         "synthetic": "made by a generative model, not for diagnosis",
         "weights_sha256": sha256_file(weights),
@@ -139,4 +140,4 @@ def save_grid(path: Path, of_classes: Sequence[Tensor], weights: Path, seed: int
         "steps": str(sampling.steps),
         "guidance": "the model's" if sampling.guidance is None else str(sampling.guidance),
     }
-    save_png(labelled_grid(rows, CLASSES), path, fields)
+    save_png(labelled_grid(rows, tuple(of_classes)), path, fields)

@@ -134,7 +134,7 @@ def calibration_fields(thresholds: Thresholds) -> dict[str, Any]:
 
 
 def read_thresholds(report: Path) -> tuple[Thresholds, dict[str, Any]]:
-    """The thresholds in the JSON of `memorisation`, and what it was made with. Raise ValueError for any other file."""
+    """The thresholds in a memorisation.json, and what it was made with. Raise ValueError for any other file."""
     try:
         fields = json.loads(report.read_text(encoding="utf-8"))
         kept = fields["calibration"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_us.config import config_from_dict
-from ldm_us.data.records import LESION_CLASSES, Record, mask_tensor, union_of_masks
+from ldm_us.data.records import CLASSES, LESION_CLASSES, Record, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig
 from ldm_us.evaluation.results import read_json
 from ldm_us.files.atomic import sha256_file, write_text
@@ -110,7 +110,7 @@ def wanted_samples(stage: Stage) -> tuple[int, ...]:
     options = build_parser().parse_args(stage.arguments)  # unchecked: its device may be another machine's
     if options.balance is None:
         raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
-    return class_counts(options.balance, options.n)
+    return class_counts(options.balance, options.n, CLASSES)
 
 
 def run_script(script: str, arguments: list[str]) -> None:

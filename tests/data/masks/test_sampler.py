@@ -12,6 +12,7 @@ from ldm_us.data.masks.files import read_masks
 from ldm_us.data.masks.sampler import components, draw_mask, fit_shapes, measure_shape
 from ldm_us.data.phantom.simulate import draw_lesions
 from ldm_us.data.records import open_image
+from ldm_us.data.words import words_in
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.subjects import choose_subjects
 
@@ -165,7 +166,7 @@ def test_the_command_writes_masks_that_sample_py_knows_the_class_of_the_first_on
     flags = ["--like", str(busi), "--size", "64", *(["--augment"] if augment else [])]
     for n, name in ((6, "six"), (3, "three")):
         assert main(["masks", *flags, "--n", str(n), "--out", str(tmp_path / name)]) == 0
-    subjects = choose_subjects([], None, tmp_path / "six")
+    subjects = choose_subjects([], None, tmp_path / "six", words_in("m", {}))
     assert sorted(subject.name for subject in subjects) == [
         f"{c} ({i})" for c in ("benign", "malignant") for i in (1, 2, 3)
     ]

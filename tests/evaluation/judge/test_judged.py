@@ -71,6 +71,20 @@ def call(*arguments: object) -> int:
     return run_command(partial(main, [str(argument) for argument in arguments]))
 
 
+def test_classes_are_those_that_judge_and_model_both_know_and_none_is_refused(micro, judge_file, tmp_path, capsys):
+    weights = tmp_path / "model.safetensors"
+    for prompts, asked in (([["a thyroid", "benign", 2], ["a cyst", "cyst", 2]], {"benign", "all"}), ([], set())):
+        entry = {"stage": "unet", "words": {"prompts": prompts}}
+        save_model(LatentDiffusion(micro), weights, Lineage((entry,)).metadata())
+        code = call("classes", "--weights", weights, "--judge", judge_file, "--n", 1, "--steps", 1)
+        said = capsys.readouterr()
+        if asked:
+            assert json.loads(said.out)["accuracy"].keys() == asked
+        else:
+            assert code == 2
+            assert "its classes are none, and a judge can name benign, malignant, normal alone" in said.err
+
+
 @pytest.fixture
 def printed(capsys):
     """A function: run a command that succeeds; what it prints, as JSON."""
