@@ -39,7 +39,7 @@ call() {
     tests) $PYTHON -m pytest -q -k "cuda or gpu" ;;
     parity) $PYTHON bench/parity.py --preset "$PRESET" --steps 5 --size "$SIZE" --device "$DEVICE" ;;
     speed-float) $BENCH --only networks --dtype float32 ;;
-    speed-half) $BENCH --only networks memory --dtype bfloat16 ;; # their differences are the parity in bf16
+    speed-half) $BENCH --only networks --dtype bfloat16 ;; # their differences are the parity in bf16
     speed-samples) $BENCH --only samples --dtype bfloat16 --steps $((STEPS)) $((5 * STEPS / 2)) ;;
     speed-training) $BENCH --only training --dtype bfloat16 --training-batch 1 4 16 ;;
     speed-rest) $BENCH --only epoch conversion --dtype bfloat16 --epoch-batch 4 --images $((4 * STEPS)) ;;

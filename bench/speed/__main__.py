@@ -40,7 +40,7 @@ from bench.speed.turns import (
     conversion_rows,
     epoch_rows,
     measured_here,
-    sample_memory_rows,
+    sample_rows,
     start_rows,
     training_rows,
 )
@@ -49,7 +49,7 @@ from ldm_us.files.atomic import write_text
 from ldm_us.runtime.checks import check_device, check_extra
 from ldm_us.runtime.entry import note, run_command
 
-EAGER = ("epoch", "memory", "start", "conversion")  # measured without --compile alone
+EAGER = ("epoch", "start", "conversion")  # measured without --compile alone
 NEEDED = (*PACKAGES, "peft")
 
 
@@ -87,12 +87,12 @@ def write_weights(preset: str, weights: Path, theirs: Path) -> None:
 
 def rows_of(group: str, settings: Settings) -> Iterator[Row]:
     """The rows of a group, as they are measured."""
-    if group in ("networks", "samples"):
+    if group == "networks":
         return measured_here(group, settings)
     measured = {
         "training": training_rows,
         "epoch": epoch_rows,
-        "memory": sample_memory_rows,
+        "samples": sample_rows,
         "start": start_rows,
         "conversion": conversion_rows,
     }

@@ -11,7 +11,7 @@ from ldm_us.runtime.command_line import short_usage
 from ldm_us.runtime.help_page import describe
 
 ROOT = Path(__file__).parents[2]
-GROUPS = ("networks", "samples", "training", "epoch", "memory", "start", "conversion")
+GROUPS = ("networks", "samples", "training", "epoch", "start", "conversion")
 DTYPES = ("float32", "bfloat16", "float16")
 QUICK: dict[str, Any] = {
     "size": 256,
@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--images", type=int, metavar="N", help="images of the epoch (32, quick 4)")
     add("--steps", type=int, nargs="+", metavar="S", help="of whole samples (20 50, quick 4)")
     add("--rounds", type=int, metavar="N", help="timed calls of a network (5, quick 3)")
+    add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds, on a busy machine (wall)")
     add("--threads", type=int, metavar="N", help="of the CPU (all cores)")
     add("--device", default="cpu", help="of both sides: cpu, cuda, cuda:1 (%(default)s)")
     add("--out", type=Path, default=ROOT / "runs" / "bench", metavar="DIR", help="for results, weights (runs/bench)")
@@ -64,6 +65,8 @@ def settings_of(options: argparse.Namespace, weights: Path, theirs: Path, thread
         value = getattr(options, name)
         if value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value}: use 1 or more.")
+    if options.clock == "cpu" and not options.device.startswith("cpu"):
+        raise ValueError(f"--clock cpu: leaves out what {options.device} does. Leave the option out.")
     given: dict[str, Any] = {
         "size": options.size,
         "batches": options.batch,
@@ -73,7 +76,7 @@ def settings_of(options: argparse.Namespace, weights: Path, theirs: Path, thread
         "rounds": options.rounds,
     }
     own = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
-    settings = Settings(weights, theirs, weights.parent, options.device, threads=threads)
+    settings = Settings(weights, theirs, weights.parent, options.device, threads=threads, clock=options.clock)
     sizes = (QUICK if options.quick else {}) | own | {"epoch_batch": options.epoch_batch, "compiled": options.compile}
     settings = replace(settings, **sizes)
     if settings.images % settings.epoch_batch:

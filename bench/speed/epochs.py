@@ -28,7 +28,7 @@ def epoch_side(settings: Settings, side: str) -> dict[str, Any]:
     images = torch.rand(settings.images, 3, settings.size, settings.size, generator=generator) * 2 - 1
     cached, step = (our_epoch if side == "ours" else their_epoch)(settings, images)
     step()  # warms up: moments of the optimizer are made
-    seconds = sum(timed(step)[1] for _ in range(settings.images // settings.epoch_batch))
+    seconds = sum(timed(step, settings.clock)[1] for _ in range(settings.images // settings.epoch_batch))
     return {"epoch": seconds, "cache": cached, "peak": peak_memory(settings.device)}
 
 
@@ -52,8 +52,9 @@ def cache_of(settings: Settings, images: Tensor) -> tuple[list[Tensor], Tensor, 
     """The cache of train.py: moments (2c, h, w) of each image, states (1, n, d) of the prompt, the scale, seconds."""
     model = load_model(settings.weights, settings.device, parts=("vae", "text"))
     tokens = tokenize([PROMPT], model.config.text.length).to(settings.device)
-    moments, seconds = timed(lambda: [model.vae.moments(x[None].to(settings.device))[0].cpu() for x in images])
-    context, more = timed(lambda: model.text(tokens))
+    moments_of: Any = lambda x: model.vae.moments(x[None].to(settings.device))[0].cpu()  # noqa: E731
+    moments, seconds = timed(lambda: [moments_of(x) for x in images], settings.clock)
+    context, more = timed(lambda: model.text(tokens), settings.clock)
     return moments, context, model.vae.scale, seconds + more
 
 

@@ -12,14 +12,26 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from bench.parity_table import timed
+from bench.parity_table import now
 
 Call = Callable[[], Any]
 SIDE = 2048  # rows and columns of the matrices that give the matrix rate
 COPIED = 1 << 28  # bytes
 
 
-def alternate(ours: Call, theirs: Call, rounds: int) -> tuple[list[float], list[float]]:
+def timed(call: Call, clock: str = "wall") -> tuple[Any, float]:
+    """A result and the seconds that it took, on the wall or of this process's processors."""
+    started = read(clock)
+    value = call()
+    return value, read(clock) - started
+
+
+def read(clock: str) -> float:
+    """Seconds since a moment that stays the same; those of the processors do not run while other programs do."""
+    return time.process_time() if clock == "cpu" else now()
+
+
+def alternate(ours: Call, theirs: Call, rounds: int, clock: str = "wall") -> tuple[list[float], list[float]]:
     """Seconds of both sides, `rounds` of each, one right after the other; who begins changes from round to round.
 
     What else the machine does slows both, so a round's ratio means more than its times. Nothing warms up here.
@@ -27,7 +39,7 @@ def alternate(ours: Call, theirs: Call, rounds: int) -> tuple[list[float], list[
     seconds: tuple[list[float], list[float]] = [], []
     for i in range(rounds):
         for side in ((0, 1), (1, 0))[i % 2]:
-            _, taken = timed((ours, theirs)[side])
+            _, taken = timed((ours, theirs)[side], clock)
             seconds[side].append(taken)
     return seconds
 

@@ -1,7 +1,7 @@
-"""Networks and whole samples: both sides in one process, on the same weights and inputs."""
+"""Networks alone: both sides in one process, on the same weights and inputs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor
 
 from bench.parity import open_pair
 from bench.parity_networks import Pair, normal
-from bench.parity_sampling import Sample, our_trajectory, their_trajectory
 from bench.parity_table import compare
 from bench.speed.measuring import Call, Rates, alternate, bytes_of, flops_of, measured_rates
 from bench.speed.settings import Settings
 from bench.speed.table import Row
-from ldm_us.files.checkpoint import load_model
 from ldm_us.networks.clip import tokenize
 
 GUIDED = 2  # a guided step calls the networks with two of each sample
@@ -30,13 +28,11 @@ def opened(settings: Settings) -> tuple[Pair, Rates]:
     return pair, measured_rates(settings.device, settings.torch_dtype)
 
 
-def versus(
-    what: str, settings: Settings, rates: Rates, weights: int, ours: Call, theirs: Call, rounds: int | None = None
-) -> Row:
+def versus(what: str, settings: Settings, rates: Rates, weights: int, ours: Call, theirs: Call) -> Row:
     """Call both sides once to warm up, compare what they give, and time them. `weights`: bytes that a call reads."""
     result, flops = (ours(), 0) if settings.compiled else flops_of(ours)  # counting would undo the compiling
     difference = compare(what, result, theirs()).relative
-    seconds = alternate(ours, theirs, settings.rounds if rounds is None else rounds)
+    seconds = alternate(ours, theirs, settings.rounds, settings.clock)
     floor = rates.floor(flops, weights) if flops else None
     return Row(what, settings.dtype, *seconds, floor=floor, difference=difference, compiled=settings.compiled)
 
@@ -134,43 +130,6 @@ def text_row(pair: Pair, settings: Settings, rates: Rates) -> Row:
     return versus(
         "text, 2 prompts", settings, rates, weights, lambda: ours(tokens), lambda: theirs(tokens).last_hidden_state
     )
-
-
-@torch.no_grad()
-def sample_rows(settings: Settings) -> Iterator[Row]:
-    """Whole guided samples, from the prompt to the picture, through the public interface of each side."""
-    pair, rates = opened(settings)
-    kinds = [Sample("without mask", 1, settings.size), Sample("with mask", 1, settings.size, masked=True)]
-    for sample in kinds[: 1 if pair.ours.controlnet is None else 2]:
-        _, flops = flops_of(lambda: draw(pair, sample, 0))  # noqa: B023
-        draw(pair, sample, 1)
-        for steps in settings.steps:
-            ours, theirs = (lambda side=side: draw(pair, replace(sample, steps=steps), side) for side in (0, 1))  # noqa: B023
-            seconds = alternate(ours, theirs, settings.sample_rounds)
-            floor = rates.floor(flops + (steps - 1) * step_flops(settings, sample.masked), 0) if flops else None
-            what = f"sample {sample.name}, {steps} steps"
-            yield Row(what, settings.dtype, *seconds, floor=floor, compiled=settings.compiled)
-
-
-def step_flops(settings: Settings, masked: bool) -> int:
-    """FLOP of a guided step, counted on weights and inputs that have shapes alone."""
-    model = load_model(settings.weights, parts=())
-    side, text = settings.size // model.config.vae.downsampling, model.config.text.length
-    with torch.device("meta"):
-        z_t = torch.empty(GUIDED, model.config.vae.latent_channels, side, side)
-        t, context = torch.empty(GUIDED), torch.empty(GUIDED, text, model.config.unet.context_width)
-        features = torch.empty(GUIDED, model.config.unet.width, side, side)
-    _, flops = flops_of(lambda: model.unet(z_t, t, context))
-    if masked and model.controlnet is not None:
-        flops += flops_of(lambda: model.controlnet(z_t, t, context, hint_features=features))[1]
-    return flops
-
-
-def draw(pair: Pair, sample: Sample, side: int) -> Tensor:
-    """The picture of a sample; side 0 is ours."""
-    trajectory = (our_trajectory, their_trajectory)[side](pair, sample)
-    assert trajectory.image is not None
-    return trajectory.image
 
 
 def as_values(rows: Iterator[Row]) -> list[dict[str, Any]]:

@@ -44,7 +44,8 @@ def page(out: Path) -> str:
 def size_of(result: dict[str, Any]) -> str:
     """Pixels and threads."""
     settings = result["settings"]
-    return f"{settings['size']}x{settings['size']} pixels, {settings['threads']} threads"
+    clock = "of the clock" if settings["clock"] == "wall" else "of the processors, which do not run while others do"
+    return f"{settings['size']}x{settings['size']} pixels, {settings['threads']} threads, seconds {clock}"
 
 
 def rates_of(result: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ class Settings:
     epoch_batch: int = 1
     compiled: bool = False
     threads: int = 1
+    clock: str = "wall"  # or "cpu": seconds of the processors, for a machine that does other work too
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -43,7 +43,7 @@ def training_side(settings: Settings, side: str, stage: str) -> dict[str, Any]:
             for network in networks:
                 network.compile()
             step()
-        found["seconds"][str(batch)] = [timed(step)[1] for _ in range(settings.turn_rounds)]
+        found["seconds"][str(batch)] = [timed(step, settings.clock)[1] for _ in range(settings.turn_rounds)]
     return found | {"peak": peak_memory(settings.device)}
 
 

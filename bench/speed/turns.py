@@ -6,17 +6,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.parity import export
-from bench.speed.measuring import Rates, bytes_of, free_memory, measured_rates, unix_time
+from bench.speed.measuring import Rates, bytes_of, flops_of, free_memory, measured_rates, unix_time
 from bench.speed.settings import Settings
 from bench.speed.table import Row
+from bench.speed.whole import sample_name
 from ldm_us.files.checkpoint import load_model
 
 ROOT = Path(__file__).parents[2]
 SIDES = ("ours", "theirs")
+GUIDED = 2  # a guided step calls the networks with two of each sample
 GIB = 2**30
 STATES = 4  # of a trained weight, each as large: itself, its gradient, two moments
 UPDATED = 7  # AdamW reads those four and writes all but the gradient
@@ -126,10 +131,30 @@ def epoch_rows(settings: Settings) -> Iterator[Row]:
         yield Row(what.replace("first epoch, first of", "first epoch,"), settings.dtype, ours, theirs, note=note)
 
 
-def sample_memory_rows(settings: Settings) -> Iterator[Row]:
-    """The most memory of a guided sample with a mask, loading included."""
-    peaks = [[side["peak"] / GIB for side in turn] for turn in in_turn("memory", settings)]
-    yield memory_row(settings, "sample with mask", peaks)
+def sample_rows(settings: Settings) -> Iterator[Row]:
+    """Whole guided samples, from the prompt to the picture, and the most memory that they took, loading included."""
+    rates = measured_rates(settings.device, settings.torch_dtype)
+    turns = in_turn("samples", settings)
+    for masked, steps in product((False, True), settings.steps):
+        what = sample_name(steps, masked)
+        ours, theirs = ([s for turn in turns for s in turn[side]["seconds"][what]] for side in (0, 1))
+        floor = rates.floor(sample_flops(settings, steps, masked), 0)
+        yield Row(what, settings.dtype, ours, theirs, floor=floor, compiled=settings.compiled)
+    yield memory_row(settings, "samples", [[side["peak"] / GIB for side in turn] for turn in turns])
+
+
+def sample_flops(settings: Settings, steps: int, masked: bool) -> int:
+    """FLOP of a guided sample, counted on weights and inputs that have shapes alone; text and hint are left out."""
+    model = load_model(settings.weights, parts=())
+    side, text = settings.size // model.config.vae.downsampling, model.config.text.length
+    with torch.device("meta"):
+        z_t = torch.empty(GUIDED, model.config.vae.latent_channels, side, side)
+        t, context = torch.empty(GUIDED), torch.empty(GUIDED, text, model.config.unet.context_width)
+        features = torch.empty(GUIDED, model.config.unet.width, side, side)
+    _, flops = flops_of(lambda: model.unet(z_t, t, context))
+    if masked and model.controlnet is not None:
+        flops += flops_of(lambda: model.controlnet(z_t, t, context, hint_features=features))[1]
+    return steps * flops + flops_of(lambda: model.vae.decode(z_t[:1]))[1]
 
 
 def start_rows(settings: Settings) -> Iterator[Row]:
@@ -153,7 +178,8 @@ def ended_row(what: str, part: str, settings: Settings) -> Row:
     for i in range(settings.turns + 1):
         for side in SIDES if i % 2 == 0 else SIDES[::-1]:
             started = unix_time()
-            seconds[side].append(child(f"{part}:{side}", settings)["ended"] - started)
+            found = child(f"{part}:{side}", settings)
+            seconds[side].append(found["cpu"] if settings.clock == "cpu" else found["ended"] - started)
             remove(settings.scratch / f"converted_{side}")
     return Row(what, settings.dtype, seconds["ours"][1:], seconds["theirs"][1:])
 

@@ -1,11 +1,14 @@
-"""Start-up, memory of a sample, conversion: what one side does as a program of its own, from its first import on."""
+"""Start-up, whole samples, conversion: what one side does as a program of its own, from its first import on."""
 
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from bench.speed.measuring import peak_memory, unix_time
+from bench.speed.measuring import peak_memory, timed, unix_time
 from bench.speed.settings import Settings
 
 PROMPT = "an ultrasound image of a breast"
@@ -34,31 +37,72 @@ def start_side(settings: Settings, side: str) -> dict[str, Any]:
         pipeline.set_progress_bar_config(disable=True)
         shape = {"height": settings.size, "width": settings.size}
         pipeline(PROMPT, num_inference_steps=1, guidance_scale=7.5, output_type="latent", **shape).images.cpu()
-    return {"ended": unix_time(), "peak": peak_memory(settings.device)}
+    return {"ended": unix_time(), "cpu": time.process_time(), "peak": peak_memory(settings.device)}
 
 
 def sample_side(settings: Settings, side: str) -> dict[str, Any]:
-    """A guided sample with a mask, of two steps: the most memory."""
-    mask = torch.zeros(1, 1, settings.size, settings.size)
+    """Guided samples with and without a mask: seconds of each number of steps, and the most memory."""
+    draw = (our_samples if side == "ours" else their_samples)(settings)
+    found: dict[str, Any] = {"seconds": {}}
+    for masked in (False, True):
+        draw(1, masked)  # warms up
+        for steps in settings.steps:
+            times = [timed(partial(draw, steps, masked), settings.clock)[1] for _ in range(settings.sample_rounds)]
+            found["seconds"][sample_name(steps, masked)] = times
+    return found | {"peak": peak_memory(settings.device)}
+
+
+def sample_name(steps: int, masked: bool) -> str:
+    """What a row says of a sample."""
+    return f"sample {'with' if masked else 'without'} mask, {steps} steps"
+
+
+def mask_of(settings: Settings) -> torch.Tensor:
+    """A square lesion (1, 1, H, W) in {0, 1}."""
+    mask = torch.zeros(1, 1, settings.size, settings.size, device=settings.device)
     mask[..., settings.size // 3 : settings.size // 2, settings.size // 3 : settings.size // 2] = 1
-    if side == "ours":
-        import ldm_us
+    return mask
 
-        model = ldm_us.load_model(settings.weights, settings.device, settings.torch_dtype)
-        sampling = ldm_us.Sampling(steps=2, guidance=7.5, size=settings.size, threads=settings.threads)
-        ldm_us.generate(model, [PROMPT], masks=mask.to(settings.device), sampling=sampling)
-    else:
-        from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-        dtype: dict[str, Any] = {"torch_dtype": settings.torch_dtype, "local_files_only": True}
-        controlnet = ControlNetModel.from_pretrained(settings.folder / "controlnet", **dtype)
-        pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-            settings.folder, controlnet=controlnet, safety_checker=None, **dtype
-        ).to(settings.device)
+def our_samples(settings: Settings) -> Callable[[int, bool], Any]:
+    """The function that sample.py and a library user call."""
+    import ldm_us
+
+    model = ldm_us.load_model(settings.weights, settings.device, settings.torch_dtype)
+    for network in (model.unet, model.controlnet) if settings.compiled else ():
+        if network is not None:
+            network.compile()
+
+    def draw(steps: int, masked: bool) -> torch.Tensor:
+        sampling = ldm_us.Sampling("ddim", steps, guidance=7.5, size=settings.size, threads=settings.threads)
+        masks = mask_of(settings) if masked else None
+        return ldm_us.generate(model, [PROMPT], seeds=[0], masks=masks, sampling=sampling).cpu()
+
+    return draw
+
+
+def their_samples(settings: Settings) -> Callable[[int, bool], Any]:
+    """Their two pipelines, of the same parts."""
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+
+    options: dict[str, Any] = {"torch_dtype": settings.torch_dtype, "local_files_only": True}
+    controlnet = ControlNetModel.from_pretrained(settings.folder / "controlnet", **options).to(settings.device)
+    plain = StableDiffusionPipeline.from_pretrained(settings.folder, safety_checker=None, **options).to(settings.device)
+    for network in (plain.unet, controlnet) if settings.compiled else ():
+        network.compile()
+    parts = plain.components | {"requires_safety_checker": False}
+    guided = StableDiffusionControlNetPipeline(**parts, controlnet=controlnet)
+    for pipeline in (plain, guided):
         pipeline.set_progress_bar_config(disable=True)
-        image = mask.expand(-1, 3, -1, -1)
-        pipeline(PROMPT, image=image, num_inference_steps=2, guidance_scale=7.5, output_type="pt")
-    return {"peak": peak_memory(settings.device)}
+
+    def draw(steps: int, masked: bool) -> torch.Tensor:
+        shape: dict[str, Any] = {"height": settings.size, "width": settings.size}
+        control = {"image": mask_of(settings).expand(-1, 3, -1, -1)} if masked else {}
+        shape |= {"num_inference_steps": steps, "guidance_scale": 7.5, "output_type": "pt"}
+        generator = torch.Generator().manual_seed(0)
+        return (guided if masked else plain)(PROMPT, generator=generator, **shape, **control).images.cpu()
+
+    return draw
 
 
 def convert_side(settings: Settings, side: str) -> dict[str, Any]:
@@ -75,4 +119,4 @@ def convert_side(settings: Settings, side: str) -> dict[str, Any]:
             str(source), config=str(settings.folder), local_files_only=True, safety_checker=None
         ).save_pretrained(out)
     sys.stdout.flush()
-    return {"ended": unix_time(), "peak": peak_memory("cpu")}
+    return {"ended": unix_time(), "cpu": time.process_time(), "peak": peak_memory("cpu")}
