@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-LARGEST = 1 << 28  # bytes; a tensor above that goes back to the system at once, so that the peak stays where it was
+LARGEST = 1 << 26  # bytes; larger tensors go back at once, so that what is kept in pieces that do not fit stays small
 KEPT = 1 << 29  # bytes that may lie free
 
 

@@ -14,16 +14,16 @@ from ldm_us.runtime.memory import keep_freed_memory
 if sys.argv[1] == "kept" and not keep_freed_memory():
     sys.exit(3)
 counts = []
-for _ in range(4):
+for _ in range(20):  # the first few make the pieces that later ones fit into
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(6_000_000)  # 24 MB
+    torch.ones(12_000_000)  # 48 MB, more than glibc learns to keep by itself
     counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(counts[-1])
 """
 
 
 def page_faults(kept):
-    """How many pages the last of four equal tensors took from the system."""
+    """How many pages the last of twenty equal tensors took from the system."""
     done = subprocess.run([sys.executable, "-c", PAGES, kept], capture_output=True, text=True, check=False)
     if done.returncode == 3:
         pytest.skip("this C library has no such setting")
