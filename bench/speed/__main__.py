@@ -117,7 +117,7 @@ def measure(group: str, settings: Settings, result: Path, arguments: Sequence[st
         | {"weights": settings.weights.parent.name, "folder": "", "scratch": ""},
         "load": [before, load()],
         "seconds": time.time() - started,
-        "rates": measured_rates(settings.device, settings.torch_dtype)._asdict(),
+        "rates": measured_rates(settings)._asdict(),
         "rows": [asdict(row) for row in rows],
     }
     write_text(result, json.dumps(written, indent=1) + "\n")

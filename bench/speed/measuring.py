@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from bench.parity_table import now
+from bench.speed.settings import Settings
 
 Call = Callable[[], Any]
 SIDE = 2048  # rows and columns of the matrices that give the matrix rate
@@ -55,19 +56,20 @@ class Rates(NamedTuple):
         return max(flops / self.matrix, moved / self.copy)
 
 
-def measured_rates(device: str, dtype: torch.dtype, repeats: int = 5) -> Rates:
+def measured_rates(settings: Settings, repeats: int = 5) -> Rates:
     """The best of several products of 2048 x 2048 matrices, and of several copies of 256 MiB."""
+    device, dtype, clock = settings.device, settings.torch_dtype, settings.clock
     side = SIDE * (4 if device.startswith("cuda") else 1)
     matrix = torch.ones(side, side, device=device, dtype=dtype)
     source = torch.ones(COPIED // 4, device=device)
     target = torch.empty_like(source)
-    product, copy = (best(call, repeats) for call in (lambda: matrix @ matrix, lambda: target.copy_(source)))
+    product, copy = (best(call, repeats, clock) for call in (lambda: matrix @ matrix, lambda: target.copy_(source)))
     return Rates(2 * side**3 / product, 2 * COPIED / copy)
 
 
-def best(call: Call, repeats: int) -> float:
+def best(call: Call, repeats: int, clock: str) -> float:
     """Seconds of the fastest of several calls, after one to warm up."""
-    return min(timed(call)[1] for _ in range(repeats + 1))
+    return min(timed(call, clock)[1] for _ in range(repeats + 1))
 
 
 def sdpa_flops(q: Any, k: Any, v: Any, *arguments: Any, **options: Any) -> int:

@@ -25,7 +25,7 @@ def opened(settings: Settings) -> tuple[Pair, Rates]:
         parts = [pair.ours.unet, pair.ours.controlnet, pair.theirs.unet, pair.their_controlnet]
         for part in (part for part in parts if part is not None):
             part.compile()
-    return pair, measured_rates(settings.device, settings.torch_dtype)
+    return pair, measured_rates(settings)
 
 
 def versus(what: str, settings: Settings, rates: Rates, weights: int, ours: Call, theirs: Call) -> Row:

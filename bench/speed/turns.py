@@ -64,7 +64,7 @@ def training_rows(settings: Settings) -> Iterator[Row]:
         batches = tuple(batch for batch in settings.training_batches if stage == "UNet" or batch == 1)
         notes = {batch: too_large(settings, stage, batch) for batch in batches}
         fitting = tuple(batch for batch in batches if not notes[batch])
-        rates, turns = measured_rates(settings.device, settings.torch_dtype), []
+        rates, turns = measured_rates(settings), []
         if fitting:
             try:
                 turns = in_turn(stage, replace(settings, training_batches=fitting))
@@ -133,7 +133,7 @@ def epoch_rows(settings: Settings) -> Iterator[Row]:
 
 def sample_rows(settings: Settings) -> Iterator[Row]:
     """Whole guided samples, from the prompt to the picture, and the most memory that they took, loading included."""
-    rates = measured_rates(settings.device, settings.torch_dtype)
+    rates = measured_rates(settings)
     turns = in_turn("samples", settings)
     for masked, steps in product((False, True), settings.steps):
         what = sample_name(steps, masked)
@@ -168,7 +168,7 @@ def conversion_rows(settings: Settings) -> Iterator[Row]:
     if not source.exists():
         export(settings.weights, source, "compvis")
     size = source.stat().st_size
-    floor = 2 * size / measured_rates("cpu", settings.torch_dtype).copy
+    floor = 2 * size / measured_rates(replace(settings, device="cpu")).copy
     yield replace(ended_row(f"conversion, a file of {size / 1e9:.1f} GB", "convert", settings), floor=floor)
 
 
