@@ -8,7 +8,7 @@ TRAIN := $(VENV)/bin/python train.py
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lessons tour docs test lint format parity bundled bars clean
+.PHONY: help install demo lessons tour docs test lint format parity bench bundled bars clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -54,6 +54,10 @@ format: $(INSTALLED) ## let ruff fix what it can and format the code
 parity: $(INSTALLED) ## compare with diffusers and transformers on the same weights; ARGS="--preset sd15 --steps 2"
 	$(RUN) pip install -q -e '.[bench]'
 	$(VENV)/bin/python bench/parity.py $(ARGS)
+
+bench: $(INSTALLED) ## time ours against diffusers on the same weights, hours on a CPU; ARGS=--quick takes ten minutes
+	$(RUN) pip install -q -e '.[bench]'
+	$(RUN) bench.speed $(ARGS)
 
 # How the models of ldm_us/weights/ were made: hours on two cores.
 BUNDLED := runs/bundled

@@ -24,6 +24,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench and tests are not installed
 
@@ -154,16 +155,26 @@ def compare_all(pair: Pair, samples: Sequence) -> Iterator[Row]:
 
 def load_pair(weights: Path, folder: Path, device: str) -> Pair:
     """Load a model file, export it to `folder` and load that with diffusers; nothing is downloaded."""
+    export(weights, folder, "diffusers")
+    return open_pair(weights, folder, device)
+
+
+def export(weights: Path, out: Path, layout: str) -> None:
+    """Write a model file of ours in another layout, without a word."""
+    with redirect_stdout(io.StringIO()):
+        weights_convert(["export", str(weights), "--format", layout, "--out", str(out)])
+
+
+def open_pair(weights: Path, folder: Path, device: str, dtype: torch.dtype = torch.float32) -> Pair:
+    """Load a model file of ours, and the diffusers folder that was exported from it."""
     from diffusers import ControlNetModel, StableDiffusionPipeline
 
-    ours = load_model(weights, device)
-    with redirect_stdout(io.StringIO()):
-        weights_convert(["export", str(weights), "--format", "diffusers", "--out", str(folder)])
-    theirs = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True).to(device, torch.float32)
+    ours = load_model(weights, device, dtype)
+    options: dict[str, Any] = {"local_files_only": True, "torch_dtype": dtype}
+    theirs = StableDiffusionPipeline.from_pretrained(folder, **options).to(device)
     controlnet = None
     if ours.controlnet is not None:
-        controlnet = ControlNetModel.from_pretrained(folder / "controlnet", local_files_only=True)
-        controlnet = controlnet.to(device, torch.float32)
+        controlnet = ControlNetModel.from_pretrained(folder / "controlnet", **options).to(device)
     return Pair(ours, theirs, controlnet)
 
 

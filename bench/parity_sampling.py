@@ -161,7 +161,7 @@ def their_trajectory(pair: Pair, sample: Sample) -> Trajectory:
             height=sample.size,
             width=sample.size,
             generator=seeded(),
-            latents=start(pair, sample),
+            latents=start(pair, sample).to(pair.theirs.unet.dtype),
             num_inference_steps=sample.steps,
             eta=sample.eta,
             guidance_scale=GUIDANCE,

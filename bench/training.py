@@ -2,20 +2,16 @@
 
     python bench/training.py methods --weights sd15.safetensors --data DIR --size 512    # --device cuda, --only lora
     python bench/training.py loop --weights ldm_us/weights/us128.safetensors --data DIR
-    python bench/training.py cache --weights ldm_us/weights/us128.safetensors --data DIR
 
 Every row is a process of its own that calls train.py; the first step, which warms up, is left out of the speed.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +20,7 @@ sys.path.insert(0, str(ROOT))  # bench is not installed
 from ldm_us.runtime.command_line import answer_at_once, short_usage
 from ldm_us.runtime.help_page import describe
 
-WHAT = ("methods", "loop", "cache")
+WHAT = ("methods", "loop")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     sd15 = "methods --weights sd15.safetensors --data phantoms --size 512 --device cuda --only LoRA"
     describe(parser, about, sd15, "loop --weights ldm_us/weights/us128.safetensors --data phantoms")
     add = parser.add_argument
-    add("what", choices=WHAT, help="methods: rows of methods; loop: of speeds; cache: what a cache saves")
+    add("what", choices=WHAT, help="methods: rows of methods; loop: of speeds")
     add("--weights", type=Path, required=True, metavar="FILE", help="a model.safetensors")
     add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="datasets")
     add("--size", type=int, metavar="PIXELS", help="side of the images (what the weights were made for)")
@@ -51,8 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 answer_at_once(__name__, build_parser)
 
-import torch
-
+from bench.speed.measuring import machine
 from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import run_command
 
@@ -74,10 +69,10 @@ LOOP = {
     "fp32, 1 worker": "--no-channels-last --workers 1",
 }
 CHILD = """
-import json, re, resource, sys, torch, train
-code = train.main(sys.argv[1:])
-gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated()
-print(json.dumps({"peak": gpu or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+import json, sys, train
+from bench.speed.measuring import peak_memory
+code = train.main(sys.argv[2:])
+print(json.dumps({"peak": peak_memory(sys.argv[1])}))
 sys.exit(code)
 """
 
@@ -87,9 +82,6 @@ def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     check_words(vars(options))
     print(f"{machine(options.device)}; batch {options.batch}, {options.steps} steps\n")
-    if options.what == "cache":
-        print_cache(options)
-        return 0
     rows = METHODS if options.what == "methods" else {name: ("unet", flags) for name, flags in LOOP.items()}
     print("| what | trained parameters | peak memory, GiB | images/s | waiting for data |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
@@ -107,7 +99,7 @@ def row(options: argparse.Namespace, folder: Path, name: str, stage: str, flags:
     command += ["--steps", options.steps, "--batch", options.batch, "--seed", options.seed, "--device", options.device]
     command += ["--log-every", 1, "--sample-every", 0, "--validate-every", 0, "--held-out", 0, *flags]
     command += ["--size", options.size] if options.size else []
-    argv = [sys.executable, "-c", CHILD, *map(str, command)]
+    argv = [sys.executable, "-c", CHILD, options.device, *map(str, command)]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return f"| {name} | failed: {done.stderr.strip().splitlines()[-1]} | | | |"
@@ -120,47 +112,6 @@ def row(options: argparse.Namespace, folder: Path, name: str, stage: str, flags:
         path.rmdir() if path.is_dir() else path.unlink()
     run.rmdir()
     return f"| {name} | {trained} | {peak:.1f} | {speed:.3g} | {share:.1%} |"
-
-
-def print_cache(options: argparse.Namespace) -> None:
-    """What a step would cost more if it ran the frozen autoencoder and text encoder on its images and prompts."""
-    from ldm_us.files.checkpoint import load_model
-    from ldm_us.networks.clip import tokenize
-
-    model = load_model(options.weights, options.device)
-    size = options.size or model.config.image_size
-    x = torch.zeros(options.batch, 3, size, size, device=options.device)
-    tokens = tokenize([""] * options.batch, model.config.text.length).to(options.device)
-    with torch.no_grad():
-        frozen = median_seconds(lambda: (model.vae.moments(x), model.text(tokens)))
-    z_t, t = model.vae.encode(x).mean, torch.zeros(options.batch, dtype=torch.int64, device=options.device)
-    context = model.text(tokens)
-    model.unet.requires_grad_(True)
-    step = median_seconds(lambda: model.unet(z_t, t, context).square().mean().backward())
-    print("| what | seconds |\n|---|---|")
-    print(f"| denoiser, forward and backward | {step:.3g} |\n| autoencoder and text encoder, forward | {frozen:.3g} |")
-    print(f"\nWith caches a step is {(step + frozen) / step:.2f} times as fast.")
-
-
-def median_seconds(function, repeats: int = 5) -> float:
-    """Median of several calls after one to warm up."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        function()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
-
-
-def machine(device: str) -> str:
-    """What the figures were measured on."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
-    return f"{cores} CPU cores ({platform.machine()}), {threads} threads, torch {torch.__version__}"
 
 
 if __name__ == "__main__":

@@ -33,7 +33,14 @@ PAGES = sorted(
 )
 MODULES = sorted(
     path
-    for pattern in ("*.py", "bench/*.py", "examples/*.py", "lessons/*.py", "ldm_us/**/*.py", "weights_convert/**/*.py")
+    for pattern in (
+        "*.py",
+        "bench/**/*.py",
+        "examples/*.py",
+        "lessons/*.py",
+        "ldm_us/**/*.py",
+        "weights_convert/**/*.py",
+    )
     for path in ROOT.glob(pattern)
 )
 ELSEWHERE = {"pip", "venv", "source", "git", "cd", "marimo", "pre-commit", "apt", "apt-get"}
@@ -206,8 +213,9 @@ def check_make(words: list[str]) -> None:
     targets = [word for word in words if "=" not in word and not word.startswith("-")]
     assert set(targets) <= set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     passed = [word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")]
-    if targets == ["parity"]:
-        answer(ROOT / "bench" / "parity.py", [each for word in passed for each in word.split()])
+    scripts = {"parity": ROOT / "bench" / "parity.py", "bench": ROOT / "bench" / "speed" / "__main__.py"}
+    for script in (scripts[target] for target in targets if target in scripts):
+        answer(script, [each for word in passed for each in word.split()])
 
 
 def check_tests(words: list[str]) -> None:

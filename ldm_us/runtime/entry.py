@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from ldm_us.runtime.command_line import end_quietly
+from ldm_us.runtime.memory import keep_freed_memory
 from ldm_us.runtime.stopping import Stopped
 
 NOTHING_WRITTEN = "interrupted: nothing was written"
@@ -17,6 +18,7 @@ def run_command(main: Callable[[], int], interrupted: str = "interrupted") -> in
     """
     if signal.getsignal(signal.SIGINT) is end_quietly:  # the imports are done
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    keep_freed_memory()
     try:
         return main()
     except ValueError as error:
