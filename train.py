@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ldm_us.config import BUNDLED
+from ldm_us.data.audit.mask_notes import check_hints
 from ldm_us.data.audit.summary import describe_reading
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.readers.datasets import read_folders, records_of
@@ -36,9 +37,10 @@ from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import check_hints, load_training_set, mix_folders, run_hashes, split_records
+from ldm_us.training.dataset import load_training_set, mix_folders, run_hashes, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state
 from ldm_us.training.log import Log
+from ldm_us.training.losses import warm_up_text
 from ldm_us.training.memory.fitting import fitted
 from ldm_us.training.optimizers import EMA, check_scale, make_optimizer, update_weights
 from ldm_us.training.options import TrainOptions
@@ -48,13 +50,13 @@ from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
+    framing_of,
     free_weights,
     notes_on_data,
     speed_up,
     start_model,
     summary,
     trained_parameters,
-    warm_up_text,
 )
 
 BUNDLED_JUDGE = BUNDLED.with_name("judge.safetensors")
@@ -73,23 +75,23 @@ def run(options: TrainOptions, world: World) -> int:
     free_weights(model, options)
     options, memory = fitted(model.config, options)
     readings = read_folders(options.data)
-    size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
-    decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
+    framing, text, with_pixels = framing_of(options, model.config), model.config.text, options.stage == "vae"
+    decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, framing, with_pixels)
     records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, size, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
+            print(*describe_reading(reading, framing.side, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps, memory))
-    tell([*notes, *notes_on_data(options, records, held_out)], world)
+    tell([*notes, *notes_on_data(options, records, held_out, decoded)], world)
     if options.dry_run:
         return 0
 
     features = perceptual_features(options)
-    data = world.first_here(lambda: load_training_set(records, size, with_pixels, decoded))
+    data = world.first_here(lambda: load_training_set(records, framing, with_pixels, decoded))
     mix_folders(data, options.data, options.data_weights)
-    tell(check_hints(data) if options.stage == "controlnet" else [], world)
-    shown = load_training_set(spread_out(held_out) if options.validate_every else [], size, with_pixels, decoded)
+    tell(check_hints(records, data.drawn().tolist()) if options.stage == "controlnet" else [], world)
+    shown = load_training_set(spread_out(held_out) if options.validate_every else [], framing, with_pixels, decoded)
     hashes = run_hashes(data, decoded, options.stage == "controlnet") | {"parent_sha256": lineage.parent}
     if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
         hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}

@@ -73,7 +73,7 @@ def near_duplicates(records: Sequence[Record], decoded: Decoded | None = None) -
         return []
     images, listed = [records[i] for i in compared], [is_listed(records[i]) for i in compared]
     if decoded is None or decoded.folder is None:
-        found = search(images, listed, decoded or Decoded(None, size=1))
+        found = search(images, listed, decoded or Decoded(None, 1))
     else:
         names = decoded.file_hashes([record.image for record in images])
         key = sha256(json.dumps([decoder(CODE), names, listed]).encode()).hexdigest()[:32]

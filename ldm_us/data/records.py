@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ldm_us.data.framing import Frame, Framing, Size, as_frame, fitted
 from ldm_us.data.mask_rule import drawn_lesion
 from ldm_us.data.regions import label_regions, lost_regions, resize_mask
 
@@ -133,44 +134,49 @@ def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
     return None if union is None else Image.fromarray(union.astype(np.uint8) * 255)
 
 
-def image_tensor(picture: Image.Image, size: int) -> Tensor:
-    """Turn a decoded image into (3, size, size) in [-1, 1]."""
-    grey = picture.convert("L").resize((size, size), Image.Resampling.BICUBIC)
+def image_tensor(picture: Image.Image, size: Size) -> Tensor:
+    """Turn a decoded image into (3, H, W) in [-1, 1]."""
+    grey = fitted(picture.convert("L"), size, Image.Resampling.BICUBIC)
     x = torch.from_numpy(np.array(grey, dtype=np.float32)) / 127.5 - 1
     return repeat(x, "h w -> 3 h w").contiguous()
 
 
-def mask_tensor(union: Image.Image | None, size: int, keep_small: bool = True) -> Tensor:
-    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None. Keep lesions smaller than a pixel?"""
+def mask_tensor(union: Image.Image | None, size: Size, keep_small: bool = True) -> Tensor:
+    """Turn a mask of 0 and 255 into (1, H, W) in {0, 1}; zeros for None. Keep lesions smaller than a pixel?"""
     if union is None:
-        return torch.zeros(1, size, size)
+        return torch.zeros(1, *as_frame(size).size)
     resized = resize_mask(np.asarray(union) > 127, size, keep_small)
     return rearrange(torch.from_numpy(resized).float(), "h w -> 1 h w")
 
 
-def small_lesions(union: Image.Image, size: int) -> int:
+def small_lesions(union: Image.Image, size: Size) -> int:
     """Count the lesions of which no pixel would be left at this size, if each were not kept as one."""
     return len(lost_regions(label_regions(np.asarray(union) > 127), size))
 
 
-def load_image(path: Path, size: int) -> Tensor:
-    """Load a grey image as (3, size, size) float32 in [-1, 1].
+def framed(path: Path, framing: Framing) -> Frame:
+    """The size that an image file has by a Framing."""
+    return framing.frame(*open_image(path).size)
 
-    The WHOLE image is resized to a square, not cropped, so that no lesion is cut off. Coloured marks become grey.
+
+def load_image(path: Path, size: Size) -> Tensor:
+    """Load a grey image as (3, H, W) float32 in [-1, 1]. Coloured marks become grey.
+
+    The WHOLE image is resized unless a Frame says otherwise, so that no lesion is cut off.
     """
-    check_size(size)
+    as_frame(size)  # refuses a size before a file is opened
     return image_tensor(open_image(path), size)
 
 
-def load_mask(paths: Sequence[Path], size: int) -> Tensor:
-    """Load masks OR-ed together as (1, size, size) float32 in {0, 1}; all zeros when there are no paths."""
-    check_size(size)
+def load_mask(paths: Sequence[Path], size: Size) -> Tensor:
+    """Load masks OR-ed together as (1, H, W) float32 in {0, 1}; all zeros when there are no paths."""
+    as_frame(size)
     return mask_tensor(union_of_masks(paths), size)
 
 
-def load_pair(record: Record, size: int, flip: bool = False) -> tuple[Tensor, Tensor]:
-    """Load image (3, size, size) in [-1, 1] and hint (1, size, size) in {0, 1}; flip mirrors both left to right."""
-    check_size(size)
+def load_pair(record: Record, size: Size, flip: bool = False) -> tuple[Tensor, Tensor]:
+    """Load image (3, H, W) in [-1, 1] and hint (1, H, W) in {0, 1}; flip mirrors both left to right."""
+    as_frame(size)
     picture, union = open_pair(record)
     x, hint = image_tensor(picture, size), mask_tensor(union, size)
     return (x.flip(-1), hint.flip(-1)) if flip else (x, hint)
@@ -186,9 +192,3 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image | None]:
             f"{picture.width}x{picture.height}. Replace the mask by one drawn on this image."
         )
     return picture, union
-
-
-def check_size(size: int) -> None:
-    """Refuse an image size below 1."""
-    if size < 1:
-        raise ValueError(f"Image size {size}: must be at least 1 pixel. Use the size of the model's preset.")

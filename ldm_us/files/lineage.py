@@ -35,6 +35,11 @@ class Lineage:
         """{digest of an image: the first stage that was trained on it}, of the stages that keep digests."""
         return {digest: entry for entry in self.entries for digest in unpack(entry.get(DIGESTS, ""))}
 
+    @property
+    def aspect(self) -> str:
+        """How the images of the last stage came into its size; one that does not say it squashed them to a square."""
+        return str(self.entries[-1].get("aspect") or "squash") if self.entries else "squash"
+
     def metadata(self) -> dict[str, str]:
         """For the header of a safetensors file."""
         return {"lineage": json.dumps(self.entries)}

@@ -6,6 +6,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from ldm_us.config import ASPECTS
 from ldm_us.runtime.command_line import EXIT_CODES, add_two_helps, short_usage
 from ldm_us.runtime.processes import local_device, process_count
 from ldm_us.training.options import CAPTION_DROPOUT, STAGES, TrainOptions, check_options, flag
@@ -52,6 +53,7 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         "workers": 2 if gpu else 0,
         "channels_last": gpu and not values["shard"],
         "caption_dropout": usual_dropout(values["stage"], None if values["restart"] else values["out"]),
+        "aspect": usual_aspect(None if values["restart"] else values["out"]),
     }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
@@ -66,6 +68,12 @@ def usual_dropout(stage: str, run: Path | None) -> float:
     if begun is not None and begun.get("caption_dropout") == CAPTION_DROPOUT["unet"]:
         return CAPTION_DROPOUT["unet"]
     return CAPTION_DROPOUT[stage]
+
+
+def usual_aspect(run: Path | None) -> str:
+    """How images come into a size unless told otherwise: as always before there were others, where a run is older."""
+    begun = None if run is None else read_config(run / "config.json")
+    return "squash" if begun is not None and "aspect" not in begun else ASPECTS[0]
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """RUN/model.safetensors: the averaged weights, the frozen ones as they were, and where all of them came from."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ RECORDED = (  # of the options, in the lineage
     *FIRST_STAGE,
     "preset",
     "processes",
+    "aspect",
 )
 
 
@@ -94,21 +96,30 @@ def set_latents(model: LatentDiffusion, data: TrainingSet) -> None:
 
 @torch.no_grad()
 def measure_latents(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations (n, c, h, w) of the unscaled latents of some training images."""
+    """Means and standard deviations (n, c, h, w) of the unscaled latents of some training images.
+
+    (1, c, places of all, 1) where their sizes differ.
+    """
     count = min(images, len(data))
     index = torch.linspace(0, len(data) - 1, count).long()
     assert data.pixels is not None
     images_alone = (to_signed(data.pixels[i : i + 1]).to(model.device) for i in index.tolist())
     latents = [posterior_from_moments(model.vae.moments(x).float(), scale=1.0) for x in images_alone]
-    means = torch.cat([latent.mean for latent in latents])
-    stds = torch.cat([latent.std for latent in latents])
-    return means, stds
+    return joined([latent.mean for latent in latents]), joined([latent.std for latent in latents])
+
+
+def joined(latents: Sequence[Tensor]) -> Tensor:
+    """Latents (1, c, h, w) of several images as one tensor; of several sizes place after place."""
+    if len({one.shape for one in latents}) == 1:
+        return torch.cat(list(latents))
+    return torch.cat([one.flatten(2)[..., None] for one in latents], dim=2)
 
 
 def result_metadata(stage: Stage, lineage: Lineage, steps: int, data_sha256: str) -> dict[str, str]:
     """What a result says of how it was made, its ancestors included."""
     options = stage.options
     entry = {name: getattr(options, name) for name in RECORDED} | {
+        "sizes": stage.data.sizes(),
         "steps": steps,
         "objective": stage.model.config.schedule.prediction,
         "lora": None if options.adapter is None else dataclasses.asdict(options.adapter),

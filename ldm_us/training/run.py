@@ -75,6 +75,8 @@ def notes_on_resuming(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     usual, old = CAPTION_DROPOUT[now["stage"]], CAPTION_DROPOUT["unet"]
     if now["caption_dropout"] == old != usual:
         notes.append(f"the run was begun with --caption-dropout {old} and goes on with that, not with {usual}.")
+    if "aspect" not in before:
+        notes.append("the run was begun when all images were squashed to a square, and goes on so: --aspect squash.")
     return notes
 
 
@@ -102,7 +104,7 @@ def check_folder(options: TrainOptions, config: dict[str, Any]) -> dict[str, Any
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In what two configurations are of different runs, in words. Contents are compared, not where they lie."""
-    skipped = PLACES
+    skipped, before = PLACES, {"aspect": "squash"} | before  # an older run knew nothing else
     if now["data_weights"] is not None and "folders_sha256" not in before:  # of an older run: it knows paths alone
         skipped = (PLACES | {"folders_sha256"}) - {"data"}
     names = sorted(name for name in (now.keys() | before.keys()) - skipped if now.get(name) != before.get(name))

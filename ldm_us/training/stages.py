@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ldm_us.data.framing import Frame
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
@@ -86,11 +87,16 @@ class Stage(Dataset):
 
     def encode(self, index: Iterable[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
+        missing = set(index) - self.data.moments.keys()
+        for frame, members in self.data.members.items():
+            if images := sorted(missing & set(members.tolist())):
+                self.encode_size(frame, images)
+
+    def encode_size(self, frame: Frame, images: Sequence[int]) -> None:
+        """Have the latents of images of one size, which lie in one file."""
         options, data, config = self.options, self.data, self.model.config.vae
-        side = data.size // config.downsampling
-        shape = (2, 2 * config.latent_channels, side, side)
+        shape = (2, 2 * config.latent_channels, *(side // config.downsampling for side in frame.size))
         cache = open_cache(options.cache, "moments", self.model, options.weights, shape)
-        images = sorted(set(index) - data.moments.keys())
         keys = [data.keys[i] for i in images]
         found = self.computed(cache, keys, "vae", lambda nth: image_moments(self.model, data, images[nth]))
         data.moments |= {images[nth]: moments for nth, moments in found.items()}
@@ -134,10 +140,10 @@ class Stage(Dataset):
         draw, own = (options.seed, step, size, options.flip), torch.cat(places)
         batch: Batch
         if options.stage == "vae":
-            config = self.model.config.vae
-            side = self.data.size // config.downsampling
-            shape = (config.latent_channels, side, side)
-            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(side, side), own)
+            config, first = self.model.config.vae, int(step_indices(self.data, options.seed, step, size)[0])
+            sides = [side // config.downsampling for side in self.data.frame(first).size]
+            shape = (config.latent_channels, *sides)
+            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(*sides), own)
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
             learned = (options.caption_dropout, options.offset_noise, options.stage == "controlnet")

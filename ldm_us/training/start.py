@@ -6,9 +6,12 @@ import re
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ldm_us.config import PRESETS, ModelConfig
+from ldm_us.data.audit.mask_notes import cut_off_notes
+from ldm_us.data.decoded import Decoded
+from ldm_us.data.framing import Framing
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
@@ -16,20 +19,16 @@ from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import Lineage, read_lineage
-from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
 from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
-from ldm_us.training.losses import contrastive_loss
 from ldm_us.training.memory.frozen import cast_frozen
 from ldm_us.training.options import TrainOptions
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
-WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws from
-WARMUP_LR = 1e-3
 BROUGHT = {  # the fields of each table of a config that come with trained weights, whatever --preset says
     "vae": ("scale", "whitened", "grain", "grain_bands", "noise_levels"),
     "text": ("prompt_tokens",),
@@ -61,11 +60,16 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
             model.add_controlnet()
-    size = options.size or model.config.image_size
-    check_size(model.config, size)
-    if options.adversarial is not None and size < SMALLEST:
-        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
+    framing = framing_of(options, model.config)
+    check_size(model.config, framing.side)
+    if options.adversarial is not None and (side := min(map(min, framing.sizes))) < SMALLEST:
+        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {side}.")
     return model, dataclasses.replace(lineage, parent=parent), notes
+
+
+def framing_of(options: TrainOptions, config: ModelConfig) -> Framing:
+    """How the images of a run get their sizes."""
+    return Framing(options.size or config.image_size, options.aspect, config.size_multiple)
 
 
 def with_new_part(options: TrainOptions, start: LatentDiffusion) -> tuple[LatentDiffusion, list[str]]:
@@ -140,9 +144,14 @@ def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoise
     return notes
 
 
-def notes_on_data(options: TrainOptions, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-    """Nothing held out; and how many captions name a side, which --flip makes wrong for half of the times."""
-    notes = []
+def notes_on_data(
+    options: TrainOptions, records: Sequence[Record], held_out: Sequence[Record], decoded: Decoded
+) -> list[str]:
+    """Nothing held out; lesions that a crop cuts; captions that name a side, which --flip makes wrong half the times.
+
+    ValueError: a crop cuts more than a few.
+    """
+    notes = cut_off_notes(records, decoded) if options.aspect == "crop" else []
     if options.held_out and not held_out:
         notes.append(
             f"--held-out {options.held_out} holds no image out: all are of one patient, case or family. None is left "
@@ -232,19 +241,3 @@ def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
         if options.compile:  # the VAE is called through methods, not as a whole
             for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
                 called.compile()
-
-
-def warm_up_text(text: TextEncoder, tokens: Tensor, steps: int, seed: int) -> None:
-    """Teach a text encoder from random weights to tell the prompts `tokens` (p, n) apart, in place.
-
-    CLIP learned its text states against images before LDM used them. A text encoder that nothing was taught gives the
-    prompts of two classes nearly the same states, and the denoiser takes thousands of steps to notice a class word.
-    """
-    optimizer = torch.optim.AdamW(text.parameters(), lr=WARMUP_LR)
-    generator = stream_generator(seed, WARMUP)
-    for _ in range(steps):
-        loss = contrastive_loss(text(tokens), tokens, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    text.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ from PIL import Image
 from ldm_us.data import decoded as module
 from ldm_us.data import near_duplicates
 from ldm_us.data.decoded import Decoded, Pictures, check_pairs, signature
+from ldm_us.data.framing import Frame
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import load_pair, mask_tensor, open_pair
@@ -59,7 +60,7 @@ def test_images_and_masks_are_those_of_load_pair(records, tmp_path):
             assert torch.equal(data.masks[i], mask > 0.5)
             assert data.masks[i].dtype == torch.bool
         assert data.drawn().tolist() == [bool(load_pair(record, SIZE)[1].any()) for record in records]
-        assert data.size == SIZE
+        assert set(data.members) == {(SIZE, SIZE, "squash")}
 
 
 def test_a_second_start_opens_and_hashes_nothing_and_finds_the_same(records, tmp_path, settled, opened):
@@ -165,7 +166,7 @@ def test_pictures_take_every_index_that_a_tensor_takes(bits):
     flat = whole.reshape(5, -1)
     table = np.packbits(flat, axis=1) if bits else flat
     at = np.array([4, 0, 0, 2])
-    pictures, expected = Pictures(table, at, 3, bits), torch.from_numpy(whole[at])
+    pictures, expected = Pictures(table, at, [Frame(3, 3)] * 4, bits), torch.from_numpy(whole[at])
     expected = expected.bool() if bits else expected
     for index in (
         2,

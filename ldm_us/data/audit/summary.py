@@ -57,6 +57,7 @@ def describe_reading(
     if empty:
         lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
     lines += describe_masks(covered, size)
+    lines += describe_sizes(records, decoded) if decoded is not None else []
     prompts = {record.prompt for record in records}
     long = sum(is_long(prompt, length) for prompt in prompts)
     if long:
@@ -102,6 +103,18 @@ def describe_masks(covered: Sequence[Coverage], size: int) -> list[str]:
     if small:
         lines.append(f"lesions smaller than a pixel at {size}x{size}, each kept as one pixel: {format_names(small)}")
     return lines
+
+
+def describe_sizes(records: Sequence[Record], decoded: Decoded) -> list[str]:
+    """Write how many images get which size, where not all get one, and how many of them black bars."""
+    table, at = decoded.image_facts(records)
+    frames = decoded.frames(table["shape"][at])
+    if len(set(frames)) <= 1:
+        return []
+    counts = Counter(str(frame) for frame in frames).most_common()
+    bars = sum(frame.fit == "letterbox" for frame in frames)
+    said = f"sizes: {', '.join(f'{size} ({n})' for size, n in counts)}"
+    return [f"{said}; {bars} images with black bars" if bars else said]
 
 
 def is_long(prompt: str, length: int = LENGTH) -> bool:
