@@ -13,9 +13,9 @@ killed one stopped.
 import hashlib
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 from ldm_us.runtime.command_line import answer_at_once
@@ -25,7 +25,6 @@ answer_at_once(__name__, build_parser)  # before the imports that take seconds
 
 from tqdm import tqdm
 
-from ldm_us.data.records import load_mask
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import check_steps
@@ -51,15 +50,15 @@ from ldm_us.synthesis.folder import (
 )
 from ldm_us.synthesis.grid import draw_grid, load_original, shown_subjects
 from ldm_us.synthesis.info import describe_model
-from ldm_us.synthesis.inputs import check_files, check_masks, load_added, resizing_notes
+from ldm_us.synthesis.inputs import asked_mask, check_files, check_masks, load_added, own_sizes, resizing_notes
 from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, first_free, ignored_notes
 from ldm_us.synthesis.options import SampleOptions, parse_options
-from ldm_us.synthesis.plan import Plan, make_plan
+from ldm_us.synthesis.plan import Plan, Sample, make_plan
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.subjects import left_out, with_source
 from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
-from ldm_us.synthesis.weights import load_sampler, taught_words
+from ldm_us.synthesis.weights import framing_of, load_sampler, taught_words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,15 +78,15 @@ def main(argv: list[str] | None = None) -> int:
     with joined() as world:
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say, options.recipe.sampling.precision)
-        recipe = resolved(options, model, plan, words)
-        size = recipe.size
+        plan, recipe = own_sizes(plan, options.recipe, framing_of(options.source, model.config))
+        recipe = resolved(options, recipe, model, plan, words)
         check_files(recipe, model, {subject.prompt for subject in plan.subjects}, words)
-        added = load_added(recipe.controls, model, options.device, size)
-        training = known_images(options, model, recipe)
+        added = load_added(recipe, model, options.device)
+        training = known_images(options, model, plan, recipe)
         fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
-        fields |= more_fields(options, size)
-        masks_sha256, mask_notes = check_masks(plan, size)
-        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
+        fields |= more_fields(options, min(min(recipe.at(one.size).size.size) for one in plan.subjects))
+        masks_sha256, mask_notes = check_masks(plan, recipe)
+        command = fields | describe_plan(plan, recipe, options.strips) | {"masks_sha256": masks_sha256}
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
         ignored += emulation_notes(recipe.sampling.precision, options.device)
         cut = cut_notes(plan, recipe, model.config.text)
@@ -104,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
-                save_png(draw_grid(plan, out, size), out / "grid.png", about)
+                save_png(draw_grid(plan, out, recipe), out / "grid.png", about)
         if world.main:
             before = f"; {plan.total - made} of them were there already" * (made < plan.total)
             print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}, drawn on {options.device}{before}")
@@ -128,18 +127,27 @@ def make_samples(
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
-        while samples := list(islice(left, options.batch)):
-            masks = [load_mask(one.subject.masks, recipe.size) if plan.masked else None for one in samples]
+        for samples in batches(left, options.batch):
+            own_recipe = recipe.at(samples[0].subject.size)
+            of_size = fields if own_recipe is recipe else fields | {"settings": own_recipe.to_dict()}
+            masks = [asked_mask(one.subject, recipe) if plan.masked else None for one in samples]
             wanted = [Wanted(one.subject.prompt, one.seed, mask) for one, mask in zip(samples, masks, strict=True)]
-            drawn = draw_samples(model, wanted, recipe, added, strips, bar)
-            drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
+            drawn = draw_samples(model, wanted, own_recipe, added, strips, bar)
+            drawn, tried = drop_copies(drawn, wanted, training, model, own_recipe, added, strips)
             for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):
                 picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
                 picture = add_watermark(picture) if options.watermark else picture
                 own = subject_fields(sample.subject, seeds[-1], one.mask)
                 own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
-                write_sample(out, finished, sample, picture, one.mask, fields | own, pictures)
+                write_sample(out, finished, sample, picture, one.mask, of_size | own, pictures)
     return total
+
+
+def batches(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Samples in their order, at most so many at a time and of one size."""
+    for _, of_size in groupby(samples, key=lambda sample: sample.subject.size):
+        while some := list(islice(of_size, most)):
+            yield some
 
 
 def plan_of(options: SampleOptions, words: Words) -> Plan:
@@ -162,21 +170,23 @@ def seed_of(options: SampleOptions) -> int:
     return seed
 
 
-def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan, words: Words) -> Recipe:
+def resolved(options: SampleOptions, recipe: Recipe, model: LatentDiffusion, plan: Plan, words: Words) -> Recipe:
     """The recipe with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
     if plan.masked and model.controlnet is None:
         weights = options.source.weights
         raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
-    sampling = options.recipe.sampling.resolved(model.config, plan.masked)
+    sampling = recipe.sampling.resolved(model.config, plan.masked)
     check_steps(model.schedule, sampling.steps)
-    begin = with_source(options.recipe.begin, options.source_class, words)
-    return replace(options.recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
+    begin = with_source(recipe.begin, options.source_class, words)
+    return replace(recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
 
 
-def known_images(options: SampleOptions, model: LatentDiffusion, recipe: Recipe) -> TrainingImages | None:
+def known_images(options: SampleOptions, model: LatentDiffusion, plan: Plan, recipe: Recipe) -> TrainingImages | None:
     """The training images that --drop-memorised compares with; None where it is not asked for."""
     if options.drop_memorised is None or options.data is None:
         return None
+    if not all(isinstance(recipe.at(subject.size).sampling.size, int) for subject in plan.subjects):
+        raise ValueError("--drop-memorised compares squares, as the report's thresholds are for: add --size PIXELS.")
     return load_training_images(options.drop_memorised, model, options.source.weights, options.data, recipe.sampling)
 
 
@@ -191,10 +201,10 @@ def more_fields(options: SampleOptions, size: int) -> Fields:
     return fields
 
 
-def describe_plan(plan: Plan, size: int, strips: Sequence[str]) -> Fields:
+def describe_plan(plan: Plan, recipe: Recipe, strips: Sequence[str]) -> Fields:
     """What else decides which files there will be; every original that will be shown is read and checked."""
     for subject in shown_subjects(plan):
-        load_original(subject, size)
+        load_original(subject, recipe)
     return {
         "n": plan.n,
         "counts": None if plan.counts is None else list(plan.counts),

@@ -66,6 +66,11 @@ class Decoded:
         self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
         self.names: dict[Path, str] = {}  # hashes of files, as this process has used them
 
+    def frames_of(self, records: Sequence[Record]) -> list[Frame]:
+        """The size of each image. ValueError: one does not open."""
+        table, at = self.image_facts(records)
+        return self.frames(table["shape"][at])
+
     def frames(self, shapes: NDArray[np.int32]) -> list[Frame]:
         """The sizes that pictures of these widths and heights (n, 2) have here."""
         return [self.framing.frame(width, height) for width, height in shapes.tolist()]

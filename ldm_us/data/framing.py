@@ -36,6 +36,11 @@ class Frame(NamedTuple):
         """Height and width alone."""
         return self.height, self.width
 
+    @property
+    def plain(self) -> int | tuple[int, int]:
+        """The side of a square, else height and width: as a Sampling and a command line have it."""
+        return self.height if self.height == self.width else self.size
+
 
 class Placed(NamedTuple):
     """Where a picture goes: the part of it that is shown, and the place of that part in a Frame, in pixels."""
@@ -56,10 +61,7 @@ class Framing(NamedTuple):
         if self.rule == KEPT:
             root = math.sqrt(height / width)
             return Frame(max(1, round(self.side * root)), max(1, round(self.side / root)))
-        if self.rule != "bucket":
-            return Frame(self.side, self.side, self.rule)
-        size = nearest_size(height, width, self.sizes)
-        return Frame(*size, "letterbox" if stretch(height, width, size) > MOST_STRETCH else "squash")
+        return fit_by(self.rule, nearest_size(height, width, self.sizes), width, height)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -100,6 +102,14 @@ def stretch(height: int, width: int, size: tuple[int, int]) -> float:
     return max(ratio, 1 / ratio)
 
 
+def fit_by(rule: str, size: Size, width: int, height: int) -> Frame:
+    """A size with the fit of a rule for a picture: in a bucket whole, with bars where it would be stretched too far."""
+    frame = as_frame(size)
+    if rule == "bucket":
+        return frame._replace(fit="letterbox" if stretch(height, width, frame.size) > MOST_STRETCH else "squash")
+    return frame._replace(fit=rule)
+
+
 def as_frame(size: Size) -> Frame:
     """A side, or a height and a width, as a Frame. Raise ValueError for a size below 1."""
     frame = Frame(size, size) if isinstance(size, int) else Frame(*size)
@@ -137,9 +147,8 @@ def fitted(picture: Image.Image, size: Size, resample: Image.Resampling) -> Imag
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
-    """--size 512, or 640x448: width and height, as users write them -> the side, or (height, width)."""
+    """512, or 640x448: width and height, as users write them -> the side, or (height, width)."""
     words = text.lower().split("x")
-    if not (1 <= len(words) <= 2 and all(word.isdecimal() for word in words)):
-        raise ValueError(f"--size {text}: give the side of a square in pixels, or WIDTHxHEIGHT, such as 640x448.")
-    width, height = int(words[0]), int(words[-1])
-    return width if width == height else (height, width)
+    if not (1 <= len(words) <= 2 and all(word.isascii() and word.isdecimal() for word in words)):
+        raise ValueError(f"{text!r} is no size. Give the side of a square in pixels, or WIDTHxHEIGHT, such as 640x448.")
+    return Frame(int(words[-1]), int(words[0])).plain

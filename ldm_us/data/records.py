@@ -13,9 +13,11 @@ from einops import rearrange, repeat
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ldm_us.config import ModelConfig
 from ldm_us.data.framing import Frame, Framing, Size, as_frame, fitted
 from ldm_us.data.mask_rule import drawn_lesion
 from ldm_us.data.regions import label_regions, lost_regions, resize_mask
+from ldm_us.files.lineage import read_lineage
 
 # What Pillow raises on bad files.
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, SyntaxError, EOFError, struct.error, zlib.error)
@@ -154,6 +156,11 @@ def small_lesions(union: Image.Image, size: Size) -> int:
     return len(lost_regions(label_regions(np.asarray(union) > 127), size))
 
 
+def trained_framing(metadata: dict[str, str], config: ModelConfig) -> Framing:
+    """How the images of the last stage of a model file came into their sizes."""
+    return Framing(config.image_size, read_lineage(metadata).aspect, config.size_multiple)
+
+
 def framed(path: Path, framing: Framing) -> Frame:
     """The size that an image file has by a Framing."""
     return framing.frame(*open_image(path).size)
@@ -180,6 +187,11 @@ def load_pair(record: Record, size: Size, flip: bool = False) -> tuple[Tensor, T
     picture, union = open_pair(record)
     x, hint = image_tensor(picture, size), mask_tensor(union, size)
     return (x.flip(-1), hint.flip(-1)) if flip else (x, hint)
+
+
+def load_framed(record: Record, framing: int | Framing) -> tuple[Tensor, Tensor]:
+    """Load image and hint as load_pair does, in the size of a Framing."""
+    return load_pair(record, framing if isinstance(framing, int) else framed(record.image, framing))
 
 
 def open_pair(record: Record) -> tuple[Image.Image, Image.Image | None]:

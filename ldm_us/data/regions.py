@@ -1,5 +1,6 @@
 """The connected regions of a mask: none is lost when it is resized, and outlines are filled."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,15 @@ def share_cut_off(mask: Mask, size: Size) -> float:
     """The share of a mask's pixels that lie outside of what a size shows; 0 for an empty mask."""
     whole = int(mask.sum())
     return 1 - int(shown_part(mask, size)[0].sum()) / whole if whole else 0.0
+
+
+def height_over_width(mask: Mask) -> float:
+    """Of the largest region's bounding box, in pixels: above 1 a lesion is taller than wide; NaN for an empty mask."""
+    labels = label_regions(mask)
+    if not labels.any():
+        return math.nan
+    rows, columns = np.nonzero(labels == np.bincount(labels[mask]).argmax())
+    return float((np.ptp(rows) + 1) / (np.ptp(columns) + 1))
 
 
 def fill_outlines(mask: Mask) -> Mask:

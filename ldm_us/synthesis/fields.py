@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import ldm_us
+from ldm_us.data.framing import Size, as_frame
 from ldm_us.runtime.machine import device_kind, libraries
 from ldm_us.synthesis.subjects import Subject
 
@@ -78,14 +79,15 @@ def pack_mask(mask: Tensor) -> str:
     return base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode()
 
 
-def unpack_mask(text: str, size: int) -> Tensor:
-    """Undo pack_mask: (1, size, size) float32. Raise ValueError for a text that holds no such mask."""
-    room = (size * size + 7) // 8
+def unpack_mask(text: str, size: Size) -> Tensor:
+    """Undo pack_mask: (1, H, W) float32. Raise ValueError for a text that holds no such mask."""
+    frame = as_frame(size)
+    room = (frame.height * frame.width + 7) // 8
     try:
         bits = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), room + 1)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(f"no mask can be read from mask_bits ({error})") from error
     if len(bits) != room:
-        raise ValueError(f"mask_bits holds no mask of {size}x{size} pixels")
-    values = np.unpackbits(np.frombuffer(bits, np.uint8), count=size * size).reshape(1, size, size)
+        raise ValueError(f"mask_bits holds no mask of {frame} pixels")
+    values = np.unpackbits(np.frombuffer(bits, np.uint8), count=frame.height * frame.width).reshape(1, *frame.size)
     return torch.from_numpy(values.astype(np.float32))

@@ -11,7 +11,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from ldm_us.config import ITERATIONS, STRENGTH
+from PIL import Image
+
+from ldm_us.config import ASPECTS, ITERATIONS, STRENGTH
+from ldm_us.data.framing import Frame, as_frame, fit_by
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.editing import first_step
@@ -64,7 +67,7 @@ class Inversion:
 
 
 Beginning = FromNoise | FromImage | Region | Inversion
-SETTINGS = {"sampling", "negative_prompt", "begin", "controls", "edition"}  # the tables of a recipe in JSON
+SETTINGS = {"sampling", "negative_prompt", "begin", "controls", "aspect", "edition"}  # the tables of a recipe in JSON
 EDITION = 2  # the newest
 BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
 
@@ -90,12 +93,15 @@ class Recipe:
     negative_prompt: str = ""
     begin: Beginning = FromNoise()
     controls: tuple[AddedControl, ...] = ()
+    aspect: str = "squash"  # of ASPECTS: how masks, hints and the image to edit come into the size of the samples
     # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level, the last 32 bits of a seed
     edition: int = EDITION
 
     def __post_init__(self) -> None:
         if self.sampling.sampler == "dpm" and isinstance(self.begin, Region):
             raise ValueError("--inpaint changes what a step has made, which --sampler dpm remembers: use ddim or ddpm.")
+        if self.aspect not in ASPECTS:
+            raise ValueError(f"aspect {self.aspect} of the settings is not known here: made by a newer version?")
         if self.edition not in range(1, EDITION + 1):
             raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
 
@@ -110,11 +116,20 @@ class Recipe:
         return dataclasses.replace(self, edition=1) if same else self
 
     @property
-    def size(self) -> int:
-        """Pixels along one side. Raise ValueError where they are missing: sample.py writes its settings resolved."""
+    def size(self) -> Frame:
+        """Of the samples. Raise ValueError where it is missing: sample.py writes its settings resolved."""
         if self.sampling.size is None:
             raise ValueError("the field size is missing")
-        return self.sampling.size
+        return as_frame(self.sampling.size)
+
+    def frame(self, picture: Image.Image) -> Frame:
+        """How a mask, a hint or an image comes into the size of the samples."""
+        return fit_by(self.aspect, self.size, *picture.size)
+
+    def at(self, size: int | tuple[int, int] | None) -> "Recipe":
+        """The same at another size; None: at its own."""
+        sampling = dataclasses.replace(self.sampling, size=size)
+        return self if size is None else dataclasses.replace(self, sampling=sampling)
 
     @property
     def draws_no_noise(self) -> bool:
@@ -131,7 +146,9 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; files are named and hashed."""
         (kind,) = [name for name, of_kind in BEGINNINGS.items() if type(self.begin) is of_kind]
-        return ({} if self.edition == 1 else {"edition": self.edition}) | {
+        newer: dict[str, Any] = {"aspect": self.aspect, "edition": self.edition}
+        usual = {"aspect": "squash", "edition": 1}  # older software knows pictures without these fields
+        return {name: value for name, value in newer.items() if value != usual[name]} | {
             "sampling": dataclasses.asdict(self.sampling),
             "negative_prompt": self.negative_prompt,
             "begin": {"from": kind} | _plain(self.begin),
@@ -155,6 +172,7 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
             str(values["negative_prompt"]),
             _build(kind, _with_files(begin, given, digest)),
             tuple(_build(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
+            values.get("aspect", "squash"),
             values.get("edition", 1),
         )
     except (TypeError, KeyError, AttributeError) as error:

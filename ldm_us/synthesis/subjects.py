@@ -22,6 +22,7 @@ class Subject:
     masks: tuple[Path, ...] = ()  # OR-ed together; empty: not conditioned on a mask
     original: Path | None = None  # the image the mask was drawn on, where it lies beside it
     label: str = ""  # a class of the model, or that in a mask's name; empty where nobody told
+    size: int | tuple[int, int] | None = None  # of its samples, where its mask says it: a side, or (height, width)
 
 
 def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None, words: Words) -> list[Subject]:

@@ -36,9 +36,8 @@ answer_at_once(__name__, build_parser)
 
 import torch
 
-from ldm_us.data.framing import Framing
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import framed, load_image
+from ldm_us.data.records import framed, load_image, trained_framing
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import estimate_priors
 from ldm_us.files.checkpoint import (
@@ -49,7 +48,6 @@ from ldm_us.files.checkpoint import (
     read_metadata,
     write_safetensors,
 )
-from ldm_us.files.lineage import read_lineage
 from ldm_us.runtime.checks import check_new_file, check_words
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
 from ldm_us.training.measured import IMAGES, encode_records, evenly, lost_grain, members
@@ -70,8 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{options.weights}: its decoder draws texture of its own, so that no grain is to be measured."
         )
     records = read_datasets(options.data)
-    aspect = read_lineage(read_metadata(options.weights)).aspect
-    framing = Framing(model.config.image_size, aspect, model.config.size_multiple)
+    framing = trained_framing(read_metadata(options.weights), model.config)
     if options.command == "prior":
         own = members([record.prompt for record in records], options.rank)
         model.set_prior(estimate_priors(encode_records(model, records, framing), options.rank, own))

@@ -170,7 +170,7 @@ def preview(training: Stage) -> Image.Image:
         mask = data.masks[first_of(data, prompt)].float() if stage == "controlnet" else None
         masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
         if mask is not None:
-            sampling = dataclasses.replace(sampling, size=tuple(mask.shape[1:]))
+            sampling = dataclasses.replace(sampling, size=(mask.shape[1], mask.shape[2]))
         samples = generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
         rows.append([to_picture(x) for x in ([] if mask is None else [mask]) + [*samples]])
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]

@@ -60,10 +60,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
             model.add_controlnet()
-    framing = framing_of(options, model.config)
-    check_size(model.config, framing.side)
-    if options.adversarial is not None and (side := min(map(min, framing.sizes))) < SMALLEST:
-        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {side}.")
+    check_size(model.config, framing_of(options, model.config).side)
     return model, dataclasses.replace(lineage, parent=parent), notes
 
 
@@ -149,8 +146,11 @@ def notes_on_data(
 ) -> list[str]:
     """Nothing held out; lesions that a crop cuts; captions that name a side, which --flip makes wrong half the times.
 
-    ValueError: a crop cuts more than a few.
+    ValueError: a crop cuts more than a few; the discriminator of --adversarial has too little to see.
     """
+    smallest = min(min(frame.size) for frame in decoded.frames_of(records)) if options.adversarial else SMALLEST
+    if smallest < SMALLEST:
+        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {smallest}.")
     notes = cut_off_notes(records, decoded) if options.aspect == "crop" else []
     if options.held_out and not held_out:
         notes.append(

@@ -15,6 +15,7 @@ from ldm_us.training.dataset import load_training_set, split_data
 from ldm_us.training.progress import BANDS, band_batch, held_out_stage, others_of_their_class, spread_out, validate
 from ldm_us.training.reconstruction import reconstruction_psnr
 from ldm_us.training.stages import Stage
+from ldm_us.training.start import framing_of
 
 SPEED = {"images_per_s", "data_share"}
 STAGES = ("vae", "unet", "controlnet")
@@ -52,8 +53,9 @@ def held_out(arguments, data, tmp_path):
         options = parse_options(arguments(stage, tmp_path / "unused", "--validate-every", 1, *flags, weights=path))
         training, evaluation = split_data([data], BUSI_SHARE)
         model = load_model(path)
-        stage = Stage(model, load_training_set(training, model.config.image_size), options)
-        return held_out_stage(stage, load_training_set(spread_out(evaluation), model.config.image_size))
+        framing = framing_of(options, model.config)
+        stage = Stage(model, load_training_set(training, framing), options)
+        return held_out_stage(stage, load_training_set(spread_out(evaluation), framing))
 
     return build
 

@@ -107,8 +107,7 @@ def describe_masks(covered: Sequence[Coverage], size: int) -> list[str]:
 
 def describe_sizes(records: Sequence[Record], decoded: Decoded) -> list[str]:
     """Write how many images get which size, where not all get one, and how many of them black bars."""
-    table, at = decoded.image_facts(records)
-    frames = decoded.frames(table["shape"][at])
+    frames = decoded.frames_of(records)
     if len(set(frames)) <= 1:
         return []
     counts = Counter(str(frame) for frame in frames).most_common()
