@@ -76,7 +76,8 @@ def verify(path: Path, means: Means) -> Verdict:
     try:
         recipe = read_recipe(text, means.given, means.digest)
         if picture.size != recipe.size.size[::-1]:
-            raise ValueError(f"size {recipe.size}, but the picture is {picture.width}x{picture.height}")
+            said = recipe.size.width if isinstance(recipe.size.plain, int) else recipe.size
+            raise ValueError(f"size {said}, but the picture is {picture.width}x{picture.height}")
         if None in (recipe.sampling.guidance, recipe.sampling.control_scale):
             raise ValueError("the field guidance or control_scale is missing")
         size = recipe.size

@@ -16,7 +16,7 @@ QUARTILES = (25, 50, 75)
 SMALLEST_P = 0.001
 SIZES_IN_WORDS = {  # by the rule of a Framing
     "squash": "Whole images are resized to squares, so a pixel is no length.",
-    KEPT: "Images keep their aspects and get about one area: a pixel is as long across as down, but not in every image.",
+    KEPT: "Images keep their aspects at one area: a pixel is as long across as down, but not in every image.",
 }
 SIGN_IN_WORDS = {">= ": "lower bounds", "<= ": "upper bounds", "~ ": "bounds neither way"}
 

@@ -48,9 +48,10 @@ def two_sample_tests(
     return tuple(two_sample_test(*pair, steps, seed, on_step) for pair in ((first, second), halves(first)))
 
 
-def shown(measured: Measured, seed: int, size: np.ndarray) -> list[Shown]:
-    """The middle of each image of a set, of this size, in the order of a hash of their class and name."""
-    parts = zip(measured.names, measured.labels, (middle(grey, *size) for grey in measured.greys), strict=True)
+def shown(measured: Measured, seed: int, size: np.ndarray | None = None) -> list[Shown]:
+    """The images of a set, or their middles of a size, in the order of a hash of their class and name."""
+    greys = measured.greys if size is None else [middle(grey, *size) for grey in measured.greys]
+    parts = zip(measured.names, measured.labels, greys, strict=True)
     return sorted(
         (Shown(sha256(f"{seed} {label} {name}".encode()).hexdigest(), label, grey) for name, label, grey in parts),
         key=lambda one: one.place,
