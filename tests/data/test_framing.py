@@ -77,7 +77,9 @@ def test_a_square_picture_becomes_the_square_to_the_bit_whatever_the_rule(model,
     frame = Framing(target, rule, min(model[1], target)).frame(*picture.size)
     assert frame.size == (target, target)
     plain = picture.resize((target, target), Image.Resampling.BICUBIC)
-    assert np.array_equal((image_tensor(picture, frame)[0].numpy() + 1) * 127.5, np.asarray(plain, np.float32))
+    assert np.array_equal(
+        image_tensor(picture, frame)[0].numpy(), np.asarray(plain, np.float32) / np.float32(127.5) - 1
+    )
     assert np.array_equal(resize_mask(grey > 200, frame), resize_mask(grey > 200, target))
 
 
