@@ -25,9 +25,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ldm_us.config import BUNDLED
-from ldm_us.data.audit.mask_notes import check_hints
-from ldm_us.data.audit.summary import describe_reading
-from ldm_us.data.decoded import Decoded
+from ldm_us.data.audit.summary import check_hints, describe_reading
 from ldm_us.data.readers.datasets import read_folders, records_of
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
@@ -50,7 +48,7 @@ from ldm_us.training.result import save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
-    framing_of,
+    decoded_of,
     free_weights,
     notes_on_data,
     speed_up,
@@ -73,23 +71,26 @@ def run(options: TrainOptions, world: World) -> int:
     free_weights(model, options)
     options, memory = fitted(model.config, options)
     readings = read_folders(options.data)
-    framing, text, with_pixels = framing_of(options, model.config), model.config.text, options.stage == "vae"
-    decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, framing, with_pixels)
+    text, with_pixels, decoded = model.config.text, options.stage == "vae", decoded_of(options, model.config)
     records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, framing.side, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
+            print(
+                *describe_reading(reading, decoded.framing.side, text.length - text.prompt_tokens, decoded=decoded),
+                sep="\n",
+            )
         print(summary(options, model, len(records), len(held_out), steps, memory))
     tell([*notes, *notes_on_data(options, records, held_out, decoded)], world)
     if options.dry_run:
         return 0
 
     features, of_features = perceptual_features(options)
-    data = world.first_here(lambda: load_training_set(records, framing, with_pixels, decoded))
+    data = world.first_here(lambda: load_training_set(records, decoded.framing, with_pixels, decoded))
     mix_folders(data, options.data, options.data_weights)
     tell(check_hints(records, data.drawn().tolist()) if options.stage == "controlnet" else [], world)
-    shown = load_training_set(spread_out(held_out) if options.validate_every else [], framing, with_pixels, decoded)
+    held_out = spread_out(held_out) if options.validate_every else []
+    shown = load_training_set(held_out, decoded.framing, with_pixels, decoded)
     hashes = run_hashes(data, decoded, options.stage == "controlnet") | of_features | {"parent_sha256": lineage.parent}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)

@@ -84,7 +84,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--control-scale", type=float, metavar="X", help="weight of the mask (sd15 1; us128 2)")
     add("--no-prior", dest="prior", action="store_false", help="start from N(0, I), not from the start prior")
     add("--no-grain", dest="grain", action="store_false", help="what latents hold: no grain, no noise of the decoder")
-    add("--size", type=size, metavar="WxH", help="pixels, or a side (as --init or --mask, or the model's square)")
+    add("--size", type=size, metavar="PIXELS", help="a side, or WIDTHxHEIGHT (as --init or --mask, or the model's)")
     add("--batch", type=int, default=4, metavar="N", help="images at a time; changes no bit (%(default)s)")
     add("--fast", action="store_true", help="a batch in one call, which changes the last bits (with a GPU)")
     add("--exact", action="store_true", help="one sample a call and fp32, on a GPU as on the CPU")

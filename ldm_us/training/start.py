@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ldm_us.config import PRESETS, ModelConfig
-from ldm_us.data.audit.mask_notes import cut_off_notes
+from ldm_us.data.audit.summary import cut_off_notes
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.framing import Framing
 from ldm_us.data.records import Record
@@ -67,6 +67,12 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
 def framing_of(options: TrainOptions, config: ModelConfig) -> Framing:
     """How the images of a run get their sizes."""
     return Framing(options.size or config.image_size, options.aspect, config.size_multiple)
+
+
+def decoded_of(options: TrainOptions, config: ModelConfig) -> Decoded:
+    """What the files of a run decode to; a --dry-run makes no folder for it."""
+    folder = None if options.dry_run and not options.cache.is_dir() else options.cache
+    return Decoded(folder, framing_of(options, config), options.stage == "vae")
 
 
 def with_new_part(options: TrainOptions, start: LatentDiffusion) -> tuple[LatentDiffusion, list[str]]:

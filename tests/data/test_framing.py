@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldm_us.config import ASPECTS, PRESETS
-from ldm_us.data.audit.mask_notes import cut_off_notes
+from ldm_us.data.audit.summary import cut_off_notes
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.framing import (
     KEPT,
