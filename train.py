@@ -76,10 +76,7 @@ def run(options: TrainOptions, world: World) -> int:
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(
-                *describe_reading(reading, decoded.framing.side, text.length - text.prompt_tokens, decoded=decoded),
-                sep="\n",
-            )
+            print(*describe_reading(reading, length=text.length - text.prompt_tokens, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps, memory))
     tell([*notes, *notes_on_data(options, records, held_out, decoded)], world)
     if options.dry_run:

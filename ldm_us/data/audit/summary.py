@@ -41,7 +41,7 @@ def describe_reading(
     Opens every mask of an image that is not normal, unless `covered` says what they cover, or `decoded` keeps it. size:
     of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
-    records = reading.records
+    records, size = reading.records, size if decoded is None else decoded.framing.side
     classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
     masks = sum(len(record.masks) for record in records)
     lines = [f"{reading.layout} in {reading.folder}: {len(records)} images ({classes}), {masks} masks"]
