@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 from scipy.ndimage import gaussian_filter
 from scipy.stats import hypergeom, mannwhitneyu
 
-from ldm_us.data.framing import Framing
+from ldm_us.data.framing import KEPT, Framing
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation import difference
@@ -339,3 +339,16 @@ def test_artefacts_are_tested_by_class_and_corrected_with_the_figures(monkeypatc
     assert [row.p_holm for row in rows] + [test.p_holm for test in tests] == pytest.approx(difference.holm(every))
     _, same, _ = compare(real, real, paired=True)
     assert all(test.p == 1 for test in same)
+
+
+def test_grains_as_wide_as_high_stay_so_at_the_true_aspect_and_not_squashed(tmp_path):
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(256, 512)), 3)
+    path, grey = tmp_path / "image.png", (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
+    Image.fromarray(grey).save(path)
+    record = Record(path, (), "benign", "", "1")
+    ratio = {}
+    for rule in (KEPT, "squash"):
+        (figures,) = measure([record], Framing(128, rule), 60, lambda: None)[0].figures
+        ratio[rule] = figures["lateral_width"] / figures["axial_width"]
+    assert ratio[KEPT] == pytest.approx(1, abs=0.1)
+    assert ratio["squash"] < 0.65
