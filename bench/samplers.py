@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is not installed
 
+from ldm_us.data.organ import BREAST
 from ldm_us.runtime.command_line import answer_at_once, short_usage
 from ldm_us.runtime.help_page import describe
 
@@ -38,7 +39,6 @@ from torch import Tensor
 
 from ldm_us.config import BUNDLED
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import CLASSES, class_prompt
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
 from ldm_us.diffusion.sampling import Sampling, computing, conditions_of, denoise, draw_start
@@ -63,15 +63,15 @@ def main(argv: list[str] | None = None) -> int:
     check_words(vars(options))
     model, (network, _) = load_model(BUNDLED), load_judge(BUNDLED.with_name("judge.safetensors"))
     records = with_lesions(read_datasets(options.data), options.masks, model.config.image_size)
-    asked = [label for label in CLASSES for _ in range(options.n)]
-    prompts = [class_prompt(label) for label in CLASSES] * (LATENTS // len(CLASSES))
+    asked = [label for label in BREAST.classes for _ in range(options.n)]
+    prompts = [BREAST.prompt(label) for label in BREAST.classes] * (LATENTS // len(BREAST.classes))
     far = latents(model, prompts, MANY)
     print("| sampler | steps | classes named as asked | Dice | distance to 1,000 steps | s a sample |")
     print("|---|---|---|---|---|---|")
     for sampler, steps in ROWS:
         sampling = Sampling(sampler, steps, threads=None, exact=False)
         started = time.process_time()
-        samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, BATCH)
+        samples = draw_samples(model, [BREAST.prompt(label) for label in asked], sampling, options.seed, BATCH)
         seconds = (time.process_time() - started) / len(asked)
         named = judge(network, samples).labels
         right = sum(a == b for a, b in zip(asked, named, strict=True)) / len(asked)

@@ -4,9 +4,9 @@ A folder says its own in `dataset.json`, where each key may be left out:
 
     {"template": "Ultrasound image of a {label} thyroid", "classes": ["benign", "malignant"], "without": []}
 
-`classes` may also be a table, {"benign": ["2", "3"], "malignant": ["4", "5"]}: what the data call each. Without it every
-label of the data is a class. `without` lists the classes of images in which there is nothing to draw, as in a normal
-breast; if it is left out, that is `normal`, where there is such a class.
+`classes` may also be a table, {"benign": ["2", "3"], "malignant": ["4", "5"]}: what the data call each. Without it
+every label of the data is a class. `without` lists the classes of images in which there is nothing to draw, as in a
+normal breast; if it is left out, that is `normal`, where there is such a class.
 """
 
 import difflib
@@ -53,7 +53,7 @@ class Organ:
 
     def class_of(self, text: str, where: str) -> str:
         """Read the name of a class. Raise ValueError, with the nearest one, for what the description does not name."""
-        label = self.find(text)
+        label, text = self.find(text), " ".join(text.split())
         if label is not None:
             return label
         if self.classes:
@@ -68,7 +68,7 @@ class Organ:
                 f"{where}: the class is {text!r}, and a class names a folder too. Use a few words without / and a dot "
                 "in front."
             )
-        return " ".join(text.split()).lower()
+        return text.lower()
 
     def near(self, text: str) -> str:
         """The described name that a text is nearly; empty where it is like none."""
@@ -82,7 +82,6 @@ ANY = Organ("Ultrasound image, {label}")  # of a folder that says nothing
 
 def is_plain(text: str) -> bool:
     """Whether a text can be the name of a class, and so of a folder of samples."""
-    text = text.strip()
     whole = 0 < len(text) <= LONGEST_CLASS and text.isprintable() and not set(text) & set("/\\")
     return whole and not text.startswith(".")
 

@@ -203,4 +203,6 @@ def spacing_notes(records: Sequence[Record]) -> list[str]:
     if not known or known[-1][0] <= DISAGREE * known[0][0]:
         return []
     (least, small), (most, large) = known[0], known[-1]
-    return [f"a pixel is {least:.3g} mm in {small} and {most:.3g} mm in {large}: grain and sizes in pixels do not compare"]
+    return [
+        f"a pixel is {least:.3g} mm in {small} and {most:.3g} mm in {large}: grain and sizes in pixels do not compare"
+    ]

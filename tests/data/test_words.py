@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ldm_us.config import BUNDLED
-from ldm_us.data.records import UNKNOWN, Record
+from ldm_us.data.organ import UNKNOWN
+from ldm_us.data.records import Record
 from ldm_us.data.words import MOST_CHARACTERS, MOST_PROMPTS, record_words, words_in
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import Lineage

@@ -33,7 +33,11 @@ def class_folder(root: Path, label: str) -> Path | None:
     """Find the folder of a class: its very name, else the only one that is so but for its letters' case."""
     if (root / label).is_dir():
         return root / label
-    found = [path for path in root.iterdir() if path.name.lower() == label.lower() and path.is_dir()] if root.is_dir() else []
+    found = (
+        [path for path in root.iterdir() if path.name.lower() == label.lower() and path.is_dir()]
+        if root.is_dir()
+        else []
+    )
     return found[0] if len(found) == 1 else None
 
 
@@ -59,9 +63,10 @@ def read_busi(root: Path) -> list[Record]:
     groups, prompts, organ = told_of(root)
     folders = {label: folder for label in organ.classes if (folder := class_folder(root, label)) is not None}
     if not folders:
+        expected = f"{', '.join(organ.classes[:-1])} or {organ.classes[-1]}"
         raise ValueError(
-            f"{root} is not BUSI: expected the folders {', '.join(organ.classes)}, or one of them, in it, found "
-            f"{names_in(root)}. Give the folder that holds them."
+            f"{root} is not BUSI: expected the folders {expected} in it, found {names_in(root)}. Give the folder that "
+            "holds them."
         )
     read = {
         label: read_class(folder, label, groups, prompts.get(label, organ.prompt(label)), organ)

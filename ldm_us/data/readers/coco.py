@@ -1,8 +1,8 @@
 """Read images with a JSON of annotations as COCO has it, and the COCO export of CVAT.   cocodataset.org, Data format.
 
 Layout: `annotations/instances_*.json`, or a `.json` beside the images, with the tables images, annotations and
-categories; images lie beside it, in `images` or where file_name says. The annotations of one category are one mask of an
-image, named after it; an outline is drawn by Pillow, runs are unpacked by pycocotools (extra `coco`).
+categories; images lie beside it, in `images` or where file_name says. The annotations of one category are one mask of
+an image, named after it; an outline is drawn by Pillow, runs are unpacked by pycocotools (extra `coco`).
 
 The class of an image is the first, in the order of dataset.json, that one of its annotations has; without an annotation
 the first class of `without`. Where nothing says the classes, all categories are. Nothing says which images are of one
@@ -11,7 +11,8 @@ patient: each image is a group.
 
 import json
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,20 @@ def list_tables(root: Path) -> list[Path]:
     return [path for path, text in texts if all(f'"{name}"'.encode() in text for name in TABLES)]
 
 
+@dataclass(frozen=True)
+class Annotated:
+    """One image of a file of annotations."""
+
+    image: Path
+    where: str
+    masks: tuple[Structure, ...]
+    structures: tuple[str, ...]  # the category of each mask
+    categories: tuple[str, ...]  # of every annotation, drawn or not
+
+
 def read_coco(root: Path, notes: list[str]) -> list[Record]:
     """List the records in the order of the images in the JSON files. Opens no image."""
-    organ, drawn = organ_of(root, ANY), list[tuple[Path, tuple[Structure, ...], tuple[str, ...], str]]()
-    categories, bare = dict[str, None](), Counter[str]()
+    organ, listed, categories = organ_of(root, ANY), list[Annotated](), dict[str, None]()
     for path in list_tables(root):
         try:
             table = json.loads(read_text(path))
@@ -43,53 +54,53 @@ def read_coco(root: Path, notes: list[str]) -> list[Record]:
             of_image: dict[Any, list[dict[str, Any]]] = {}
             for one in table["annotations"]:
                 of_image.setdefault(one["image_id"], []).append(one)
-            for image in table["images"]:
-                where = f"{path}, image {image['file_name']!r}"
-                masks = masks_of(path, image, of_image.get(image["id"], []), names, bare)
-                drawn.append((find_image(root, path, image["file_name"], where), *masks, where))
+            listed += [annotated(root, path, one, of_image.get(one["id"], []), names) for one in table["images"]]
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not COCO's JSON ({error!r}). Export the annotations again.") from error
-    if not drawn:
+    if not listed:
         raise ValueError(f"{root}: its JSON of annotations names no image. Export it again.")
     if not organ.classes:
         classes = tuple(organ.class_of(one, f"{root}, categories") for one in categories)
         organ = replace(organ, classes=classes, without=tuple(one for one in organ.without if one in classes))
-    check_once([(str(image), where) for image, _, _, where in drawn])
+    names_of = [one.image.relative_to(root).as_posix() for one in listed]
+    check_once([(name, one.where) for name, one in zip(names_of, listed, strict=True)])
+    bare = Counter(name for one in listed for name in one.categories if name not in one.structures)
     if bare:
-        listed = ", ".join(f"{name} {count}" for name, count in bare.items())
-        notes.append(f"annotations without an outline, such as boxes, are no masks: {listed}")
-    prefix = group_prefix([one[0] for one in drawn], [{"file_name": one[0].name} for one in drawn], "coco")
+        counted = ", ".join(f"{name} {count}" for name, count in bare.items())
+        notes.append(f"annotations without an outline, such as boxes, are no masks: {counted} images")
+    prefix = group_prefix([one.image for one in listed], [{"file_name": name} for name in names_of], "coco")
     records = []
-    for image, masks, structures, _ in drawn:
-        found = {organ.find(name) for name in structures}
-        labels = [one for one in organ.classes if one in found] or list(organ.without if not structures else ())
-        label, group = (labels or [UNKNOWN])[0], f"{prefix}:{image.relative_to(root).as_posix()}"
-        named = tuple(mask.key.partition(": ")[2] for mask in masks)
-        records.append(Record(image, masks, label, organ.prompt(label), group, organ, named))
+    for name, one in zip(names_of, listed, strict=True):
+        found = {organ.find(category) for category in one.categories}
+        labels = [label for label in organ.classes if label in found] or list(() if found else organ.without)
+        label = (labels or [UNKNOWN])[0]
+        prompt, group = organ.prompt(label), f"{prefix}:{name}"
+        records.append(Record(one.image, one.masks, label, prompt, group, organ, one.structures))
     return records
 
 
-def masks_of(
-    path: Path, image: dict[str, Any], annotations: list[dict[str, Any]], names: dict[Any, str], bare: Counter[str]
-) -> tuple[tuple[Structure, ...], tuple[str, ...]]:
-    """A mask for each category of one image that something is drawn of, and all of its categories."""
+def annotated(
+    root: Path, path: Path, image: dict[str, Any], annotations: Sequence[dict[str, Any]], names: dict[Any, str]
+) -> Annotated:
+    """One image with a mask for each category that something is drawn of."""
     outlines: dict[str, list[tuple[float, ...]]] = {}
     runs: dict[str, list[str]] = {}
     for one in annotations:
         name, shape = names[one["category_id"]], one.get("segmentation") or []
         if isinstance(shape, dict):
             runs.setdefault(name, []).append(json.dumps(shape))
-        else:  # a corner of a pixel is a whole number there
-            drawn = [tuple(float(x) - 0.5 for x in outline) for outline in shape if len(outline) >= LEAST]
-            outlines.setdefault(name, []).extend(drawn)
-            bare[name] += not drawn
-    size, found = (int(image["width"]), int(image["height"])), dict.fromkeys(names[a["category_id"]] for a in annotations)
-    masks = [
-        Structure(path, f"{image['file_name']}: {name}", size, tuple(outlines.get(name, ())), tuple(runs.get(name, ())))
-        for name in found
-        if outlines.get(name) or name in runs
-    ]
-    return tuple(masks), tuple(found)
+        for outline in shape if isinstance(shape, list) else ():
+            if len(outline) >= LEAST:  # a corner of a pixel is a whole number there
+                outlines.setdefault(name, []).append(tuple(float(place) - 0.5 for place in outline))
+    size, file_name = (int(image["width"]), int(image["height"])), image["file_name"]
+    categories = tuple(dict.fromkeys(names[one["category_id"]] for one in annotations))
+    drawn = tuple(name for name in categories if name in outlines or name in runs)
+    masks = tuple(
+        Structure(path, f"{file_name}: {name}", size, tuple(outlines.get(name, ())), tuple(runs.get(name, ())))
+        for name in drawn
+    )
+    where = f"{path}, image {file_name!r}"
+    return Annotated(find_image(root, path, file_name, where), where, masks, drawn, categories)
 
 
 def find_image(root: Path, path: Path, name: str, where: str) -> Path:

@@ -19,10 +19,10 @@ from ldm_us.data.records import Record, spacing_notes
 
 KNOWN = (
     "BUSI (folders benign, malignant, normal), BUS-BRA (bus_data.csv, Images, Masks), dataset B (original, GT and a "
-    "table, or numbered images in benign, malignant), BrEaST (case001.png ..., a table), BUS-UCLM (images, masks), DDTI "
-    "(1.xml, 1_1.jpg ...), TN3K (trainval-image, trainval-mask), CAMUS (patient0001 ...), COCO (a JSON of annotations), "
-    "captions (a .txt beside each image), DICOM (.dcm), described (images with dataset.json) or images with "
-    "metadata.jsonl or metadata.csv"
+    "table, or numbered images in benign, malignant), BrEaST (case001.png ..., a table), BUS-UCLM (images, masks), "
+    "DDTI (1.xml, 1_1.jpg ...), TN3K (trainval-image, trainval-mask), CAMUS (patient0001 ...), COCO (a JSON of "
+    "annotations), captions (a .txt beside each image), DICOM (.dcm), described (images with dataset.json) or "
+    "images with metadata.jsonl or metadata.csv"
 )
 READERS: dict[str, Callable[[Path, list[str]], list[Record]]] = {  # the second argument takes notes
     "imagefolder": read_imagefolder,

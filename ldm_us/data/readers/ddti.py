@@ -1,7 +1,7 @@
-"""Read DDTI, 480 ultrasound images of thyroid nodules of 390 cases.   Pedraza et al., Proc. SPIE 9287 (2015) 92870W.
+"""Read DDTI, ultrasound images of thyroid nodules.   Pedraza et al., Proc. SPIE 9287 (2015) 92870W.
 
-Layout: `12.xml`, a case with its TI-RADS and the outlines in each of its images, `12_1.jpg`, `12_2.jpg`, ... A case is a
-group. The class is the score as it is written, for which of them are benign is a choice: dataset.json makes it, with
+Layout: `12.xml`, a case with its TI-RADS and the outlines in each of its images, `12_1.jpg`, `12_2.jpg`, ... A case is
+a group. The class is the score as it is written, for which of them are benign is a choice: dataset.json makes it, with
 {"classes": {"benign": ["2", "3"], "malignant": ["4a", "4b", "4c", "5"]}}.
 """
 
@@ -44,7 +44,9 @@ def read_ddti(root: Path, notes: list[str]) -> list[Record]:
             drawn = tuple(outlines.get(nth, []))
             masks = (Structure(path, f"image {nth}", decode(image).size, drawn),) if drawn else ()
             unknown += label == UNKNOWN
-            records.append(Record(image, masks, label, organ.prompt(label), f"ddti:{case}", organ, ("nodule",) * len(masks)))
+            records.append(
+                Record(image, masks, label, organ.prompt(label), f"ddti:{case}", organ, ("nodule",) * len(masks))
+            )
     if unknown:
         notes.append(f"{unknown} images have no TI-RADS, and so no class")
     return records

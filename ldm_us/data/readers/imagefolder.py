@@ -65,7 +65,7 @@ def by_meaning(
     filled = [{name: value for name, value in line.items() if value not in (None, "", [])} for _, line in rows]
     labels = {str(line[name]).strip() for line in filled for name in line if plain(name) == "label"}
     organ = organ_of(path.parent, ANY)
-    others = sorted(label for label in labels if re.fullmatch(r"[-\d.]+", label) or not is_plain(label))
+    others = sorted(label for label in labels if re.fullmatch(r"[-\d.]+", label) or not is_plain(label.strip()))
     if organ.classes:
         others = sorted(label for label in labels if organ.find(label) is None and not organ.near(label))
     if 0 < len(others) < len(labels):

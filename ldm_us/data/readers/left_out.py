@@ -16,7 +16,21 @@ from ldm_us.data.records import IMAGE_SUFFIXES, Record
 from ldm_us.data.structure import file_of
 
 PICTURES = (*IMAGE_SUFFIXES, *DICOM)
-TEXTS = {"", ".csv", ".xlsx", ".xls", ".json", ".jsonl", ".txt", ".md", ".pdf", ".part", ".xml", ".cfg", ".mhd"}  # tables, licences, notes
+TEXTS = {
+    "",
+    ".csv",
+    ".xlsx",
+    ".xls",
+    ".json",
+    ".jsonl",
+    ".txt",
+    ".md",
+    ".pdf",
+    ".part",
+    ".xml",
+    ".cfg",
+    ".mhd",
+}  # tables, licences, notes
 OTHER_FINDINGS, MADE, NO_PICTURES = "masks of other findings", "made by ldm_us beside the images", "not pictures"
 UNLISTED, UNLISTED_MASKS = "pictures that no line names", "masks that no line names"  # of LISTED layouts
 LISTED = ("imagefolder", "COCO")  # whose lines choose among the images

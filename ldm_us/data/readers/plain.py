@@ -112,7 +112,9 @@ def notes_of(root: Path, records: Sequence[Record], headers: Sequence[Header], o
     """What a user should know of how these were read."""
     bare = [record.image.name for record in records if record.prompt == ANY.prompt(UNKNOWN)]
     unnamed = sum(record.label == UNKNOWN for record in records) if organ.classes else 0
-    repeats = sorted({part for r in records for part in r.image.relative_to(root).parts[:-1] if REPEATS.fullmatch(part)})
+    repeats = sorted(
+        {part for r in records for part in r.image.relative_to(root).parts[:-1] if REPEATS.fullmatch(part)}
+    )
     burned = sum(header.burned_in for header in headers)
     told = {
         f"{len(bare)} images have the prompt {ANY.prompt(UNKNOWN)!r}: a template in {DESCRIPTION}, or a .txt beside "

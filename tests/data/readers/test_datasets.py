@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.readers.datasets import KNOWN, find_dataset, read_dataset, read_whole
-from ldm_us.data.records import CLASSES, load_pair
+from ldm_us.data.records import load_pair
 
 BLACK, RED, GREEN, WHITE = (0, 0, 0), (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -73,7 +74,7 @@ def bus_uclm(root: Path) -> Path:
 
 
 def busi(root: Path) -> Path:
-    for label in CLASSES:
+    for label in BREAST.classes:
         save(root / label / f"{label} (9001).png")
         save(root / label / f"{label} (9001)_mask.png", *((WHITE,) if label != "normal" else ()), mode="1")
     return root
@@ -111,7 +112,7 @@ def test_every_record_loads_and_its_mask_has_a_lesion_where_its_class_has_one(tm
     records = read_dataset(make(tmp_path))
     assert records
     for record in records:
-        assert record.label in CLASSES
+        assert record.label in BREAST.classes
         _, hint = load_pair(record, 8)
         if record.masks:
             assert bool(hint.any()) == (record.label != "normal")
@@ -128,7 +129,7 @@ def test_prompts_start_as_the_papers_say_the_class_once_and_tell_the_datasets_ap
     for make in (busi, busbra, dataset_b, breast, bus_uclm):
         for record in read_dataset(make(tmp_path / make.__name__)):
             assert record.prompt.startswith(f"Ultrasound image of a {record.label} breast")
-            assert [label for label in CLASSES if label in record.prompt] == [record.label]
+            assert [label for label in BREAST.classes if label in record.prompt] == [record.label]
             prompts.setdefault(record.prompt.replace(record.label, "CLASS").lower(), set()).add(make)
     assert len(prompts) == 5
     assert all(len(made_by) == 1 for made_by in prompts.values())
