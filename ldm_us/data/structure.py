@@ -13,6 +13,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.runtime.checks import check_extra
 
 LEAST = 6  # numbers of an outline: three corners
+FINE = 4  # an outline is drawn so many times as large, and each pixel takes what lies at its centre
 
 
 @dataclass(frozen=True, order=True)
@@ -22,7 +23,7 @@ class Structure:
     source: Path
     key: str
     size: tuple[int, int] = (0, 0)  # width and height; of a level, those of its file
-    outlines: tuple[tuple[float, ...], ...] = ()  # x, y, x, y, ... in pixels, whole numbers at their centres
+    outlines: tuple[tuple[float, ...], ...] = ()  # x, y, x, y, ... in pixels, whole numbers at their corners
     runs: tuple[str, ...] = ()  # of COCO, each as JSON: {"size": [height, width], "counts": ...}
     level: int = 0  # in a file of labels
 
@@ -43,10 +44,13 @@ class Structure:
         """The mask, mode L, 0 or 255. labels: the decoded file, where it is one level of that."""
         if labels is not None:
             return Image.fromarray((np.asarray(labels) == self.level).astype(np.uint8) * 255)
-        picture = Image.new("L", self.size)
-        for outline in self.outlines:
-            ImageDraw.Draw(picture).polygon(outline, fill=255)
-        union = np.asarray(picture)
+        width, height = self.size
+        union = np.zeros((height, width), np.uint8)
+        if self.outlines:
+            picture = Image.new("L", (FINE * width, FINE * height))
+            for outline in self.outlines:
+                ImageDraw.Draw(picture).polygon([FINE * place for place in outline], fill=255)
+            union = np.asarray(picture)[FINE // 2 :: FINE, FINE // 2 :: FINE]
         for runs in self.runs:
             union = np.maximum(union, self.unpacked(json.loads(runs)) * 255)
         return Image.fromarray(union)

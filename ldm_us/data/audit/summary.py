@@ -75,8 +75,8 @@ def showing_lesions(records: Iterable[Record], masked: Iterable[Record]) -> list
 
 def named(shown: Sequence[Record]) -> str:
     """Such images, in words."""
-    of_breast = all(record.organ == BREAST for record in shown)
-    kind = "lesion images" if of_breast else "images of a class that shows a structure"
+    of_lesions = all(record.organ.classes == BREAST.classes for record in shown)
+    kind = "lesion images" if of_lesions else "images of a class that shows a structure"
     return f"{kind} or images of unknown class" if any(record.shows is None for record in shown) else kind
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm_us.data.busi_families import families, first_of_family
-from ldm_us.data.organ import BREAST, Organ, organ_of
+from ldm_us.data.organ import BREAST, DESCRIPTION, Organ, organ_of
 from ldm_us.data.records import BUSI_GROUP, IMAGE_SUFFIXES, PHANTOM_GROUP, SAMPLES_GROUP, Record
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
@@ -25,8 +25,10 @@ OWN = re.compile(r"[^()A-Z]+ \(\d+\)(?:_mask(?:_\d+)?)?\.png")
 
 
 def is_busi(root: Path) -> bool:
-    """Say whether class folders as in BUSI lie in this folder."""
-    return any(class_folder(root, label) is not None for label in told_of(root)[2].classes)
+    """Say whether class folders as in BUSI lie in this folder; described ones, with names as in BUSI in them."""
+    folders = [folder for label in told_of(root)[2].classes if (folder := class_folder(root, label)) is not None]
+    described = (root / DESCRIPTION).is_file()
+    return any(not described or any(NAME.fullmatch(path.name) for path in folder.iterdir()) for folder in folders)
 
 
 def class_folder(root: Path, label: str) -> Path | None:

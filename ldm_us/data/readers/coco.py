@@ -90,8 +90,8 @@ def annotated(
         if isinstance(shape, dict):
             runs.setdefault(name, []).append(json.dumps(shape))
         for outline in shape if isinstance(shape, list) else ():
-            if len(outline) >= LEAST:  # a corner of a pixel is a whole number there
-                outlines.setdefault(name, []).append(tuple(float(place) - 0.5 for place in outline))
+            if len(outline) >= LEAST:
+                outlines.setdefault(name, []).append(tuple(map(float, outline)))
     size, file_name = (int(image["width"]), int(image["height"])), image["file_name"]
     categories = tuple(dict.fromkeys(names[one["category_id"]] for one in annotations))
     drawn = tuple(name for name in categories if name in outlines or name in runs)

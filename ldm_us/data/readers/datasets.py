@@ -141,9 +141,9 @@ def layouts_of(root: Path) -> list[str]:
         "TN3K": has_pairs(root),
         "captions": has_captions(root),
         "DICOM": has_dicom(root),
-        "described": (root / DESCRIPTION).is_file(),
     }
-    return [layout for layout, fits in fitting.items() if fits]
+    found = [layout for layout, fits in fitting.items() if fits]
+    return found or (["described"] if (root / DESCRIPTION).is_file() else [])
 
 
 def find_dataset(folder: Path) -> tuple[Path, list[str]]:

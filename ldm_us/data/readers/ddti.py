@@ -53,14 +53,14 @@ def read_ddti(root: Path, notes: list[str]) -> list[Record]:
 
 
 def read_case(path: Path) -> tuple[str, dict[str, list[tuple[float, ...]]]]:
-    """The score of a case, empty where there is none, and the outlines in each of its images."""
+    """The score of a case, empty where there is none, and the outlines in each of its images, from centre to centre."""
     outlines: dict[str, list[tuple[float, ...]]] = {}
     try:
         case = ElementTree.fromstring(path.read_bytes())
         for mark in case.iter("mark"):
             number, drawn = (mark.findtext("image") or "").strip(), (mark.findtext("svg") or "").strip()
             for one in json.loads(drawn) if drawn else []:
-                outline = tuple(float(point[axis]) for point in one["points"] for axis in ("x", "y"))
+                outline = tuple(float(point[axis]) + 0.5 for point in one["points"] for axis in ("x", "y"))
                 if len(outline) >= LEAST:
                     outlines.setdefault(number, []).append(outline)
     except (ElementTree.ParseError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -99,6 +99,7 @@ def read_row(root: Path, values: dict[str, Any], where: str, organ: Organ) -> Re
     structures, masks = (tuple(masks), list(masks.values())) if isinstance(masks, dict) else ((), masks)
     if not isinstance(masks, list) or not all(isinstance(mask, str) for mask in masks):
         raise ValueError(f"{where}: mask must be the name of a file, or a list of names.")
+    label = str(label) if isinstance(label, int) and organ.find(str(label)) else label
     if not isinstance(label, str | None):
         raise ValueError(f"{where}: the class is {label!r}, and no text. Write its name.")
     label = organ.class_of(label, where) if label else UNKNOWN

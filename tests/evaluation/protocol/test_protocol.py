@@ -388,8 +388,8 @@ def test_the_example_configurations_sample_enough_for_the_780_images_of_busi(nam
     known, held_out = split_by_group(records, config.held_out, 0)
     assert len(known) + len(held_out) == 780
     stage = next(stage for stage in plan_stages(config, Path("out")) if stage.name == "generated")
-    wanted = wanted_samples(stage)
-    check_enough_generated(config, Split(known, [], {}, {}, []), sum(wanted))
+    wanted = wanted_samples(stage, BREAST.classes)
+    check_enough_generated(config, Split(known, [], {}, {}, BREAST.classes, []), sum(wanted))
     assert [n / sum(wanted) for n in wanted] == pytest.approx([n / 780 for n in counts.values()], abs=0.001)
 
 
