@@ -81,7 +81,7 @@ def test_classes_are_those_that_judge_and_model_both_know_and_none_is_refused(mi
             assert json.loads(said.out)["accuracy"].keys() == asked
         else:
             assert code == 2
-            assert "its classes are none, and a judge can name benign, malignant, normal alone" in said.err
+            assert "its classes are none, and this judge can name benign, malignant, normal alone" in said.err
 
 
 @pytest.fixture
@@ -161,8 +161,9 @@ def test_train_judge_refuses_images_without_lesions_or_without_a_class(refused, 
     data = write_images(tmp_path / "data", 0, lesions=False)
     argv = ("train-judge", "--data", data, "--out", tmp_path / "judge", "--size", 16)
     assert "a benign image without a lesion in its mask" in refused(*argv)
-    shutil.rmtree(data / "normal")
-    assert "no normal image to train a judge on" in refused(*argv)
+    for label in ("normal", "malignant"):
+        shutil.rmtree(data / label)
+    assert "all images are benign, and a judge tells classes apart" in refused(*argv)
     assert not (tmp_path / "judge").exists()
 
 

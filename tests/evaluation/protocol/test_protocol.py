@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 import sample
 import train
+from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
