@@ -9,7 +9,7 @@ from PIL import Image
 
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.mask_rule import looks_inverted
-from ldm_us.data.organ import BREAST
+from ldm_us.data.organ import BREAST, UNKNOWN
 from ldm_us.data.readers.datasets import Reading
 from ldm_us.data.readers.left_out import describe_left_out
 from ldm_us.data.records import Record, small_lesions
@@ -43,11 +43,14 @@ def describe_reading(
     size: of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
     records = reading.records
-    classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
+    counts = sorted(Counter(record.label for record in records).items())
+    classes = ", ".join(f"{n} {label}" for label, n in counts)
     masks = sum(len(record.masks) for record in records)
     lines = [f"{reading.layout} in {reading.folder}: {len(records)} images ({classes}), {masks} masks"]
     lines += [f"left out, {line}" for line in describe_left_out(reading.left_out)]
     lines += reading.notes
+    if single := [label for label, n in counts if n == 1 and label != UNKNOWN and len(records) > len(counts)]:
+        lines.append(f"classes of one image, which is never held out: {', '.join(single)}")
     shown = showing_lesions(records, [record for record in records if record.masks])
     bare = [record.image.name for record in shown if not record.masks]
     if bare:

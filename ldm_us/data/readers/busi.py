@@ -116,7 +116,7 @@ def told_of(root: Path) -> tuple[Callable[[str], str], dict[str, str], Organ]:
         return lambda stem: BUSI_GROUP + families().get(stem, stem), {}, organ
     try:
         made = json.loads(info.read_text(encoding="utf-8"))
-        first = first_of_family(made["families"])
+        first = first_of_family([[name.lower() for name in family] for family in made["families"]])
         prefix = f"{PHANTOM_GROUP}{int(made['seed'])}" if info == phantoms else f"{SAMPLES_GROUP}{made['set']}"
         prompts = made.get("prompts", {})
         if not all(isinstance(prompt, str) and prompt for prompt in prompts.values()):
