@@ -4,6 +4,7 @@ A run folder that train.py has finished with the same settings is taken over: tr
 nothing left to do. stages.json says what is finished.
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -98,6 +99,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
                     parse_options(list(stage.arguments))
                 else:
                     parse_sample_options(stage.arguments)
+                    asked_samples(stage)
         except SystemExit as error:
             reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
             raise ValueError(f"the stage {stage.name}: {reason}. Change its table of options.") from error
@@ -105,15 +107,21 @@ def check_stages(stages: Sequence[Stage]) -> None:
             raise ValueError(f"the stage {stage.name}: {error}") from error
 
 
+def asked_samples(stage: Stage) -> argparse.Namespace:
+    """The options of a sample stage, with a balance; unchecked: its device may be another machine's."""
+    options = build_parser().parse_args(stage.arguments)
+    if options.balance is None:
+        raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
+    return options
+
+
 def wanted_samples(stage: Stage, classes: Sequence[str]) -> tuple[int, ...]:
     """How many samples of each class of the training images a stage makes."""
-    options = build_parser().parse_args(stage.arguments)  # unchecked: its device may be another machine's
-    if options.balance is None:
-        raise ValueError(
-            f'the stage {stage.name}: no "balance" says how many images of each class to sample. Add '
-            '"balance": [300, 150, 100].'
-        )
-    return class_counts(options.balance, options.n, classes)
+    options = asked_samples(stage)
+    try:
+        return class_counts(options.balance, options.n, classes)
+    except ValueError as error:
+        raise ValueError(f"the stage {stage.name}: {error}") from error
 
 
 def run_script(script: str, arguments: list[str]) -> None:
