@@ -21,6 +21,7 @@ from typing import Any
 DESCRIPTION = "dataset.json"
 UNKNOWN = "unknown"  # the label of an image whose class nobody told
 LONGEST_CLASS = 100  # characters
+MOST_CLASSES = 100  # of a column that may be something else, and of what is compared for misspellings
 ALIKE = 0.85  # of difflib, from which two classes of a set may be one that is misspelled once
 KEYS = ("template", "classes", "without")
 
@@ -46,10 +47,17 @@ class Organ:
             return False
         return True if label in self.classes else None
 
+    def known(self) -> dict[str, str]:
+        """Every name that is described, in small letters, with its class."""
+        return {one.lower(): one for one in self.classes} | {name.lower(): one for name, one in self.names}
+
     def find(self, text: str) -> str | None:
         """The class that a text names, in small or capital letters; None where it is none of those described."""
-        known = {one.lower(): one for one in self.classes} | {name.lower(): one for name, one in self.names}
-        return known.get(" ".join(text.split()).lower())
+        return self.known().get(" ".join(text.split()).lower())
+
+    def near(self, text: str) -> str:
+        """The described name that a text is nearly; empty where it is like none."""
+        return next(iter(difflib.get_close_matches(text.lower(), self.known(), 1)), "")
 
     def class_of(self, text: str, where: str) -> str:
         """Read the name of a class. Raise ValueError, with the nearest one, for what the description does not name."""
@@ -57,10 +65,9 @@ class Organ:
         if label is not None:
             return label
         if self.classes:
-            known = [*self.classes, *(name for name, _ in self.names)]
             near = self.near(text)
             raise ValueError(
-                f"{where}: the class is {text!r}, and there are {', '.join(known)}. "
+                f"{where}: the class is {text!r}, and there are {', '.join(self.known())}. "
                 f"{f'Write {near!r}, if that is meant' if near else 'Use one of them'}, or name it in {DESCRIPTION}."
             )
         if not is_plain(text):
@@ -69,11 +76,6 @@ class Organ:
                 "in front."
             )
         return text.lower()
-
-    def near(self, text: str) -> str:
-        """The described name that a text is nearly; empty where it is like none."""
-        names = {one.lower(): one for one in (*self.classes, *(name for name, _ in self.names))}
-        return next((names[one] for one in difflib.get_close_matches(text.lower(), names, 1)), "")
 
 
 BREAST = Organ("Ultrasound image of a {label} breast", ("benign", "malignant", "normal"))  # arXiv 2502.08580, 3.1.1
@@ -87,15 +89,14 @@ def is_plain(text: str) -> bool:
 
 
 def alike(labels: Iterable[str]) -> list[str]:
-    """Note two classes of a set that nobody described which are nearly one word: one may be misspelled."""
-    pairs = combinations(sorted(set(labels) - {UNKNOWN}), 2)
-    same = [pair for pair in pairs if difflib.SequenceMatcher(None, *pair).ratio() > ALIKE and differ_in_letters(pair)]
-    return [f"classes {one} and {other} are nearly one word: is that a misspelling?" for one, other in same]
-
-
-def differ_in_letters(pair: tuple[str, str]) -> bool:
-    """Whether two names differ in letters, and not in a number alone."""
-    return len({re.sub(r"\d", "", name) for name in pair}) > 1
+    """Note two classes of a set that nobody described which differ by a few letters: one may be misspelled."""
+    letters = {label: re.sub(r"\d", "", label) for label in sorted(set(labels) - {UNKNOWN})}
+    pairs = combinations(letters, 2) if len(letters) <= MOST_CLASSES else ()
+    return [
+        f"classes {one} and {other} are nearly one word: is that a misspelling?"
+        for one, other in pairs
+        if letters[one] != letters[other] and difflib.SequenceMatcher(None, one, other).ratio() > ALIKE
+    ]
 
 
 def organ_of(root: Path, default: Organ) -> Organ:

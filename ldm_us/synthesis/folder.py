@@ -203,8 +203,7 @@ def finish(out: Path, plan: Plan) -> None:
         info = {
             "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
             "families": [names for names in families.values() if len(names) > 1],
-            **({"prompts": others} if others else {}),  # else who trains on them would call them a breast
-            **({"shows": shows} if shows else {}),
+            **{key: table for key, table in (("prompts", others), ("shows", shows)) if table},  # else it is a breast
         }
         with atomic_file(out / SAMPLES_INFO) as file:
             file.write((json.dumps(info, indent=1) + "\n").encode())

@@ -8,8 +8,9 @@ patient is a group, and the levels of a `_gt` are three structures. Sequences of
 from itertools import product
 from pathlib import Path
 
-from ldm_us.data.medical import pixels_of, read_header
+from ldm_us.data.medical import pixels_of
 from ldm_us.data.organ import Organ, organ_of
+from ldm_us.data.readers.imagefolder import of_scanners
 from ldm_us.data.records import Record
 from ldm_us.data.structure import Structure
 
@@ -21,32 +22,26 @@ STRUCTURES = ("left ventricle", "myocardium", "left atrium")  # levels 1, 2 and 
 
 
 def list_frames(root: Path) -> list[tuple[Path, str]]:
-    """List the frames that were drawn on, with their class."""
+    """List the frames that were drawn on, with their class; of a frame in two formats the first of SUFFIXES."""
     frames = []
-    for folder in sorted(root.glob("patient[0-9]*")):
-        for view, phase, suffix in product(VIEWS, PHASES, SUFFIXES):
-            path = folder / f"{folder.name}_{view}_{phase}{suffix}"
-            if path.is_file():
-                frames.append((path, f"{view} {phase}"))
+    for folder, view, phase in product(sorted(root.glob("patient[0-9]*")), VIEWS, PHASES):
+        paths = [folder / f"{folder.name}_{view}_{phase}{suffix}" for suffix in SUFFIXES]
+        frames += [(path, f"{view} {phase}") for path in paths if path.is_file()][:1]
     return frames
 
 
 def read_camus(root: Path, notes: list[str]) -> list[Record]:
     """List the records by patient, view and phase. Reads the headers of the images, for the millimetres of a pixel."""
-    organ, records, doubled = organ_of(root, CAMUS), [], set[str]()
+    organ, records = organ_of(root, CAMUS), []
     for path, name in list_frames(root):
         stem, _, suffix = path.name.partition(".")
         mask = path.with_name(f"{stem}_gt.{suffix}")
         if not mask.is_file():
             raise ValueError(f"{mask} is missing, the structures of {path.name}. Add it, or remove the image.")
-        if stem in doubled:
-            raise ValueError(f"{path}: the same frame lies there in another format. Keep one of the two.")
-        doubled.add(stem)
         levels = enumerate(STRUCTURES, start=1)
         masks = tuple(Structure(pixels_of(mask), f"level {level}, {one}", level=level) for level, one in levels)
         label, group = organ.class_of(name, str(path)), f"camus:{path.parent.name}"
-        spacing = read_header(path).spacing
-        records.append(Record(pixels_of(path), masks, label, organ.prompt(label), group, organ, STRUCTURES, spacing))
+        records.append(Record(pixels_of(path), masks, label, organ.prompt(label), group, organ, STRUCTURES))
     if left := len(list(root.glob("patient[0-9]*/*half_sequence*"))):
         notes.append(f"sequences are not read, single frames are: {left} files")
-    return records
+    return of_scanners(records, notes)

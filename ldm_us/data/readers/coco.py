@@ -11,13 +11,12 @@ patient: each image is a group.
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.organ import ANY, UNKNOWN, organ_of
-from ldm_us.data.readers.imagefolder import group_prefix
+from ldm_us.data.organ import ANY, UNKNOWN, Organ, organ_of
+from ldm_us.data.readers.imagefolder import group_prefix, of_scanners
 from ldm_us.data.readers.tables import check_once, read_text
 from ldm_us.data.records import Record
 from ldm_us.data.structure import LEAST, Structure
@@ -32,81 +31,72 @@ def list_tables(root: Path) -> list[Path]:
     return [path for path, text in texts if all(f'"{name}"'.encode() in text for name in TABLES)]
 
 
-@dataclass(frozen=True)
-class Annotated:
-    """One image of a file of annotations."""
-
-    image: Path
-    where: str
-    masks: tuple[Structure, ...]
-    structures: tuple[str, ...]  # the category of each mask
-    categories: tuple[str, ...]  # of every annotation, drawn or not
-
-
 def read_coco(root: Path, notes: list[str]) -> list[Record]:
     """List the records in the order of the images in the JSON files. Opens no image."""
-    organ, listed, categories = organ_of(root, ANY), list[Annotated](), dict[str, None]()
+    organ, parsed, records, boxed = organ_of(root, ANY), [], list[Record](), Counter[str]()
     for path in list_tables(root):
         try:
             table = json.loads(read_text(path))
             names = {one["id"]: str(one["name"]) for one in table["categories"]}
-            categories |= dict.fromkeys(names.values())
-            of_image: dict[Any, list[dict[str, Any]]] = {}
+            shapes: dict[Any, list[tuple[str, Any]]] = {}
             for one in table["annotations"]:
-                of_image.setdefault(one["image_id"], []).append(one)
-            listed += [annotated(root, path, one, of_image.get(one["id"], []), names) for one in table["images"]]
+                shape = names[one["category_id"]], one.get("segmentation") or []
+                shapes.setdefault(one["image_id"], []).append(shape)
+            parsed.append((path, names, [(image, shapes.get(image["id"], [])) for image in table["images"]]))
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not COCO's JSON ({error!r}). Export the annotations again.") from error
-    if not listed:
-        raise ValueError(f"{root}: its JSON of annotations names no image. Export it again.")
     if not organ.classes:
-        classes = tuple(organ.class_of(one, f"{root}, categories") for one in categories)
+        found = (organ.class_of(name, f"{path}, categories") for path, names, _ in parsed for name in names.values())
+        classes = tuple(dict.fromkeys(found))
         organ = replace(organ, classes=classes, without=tuple(one for one in organ.without if one in classes))
-    names_of = [one.image.relative_to(root).as_posix() for one in listed]
-    check_once([(name, one.where) for name, one in zip(names_of, listed, strict=True)])
-    bare = Counter(name for one in listed for name in one.categories if name not in one.structures)
-    if bare:
-        counted = ", ".join(f"{name} {count}" for name, count in bare.items())
+    for path, _, images in parsed:
+        for image, drawn in images:
+            try:
+                records.append(read_image(root, path, image, drawn, organ, boxed))
+            except (TypeError, KeyError) as error:
+                raise ValueError(f"{path} is not COCO's JSON ({error!r}). Export the annotations again.") from error
+    if not records:
+        raise ValueError(f"{root}: its JSON of annotations names no image. Export it again.")
+    check_once([(record.group, f"{root}, the JSON of annotations") for record in records])
+    if boxed:
+        counted = ", ".join(f"{name} {count}" for name, count in boxed.items())
         notes.append(f"annotations without an outline, such as boxes, are no masks: {counted} images")
-    prefix = group_prefix([one.image for one in listed], [{"file_name": name} for name in names_of], "coco")
-    records = []
-    for name, one in zip(names_of, listed, strict=True):
-        found = {organ.find(category) for category in one.categories}
-        labels = [label for label in organ.classes if label in found] or list(() if found else organ.without)
-        label = (labels or [UNKNOWN])[0]
-        prompt, group = organ.prompt(label), f"{prefix}:{name}"
-        records.append(Record(one.image, one.masks, label, prompt, group, organ, one.structures))
-    return records
+    prefix = group_prefix([one.image for one in records], [{"file_name": one.group} for one in records], "coco")
+    return [replace(record, group=f"{prefix}:{record.group}") for record in of_scanners(records, notes)]
 
 
-def annotated(
-    root: Path, path: Path, image: dict[str, Any], annotations: Sequence[dict[str, Any]], names: dict[Any, str]
-) -> Annotated:
-    """One image with a mask for each category that something is drawn of."""
+def read_image(
+    root: Path, path: Path, image: dict[str, Any], shapes: list[tuple[str, Any]], organ: Organ, boxed: Counter[str]
+) -> Record:
+    """One image with a mask for each category that something is drawn of; shapes: (category, segmentation)."""
     outlines: dict[str, list[tuple[float, ...]]] = {}
     runs: dict[str, list[str]] = {}
-    for one in annotations:
-        name, shape = names[one["category_id"]], one.get("segmentation") or []
+    for category, shape in shapes:
         if isinstance(shape, dict):
-            runs.setdefault(name, []).append(json.dumps(shape))
+            runs.setdefault(category, []).append(json.dumps(shape))
         for outline in shape if isinstance(shape, list) else ():
             if len(outline) >= LEAST:
-                outlines.setdefault(name, []).append(tuple(map(float, outline)))
-    size, file_name = (int(image["width"]), int(image["height"])), image["file_name"]
-    categories = tuple(dict.fromkeys(names[one["category_id"]] for one in annotations))
-    drawn = tuple(name for name in categories if name in outlines or name in runs)
-    masks = tuple(
-        Structure(path, f"{file_name}: {name}", size, tuple(outlines.get(name, ())), tuple(runs.get(name, ())))
-        for name in drawn
-    )
-    where = f"{path}, image {file_name!r}"
-    return Annotated(find_image(root, path, file_name, where), where, masks, drawn, categories)
+                outlines.setdefault(category, []).append(tuple(map(float, outline)))
+    name, size = image["file_name"], (int(image["width"]), int(image["height"]))
+    categories = list(dict.fromkeys(category for category, _ in shapes))
+    drawn = tuple(one for one in categories if one in outlines or one in runs)
+    boxed.update(one for one in categories if one not in drawn)
+    masks = [
+        Structure(path, f"{name}: {one}", size, tuple(outlines.get(one, ())), tuple(runs.get(one, ()))) for one in drawn
+    ]
+    found = {organ.find(category) for category in categories}
+    labels = [one for one in organ.classes if one in found] or list(() if found else organ.without)
+    label, file = (labels or [UNKNOWN])[0], find_image(root, path, name)
+    group = f"file {file.relative_to(root).as_posix()}"
+    return Record(file, tuple(masks), label, organ.prompt(label), group, organ, drawn)
 
 
-def find_image(root: Path, path: Path, name: str, where: str) -> Path:
+def find_image(root: Path, path: Path, name: str) -> Path:
     """The file of an image, which lies in the folder of the dataset."""
     for folder in (root, root / "images", path.parent, path.parent / "images"):
         found = folder / name
         if found.is_file() and ".." not in Path(name).parts and not Path(name).is_absolute():
             return found
-    raise ValueError(f"{where} is not a file in {root}. Add it there or in {root / 'images'}, or export again.")
+    raise ValueError(
+        f"{path}, image {name!r} is not a file in {root}. Add it there or in {root / 'images'}, or export again."
+    )

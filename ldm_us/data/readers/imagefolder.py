@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_us.data.medical import Spacing, pixels_of, read_header
-from ldm_us.data.organ import ANY, BREAST, DESCRIPTION, UNKNOWN, Organ, alike, is_plain, organ_of
+from ldm_us.data.organ import ANY, BREAST, DESCRIPTION, MOST_CLASSES, UNKNOWN, Organ, alike, is_plain, organ_of
 from ldm_us.data.readers.tables import check_once, file_in, note_unread, plain, read_table, read_text
 from ldm_us.data.records import Record
 
@@ -51,7 +51,25 @@ def read_imagefolder(root: Path, notes: list[str]) -> list[Record]:
     images = [record.image for record in records]
     check_once([(i.relative_to(root).as_posix(), where) for i, (where, _) in zip(images, rows, strict=True)])
     prefix = group_prefix(images, [values for _, values in rows])
-    return [replace(record, group=f"{prefix}:{record.group}") for record in records]
+    return [replace(record, group=f"{prefix}:{record.group}") for record in of_scanners(records, notes)]
+
+
+def of_scanners(records: Sequence[Record], notes: list[str]) -> list[Record]:
+    """Add what the files of scanners say: the spacing, and which are of one patient, who becomes a number.
+
+    A group that somebody told, or a spacing, stays as it is; a group "file NAME" was told by nobody.
+    """
+    headers, patients = [read_header(record.image) for record in records], dict[str, int]()
+    groups = [record.group for record in records]
+    for i, header in enumerate(headers):
+        if header.patient and groups[i].startswith("file "):
+            groups[i] = f"patient {patients.setdefault(header.patient, len(patients) + 1)}"
+    if burned := sum(header.burned_in for header in headers):
+        notes.append(f"{burned} DICOM files say that text is burned into the picture: look whether it is a name")
+    return [
+        replace(record, group=group, spacing=record.spacing or header.spacing)
+        for record, group, header in zip(records, groups, headers, strict=True)
+    ]
 
 
 def by_meaning(
@@ -65,7 +83,8 @@ def by_meaning(
     filled = [{name: value for name, value in line.items() if value not in (None, "", [])} for _, line in rows]
     labels = {str(line[name]).strip() for line in filled for name in line if plain(name) == "label"}
     organ = organ_of(path.parent, ANY)
-    others = sorted(label for label in labels if re.fullmatch(r"[-\d.]+", label) or not is_plain(label.strip()))
+    others = sorted(label for label in labels if re.fullmatch(r"[-\d.]+", label) or not is_plain(label))
+    others = others if len(labels) <= MOST_CLASSES else sorted(labels)
     if organ.classes:
         others = sorted(label for label in labels if organ.find(label) is None and not organ.near(label))
     if 0 < len(others) < len(labels):
@@ -111,7 +130,7 @@ def read_row(root: Path, values: dict[str, Any], where: str, organ: Organ) -> Re
     if not text.strip():
         raise ValueError(f"{where}: {name!r} has no text. Write its prompt, or remove the line.")
     group = f"file {name}" if group in (None, "") else f"group {group}"
-    spacing = spacing_of(values["spacing"], where) if values.get("spacing") else read_header(image).spacing
+    spacing = spacing_of(values["spacing"], where) if values.get("spacing") else None
     return Record(pixels_of(image), tuple(of_masks), label, text, group, organ, structures, spacing)
 
 

@@ -11,11 +11,12 @@ TN3K: 3,493 ultrasound images of thyroid nodules (Gong et al., Comput Biol Med 1
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ldm_us.data.medical import DICOM, VOLUMES, Header, pixels_of, read_header
+from ldm_us.data.medical import DICOM, VOLUMES, pixels_of
 from ldm_us.data.organ import ANY, DESCRIPTION, UNKNOWN, Organ, organ_of
-from ldm_us.data.readers.imagefolder import group_prefix
+from ldm_us.data.readers.imagefolder import group_prefix, of_scanners
 from ldm_us.data.readers.left_out import MADE_NAMES, files_below
 from ldm_us.data.readers.tables import read_text
 from ldm_us.data.records import IMAGE_SUFFIXES, Record
@@ -67,19 +68,19 @@ def read_plain(root: Path, notes: list[str], default: Organ = ANY) -> list[Recor
             images[key] = path
     if not images:
         raise ValueError(f"{root} holds no pictures but masks. Add the images that they were drawn on.")
-    headers = [read_header(path) for path in images.values()]
-    groups = groups_of(root, list(images.values()), headers, default)
     records = []
-    for (key, path), group, header in zip(images.items(), groups, headers, strict=True):
-        label = class_of(path.relative_to(root), organ, root)
-        caption = path.with_suffix(".txt")
+    for key, path in images.items():
+        inside, caption = path.relative_to(root), path.with_suffix(".txt")
+        label = class_of(inside, organ, root)
         prompt = read_text(caption).strip() if caption.is_file() else organ.prompt(label)
         if not prompt:
             raise ValueError(f"{caption} is empty, and the prompt of its image. Write it, or remove the file.")
         of_image = tuple(pixels_of(mask) for _, mask in sorted(masks.get(key, [])))
-        records.append(Record(pixels_of(path), of_image, label, prompt, group, organ, (), header.spacing))
-    notes += notes_of(root, records, headers, organ)
-    return records
+        records.append(Record(pixels_of(path), of_image, label, prompt, f"file {inside.as_posix()}", organ))
+    names = [{"file_name": record.group} for record in records]
+    prefix = "tn3k" if default == TN3K else group_prefix([record.image for record in records], names, "images")
+    notes += notes_of(root, records, organ)
+    return [replace(record, group=f"{prefix}:{record.group}") for record in of_scanners(records, notes)]
 
 
 def key_of(inside: Path) -> tuple[Key, int | None]:
@@ -99,28 +100,16 @@ def class_of(inside: Path, organ: Organ, root: Path) -> str:
     return UNKNOWN
 
 
-def groups_of(root: Path, images: Sequence[Path], headers: Sequence[Header], default: Organ) -> list[str]:
-    """One group for each patient, numbered as they come, or each file, where nothing says whose it is."""
-    names = [path.relative_to(root).as_posix() for path in images]
-    prefix = "tn3k" if default == TN3K else group_prefix(images, [{"file_name": name} for name in names], "images")
-    patients: dict[str, int] = {}
-    numbers = [patients.setdefault(one.patient, len(patients) + 1) if one.patient else 0 for one in headers]
-    return [f"{prefix}:{f'patient {n}' if n else f'file {name}'}" for n, name in zip(numbers, names, strict=True)]
-
-
-def notes_of(root: Path, records: Sequence[Record], headers: Sequence[Header], organ: Organ) -> list[str]:
+def notes_of(root: Path, records: Sequence[Record], organ: Organ) -> list[str]:
     """What a user should know of how these were read."""
-    bare = [record.image.name for record in records if record.prompt == ANY.prompt(UNKNOWN)]
+    bare = sum(record.prompt == ANY.prompt(UNKNOWN) for record in records)
     unnamed = sum(record.label == UNKNOWN for record in records) if organ.classes else 0
-    repeats = sorted(
-        {part for r in records for part in r.image.relative_to(root).parts[:-1] if REPEATS.fullmatch(part)}
-    )
-    burned = sum(header.burned_in for header in headers)
+    folders = {part for record in records for part in record.image.relative_to(root).parts[:-1]}
+    repeats = ", ".join(sorted(part for part in folders if REPEATS.fullmatch(part)))
     told = {
-        f"{len(bare)} images have the prompt {ANY.prompt(UNKNOWN)!r}: a template in {DESCRIPTION}, or a .txt beside "
-        "each, says more": bare,
+        f"{bare} images have the prompt {ANY.prompt(UNKNOWN)!r}: a template in {DESCRIPTION}, or a .txt beside each, "
+        "says more": bare,
         f"{unnamed} images lie in no folder of a class, and have none": unnamed,
-        f"repeats of kohya's folders are not read ({', '.join(repeats[:3])}): give several --data with shares": repeats,
-        f"{burned} DICOM files say that text is burned into the picture: look whether it is a name": burned,
+        f"repeats of kohya's folders are not read ({repeats}): give several --data with shares": repeats,
     }
     return [sentence for sentence, found in told.items() if found]

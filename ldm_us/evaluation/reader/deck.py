@@ -90,20 +90,13 @@ def make_key(
     study = sha256(shown.encode()).hexdigest()[:12]
     squares = ", then to ".join(f"{side}x{side}" for side in sides)
     prepared = f"Every image, real or generated, was made grey and resized whole to {squares}, and none was enlarged."
-    classes = choices(groups, ask_class)
-    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared, classes)
+    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared, choices(groups))
 
 
-def choices(groups: Sequence[Sequence[Record]], ask_class: bool) -> tuple[str, ...]:
-    """What readers choose from: the classes of the images; of a breast all of them, whichever it has.
-
-    Raise ValueError where the class is asked for and there is no choice.
-    """
+def choices(groups: Sequence[Sequence[Record]]) -> tuple[str, ...]:
+    """What readers choose from: the classes of the images; of a breast all of them, whichever it has."""
     found = {record.label for records in groups for record in records} - {UNKNOWN}
-    classes = BREAST.classes if found <= set(BREAST.classes) else tuple(sorted(found))
-    if ask_class and not found:
-        raise ValueError("--ask-class: the images have no class to ask for. Leave it away.")
-    return classes
+    return BREAST.classes if found <= set(BREAST.classes) else tuple(sorted(found))
 
 
 def merged_over_both(real: Sequence[Record], generated: Sequence[Record]) -> list[Record]:

@@ -256,7 +256,7 @@ def test_a_description_names_the_classes_and_a_misspelled_one_is_found(tmp_path)
         ("none", False, "a cyst"),
     ]
     for key in ("label", "class"):
-        with pytest.raises(ValueError, match=r"line 1: the class is 'bening', and there are Benign.*Write 'Benign'"):
+        with pytest.raises(ValueError, match=r"line 1: the class is 'bening', and there are benign.*Write 'benign'"):
             read_dataset(jsonl(tmp_path, line(**{key: "bening"})))
 
 
