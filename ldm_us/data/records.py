@@ -199,10 +199,10 @@ def check_size(size: int) -> None:
 
 def spacing_notes(records: Sequence[Record]) -> list[str]:
     """A sentence where the pixels of a set differ so much that its images, resized alike, show another scale."""
-    known = sorted((max(record.spacing), record.image.name) for record in records if record.spacing is not None)
-    if not known or known[-1][0] <= DISAGREE * known[0][0]:
-        return []
-    (least, small), (most, large) = known[0], known[-1]
-    return [
-        f"a pixel is {least:.3g} mm in {small} and {most:.3g} mm in {large}: grain and sizes in pixels do not compare"
-    ]
+    for axis, way in enumerate(("down", "across")):
+        known = sorted((record.spacing[axis], record.image.name) for record in records if record.spacing is not None)
+        if known and known[-1][0] > DISAGREE * known[0][0]:
+            (least, small), (most, large) = known[0], known[-1]
+            told = f"a pixel is {least:.3g} mm {way} in {small} and {most:.3g} mm in {large}"
+            return [f"{told}: grain and sizes in pixels do not compare"]
+    return []

@@ -13,6 +13,7 @@ from ldm_us.evaluation.judge.network import JudgeConfig, fresh_judge, judge
 from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import check_classes
 from ldm_us.evaluation.reader.deck import choices
+from ldm_us.evaluation.sets.image_sets import one_per_group
 from ldm_us.report.figures import choose
 
 HEART = Organ("a heart, {label}", ("2CH", "4CH", "healthy"), ("healthy",))
@@ -47,6 +48,14 @@ def test_a_protocol_tells_any_classes_of_the_data_apart_and_finds_a_misspelled_o
         check_classes(config, records(UNKNOWN))
     two = replace(config, classes=BREAST.classes[:2])
     assert check_classes(two, records(*two.classes, organ=BREAST)) == BREAST.classes, "the order of --balance"
+
+
+def test_patients_of_several_views_are_one_image_each_where_every_patient_has_several():
+    views = [replace(one, group=f"patient {i // 2}") for i, one in enumerate(records(*["2CH", "4CH"] * 3))]
+    kept, conflicts = one_per_group(views)
+    assert ([record.label for record in kept], conflicts) == (["2CH", "4CH", "2CH"], 0)
+    alone = [replace(one, group="patient 9") for one in records("2CH")]
+    assert one_per_group([*views, *alone]) == (alone, 3)
 
 
 def test_readers_choose_among_the_classes_of_the_study():

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.organ import ANY, UNKNOWN, Organ, organ_of
+from ldm_us.data.organ import ANY, DESCRIPTION, UNKNOWN, Organ, organ_of
 from ldm_us.data.readers.imagefolder import group_prefix, of_scanners
 from ldm_us.data.readers.tables import check_once, read_text
 from ldm_us.data.records import Record
@@ -49,6 +49,9 @@ def read_coco(root: Path, notes: list[str]) -> list[Record]:
         found = (organ.class_of(name, f"{path}, categories") for path, names, _ in parsed for name in names.values())
         classes = tuple(dict.fromkeys(found))
         organ = replace(organ, classes=classes, without=tuple(one for one in organ.without if one in classes))
+    others = sorted({name for _, names, _ in parsed for name in names.values() if organ.find(name) is None})
+    if others:
+        notes.append(f"categories that {DESCRIPTION} names as no class: {', '.join(others)}")
     for path, _, images in parsed:
         for image, drawn in images:
             try:

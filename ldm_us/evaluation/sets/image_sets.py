@@ -183,12 +183,15 @@ def one_per_family(records: Sequence[Record]) -> tuple[list[Record], int]:
 def one_per_group(records: Sequence[Record]) -> tuple[list[Record], int]:
     """Keep the first image of each group; a group of two classes has no class and is left out: -> how many of them.
 
-    Samples of one mask are a group too.
+    Samples of one mask are a group too. Where all groups are so, as patients seen in several views, none is a conflict:
+    one image of each is kept, of its classes in turn.
     """
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record.group, []).append(record)
     pure = [family for family in families.values() if len({record.label for record in family}) == 1]
+    if not pure:
+        return [family[i % len(family)] for i, family in enumerate(families.values())], 0
     return [family[0] for family in pure], len(families) - len(pure)
 
 

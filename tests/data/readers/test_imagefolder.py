@@ -284,7 +284,9 @@ def test_masks_may_have_names_and_pixels_a_size(tmp_path):
     first, second = reading.records
     assert (first.structures, [mask.name for mask in first.masks]) == (("wall", "cyst"), ["m.png", "n.png"])
     assert (first.spacing, second.spacing) == ((0.1, 0.2), (0.5, 0.5))
-    assert reading.notes == ["a pixel is 0.2 mm in a.png and 0.5 mm in b.png: grain and sizes in pixels do not compare"]
+    assert reading.notes == [
+        "a pixel is 0.1 mm down in a.png and 0.5 mm in b.png: grain and sizes in pixels do not compare"
+    ]
     with pytest.raises(ValueError, match=r"line 1: the spacing is -1\. Write the mm"):
         read_dataset(jsonl(tmp_path, line(spacing=-1)))
 

@@ -74,6 +74,11 @@ def test_categories_are_structures_with_masks_of_their_own_and_the_first_describ
     both, boxed, bare = read_dataset(root)
     assert (both.label, boxed.label, bare.label) == ("nodule", "nodule", "healthy")
     assert (both.shows, bare.shows) == (True, False)
+    (root / "dataset.json").write_text('{"classes": ["nodule"]}')
+    reading = read_whole(root)
+    assert "categories that dataset.json names as no class: Cyst" in reading.notes
+    assert [record.label for record in reading.records] == ["nodule", "nodule", UNKNOWN]
+    assert reading.records[0].structures == ("Cyst", "nodule")
 
 
 def test_runs_of_coco_are_unpacked_compressed_or_not(tmp_path):

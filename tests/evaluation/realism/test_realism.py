@@ -359,7 +359,7 @@ def test_widths_are_given_in_mm_where_the_size_of_a_pixel_is_known(real, tmp_pat
     assert widths["lateral_width"]["n"] == IMAGES + 1
     assert widths["lateral_width"]["median"] == pytest.approx(0.2 * pixels, rel=0.2)
     assert "widths_mm" not in printed["generated"]
-    assert printed["left_out"][0].startswith("--real: a pixel is 0.2 mm in ")
+    assert printed["left_out"][0].startswith("--real: a pixel is 0.1 mm down in ")
     assert (
         "Axial grain of 13 real images, of which the size of a pixel is known: 0."
         in (tmp_path / "out" / "realism.md").read_text()
