@@ -39,6 +39,7 @@ READERS: dict[str, Callable[[Path, list[str]], list[Record]]] = {  # the second 
     "DICOM": read_plain,
     "described": read_plain,
 }
+OF_BREASTS = ("BUS-BRA", "dataset B", "BrEaST", "BUS-UCLM")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def read_whole(folder: Path) -> Reading:
             errors.append(error)
             continue
         notes += spacing_notes(records)
+        if layout in OF_BREASTS and (root / DESCRIPTION).is_file():
+            notes.append(f"{DESCRIPTION} is not read: {layout} shows breasts")
         reading = Reading(Path(folder), root, layout, records, list_left_out(root, layout, records), notes)
         if not too_many(reading.left_out, len(records)):
             return reading

@@ -13,7 +13,7 @@ from ldm_us.data.readers.datasets import read_dataset, read_whole
 from ldm_us.data.records import load_mask, load_pair, open_mask
 from ldm_us.data.structure import Structure
 from ldm_us.training.dataset import data_hash
-from tests.data.readers.test_datasets import BLACK, OTHER_ORGANS, WHITE, captions, coco, ddti, described, save, tn3k
+from tests.data.readers.test_datasets import OTHER_ORGANS, WHITE, busbra, captions, coco, ddti, described, save, tn3k
 
 
 @pytest.mark.parametrize("make", OTHER_ORGANS)
@@ -181,4 +181,10 @@ def test_a_level_of_a_file_is_a_mask_and_two_levels_are_two(tmp_path):
     assert first.digest() != second.digest()
     assert load_mask([first, second], 4)[0, :, 0].tolist() == [1, 1, 0, 0]
     assert load_mask([second], 4)[0, :, 0].tolist() == [0, 1, 0, 0]
-    assert BLACK not in (WHITE,)
+
+
+def test_a_description_of_a_set_that_is_known_to_show_breasts_is_not_read_and_a_note_says_so(tmp_path):
+    (busbra(tmp_path) / "dataset.json").write_text('{"template": "a thyroid"}')
+    reading = read_whole(tmp_path)
+    assert "dataset.json is not read: BUS-BRA shows breasts" in reading.notes
+    assert reading.records[0].prompt == "Ultrasound image of a malignant breast, from BUS-BRA"
