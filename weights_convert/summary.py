@@ -69,14 +69,12 @@ def read_lines(source: Source, sizes: bool = False) -> list[str]:
 
 
 def origin(source: Source, digest: str) -> str:
-    """Which original a file of the source is, or that it is not known; "" for a model file of ours: its lineage says."""
+    """Which original a file of the source is, or that it is unknown; "" for a model file of ours, whose lineage says."""
     if digest in KNOWN:
         return "this is {file} of {of}; licence: {licence}".format_map(KNOWN[digest])
     if "config" in source.metadata:
         return ""
-    return (
-        f"its SHA-256 is none of the {len(KNOWN)} original files listed in docs/use.md: where it is from is not known"
-    )
+    return f"its SHA-256 is none of the {len(KNOWN)} originals listed in docs/use.md: where it is from is not known"
 
 
 def layouts_of(plan: Plan) -> str:

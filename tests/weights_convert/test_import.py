@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.config import TINY
 from ldm_us.files.checkpoint import load_model
-from weights_convert.summary import KNOWN
 from tests.golden.converted import convert_state_dict
 from tests.golden.original import tiny_compvis, to_diffusers
+from weights_convert.summary import KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = {"unet": "unet", "vae": "vae", "text_encoder": "text"}
