@@ -69,7 +69,7 @@ def read_lines(source: Source, sizes: bool = False) -> list[str]:
 
 
 def origin(source: Source, digest: str) -> str:
-    """Which original a file of the source is, or that it is unknown; "" for a model file of ours, whose lineage says."""
+    """Which original a file of the source is, or that it is unknown; "" for a model file of ours: its lineage tells."""
     if digest in KNOWN:
         return "this is {file} of {of}; licence: {licence}".format_map(KNOWN[digest])
     if "config" in source.metadata:

@@ -54,7 +54,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
-    """The images (size,) of a step: epoch after epoch, or with --data-weights drawn from the folders' shares."""
+    """The images (size,) of a step: epoch after epoch, or drawn from the shares of folders and classes."""
     if data.weights is None:
         return batch_indices(len(data.records), seed, step, size)
     assert data.folder_index is not None

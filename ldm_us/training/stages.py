@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
+from ldm_us.files.lineage import Lineage
 from ldm_us.networks.clip import tokenize
 from ldm_us.networks.precision import HALF
 from ldm_us.runtime.processes import ALONE, World
@@ -38,6 +39,7 @@ class Stage(Dataset):
         self.options = options
         self.world = world
         self.device = model.device
+        self.origin: tuple[Lineage, str] | None = None  # where the weights come from, and SHA-256 of the data
         self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
         self.adversary: Adversary | None = None  # the same
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")  # else does nothing
