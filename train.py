@@ -64,8 +64,6 @@ from ldm_us.training.start import (
     warm_up_text,
 )
 
-BUNDLED_JUDGE = BUNDLED.with_name("judge.safetensors")
-
 
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line, join the other processes if there are some, and run."""
@@ -92,15 +90,13 @@ def run(options: TrainOptions, world: World) -> int:
     if options.dry_run:
         return 0
 
-    features = perceptual_features(options)
+    features, of_features = perceptual_features(options)
     data = world.first_here(lambda: load_training_set(records, size, with_pixels, decoded))
     mix_folders(data, options.data, options.data_weights, options.class_weights)
     tell(check_hints(data) if options.stage == "controlnet" else [], world)
     shown = load_training_set(spread_out(held_out) if options.validate_every else [], size, with_pixels, decoded)
-    hashes = run_hashes(data, decoded, options.stage == "controlnet") | {"parent_sha256": lineage.parent}
+    hashes = run_hashes(data, decoded, options.stage == "controlnet") | of_features | {"parent_sha256": lineage.parent}
     hashes |= end_of_schedule(options, steps)
-    if options.perceptual is not None and options.perceptual_network != "efficientnet_lite0":
-        hashes |= {"judge_sha256": sha256_file(BUNDLED_JUDGE)}
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
         stage = Stage(model, data, options, world)
@@ -222,14 +218,16 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) ->
         write_curves(options.out)
 
 
-def perceptual_features(options: TrainOptions) -> Features | None:
-    """What --perceptual compares, where it is given; of the judge, the features of its first level."""
+def perceptual_features(options: TrainOptions) -> tuple[Features | None, dict[str, str]]:
+    """What --perceptual compares, where it is given, and its hash for config.json; of the judge, its first level."""
     if options.perceptual is None:
-        return None
+        return None, {}
     if options.perceptual_network == "efficientnet_lite0":
-        return efficientnet_features(options.device)
-    network = load_judge(BUNDLED_JUDGE)[0].to(options.device)
-    return lambda x: [network.encoder[0](network.stem(x.mean(dim=1, keepdim=True)))]  # grey, in [-1, 1]
+        return efficientnet_features(options.device), {}
+    path = BUNDLED.with_name("judge.safetensors")
+    network = load_judge(path)[0].to(options.device)
+    first = nn.Sequential(network.stem, network.encoder[0])
+    return lambda x: [first(x.mean(dim=1, keepdim=True))], {"judge_sha256": sha256_file(path)}  # grey, in [-1, 1]
 
 
 @torch.no_grad()

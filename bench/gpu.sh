@@ -40,12 +40,12 @@ call() {
     parity) $PYTHON bench/parity.py --preset "$PRESET" --steps 5 --size "$SIZE" --device "$DEVICE" ;;
     speed-float) $BENCH --only networks --dtype float32 ;;
     speed-half) $BENCH --only networks --dtype bfloat16 ;; # their differences are the parity in bf16
-    speed-samples) $BENCH --only samples --dtype bfloat16 --steps $((STEPS)) $((5 * STEPS / 2)) ;;
+    speed-samples) $BENCH --only samples --dtype bfloat16 --sample-steps $((STEPS)) $((5 * STEPS / 2)) ;;
     speed-training) $BENCH --only training --dtype bfloat16 --training-batch 1 4 16 ;;
     speed-rest) $BENCH --only epoch conversion --dtype bfloat16 --epoch-batch 4 --images $((4 * STEPS)) ;;
     speed-compiled)
-        test -z "$COMPILE" || $BENCH --only networks samples training --dtype bfloat16 --compile --batch 2 --training-batch 4 \
-            --steps $((5 * STEPS / 2)) ;;
+        test -z "$COMPILE" || $BENCH --only networks samples training --dtype bfloat16 --compile --unet-batch 2 --training-batch 4 \
+            --sample-steps $((5 * STEPS / 2)) ;;
     train-unet) train unet unet --ema 0 ;;
     train-controlnet) train controlnet controlnet ;;
     train-vae) train vae vae --batch 1 ;;

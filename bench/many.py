@@ -1,7 +1,7 @@
 """What more data cost: the start of a training, its memory and its waiting for data, by images and processes.
 
-    python bench/many.py --n 1000 10000 --processes 1 2
-    python bench/many.py --n 1000 --code ../older_checkout        # the same of another version
+    python bench/many.py --images 1000 10000 --processes 1 2
+    python bench/many.py --images 1000 --code ../older_checkout        # the same of another version
 
 Images are small and made up, in BUSI's layout, and latents are computed of those alone that the few steps see. The
 first row of a training starts from nothing, the second where the first has left its cache. Processor time tells more
@@ -32,8 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python bench/many.py")
     about = "What more data cost: the start of a training, its memory and its waiting for data, by images and "
     about += "processes. Images are small and made up. Prints a table; nothing is written."
-    describe(parser, about, "--n 1000 10000 --processes 1 2")
-    parser.add_argument("--n", type=int, nargs="+", default=[1000], metavar="N", help="images (%(default)s)")
+    describe(parser, about, "--images 1000 10000 --processes 1 2")
+    parser.add_argument("--images", type=int, nargs="+", default=[1000], metavar="N", help="images (%(default)s)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1], metavar="P", help="of torchrun (%(default)s)")
     parser.add_argument("--code", type=Path, default=ROOT, metavar="DIR", help="checkout that is measured (this one)")
     parser.add_argument("--starts", type=int, default=2, choices=[1, 2], help="1: not with a filled cache")
@@ -63,7 +63,7 @@ def main() -> None:
     options = build_parser().parse_args()
     print("| images | processes | cache | start, s | processors, s | own memory of each, MiB | waiting, ms a step |")
     print("|---|---|---|---|---|---|---|")
-    for n in options.n:
+    for n in options.images:
         with tempfile.TemporaryDirectory() as folder:
             data = make_images(Path(folder) / "data", n)
             time.sleep(3)  # a file that has just been written is hashed every time

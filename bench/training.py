@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 answer_at_once(__name__, build_parser)
 
-from bench.speed.measuring import machine
+from bench.machine import machine
 from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import run_command
 
@@ -70,7 +70,7 @@ LOOP = {
 }
 CHILD = """
 import json, sys, train
-from bench.speed.measuring import peak_memory
+from bench.machine import peak_memory
 code = train.main(sys.argv[2:])
 print(json.dumps({"peak": peak_memory(sys.argv[1])}))
 sys.exit(code)

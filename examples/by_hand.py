@@ -2,7 +2,7 @@
 
 The picture is that of this command, bit for bit:
 
-    python sample.py --class benign --mask "docs/masks/benign (1)_mask.png" --n 1 --seed 3 --guidance 2 --steps 25
+    python sample.py --mask "docs/masks/benign (1)_mask.png" --n 1 --seed 3 --guidance 2 --sampler ddim --steps 25
 
     python examples/by_hand.py            # writes by_hand.png, and prints the loss of the training step
 """

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from bench.speed import measuring, turns
 from bench.speed.__main__ import main
-from bench.speed.command_line import build_parser, settings_of
+from bench.speed.command_line import build_parser
 from bench.speed.measuring import Rates, alternate, bytes_of, flops_of
 from bench.speed.page import page
-from bench.speed.settings import Settings
+from bench.speed.settings import Settings, settings_of
 from bench.speed.table import ON_CPU, ON_GPU, Bar, Row, bars_for, paper_minutes, table
 from bench.speed.turns import PartError
 from ldm_us.runtime.entry import run_command
@@ -104,7 +104,7 @@ def test_flop_of_products_convolutions_and_attention_are_counted_with_their_grad
 
 
 def test_settings_reach_another_process_unchanged():
-    options = build_parser().parse_args(["--quick", "--batch", "1", "3", "--images", "4", "--epoch-batch", "2"])
+    options = build_parser().parse_args(["--quick", "--unet-batch", "1", "3", "--images", "4", "--epoch-batch", "2"])
     settings = settings_of(options, Path("a/w.safetensors"), Path("a/diffusers"), 2)
     assert Settings.from_json(settings.to_json()) == settings
     assert (settings.size, settings.batches, settings.images, settings.scratch) == (256, (1, 3), 4, Path("a"))
@@ -114,7 +114,7 @@ def test_settings_reach_another_process_unchanged():
     ("words", "sentence"),
     [
         (["--size", "0"], "--size 0: use 1 or more"),
-        (["--batch", "2", "0"], "--batch [2, 0]: use 1 or more"),
+        (["--unet-batch", "2", "0"], "--unet-batch [2, 0]: use 1 or more"),
         (["--images", "5", "--epoch-batch", "2"], "--images 5: use a multiple of --epoch-batch, 2"),
     ],
 )

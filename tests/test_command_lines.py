@@ -21,7 +21,7 @@ from weights_convert.convert import DTYPES
 from weights_convert.lora_export import NAMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHES = ("bars", "bundled", "copies", "parity", "proofs", "samplers", "starts", "training")
+BENCHES = ("bars", "bundled", "copies", "many", "memory", "parity", "proofs", "samplers", "starts", "training")
 PROGRAMS = {  # how each is started -> where its parser is built
     "-m ldm_us.data": "ldm_us.data.__main__",
     "-m ldm_us.training": "ldm_us.training.__main__",
@@ -32,6 +32,7 @@ PROGRAMS = {  # how each is started -> where its parser is built
     "-m lessons.check": "lessons.check",
     **{f"bench/{name}.py": f"bench.{name}" for name in BENCHES},
     "-m bench.reference": "bench.reference",
+    "-m bench.speed": "bench.speed.__main__",
 }
 RECIPES = {"train.py": "ldm_us.training.command_line", "sample.py": "ldm_us.synthesis.options"}
 RESUMING = {"train.py", "python -m ldm_us.evaluation protocol"}  # the same command again goes on
@@ -82,7 +83,8 @@ def test_every_program_of_the_house_is_looked_at_here():
     folders = ("ldm_us", "weights_convert", "lessons", "bench")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py") if starts in path.read_text("utf-8")]
     found = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths if "def main" in path.read_text()}
-    assert found - {"ldm_us.__main__", "bench.tour"} == set(PROGRAMS.values())  # these two take no options
+    taking_none = {"ldm_us.__main__", "bench.tour", "bench.speed.part"}
+    assert found - taking_none == set(PROGRAMS.values())
     assert len(COMMANDS) > 25
 
 
@@ -95,7 +97,7 @@ def test_one_word_means_one_thing(parser):
             assert own or action.type in (kind if isinstance(kind, set) else {kind}), word
             assert action.metavar in metavars, word
             assert action.nargs == nargs, word
-            assert action.default == "cpu" or word != "--device"
+            assert word != "--device" or action.default == ("cpu" if "bench" in parser.prog else "auto")
 
 
 @every_command

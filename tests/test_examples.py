@@ -96,7 +96,16 @@ def test_the_sample_by_hand_is_that_of_sample_py_bit_for_bit(example, tmp_path):
     by_hand = example("by_hand", STEPS=3)
     by_hand.main()
     options = ["--class", "benign", "--mask", str(by_hand.MASK), "--seed", str(by_hand.SEED), "--n", "1"]
-    options += ["--guidance", str(by_hand.GUIDANCE), "--steps", "3", "--out", str(tmp_path / "samples")]
+    options += [
+        "--guidance",
+        str(by_hand.GUIDANCE),
+        "--sampler",
+        "ddim",
+        "--steps",
+        "3",
+        "--out",
+        str(tmp_path / "samples"),
+    ]
     sample.main(options)
     (drawn,) = (tmp_path / "samples").glob("0000_*_seed3.png")
     assert np.array_equal(pixels(Path("by_hand.png")), pixels(drawn))

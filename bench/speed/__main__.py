@@ -23,17 +23,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # bench and tests are not installed
 
-from bench.speed.command_line import GROUPS, build_parser, settings_of
+from bench.speed.command_line import GROUPS, build_parser
 from ldm_us.runtime.command_line import answer_at_once
 
 answer_at_once(__name__, build_parser)
 
 import torch
 
+from bench.machine import load, machine
 from bench.parity import PACKAGES, export, fill_model, quiet
-from bench.speed.measuring import load, machine, measured_rates
+from bench.speed.measuring import measured_rates
 from bench.speed.page import page
-from bench.speed.settings import Settings
+from bench.speed.settings import Settings, settings_of
 from bench.speed.table import Row, table
 from bench.speed.turns import (
     PartError,

@@ -1,11 +1,9 @@
 """The command line of the benchmark, and the sizes that it stands for."""
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.speed.settings import Settings
 from ldm_us.config import PRESETS
 from ldm_us.runtime.command_line import short_usage
 from ldm_us.runtime.help_page import describe
@@ -37,48 +35,23 @@ def build_parser() -> argparse.ArgumentParser:
     describe(parser, about, "--quick", "--only networks samples --device cuda --dtype bfloat16 --compile", "--table")
     add = parser.add_argument
     add("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)} (all)")
-    add("--quick", action="store_true", help="256x256 pixels and few repeats: about ten minutes on two idle cores")
+    add("--quick", action="store_true", help="256x256 pixels, few repeats: ten minutes on two cores")
     add(
         "--dtype", nargs="+", choices=DTYPES, default=["float32"], help="of the weights; in training autocast (float32)"
     )
     add("--compile", action="store_true", help="compile the denoisers of both sides")
     add("--preset", choices=tuple(PRESETS), default="sd15", help="size of the networks (%(default)s)")
     add("--size", type=int, metavar="PIXELS", help="side of the images (512, quick 256)")
-    add("--batch", type=int, nargs="+", metavar="N", help="batches of the UNet (1 2 8, quick 1 2)")
+    add("--unet-batch", type=int, nargs="+", metavar="N", help="batches of the UNet (1 2 8, quick 1 2)")
     add("--training-batch", type=int, nargs="+", metavar="N", help="batches of its training (1 4, quick 1)")
     add("--epoch-batch", type=int, default=1, metavar="N", help="batch of the epoch (%(default)s)")
     add("--images", type=int, metavar="N", help="images of the epoch (32, quick 4)")
-    add("--steps", type=int, nargs="+", metavar="S", help="of whole samples (20 50, quick 4)")
+    add("--sample-steps", type=int, nargs="+", metavar="S", help="of whole samples (20 50, quick 4)")
     add("--rounds", type=int, metavar="N", help="timed calls of a network (5, quick 3)")
     add("--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor seconds, on a busy machine (wall)")
     add("--threads", type=int, metavar="N", help="of the CPU (all cores)")
     add("--device", default="cpu", help="of both sides: cpu, cuda, cuda:1 (%(default)s)")
     add("--out", type=Path, default=ROOT / "runs" / "bench", metavar="DIR", help="for results, weights (runs/bench)")
-    add("--overwrite", action="store_true", help="measure again what --out holds")
+    add("--overwrite", action="store_true", help="measure again and replace what --out holds")
     add("--table", action="store_true", help="measure nothing: print the table of what --out holds")
     return short_usage(parser)
-
-
-def settings_of(options: argparse.Namespace, weights: Path, theirs: Path, threads: int) -> Settings:
-    """What the options stand for. Raise ValueError for numbers below 1."""
-    for name in ("size", "batch", "training_batch", "epoch_batch", "images", "steps", "rounds", "threads"):
-        value = getattr(options, name)
-        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: use 1 or more.")
-    if options.clock == "cpu" and not options.device.startswith("cpu"):
-        raise ValueError(f"--clock cpu: leaves out what {options.device} does. Leave the option out.")
-    given: dict[str, Any] = {
-        "size": options.size,
-        "batches": options.batch,
-        "training_batches": options.training_batch,
-        "images": options.images,
-        "steps": options.steps,
-        "rounds": options.rounds,
-    }
-    own = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
-    settings = Settings(weights, theirs, weights.parent, options.device, threads=threads, clock=options.clock)
-    sizes = (QUICK if options.quick else {}) | own | {"epoch_batch": options.epoch_batch, "compiled": options.compile}
-    settings = replace(settings, **sizes)
-    if settings.images % settings.epoch_batch:
-        raise ValueError(f"--images {settings.images}: use a multiple of --epoch-batch, {settings.epoch_batch}.")
-    return settings

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.speed.measuring import Call, peak_memory, timed
+from bench.machine import peak_memory
+from bench.speed.measuring import Call, timed
 from bench.speed.settings import Settings
 from bench.speed.training import config_of, fixed_batch, optimizer_of, our_stage, step_of, their_stage
 from ldm_us.files.checkpoint import load_model

@@ -1,11 +1,7 @@
 """How two sides are timed against each other, and the least time that a machine could need: the floor."""
 
-import os
-import platform
-import resource
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -99,42 +95,3 @@ def bytes_of(modules: Iterable[nn.Module]) -> int:
     """Bytes of the weights, each of which a call reads at least once."""
     weights: list[Tensor] = [weight for module in modules for weight in module.parameters()]
     return sum(weight.nbytes for weight in weights)
-
-
-def peak_memory(device: str) -> int:
-    """Most bytes so far: of the GPU's memory that tensors took; on a CPU of the whole process, Python included."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says begins with the memory of the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def free_memory() -> int | None:
-    """Bytes that a new process may take without swapping; None where the system does not say."""
-    info = Path("/proc/meminfo")
-    if not info.exists():
-        return None
-    line = next(line for line in info.read_text().splitlines() if line.startswith("MemAvailable"))
-    return 1024 * int(line.split()[1])
-
-
-def machine(device: str) -> str:
-    """What the figures were measured on."""
-    if device.startswith("cuda"):
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = torch.get_num_threads()
-    return f"{cores} CPU cores ({platform.machine()}), {threads} threads, torch {torch.__version__}"
-
-
-def load() -> float:
-    """How many processes wanted to compute in the last minute, on average; 1 is this one alone on one thread."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-
-
-def unix_time() -> float:
-    """Seconds that two processes can compare."""
-    return time.time()

@@ -1,11 +1,14 @@
 """What one run of the benchmark measures: sizes, repeats, and where the weights of both sides lie."""
 
+import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from bench.speed.command_line import QUICK
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,28 @@ class Settings:
         paths = {name: Path(values[name]) for name in ("weights", "folder", "scratch")}
         lists = {name: tuple(values[name]) for name in ("batches", "training_batches", "steps")}
         return cls(**(values | paths | lists))
+
+
+def settings_of(options: argparse.Namespace, weights: Path, theirs: Path, threads: int) -> Settings:
+    """What the options stand for. Raise ValueError for numbers below 1."""
+    for name in ("size", "unet_batch", "training_batch", "epoch_batch", "images", "sample_steps", "rounds", "threads"):
+        value = getattr(options, name)
+        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: use 1 or more.")
+    if options.clock == "cpu" and not options.device.startswith("cpu"):
+        raise ValueError(f"--clock cpu: leaves out what {options.device} does. Leave the option out.")
+    given: dict[str, Any] = {
+        "size": options.size,
+        "batches": options.unet_batch,
+        "training_batches": options.training_batch,
+        "images": options.images,
+        "steps": options.sample_steps,
+        "rounds": options.rounds,
+    }
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items() if value}
+    settings = Settings(weights, theirs, weights.parent, options.device, threads=threads, clock=options.clock)
+    sizes = (QUICK if options.quick else {}) | own | {"epoch_batch": options.epoch_batch, "compiled": options.compile}
+    settings = replace(settings, **sizes)
+    if settings.images % settings.epoch_batch:
+        raise ValueError(f"--images {settings.images}: use a multiple of --epoch-batch, {settings.epoch_batch}.")
+    return settings

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.speed.measuring import Call, flops_of, peak_memory, timed
+from bench.machine import peak_memory
+from bench.speed.measuring import Call, flops_of, timed
 from bench.speed.settings import Settings
 from ldm_us.config import ModelConfig
 from ldm_us.diffusion.model import LatentDiffusion

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from bench.machine import free_memory, unix_time
 from bench.parity import export
-from bench.speed.measuring import Rates, bytes_of, flops_of, free_memory, measured_rates, unix_time
+from bench.speed.measuring import Rates, bytes_of, flops_of, measured_rates
 from bench.speed.settings import Settings
 from bench.speed.table import Row
 from bench.speed.whole import sample_name

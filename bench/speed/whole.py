@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from bench.speed.measuring import peak_memory, timed, unix_time
+from bench.machine import peak_memory, unix_time
+from bench.speed.measuring import timed
 from bench.speed.settings import Settings
 
 PROMPT = "an ultrasound image of a breast"

@@ -57,10 +57,9 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     parsed, defaults = parser.parse_args(argv), vars(parser.parse_args([]))
     values = vars(parsed)
     changed = [name for name in values if values[name] != defaults[name]]
-    values |= usual_steps(values)
-    values["device"] = local_device(
-        parsed.device, like=made_on(parsed.verify, None if parsed.overwrite else parsed.out)
-    )
+    before = made_with(parsed.verify, None if parsed.overwrite else parsed.out)
+    values |= usual_steps(values, {} if parsed.verify is not None else before)
+    values["device"] = local_device(parsed.device, like=str(before.get("device", "")).partition(",")[0])
     values["lora"] = [parse_lora(text) for text in parsed.lora]
     if parsed.verify is not None:
         check_verify_options(parsed.device, [name for name in changed if name not in OF_VERIFY])
@@ -79,24 +78,24 @@ def parse_options(argv: Sequence[str] | None = None) -> SampleOptions:
     )
 
 
-def usual_steps(values: dict[str, Any]) -> dict[str, Any]:
-    """The sampler and its steps where they are not asked for: dpm, but ddim where it alone can do what is asked for."""
+def usual_steps(values: dict[str, Any], begun: Fields) -> dict[str, Any]:
+    """The sampler and its steps where they are not asked for: as the folder was begun, else dpm with 20.
+
+    ddim with 50 where it alone can do what is asked for; docs/benchmarks.md has the figures.
+    """
     of_ddim = values["eta"] or values["inpaint"] is not None or values["invert"]
-    sampler = values["sampler"] or ("ddim" if of_ddim else "dpm")
-    enough = 20 if sampler == "dpm" else 50  # docs/benchmarks.md
+    sampler = values["sampler"] or begun.get("sampler") or ("ddim" if of_ddim else "dpm")
+    enough = begun.get("steps") or (20 if sampler == "dpm" else 50)
     return {"sampler": sampler, "steps": enough if values["steps"] is None else values["steps"]}
 
 
-def made_on(verified: Path | None, out: Path | None) -> str:
-    """The kind of device that a picture or the first of a folder was made on, or a folder begun on; "" for none."""
-    fields: Fields = {}
+def made_with(verified: Path | None, out: Path | None) -> Fields:
+    """What a picture, or the first of a folder, says that it was made with, or a folder was begun with; {} for none."""
     if verified is not None and verified.is_file():
-        fields = dict(fields_of(open_image(verified)))
-    elif verified is not None and (verified / MANIFEST).is_file():
-        fields = next(read_list(verified / MANIFEST), {})
-    elif verified is None and out is not None and (out / COMMAND).is_file():
-        fields = begun_with(out)
-    return str(fields.get("device", "")).partition(",")[0]
+        return dict(fields_of(open_image(verified)))
+    if verified is not None and (verified / MANIFEST).is_file():
+        return next(read_list(verified / MANIFEST), {})
+    return begun_with(out) if verified is None and out is not None and (out / COMMAND).is_file() else {}
 
 
 def recipe_of(values: dict[str, Any]) -> Recipe:

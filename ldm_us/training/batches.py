@@ -28,7 +28,7 @@ class LatentBatch(NamedTuple):
 
     z_0: Tensor  # (b, c, h, w), scaled latents drawn from the posterior
     prompt_index: Tensor  # (b,) int64 into TrainingSet.prompts; 0 where the caption was dropped
-    mask: Tensor  # (b, 1, H, W) bool, what the ControlNet sees; (b, 0, H, W) where none learns
+    mask: Tensor  # (b, 1, H, W) bool, what the ControlNet sees; (b, 0, 0, 0) where none learns
     t: Tensor  # (b,) int64
     eps: Tensor  # (b, c, h, w)
 
@@ -123,9 +123,7 @@ def latent_batch(
     index, mirrored = index[own], mirrored[own]
     moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
     posterior = posterior_from_moments(torch.stack(moments), scale)
-    masks = (
-        mirror(data.masks[index], mirrored) if masked else data.masks[index[:0]].view(len(index), 0, *[data.size] * 2)
-    )
+    masks = mirror(data.masks[index], mirrored) if masked else torch.zeros(len(index), 0, 0, 0, dtype=torch.bool)
     prompt_index = data.prompt_index[index].masked_fill(dropped, 0)
     return LatentBatch(posterior.mean + posterior.std * noise, prompt_index, masks, t, eps)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ldm_us.data.words import record_words
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import LazyTensor, model_metadata, open_model_file, write_safetensors
+from ldm_us.files.half_precision import check_unchanged, restore_frozen
 from ldm_us.files.lora_file import save_lora
 from ldm_us.networks.lora import LoRALinear, add_update, is_update, merge_lora
 from ldm_us.networks.precision import HALF
@@ -18,7 +19,6 @@ from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.distributed import gathered_weights
 from ldm_us.training.measured import set_measured, shown_to_prior
-from ldm_us.training.memory.frozen import check_unchanged, restore_frozen
 from ldm_us.training.options import FIRST_STAGE
 from ldm_us.training.stages import Stage
 from ldm_us.training.start import denoiser_is_random

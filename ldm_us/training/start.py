@@ -15,6 +15,7 @@ from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
+from ldm_us.files.half_precision import cast_frozen
 from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.discriminator import SMALLEST
@@ -24,7 +25,6 @@ from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
 from ldm_us.training.losses import contrastive_loss
-from ldm_us.training.memory.frozen import cast_frozen
 from ldm_us.training.options import TrainOptions
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
@@ -220,7 +220,7 @@ def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
 
 def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
     """Apply --precision, --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
-    cast_frozen(model, options, needed_parts(options))
+    cast_frozen(model, options.precision, None if options.shard else options.weights, needed_parts(options))
     if model.device.type == "cuda":  # for the whole process: backward computes outside of any block
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
     for part in needed_parts(options):

@@ -85,7 +85,9 @@ def test_a_picture_of_before_eta_was_refused_beside_ddpm_verifies(run, verify, t
     assert verify(path)[0] == 0
 
 
-@pytest.mark.parametrize("drawn_otherwise", [("--steps", 59), ("--resample", 2), ("--seed", 2**32 + 7)])
+@pytest.mark.parametrize(
+    "drawn_otherwise", [("--sampler", "ddim", "--steps", 59), ("--resample", 2), ("--seed", 2**32 + 7)]
+)
 def test_a_picture_of_before_a_rule_changed_is_drawn_again_by_the_old_rule_and_a_new_one_says_which(
     run, refused, verify, masks, tmp_path, monkeypatch, drawn_otherwise
 ):

@@ -30,7 +30,7 @@ def test_the_distance_is_the_mean_over_places_of_squared_differences_of_unit_fea
 def judge_features():
     """What train.py compares unless told."""
     words = "vae --preset tiny --data d --out o --steps 1 --perceptual 1"
-    return train.perceptual_features(parse_options(words.split()))
+    return train.perceptual_features(parse_options(words.split()))[0]
 
 
 def test_the_judge_sees_no_distance_of_an_image_to_itself_and_more_of_a_blurred_one_than_of_a_slightly_noisy_one():

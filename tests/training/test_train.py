@@ -116,8 +116,8 @@ def test_the_result_holds_the_averaged_weights_and_the_state_the_trained_ones(ru
 def test_samples_are_made_with_the_averaged_weights(run, tmp_path, monkeypatch):
     seen = {}
 
-    def look(model, data, stage):
-        seen.update({name: value.clone() for name, value in model.state_dict().items()})
+    def look(stage):
+        seen.update({name: value.clone() for name, value in stage.model.state_dict().items()})
         return Image.new("L", (8, 8))
 
     monkeypatch.setattr(train, "preview", look)

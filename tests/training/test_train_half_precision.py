@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 import train
+from ldm_us.files import half_precision
 from ldm_us.networks.precision import HALF
 from ldm_us.runtime.entry import run_command
-from ldm_us.training.memory import frozen
 from ldm_us.training.optimizers import EMA, check_scale, make_optimizer, update_weights
 from ldm_us.training.stages import Stage
 
@@ -37,7 +37,7 @@ def test_frozen_weights_cast_once_change_no_loss_and_the_result_has_their_float3
     found = run(stage, tmp_path / "cast", *asked, weights=weights)
     assert HALF["bf16"] in seen[0].values()
     with monkeypatch.context() as patch:
-        patch.setattr(frozen, "cast_weights", lambda *_: None)
+        patch.setattr(half_precision, "cast_weights", lambda *_: None)
         expected = run(stage, tmp_path / "by_autocast", *asked, weights=weights)
     figures = [
         [{k: v for k, v in line.items() if k not in ("images_per_s", "data_share")} for line in each.log]
@@ -55,7 +55,7 @@ def test_frozen_weights_cast_once_change_no_loss_and_the_result_has_their_float3
 
 
 def test_from_random_weights_nothing_is_cast(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "cast_weights", lambda *_: pytest.fail("its float32 would be lost"))
+    monkeypatch.setattr(half_precision, "cast_weights", lambda *_: pytest.fail("its float32 would be lost"))
     run("controlnet", tmp_path / "run", "--precision", "bf16")
 
 

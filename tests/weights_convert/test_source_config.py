@@ -93,7 +93,7 @@ def test_a_folder_without_these_files_leaves_the_preset_as_it_is(tmp_path):
     ("file", "fields", "sentence"),
     [
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "prediction_type 'sample'"),
-        ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "its betas are linear"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, "beta_schedule is 'linear', but in us128"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "Only a model that predicts v can start"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": "yes"}, "rescale_betas_zero_snr 'yes'"),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10.5}, "num_train_timesteps is 10.5"),

@@ -1,4 +1,4 @@
-"""Frozen networks of a run in half precision: cast once before its first step, float32 again for its result."""
+"""Frozen weights in half precision: cast once before the first step, float32 again from their file for the result."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,15 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import open_model_file
 from ldm_us.networks.precision import HALF, cast_weights
-from ldm_us.training.options import TrainOptions
 
 
-def cast_frozen(model: LatentDiffusion, options: TrainOptions, parts: Sequence[str]) -> None:
-    """Cast what is frozen in these parts and has its float32 in --weights, where the run has a half precision."""
-    if options.precision not in HALF or options.weights is None or options.shard:
+def cast_frozen(model: LatentDiffusion, precision: str, weights: Path | None, parts: Sequence[str]) -> None:
+    """Cast what is frozen in these parts and has its float32 in the file `weights`, where precision is a half one."""
+    if precision not in HALF or weights is None:
         return
-    with open_model_file(options.weights) as file:
+    with open_model_file(weights) as file:
         names = {name for name in file.keys() if name.startswith(tuple(parts))}  # noqa: SIM118
-    cast_weights(model, options.precision, names)
+    cast_weights(model, precision, names)
 
 
 def restore_frozen(model: LatentDiffusion, weights: Path | None, sha256: str) -> None:
