@@ -142,8 +142,6 @@ def train(
         ended = time.perf_counter()
         for step, batches in enumerate(stream(stage, steps, options.workers), steps.start + 1):
             waited = time.perf_counter() - ended  # for data
-            learning_rate = set_rates(optimizer, options, step, steps.stop)
-
             values: dict[str, Tensor | float] = {}
             for i, batch in enumerate(batches):
                 if world.size > 1:
@@ -152,6 +150,7 @@ def train(
                 stage.scaler.scale(loss / options.accumulate).backward()  # scaled with fp16 alone
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + value.detach() / options.accumulate
+            learning_rate = set_rates(optimizer, options, step, steps.stop)
             values |= update_weights(optimizer, ema, stage.scaler, options.clip)
             if stage.adversary is not None:
                 values |= stage.adversary.update(learning_rate)

@@ -180,7 +180,7 @@ from ldm_us.evaluation.judge.command import run_train_judge
 from ldm_us.evaluation.masks.command import run_mask_fidelity
 from ldm_us.evaluation.measuring.command import run_classes, run_masks, run_reconstruction
 from ldm_us.evaluation.memorisation.command import run_memorisation
-from ldm_us.evaluation.memorisation.kept import run_kept
+from ldm_us.evaluation.memorisation.kept_command import run_kept
 from ldm_us.evaluation.protocol.command import run_protocol_command
 from ldm_us.evaluation.reader.command import run_make, run_score
 from ldm_us.evaluation.realism.command import run_realism

@@ -9,7 +9,7 @@ from ldm_us.data.phantom.files import Plan, write_phantoms
 from ldm_us.data.records import load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
-from ldm_us.evaluation.memorisation import kept
+from ldm_us.evaluation.memorisation import kept_command as kept
 from ldm_us.files.checkpoint import save_model
 from ldm_us.files.lineage import Lineage
 from ldm_us.runtime.entry import run_command
