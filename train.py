@@ -26,6 +26,7 @@ from ldm_us.config import BUNDLED
 from ldm_us.data.audit.summary import describe_reading
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.readers.datasets import read_folders, records_of
+from ldm_us.data.readers.findings import captioned
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import loaded
@@ -77,16 +78,16 @@ def run(options: TrainOptions, world: World) -> int:
     model, lineage, notes = start_model(options)
     free_weights(model, options)
     options, memory = fitted(model.config, options)
-    readings = read_folders(options.data)
-    size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
+    readings, said = captioned(read_folders(options.data), options.captions)
+    size, with_pixels = options.size or model.config.image_size, options.stage == "vae"
     decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
     records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, size, text.length - text.prompt_tokens, decoded=decoded), sep="\n")
+            print(*describe_reading(reading, size, model.config.text.read, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps, memory))
-    tell([*notes, *notes_on_data(options, records, held_out)], world)
+    tell([*notes, *said, *notes_on_data(options, records, held_out)], world)
     if options.dry_run:
         return 0
 

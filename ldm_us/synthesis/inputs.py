@@ -112,7 +112,7 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], 
     if isinstance(begin, Inversion) and begin.source_mask is not None:
         lesion = bool(load_masks(begin.source_mask, recipe.size, 1).any())
         for prompt in prompts if begin.source_prompt is None else [begin.source_prompt]:
-            check_mask(words.label_of(prompt), lesion, f"--source-mask {begin.source_mask}")
+            check_mask(words.label_of(recipe.plain(prompt)), lesion, f"--source-mask {begin.source_mask}")
         if model.controlnet is None:
             raise ValueError(
                 "--source-mask: no ControlNet in the weights to follow it. Train one: `train.py controlnet`."

@@ -168,10 +168,10 @@ def check_together(options: TrainOptions) -> None:
     for name, stage in of_stage.items():
         if getattr(options, name) and options.stage != stage:
             raise ValueError(f"{flag(name)} belongs to the {stage} stage, not to {options.stage}.")
-    for name in ("objective", "min_snr", "offset_noise"):
+    for name in ("objective", "min_snr", "offset_noise", "captions", "long_prompts"):
         if getattr(options, name) and options.stage == "vae":
             raise ValueError(
-                f"{flag(name)} belongs to the unet and controlnet stages: the vae stage predicts no noise."
+                f"{flag(name)} belongs to the unet and controlnet stages: the vae stage predicts no noise from words."
             )
     for name, term in (("adversarial_start", "adversarial"), ("perceptual_network", "perceptual")):
         if getattr(options, name) is not None and getattr(options, term) is None:

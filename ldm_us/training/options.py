@@ -33,6 +33,7 @@ FROM_1: Bound = ("1 or more", lambda value: value >= 1)
 FINITE: Bound = ("0 (none) or a finite number above, such as 0.1", lambda value: 0 <= value < math.inf)
 ABOVE_0: Bound = ("a finite number above 0", lambda value: 0 < value < math.inf)
 BELOW_1: Bound = ("a number from 0 up to below 1", lambda value: 0 <= value < 1)
+CHUNKS: Bound = ("1 to 8 chunks of 75 tokens", lambda value: 1 <= value <= 8)
 SHARE: Bound = ("0 (none) to 1 (all: no text is learned)", lambda value: 0 <= value <= 1)
 
 
@@ -79,6 +80,8 @@ class TrainOptions:
     min_snr: float | None = option("weigh noise levels, usually 5 (none: all count the same)", None, "GAMMA", ABOVE_0)
     offset_noise: float = option("noise per channel, added (%(default)s)", 0.0, "X", FINITE)
     train_text: bool = option("unet stage: train the text encoder too, as LDM does from scratch", False)
+    captions: str | None = option("with BI-RADS words of BUS-BRA's and BrEaST's tables", among=("findings",))
+    long_prompts: int | None = option("read captions in N chunks of 75 tokens (as the start)", None, "N", CHUNKS)
     text_warmup: int = option("contrastive steps first, for a random text encoder", 0, "N", FROM_0)
     # what the vae stage learns beside L1 and KL; None is off, as in the config.json of a run that is older than these
     adversarial: float | None = option("weight of the discriminator, LDM's is 0.5 (none)", None, "X", ABOVE_0)

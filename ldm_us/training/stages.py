@@ -63,7 +63,8 @@ class Stage(Dataset):
     @cached_property
     def tokens(self) -> Tensor:
         """The prompts (prompts, n)."""
-        return tokenize(self.data.prompts, self.model.config.text.length).to(self.device)
+        text = self.model.config.text
+        return tokenize(self.data.prompts, text.length, text.chunks).to(self.device)
 
     def add_losses(self, features: Features | None) -> None:
         """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
@@ -100,7 +101,7 @@ class Stage(Dataset):
     def prompt_states(self) -> dict[int, Tensor]:
         """Text states (n, d) of each prompt, from the cache or from the text encoder."""
         prompts, config = self.data.prompts, self.model.config.text
-        shape = (config.length, config.width)
+        shape = (config.chunks * config.length, config.width)
         cache = open_cache(self.options.cache, "states", self.model, self.options.weights, shape)
         return self.computed(cache, prompts, "text", lambda i: self.model.text(self.tokens[i : i + 1])[0])
 

@@ -32,7 +32,7 @@ WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws 
 WARMUP_LR = 1e-3
 BROUGHT = {  # the fields of each table of a config that come with trained weights, whatever --preset says
     "vae": ("scale", "whitened", "grain", "grain_bands", "noise_levels"),
-    "text": ("prompt_tokens",),
+    "text": ("prompt_tokens", "chunks"),
     "unet": (),
     "schedule": ("start_prior", "prior_prompts", "prediction"),
 }
@@ -54,6 +54,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     if options.precision == "fp16" and options.stage == "vae":
         raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     model.set_prediction(options.objective or model.config.schedule.prediction)
+    model.set_chunks(options.long_prompts or model.config.text.chunks)
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
@@ -61,8 +62,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
             model.add_controlnet()
-    size = options.size or model.config.image_size
-    check_size(model.config, size)
+    check_size(model.config, size := options.size or model.config.image_size)
     if options.adversarial is not None and size < SMALLEST:
         raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
     return model, dataclasses.replace(lineage, parent=parent), notes
