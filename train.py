@@ -79,7 +79,7 @@ def run(options: TrainOptions, world: World) -> int:
     free_weights(model, options)
     options, memory = fitted(model.config, options)
     readings, said = captioned(read_folders(options.data), options.captions)
-    size, with_pixels = options.size or model.config.image_size, options.stage == "vae"
+    size, with_pixels = options.size or model.config.image_size, options.stage == "vae" or bool(options.variations)
     decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
     records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
     steps = options.total_steps(len(records))

@@ -10,6 +10,7 @@ PREDICTIONS = ("eps", "v")
 SPACINGS = ("leading", "trailing")
 SAMPLERS = ("ddim", "ddpm", "dpm")  # here, for command lines name these before PyTorch is imported
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # likewise, as all of these
+AUGMENTATIONS = ("gain", "gamma", "tgc", "zoom", "shift", "turn")  # likewise; see data/augment.py
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 STRENGTH = 0.6  # of an edit: share of the steps that are walked

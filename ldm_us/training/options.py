@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_us.config import PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
+from ldm_us.config import AUGMENTATIONS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
 
 STAGES = ("vae", "unet", "controlnet")
 OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
+ALL_OR = ("all", *AUGMENTATIONS)
 LR_SCHEDULES = ("constant", "cosine")
 PERCEPTUAL = ("judge", "efficientnet_lite0")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
@@ -71,6 +72,7 @@ class TrainOptions:
     clip: float = option("largest gradient norm (%(default)s)", 1.0, "X", ABOVE_0)
     ema: float = option("decay of the averaged weights, 0: none (%(default)s)", 0.9999, "X", BELOW_1)
     flip: bool = option("mirror half of the images, masks with them", True)
+    augment: tuple[str, ...] | None = option("vary images and masks (not); no latent is cached then", among=ALL_OR)
     held_out: float = option("share kept for evaluation (%(default)s)", 0.1, "P", BELOW_1)
     seed: int = option("of weights, order and noise (%(default)s)", 0, "N")
     size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
@@ -144,6 +146,11 @@ class TrainOptions:
         if self.lr is not None:
             return self.lr
         return VAE_LR_PER_IMAGE * self.images_per_step if self.stage == "vae" else DIFFUSION_LR
+
+    @property
+    def variations(self) -> tuple[str, ...]:
+        """Which variations --augment makes."""
+        return AUGMENTATIONS if "all" in (self.augment or ()) else self.augment or ()
 
     @property
     def trains_text(self) -> bool:

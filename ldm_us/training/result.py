@@ -28,7 +28,7 @@ RECORDED = (  # of the options, in the lineage
     *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),
     *("train_text", "text_warmup", "prompt_tokens", "decoder_only", "unlock_decoder", "optimizer", "precision"),
     *FIRST_STAGE,
-    *("preset", "processes", "class_weights", "lr_schedule", "text_lr", "captions"),
+    *("preset", "processes", "class_weights", "lr_schedule", "text_lr", "captions", "augment"),
 )
 
 

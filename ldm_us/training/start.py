@@ -43,7 +43,8 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
     renewed: list[str] = []
     if options.weights is not None:
-        model = load_model(options.weights, options.device, parts=needed_parts(options))
+        parts = {*needed_parts(options), *(["vae"] * bool(options.variations))}
+        model = load_model(options.weights, options.device, parts=parts)
         lineage, parent = read_lineage(read_metadata(options.weights)), sha256_file(options.weights)
         if options.preset is not None:
             model, renewed = with_new_part(options, model)
@@ -116,9 +117,8 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
         f"seed {options.seed}, {options.precision} on {options.device}{memory and f', {memory}'}",
     ]
     if options.dry_run:
-        resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
-        whole = {"run": resolved, "model": dataclasses.asdict(model.config)}
-        lines.insert(0, json.dumps(whole, indent=2, default=str))
+        run = vars(options) | {"lr": options.learning_rate, "steps": steps}
+        lines.insert(0, json.dumps({"run": run, "model": dataclasses.asdict(model.config)}, indent=2, default=str))
     return "\n".join(lines)
 
 
