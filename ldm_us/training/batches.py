@@ -154,14 +154,14 @@ def latent_batch(
 
     index, mirrored = index[own], mirrored[own]
     prompt_index = data.prompt_index[index].masked_fill(dropped, 0)
-    masks = mirror(data.masks[index], mirrored) if masked else torch.zeros(len(index), 0, 0, 0, dtype=torch.bool)
     if variations:
         assert data.pixels is not None
-        x = mirror(to_signed(data.pixels[index]), mirrored)
-        x, varied_masks = varied(x, masks if masked else x[:, :1] > 2, seed, step, size, own, variations)
-        return PixelBatch(x, noise, prompt_index, varied_masks if masked else masks, t, eps)
+        x, masks = to_signed(data.pixels[index]), data.masks[index]
+        x, masks = varied(mirror(x, mirrored), mirror(masks, mirrored), seed, step, size, own, variations)
+        return PixelBatch(x, noise, prompt_index, masks if masked else masks[:, :0], t, eps)
     moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
     posterior = posterior_from_moments(torch.stack(moments), scale)
+    masks = mirror(data.masks[index], mirrored) if masked else torch.zeros(len(index), 0, 0, 0, dtype=torch.bool)
     return LatentBatch(posterior.mean + posterior.std * noise, prompt_index, masks, t, eps)
 
 

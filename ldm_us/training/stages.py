@@ -76,6 +76,13 @@ class Stage(Dataset):
         text = self.model.config.text
         return tokenize(self.data.prompts, text.length, text.chunks).to(self.device)
 
+    @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image."""
+        config = self.model.config.vae
+        side = self.data.size // config.downsampling
+        return config.latent_channels, side, side
+
     def add_losses(self, features: Features | None) -> None:
         """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
         options = self.options
@@ -145,17 +152,15 @@ class Stage(Dataset):
         options, size = self.options, self.options.batch * self.options.accumulate
         places = own_places(size, options.accumulate, self.world.rank, self.world.size)
         draw, own = (options.seed, step, size, options.flip), torch.cat(places)
-        config = self.model.config.vae
-        side = self.data.size // config.downsampling
-        shape = (config.latent_channels, side, side)
+        varied: tuple[Any, ...] = (options.variations, self.latent_shape) if options.augment else ()
         batch: Batch
         if options.stage == "vae":
-            noise_size = self.model.vae.noise_size(side, side)
-            batch = image_batch(self.data, shape, *draw, noise_size, own, options.variations)
+            noise_size = self.model.vae.noise_size(*self.latent_shape[1:])
+            batch = image_batch(self.data, self.latent_shape, *draw, noise_size, own, *varied[:1])
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
             learned = (options.caption_dropout, options.offset_noise, options.stage == "controlnet")
-            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own, options.variations, shape)
+            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own, *varied)
         cut = zip(*(value.split([len(part) for part in places]) for value in batch), strict=True)
         return [type(batch)(*part) for part in cut]
 
