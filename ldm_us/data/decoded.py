@@ -34,12 +34,15 @@ from ldm_us.data.records import (
     small_lesions,
     union_of_masks,
 )
+from ldm_us.data.structure import MaskFile, Structure
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.rows import Rows, as_tensor
 
 SETTLED = 2.0  # seconds after a change from which the next one has other times
 TOGETHER = 64  # files whose values are written at once
-CODE = ("decoded.py", "digests.py", "mask_rule.py", "records.py", "regions.py")  # that decides what files decode to
+CODE = (  # that decides what files decode to
+    *("decoded.py", "digests.py", "mask_rule.py", "medical.py", "records.py", "regions.py", "structure.py"),
+)
 Facts = NDArray[np.void]
 Index = NDArray[np.int64]
 
@@ -61,7 +64,7 @@ class Decoded:
         self.hashes = Rows(folder and folder / "files", 32)
         self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
         self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
-        self.names: dict[Path, str] = {}  # hashes of files, as this process has used them
+        self.names: dict[MaskFile, str] = {}  # hashes of files, as this process has used them
 
     def image_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
         """A table of images, and the row in it of each record. ValueError: an image does not open."""
@@ -110,11 +113,11 @@ class Decoded:
             row["bits"] = np.packbits(mask_tensor(union, self.size).numpy() > 0.5)
         return row
 
-    def file_names(self, paths: Sequence[Path]) -> list[str]:
+    def file_names(self, paths: Sequence[MaskFile]) -> list[str]:
         """What stands for the content of each file: its hash where it is kept, in this process its path."""
         return list(map(str, paths)) if self.folder is None else self.file_hashes(paths)
 
-    def file_hashes(self, paths: Sequence[Path]) -> list[str]:
+    def file_hashes(self, paths: Sequence[MaskFile]) -> list[str]:
         """SHA-256 of each file, as hexadecimal: the same for the life of this process."""
         asked = list(dict.fromkeys(path for path in paths if path not in self.names))
         signatures = list(map(signature, asked)) if self.folder is not None else [""] * len(asked)
@@ -130,8 +133,10 @@ class Decoded:
         return [self.names[path] for path in paths]
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, which is refused as an image is."""
+def hash_of(path: MaskFile) -> str:
+    """SHA-256 of a file, which is refused as an image is, or of what is drawn."""
+    if isinstance(path, Structure):
+        return path.digest()
     try:
         return sha256_file(path)
     except OSError:
@@ -139,12 +144,14 @@ def hash_of(path: Path) -> str:
         raise
 
 
-def signature(path: Path) -> str:
+def signature(path: MaskFile) -> str:
     """What tells a file from any other and from itself before a change; empty where that cannot be told.
 
     A program may set the time of a file's content, but not that of its last change. Whole seconds are not the time of a
     change: some file systems know no finer ones, and images of disks are given any.
     """
+    if isinstance(path, Structure):
+        return ""
     try:
         found = os.stat(path)
     except OSError:
