@@ -26,7 +26,7 @@ from ldm_us.files.locks import take_shared, try_exclusive
 from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, mask_is_empty, pixels_sha256
 from ldm_us.synthesis.plan import Plan, Sample
-from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, settings_of
+from ldm_us.synthesis.recipe import BEGINNINGS, RARE, edited_image, settings_of
 
 COMMAND = "command.json"  # what the folder was begun with
 MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
@@ -120,7 +120,7 @@ def one_by_one(command: Fields) -> Fields:
     own |= {f"{name}_sha256" for name in begin} | {"invert", "no_paste", "source_class"}
     rest = {key: value for key, value in command.items() if key not in own}
     sampling = dataclasses.asdict(Sampling()) | settings["sampling"]
-    others = {"edition": settings.get("edition", 1), "negative_prompt": settings["negative_prompt"]}
+    others = RARE | {name: settings[name] for name in (*RARE, "negative_prompt") if name in settings}
     return sampling | others | {"also_control": controls} | begin | rest
 
 

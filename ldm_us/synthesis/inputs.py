@@ -111,7 +111,7 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], 
     if isinstance(begin, Inversion) and begin.source_mask is not None:
         lesion = bool(load_masks(begin.source_mask, recipe.size, 1).any())
         for prompt in prompts if begin.source_prompt is None else [begin.source_prompt]:
-            label = words.label_of(prompt)
+            label = words.label_of(recipe.plain(prompt))
             check_mask(label, words.shows(label), lesion, f"--source-mask {begin.source_mask}")
         if model.controlnet is None:
             raise ValueError(
