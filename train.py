@@ -149,7 +149,7 @@ def train(
             if stage.adversary is not None:
                 values |= stage.adversary.update(learning_rate)
 
-            stopping = world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0  # in all, whichever it reached
+            stopping = stage.hears(step) and world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0
             last = stopping or step == steps.stop
             log.add(step, values | {"lr": learning_rate}, options.images_per_step, ended, waited)
             bar.update()

@@ -26,6 +26,7 @@ from ldm_us.training.perceptual import Features, Perceptual
 from ldm_us.training.start import needed_parts
 
 TOGETHER = 16  # values that are written at a time: to wait for the disk takes longer than to write
+UNHEARD = 10  # batches on GPUs after which a signal to one of several processes is seen at the latest
 ON_DEVICE = 1000  # prompts whose states, 0.24 MB each of SD 1.5, lie where the networks are
 
 
@@ -147,11 +148,17 @@ class Stage(Dataset):
 
     __getitem__ = batches  # as torch's DataLoader asks for them
 
+    def hears(self, step: int) -> bool:
+        """Whether a step ends with asking all processes for signals: on GPUs in few, as they wait for the answer."""
+        alone = self.world.size == 1 or self.device.type == "cpu"
+        return alone or self.options.reads(step) or step % max(1, UNHEARD // self.options.accumulate) == 0
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
         context = None
         if isinstance(batch, LatentBatch) and self.states and self.context is None:
-            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()]).to(self.device)
+            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()])
+            context = context.to(self.device, non_blocking=True)
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
         with self.autocast():
             if isinstance(batch, ImageBatch):

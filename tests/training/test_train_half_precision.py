@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 import train
+from ldm_us.files import half_precision
 from ldm_us.networks.precision import HALF
 from ldm_us.runtime.entry import run_command
-from ldm_us.files import half_precision
 from ldm_us.training.optimizers import EMA, check_scale, make_optimizer, update_weights
 from ldm_us.training.stages import Stage
 
