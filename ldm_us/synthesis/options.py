@@ -37,7 +37,7 @@ class SampleOptions:
     balance: list[float] | None
     seed: int | None  # of the first sample; None: drawn from the system
     layout: str  # of LAYOUTS
-    batch: int  # images at a time
+    batch: int | None  # images at a time; None: see at_a_time
     device: str
     out: Path | None
     overwrite: bool
