@@ -69,11 +69,12 @@ def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage, notes = start_model(options)
     free_weights(model, options)
-    options, memory = fitted(model.config, options)
+    options, memory = fitted(model, options)
     readings = read_folders(options.data)
     size, text, with_pixels = options.size or model.config.image_size, model.config.text, options.stage == "vae"
     decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
-    records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
+    every, share, device = records_of(readings), options.held_out, options.device
+    records, held_out = world.first_here(lambda: split_records(every, share, decoded, device))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
@@ -125,8 +126,7 @@ def train(
     stage: Stage, loss_of: nn.Module, validation: Stage | None, optimizer: Optimizer, ema: EMA, log: Log, steps: range
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before. A signal ends it after a whole step."""
-    options, world = stage.options, stage.world
-    peak = options.learning_rate
+    options, world, peak = stage.options, stage.world, stage.options.learning_rate
     if steps.start == 0:
         show(stage, validation, ema, log, step=0)  # what the run starts from
     with tqdm(total=steps.stop, initial=steps.start, unit="step", desc=options.stage, disable=not world.main) as bar:

@@ -14,6 +14,7 @@ from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.networks.clip import tokenize
 from ldm_us.networks.precision import HALF
+from ldm_us.runtime.entry import note
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
@@ -118,6 +119,10 @@ class Stage(Dataset):
                     cache.write([keys[i] for i in some], torch.stack([compute(i) for i in some]))
         self.world.barrier()
         found = cache.read(keys)  # with what the other processes have computed
+        if cache.rows.refused is not None:
+            note(
+                f"--cache {self.options.cache} cannot be written ({cache.rows.refused.strerror}): nothing is kept there."
+            )
         if len(found) < len(keys):
             raise ValueError(
                 f"--cache {self.options.cache}: process {self.world.rank} does not see {len(keys) - len(found)} values "
