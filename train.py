@@ -206,7 +206,7 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) ->
             state["adversary"] = stage.adversary.state_dict()
         if stage.scaler.is_enabled():
             state["scaler"] = stage.scaler.state_dict()
-        save_state(options.out, step, state, stage.world)
+        save_state(options.out, step, state, stage.world, wait=last)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)
 

@@ -121,7 +121,7 @@ class Stage(Dataset):
         found = cache.read(keys)  # with what the other processes have computed
         if cache.rows.refused is not None:
             note(
-                f"--cache {self.options.cache} cannot be written ({cache.rows.refused.strerror}): nothing is kept there."
+                f"--cache {self.options.cache} cannot be written ({cache.rows.refused.strerror}): kept in memory alone."
             )
         if len(found) < len(keys):
             raise ValueError(
