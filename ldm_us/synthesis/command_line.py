@@ -76,6 +76,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--no-prior", dest="prior", action="store_false", help="start from N(0, I), not from the start prior")
     add("--no-grain", dest="grain", action="store_false", help="what latents hold: no grain, no noise of the decoder")
     add("--size", type=int, metavar="PIXELS", help="side of the images (that of the model)")
+    add("--tile", type=int, metavar="PIXELS", help="decode and encode by overlapping tiles: less memory, other bits")
     add("--batch", type=int, metavar="N", help="images at a time; changes no bit (4; a CPU of more cores: one a core)")
     add("--fast", action="store_true", help="a batch in one call, which changes the last bits (with a GPU)")
     add("--exact", action="store_true", help="one sample a call and fp32, on a GPU as on the CPU")

@@ -109,7 +109,7 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
         exact=bool(alone or values["exact"] or not (values["fast"] or on_gpu)),
         precision=values["precision"] or half,
         guidance_interval=None if interval is None else tuple(interval),
-        **{name: values[name] for name in (*same, "guess", "size", "threads", "prior", "grain")},
+        **{name: values[name] for name in (*same, "guess", "size", "tile", "threads", "prior", "grain")},
     )
     return Recipe(sampling, values["negative_prompt"], begin, tuple(map(parse_added, values["also_control"])))
 
