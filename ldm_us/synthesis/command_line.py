@@ -79,7 +79,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--tile", type=int, metavar="PIXELS", help="decode and encode by overlapping tiles: less memory, other bits")
     add("--batch", type=int, metavar="N", help="images at a time; changes no bit (4; a CPU of more cores: one a core)")
     add("--fast", action="store_true", help="a batch in one call, which changes the last bits (with a GPU)")
-    add("--exact", action="store_true", help="one sample a call and fp32, on a GPU as on the CPU")
+    add("--exact", action="store_true", help="one sample a call, fp32 unless --precision, on a GPU as on the CPU")
     add("--threads", type=int, default=1, metavar="N", help="of the CPU; they fix the bits too (%(default)s)")
     add("--device", default="auto", help="cpu, cuda, cuda:1 (that of --out or --verify, else a GPU where there is one)")
     add("--precision", choices=PRECISIONS, help="(fp32; on a GPU bf16, or fp16 where it has no bf16)")

@@ -1,5 +1,7 @@
 """The autoencoder by slices and tiles: one call is the plain form, and what tiles give is near it within a bound."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def test_tiles_cover_every_place_overlap_and_end_with_the_picture_whether_they_d
     assert begun[0] == 0
     assert begun[-1] + side == length
     assert sorted(set(begun)) == begun
-    assert all(later - before <= side - overlap for before, later in zip(begun, begun[1:], strict=False))
+    assert all(later - before <= side - overlap for before, later in itertools.pairwise(begun))
     assert bool((rising(side, overlap) > 0).all())
 
 
