@@ -91,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
         ignored += emulation_notes(recipe.sampling.precision, options.device)
         cut = cut_notes(plan, recipe, model.config.text)
-        said = words.notes(options.prompt, sorted({subject.label for subject in plan.subjects}))
+        prompt = None if options.prompt is None else recipe.plain(options.prompt)
+        said = words.notes(prompt, sorted({subject.label for subject in plan.subjects}))
         for sentence in (*said, *ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
             say(sentence)
         out = options.out or first_free(Path("samples"))

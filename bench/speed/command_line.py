@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     about += "group writes a file of JSON into --out and is not measured again, so that the same command goes on where "
     about += "it was stopped. Weights are written there once: 11 GB at SD 1.5's size. Seeds are fixed."
-    describe(parser, about, "--quick", "--only networks samples --device cuda --dtype bfloat16 --compile", "--table")
+    describe(parser, about, "--quick", "--only networks samples --device cuda --dtype bfloat16 --compile")
     add = parser.add_argument
     add("--only", nargs="+", choices=GROUPS, metavar="GROUP", help=f"of {', '.join(GROUPS)} (all)")
     add("--quick", action="store_true", help="256x256 pixels, few repeats: ten minutes on two cores")

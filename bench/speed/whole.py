@@ -22,7 +22,8 @@ def start_side(settings: Settings, side: str) -> dict[str, Any]:
         from ldm_us.diffusion.noise import generators_of
         from ldm_us.diffusion.sampling import conditions_of, denoise, draw_start
 
-        model = ldm_us.load_model(settings.weights, settings.device, settings.torch_dtype)
+        networks = ("vae", "text", "unet")  # as their folder has
+        model = ldm_us.load_model(settings.weights, settings.device, settings.torch_dtype, networks)
         sampling = ldm_us.Sampling(steps=2, guidance=7.5, size=settings.size).resolved(model.config, False)
         generators = generators_of([0])
         with torch.no_grad():

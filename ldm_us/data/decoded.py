@@ -34,13 +34,16 @@ from ldm_us.data.records import (
     small_lesions,
     union_of_masks,
 )
+from ldm_us.data.structure import MaskFile, Structure
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.rows import Rows, as_tensor
 from ldm_us.runtime.entry import note
 
 SETTLED = 2.0  # seconds after a change from which the next one has other times
 TOGETHER = 64  # files whose values are written at once
-CODE = ("decoded.py", "digests.py", "mask_rule.py", "records.py", "regions.py")  # that decides what files decode to
+CODE = (  # that decides what files decode to
+    *("decoded.py", "digests.py", "mask_rule.py", "medical.py", "records.py", "regions.py", "structure.py"),
+)
 Facts = NDArray[np.void]
 Index = NDArray[np.int64]
 
@@ -63,8 +66,8 @@ class Decoded:
         self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
         self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
         self.told = False  # that the folder cannot be written
-        self.names: dict[Path, str] = {}  # hashes of files, as this process has used them
-        self.stamps: dict[Path, tuple[int, ...]] = {}  # of these files, when they were hashed
+        self.names: dict[MaskFile, str] = {}  # hashes of files, as this process has used them
+        self.stamps: dict[MaskFile, tuple[int, ...]] = {}  # of these files, when they were hashed
 
     def image_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
         """A table of images, and the row in it of each record. ValueError: an image does not open."""
@@ -103,7 +106,7 @@ class Decoded:
             self.told = True
             note(f"{kept.refused.filename} cannot be written ({kept.refused.strerror}): this process alone keeps it.")
 
-    def check_unchanged(self, paths: Sequence[Path]) -> None:
+    def check_unchanged(self, paths: Sequence[MaskFile]) -> None:
         """Refuse files that are not those that were hashed: their pixels would be kept under a wrong name for good."""
         for path in paths:
             if path in self.stamps and self.stamps[path] != stamp(path):
@@ -131,11 +134,11 @@ class Decoded:
         self.check_unchanged(record.masks)
         return row
 
-    def file_names(self, paths: Sequence[Path]) -> list[str]:
+    def file_names(self, paths: Sequence[MaskFile]) -> list[str]:
         """What stands for the content of each file: its hash where it is kept, in this process its path."""
         return list(map(str, paths)) if self.folder is None else self.file_hashes(paths)
 
-    def file_hashes(self, paths: Sequence[Path]) -> list[str]:
+    def file_hashes(self, paths: Sequence[MaskFile]) -> list[str]:
         """SHA-256 of each file, as hexadecimal: the same for the life of this process."""
         asked = list(dict.fromkeys(path for path in paths if path not in self.names))
         signatures = list(map(signature, asked)) if self.folder is not None else [""] * len(asked)
@@ -153,8 +156,10 @@ class Decoded:
         return [self.names[path] for path in paths]
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, which is refused as an image is."""
+def hash_of(path: MaskFile) -> str:
+    """SHA-256 of a file, which is refused as an image is, or of what is drawn."""
+    if isinstance(path, Structure):
+        return path.digest()
     try:
         return sha256_file(path)
     except OSError:
@@ -162,16 +167,16 @@ def hash_of(path: Path) -> str:
         raise
 
 
-def stamp(path: Path) -> tuple[int, ...]:
-    """Inode, size and both times of a file; nothing where there is none."""
+def stamp(path: MaskFile) -> tuple[int, ...]:
+    """Inode, size and both times of a file; nothing where there is none, or a structure of one."""
     try:
-        found = os.stat(path)
+        found = () if isinstance(path, Structure) else os.stat(path)
     except OSError:
         return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else ()
 
 
-def signature(path: Path) -> str:
+def signature(path: MaskFile) -> str:
     """What tells a file from any other and from itself before a change; empty where that cannot be told.
 
     A program may set the time of a file's content, but not that of its last change. Whole seconds are not the time of a
@@ -179,7 +184,7 @@ def signature(path: Path) -> str:
     """
     found = stamp(path)
     settled = found and time.time() - found[-1] / 10**9 > SETTLED and found[-1] % 10**9
-    return json.dumps([os.path.abspath(path), *found]) if settled else ""
+    return json.dumps([os.path.abspath(str(path)), *found]) if settled else ""
 
 
 @cache

@@ -17,7 +17,7 @@ from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.originals import advice, import_command, option_for
-from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json
+from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json, read_tensors
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
 
@@ -127,13 +127,15 @@ def load_part(
     The weights are copied: a file that is overwritten later must not reach into a model that was read from it.
     """
     target = torch.float32 if dtype is None else dtype
-    with open_model_file(path) as file:
-        names = [name for name in file.keys() if name.startswith(f"{part}.")]  # noqa: SIM118
-        state = {name: file.get_tensor(name).to(device, target, copy=True) for name in names}
-    for name, value in state.items():
-        check_numbers(path, name, value)
+    state: dict[str, Tensor] = {}
+    try:
+        for name, value in read_tensors(path, f"{part}."):
+            check_numbers(path, name, value)
+            state[name.removeprefix(f"{part}.")] = value.to(device, target)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}). Copy it again.") from error
     module = model.get_submodule(part)
-    module.load_state_dict({name.removeprefix(f"{part}."): state[name] for name in names}, strict=True, assign=True)
+    module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
 
 

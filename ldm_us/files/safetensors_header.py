@@ -8,11 +8,15 @@ The metadata hold JSON themselves, such as a config, a lineage or the settings o
 
 import json
 import math
+import os
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, check_name, check_shape, shown
 
@@ -54,19 +58,43 @@ def open_safetensors(path: Path | str) -> safe_open:
     return safe_open(path, framework="pt")
 
 
+def read_tensors(path: Path | str, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors whose names begin with `prefix`, each read into memory of its own. Raise SafetensorError or OSError.
+
+    The library maps a file, whose pages stay in memory beside the copies until it is closed: half as much again.
+    """
+    with _opened(path) as file:
+        for name, entry in _header_of(file).tensors.items():
+            if name.startswith(prefix):
+                if entry.dtype not in DTYPES:
+                    raise SafetensorError(f"{name} has the type {entry.dtype}, which is not read here")
+                data = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+                file.seek(entry.begin)
+                if file.readinto(memoryview(data.numpy())) != len(data):
+                    raise SafetensorError("it was cut short while it was read")
+                yield name, data.view(DTYPES[entry.dtype]).view(entry.shape)
+
+
 def read_header(path: Path | str) -> Header:
     """Read and check the header alone. Raise SafetensorError, which does not name the file, for anything wrong."""
-    path = Path(path)
-    size = path.stat().st_size
-    if not path.is_file():  # a pipe would be waited for
+    with _opened(path) as file:
+        return _header_of(file)
+
+
+def _opened(path: Path | str) -> BufferedReader:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
         raise SafetensorError("it is a folder, a device or a pipe")
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise SafetensorError(f"cut short, or of another format: no header of {length} bytes in its {size} bytes")
-        if length > DESCRIPTION_LIMIT:
-            raise SafetensorError(f"its header has {length} bytes, more than the {DESCRIPTION_LIMIT} of any model")
-        text = file.read(length)
+    return open(path, "rb")
+
+
+def _header_of(file: BufferedReader) -> Header:
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise SafetensorError(f"cut short, or of another format: no header of {length} bytes in its {size} bytes")
+    if length > DESCRIPTION_LIMIT:
+        raise SafetensorError(f"its header has {length} bytes, more than the {DESCRIPTION_LIMIT} of any model")
+    text = file.read(length)
     try:
         return _checked(parse_json(text), 8 + length, size)
     except ValueError as error:

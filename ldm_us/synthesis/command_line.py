@@ -57,6 +57,8 @@ def add_what(add: Callable[..., object]) -> None:
     add("--class", dest="labels", action="append", default=[], metavar="NAME", help="a class of the model (all)")
     add("--prompt", metavar="TEXT", help="any other text instead of a class")
     add("--negative-prompt", default="", metavar="TEXT", help="what to steer away from (nothing)")
+    add("--prompt-weights", action="store_true", help="read (word:1.3), (word), [word] in prompts, as A1111 does")
+    add("--long-prompts", type=int, metavar="N", help="read prompts in N chunks of 75 tokens (as the model was taught)")
     add("--mask", type=Path, metavar="PATH", help="a mask, white on black, or a folder of masks")
     add("--n", type=int, metavar="N", help="samples of each; with --balance of all (4)")
     add("--balance", type=float, nargs="+", metavar="X", help="shares or counts, in the order of --info")

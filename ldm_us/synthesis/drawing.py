@@ -28,6 +28,7 @@ from ldm_us.diffusion.noise import generators_of
 from ldm_us.diffusion.sampling import Step, computing, conditions_of, decode, denoise, draw_start, finished
 from ldm_us.synthesis.explain import attention_picture, control_picture, record, trajectory
 from ldm_us.synthesis.inputs import edited_images, load_masks
+from ldm_us.synthesis.prompt_weights import weigh_conditions
 from ldm_us.synthesis.recipe import FromNoise, Inversion, Recipe, Region
 
 
@@ -59,7 +60,7 @@ def draw_samples(
     added: the further ControlNets of the recipe, with hints (1, 3, H, W). strips: "trajectory" and "explain", pictures
     of how a sample came about, which need one sample in a network call.
     """
-    model, sampling = of_edition(model, recipe.edition), recipe.sampling
+    model, sampling = reading_as(of_edition(model, recipe.edition), recipe.long_prompts), recipe.sampling
     together = 1 if sampling.exact else len(wanted)
     parts, stopped = [wanted[first : first + together] for first in range(0, len(wanted), together)], Event()
 
@@ -110,7 +111,7 @@ def draw_part(
         images = pictured(model, steps[-1], recipe, generators)
         pictures = {"trajectory": trajectory(model, steps)} if "trajectory" in strips else {}
     if seen is not None:
-        pictures["attention"] = attention_picture(seen, images[0], part[0].prompt)
+        pictures["attention"] = attention_picture(seen, images[0], recipe.plain(part[0].prompt))
         pictures |= {"control": control_picture(seen)} if seen.control else {}
     return [Drawn(x, pictures) for x in images.float().cpu()]
 
@@ -124,6 +125,15 @@ def of_edition(model: LatentDiffusion, edition: int) -> LatentDiffusion:
     return older
 
 
+def reading_as(model: LatentDiffusion, chunks: int | None) -> LatentDiffusion:
+    """The model reading prompts in so many chunks, with the same weights; None: as it does."""
+    if chunks is None:
+        return model
+    other = copy.copy(model)
+    other.set_chunks(chunks)
+    return other
+
+
 def walk(
     model: LatentDiffusion,
     wanted: Sequence[Wanted],
@@ -133,10 +143,13 @@ def walk(
 ) -> Iterator[Step]:
     """Go the way of a recipe to the latents of these samples: from noise, from an image, by region or by inversion."""
     sampling, begin = recipe.sampling, recipe.begin
-    prompts, drawn = [one.prompt for one in wanted], [one.mask for one in wanted if one.mask is not None]
+    prompts, drawn = [recipe.plain(one.prompt) for one in wanted], [one.mask for one in wanted if one.mask is not None]
     masks = torch.stack(drawn) if drawn else None
     terms = [sampling.limited(replace(term, hint=term.hint.expand(len(wanted), -1, -1, -1))) for term in added]
-    conditions = conditions_of(model, prompts, sampling, recipe.negative_prompt, masks, terms)
+    conditions = conditions_of(model, prompts, sampling, recipe.plain(recipe.negative_prompt), masks, terms)
+    if recipe.prompt_weights:
+        written = [one.prompt for one in wanted]
+        conditions = weigh_conditions(conditions, written, recipe.negative_prompt, model.config.text)
     if isinstance(begin, FromNoise):
         z_T = draw_start(model, sampling, generators, prompts)
         yield from denoise(model, z_T, conditions, generators, sampling)
@@ -148,7 +161,7 @@ def walk(
         clean_level = model.schedule.final_alpha_bar if recipe.edition == 1 else 1.0
         yield from inpaint(model, x, region, conditions, generators, sampling, begin.resample, clean_level)
     elif isinstance(begin, Inversion):
-        source = source_conditions(model, recipe, prompts)
+        source = source_conditions(model, recipe, [one.prompt for one in wanted])
         yield from edit_by_inversion(model, x, source, conditions, sampling, begin.strength, begin.iterations)
     else:
         yield from image_to_image(model, x, conditions, generators, sampling, begin.strength)
@@ -171,4 +184,5 @@ def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[
     assert isinstance(begin, Inversion)
     shown = prompts if begin.source_prompt is None else [begin.source_prompt] * len(prompts)
     masks = None if begin.source_mask is None else load_masks(begin.source_mask, recipe.size, len(prompts))
-    return conditions_of(model, shown, sampling, masks=masks)
+    conditions = conditions_of(model, [recipe.plain(prompt) for prompt in shown], sampling, masks=masks)
+    return weigh_conditions(conditions, shown, "", model.config.text) if recipe.prompt_weights else conditions

@@ -111,7 +111,9 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
         guidance_interval=None if interval is None else tuple(interval),
         **{name: values[name] for name in (*same, "guess", "size", "tile", "threads", "prior", "grain")},
     )
-    return Recipe(sampling, values["negative_prompt"], begin, tuple(map(parse_added, values["also_control"])))
+    added = tuple(map(parse_added, values["also_control"]))
+    read = {name: values[name] for name in ("prompt_weights", "long_prompts")}
+    return Recipe(sampling, values["negative_prompt"], begin, added, **read)
 
 
 def beginning_of(values: dict[str, Any]) -> Beginning:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from ldm_us.config import ITERATIONS, STRENGTH
+from ldm_us.config import ITERATIONS, LIMITS, STRENGTH
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.editing import first_step
@@ -19,6 +19,7 @@ from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.safetensors_header import parse_json
 from ldm_us.synthesis.old_fields import settings_of_old_fields
+from ldm_us.synthesis.prompt_weights import plain_text
 
 Given = Mapping[str, Sequence[Path]]  # the files of each option of the command line, by its name: init, also_control
 
@@ -64,8 +65,10 @@ class Inversion:
 
 
 Beginning = FromNoise | FromImage | Region | Inversion
-SETTINGS = {"sampling", "negative_prompt", "begin", "controls", "edition"}  # the tables of a recipe in JSON
 EDITION = 2  # the newest
+# Fields that JSON has where they are not these.
+RARE: dict[str, Any] = {"edition": 1, "prompt_weights": False, "long_prompts": None}
+SETTINGS = {"sampling", "negative_prompt", "begin", "controls", *RARE}  # the tables of a recipe in JSON
 BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
 
 
@@ -92,12 +95,16 @@ class Recipe:
     controls: tuple[AddedControl, ...] = ()
     # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level, the last 32 bits of a seed
     edition: int = EDITION
+    prompt_weights: bool = False  # read (word:1.3) in prompts, see prompt_weights.py
+    long_prompts: int | None = None  # chunks of 75 tokens that a prompt may have; None: the model's own
 
     def __post_init__(self) -> None:
         if self.sampling.sampler == "dpm" and isinstance(self.begin, Region):
             raise ValueError("--inpaint changes what a step has made, which --sampler dpm remembers: use ddim or ddpm.")
         if self.edition not in range(1, EDITION + 1):
             raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
+        if self.long_prompts not in (None, *range(1, LIMITS["chunks"] + 1)):
+            raise ValueError(f"--long-prompts {self.long_prompts}: use 1 to {LIMITS['chunks']} chunks of 75 tokens.")
 
     def settled(self, schedule: Schedule, last_seed: int) -> "Recipe":
         """In the oldest edition that draws the same: its folders go on, and older software knows its pictures.
@@ -108,6 +115,10 @@ class Recipe:
         older = dataclasses.replace(schedule, whole_spacing=True)
         same = not region and last_seed < 2**32 and ddim_timesteps(older, steps) == ddim_timesteps(schedule, steps)
         return dataclasses.replace(self, edition=1) if same else self
+
+    def plain(self, prompt: str) -> str:
+        """The words of a prompt, without weights where these are read."""
+        return plain_text(prompt) if self.prompt_weights else prompt
 
     @property
     def size(self) -> int:
@@ -134,7 +145,7 @@ class Recipe:
         sampling = dataclasses.asdict(self.sampling)
         if self.sampling.tile is None:  # a field of newer software alone: older reads all other pictures
             del sampling["tile"]
-        return ({} if self.edition == 1 else {"edition": self.edition}) | {
+        return {name: getattr(self, name) for name, usual in RARE.items() if getattr(self, name) != usual} | {
             "sampling": sampling,
             "negative_prompt": self.negative_prompt,
             "begin": {"from": kind} | _plain(self.begin),
@@ -158,7 +169,7 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
             str(values["negative_prompt"]),
             _build(kind, _with_files(begin, given, digest)),
             tuple(_build(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
-            values.get("edition", 1),
+            *(values.get(name, usual) for name, usual in RARE.items()),
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"the settings are no Recipe ({error!r})") from error

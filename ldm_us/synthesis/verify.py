@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_us.data.records import load_mask, open_image
+from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
@@ -24,7 +25,7 @@ from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
 from ldm_us.synthesis.inputs import load_added
 from ldm_us.synthesis.recipe import AddedControl, Given, Recipe, Region, read_recipe, settings_of
 from ldm_us.synthesis.watermark import add_watermark, has_watermark, watermark_version
-from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
+from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler, taught_words
 
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
 # on a CPU: at most 0.00006 in fp32 and 0.087 in bf16. A GPU convolves in TF32, whose rounding is nearer to bf16's.
@@ -64,6 +65,11 @@ class Means:
         default_factory=lambda: lru_cache(maxsize=1)(load_all)
     )
 
+    @cached_property
+    def words(self) -> Words:
+        """What the model was taught."""
+        return taught_words(self.source)
+
 
 def verify(path: Path, means: Means) -> Verdict:
     """Compare a sample with what its fields give on this machine, pixel by pixel.
@@ -87,7 +93,11 @@ def verify(path: Path, means: Means) -> Verdict:
         size = recipe.size
     except ValueError as error:
         unreadable.append(f"settings: {error}")
-    problems = changed_since(picture, text, size) + untrue_claims(text) + other_files(text, means.source, means.digest)
+    problems = (
+        changed_since(picture, text, size)
+        + untrue_claims(text, means.words)
+        + other_files(text, means.source, means.digest)
+    )
     problems += unreadable
     if not problems and means.mask is not None and text.get("mask_sha256") not in means.masks(means.mask, size):
         problems.append(f"mask: made with {text.get('mask', 'none')}, which is not --mask {means.mask}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm_us.data.audit.summary import format_names, named, showing_lesions
 from ldm_us.data.decoded import TOGETHER, Decoded, Pictures, check_pairs
-from ldm_us.data.mixing import check_weights
+from ldm_us.data.mixing import check_weights, class_shares, group_shares
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.readers.left_out import more_than_a_few
@@ -35,8 +35,8 @@ class TrainingSet:
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
     moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
-    weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
-    folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
+    weights: tuple[float, ...] | None = None  # shares of the folders, or of their classes; None: all images alike
+    folder_index: Tensor | None = None  # (n,) int64: which of these each image is of, where there are weights
     keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
     images: set[bytes] = field(default_factory=set)  # digests of the images, as a lineage keeps them
 
@@ -97,12 +97,25 @@ def load_training_set(
     )
 
 
-def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
-    """Let batches be drawn from the folders in these shares, in place; None leaves every image equally likely."""
-    if weights is None:
+def mix_folders(
+    data: TrainingSet,
+    folders: Sequence[Path],
+    weights: tuple[float, ...] | None,
+    classes: tuple[str, ...] | None = None,
+) -> None:
+    """Let batches be drawn from the folders, and from the classes of each, in these shares, in place.
+
+    None leaves every image equally likely.
+    """
+    if weights is None and classes is None:
         return
-    index = [next(i for i, folder in enumerate(folders) if r.image.is_relative_to(folder)) for r in data.records]
-    check_weights([index.count(i) for i in range(len(folders))], weights)
+    index = [0] * len(data)
+    if weights is not None:
+        index = [next(i for i, folder in enumerate(folders) if r.image.is_relative_to(folder)) for r in data.records]
+        check_weights([index.count(i) for i in range(len(folders))], weights)
+    if classes is not None:
+        labels = [record.label for record in data.records]
+        weights, index = group_shares(index, labels, weights or (1.0,), class_shares(classes, labels))
     data.weights, data.folder_index = weights, torch.tensor(index)
 
 
@@ -117,16 +130,16 @@ def check_hints(data: TrainingSet) -> list[str]:
             f"--data: the masks of all {len(data)} training images are empty, so a ControlNet has nothing to learn "
             "from. Give images with drawn lesions."
         )
-    shown = showing_lesions(record for record, has_lesion in zip(data.records, drawn, strict=True) if has_lesion)
-    lesions = [i for i, record in enumerate(data.records) if record.label in shown]
-    empty = [data.records[i].image.name for i in lesions if not drawn[i]]
+    has_lesion = {record for record, has in zip(data.records, drawn, strict=True) if has}
+    lesions = showing_lesions(data.records, has_lesion)
+    empty = [record.image.name for record in lesions if record not in has_lesion]
     if not empty:
         return []
-    found = f"of {len(lesions)} {named(shown)}, these have no lesion in their masks or no mask: {format_names(empty)}"
+    found = f"of {len(lesions)} {named(lesions)}, these have no lesion in their masks or no mask: {format_names(empty)}"
     if more_than_a_few(len(empty), len(lesions)):
         raise ValueError(
             f"--data: {found}. A ControlNet would learn to put a lesion where the mask has none. Draw their lesions, "
-            "give them the class normal, or remove them."
+            "give them a class without any, such as normal, or remove them."
         )
     return [f"{found}."]
 

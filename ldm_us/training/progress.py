@@ -46,7 +46,7 @@ def held_out_stage(training: Stage, data: TrainingSet) -> Stage | None:
     """The stage on held-out images, with the plain loss; None where there are none."""
     if len(data) == 0:
         return None
-    plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
+    plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0, augment=None)
     return Stage(training.model, data, plain, training.world)
 
 

@@ -12,13 +12,24 @@ from tqdm import tqdm
 
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
+from ldm_us.files.lineage import Lineage
 from ldm_us.networks.clip import tokenize
 from ldm_us.networks.precision import HALF
+from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.runtime.entry import note
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
-from ldm_us.training.batches import Batch, ImageBatch, LatentBatch, image_batch, latent_batch, own_places, step_indices
+from ldm_us.training.batches import (
+    Batch,
+    ImageBatch,
+    LatentBatch,
+    PixelBatch,
+    image_batch,
+    latent_batch,
+    own_places,
+    step_indices,
+)
 from ldm_us.training.cache import Cache, open_cache
 from ldm_us.training.dataset import TrainingSet, image_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
@@ -40,6 +51,7 @@ class Stage(Dataset):
         self.options = options
         self.world = world
         self.device = model.device
+        self.origin: tuple[Lineage, str] | None = None  # where the weights come from, and SHA-256 of the data
         self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
         self.adversary: Adversary | None = None  # the same
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")  # else does nothing
@@ -63,7 +75,15 @@ class Stage(Dataset):
     @cached_property
     def tokens(self) -> Tensor:
         """The prompts (prompts, n)."""
-        return tokenize(self.data.prompts, self.model.config.text.length).to(self.device)
+        text = self.model.config.text
+        return tokenize(self.data.prompts, text.length, text.chunks).to(self.device)
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image."""
+        config = self.model.config.vae
+        side = self.data.size // config.downsampling
+        return config.latent_channels, side, side
 
     def add_losses(self, features: Features | None) -> None:
         """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
@@ -77,7 +97,7 @@ class Stage(Dataset):
 
     def prepare(self, steps: Iterable[int]) -> None:
         """Have the latents of all images that these steps see; each process encodes its share of those missing."""
-        if self.options.stage == "vae":
+        if self.options.stage == "vae" or self.options.variations:
             return
         seen: set[int] = set()
         for step in steps:
@@ -100,7 +120,7 @@ class Stage(Dataset):
     def prompt_states(self) -> dict[int, Tensor]:
         """Text states (n, d) of each prompt, from the cache or from the text encoder."""
         prompts, config = self.data.prompts, self.model.config.text
-        shape = (config.length, config.width)
+        shape = (config.chunks * config.length, config.width)
         cache = open_cache(self.options.cache, "states", self.model, self.options.weights, shape)
         return self.computed(cache, prompts, "text", lambda i: self.model.text(self.tokens[i : i + 1])[0])
 
@@ -138,16 +158,15 @@ class Stage(Dataset):
         options, size = self.options, self.options.batch * self.options.accumulate
         places = own_places(size, options.accumulate, self.world.rank, self.world.size)
         draw, own = (options.seed, step, size, options.flip), torch.cat(places)
+        varied: tuple[Any, ...] = (options.variations, self.latent_shape) if options.augment else ()
         batch: Batch
         if options.stage == "vae":
-            config = self.model.config.vae
-            side = self.data.size // config.downsampling
-            shape = (config.latent_channels, side, side)
-            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(side, side), own)
+            noise_size = self.model.vae.noise_size(*self.latent_shape[1:])
+            batch = image_batch(self.data, self.latent_shape, *draw, noise_size, own, *varied[:1])
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
             learned = (options.caption_dropout, options.offset_noise, options.stage == "controlnet")
-            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own)
+            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own, *varied)
         cut = zip(*(value.split([len(part) for part in places]) for value in batch), strict=True)
         return [type(batch)(*part) for part in cut]
 
@@ -161,10 +180,12 @@ class Stage(Dataset):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
         context = None
-        if isinstance(batch, LatentBatch) and self.states and self.context is None:
+        if not isinstance(batch, ImageBatch) and self.states and self.context is None:
             context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()])
             context = context.to(self.device, non_blocking=True)
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
+        if isinstance(batch, PixelBatch):
+            batch = self.encoded(batch)
         with self.autocast():
             if isinstance(batch, ImageBatch):
                 return vae_loss(self.model, batch, self.perceptual, self.adversary)
@@ -174,6 +195,13 @@ class Stage(Dataset):
                 context = self.model.text(self.tokens[batch.prompt_index])
             use_control = self.options.stage == "controlnet"
             return ddpm_loss(self.model, batch, context, use_control, self.options.min_snr)
+
+    @torch.no_grad()
+    def encoded(self, batch: PixelBatch) -> LatentBatch:
+        """With latents, in float32 and each image by itself, as cached ones are made."""
+        moments = torch.cat([self.model.vae.moments(x[None]).float() for x in batch.x])
+        posterior = posterior_from_moments(moments, self.model.vae.scale)
+        return LatentBatch(posterior.mean + posterior.std * batch.noise, *batch[2:])
 
 
 class StageLoss(nn.Module):

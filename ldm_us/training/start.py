@@ -32,7 +32,7 @@ WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws 
 WARMUP_LR = 1e-3
 BROUGHT = {  # the fields of each table of a config that come with trained weights, whatever --preset says
     "vae": ("scale", "whitened", "grain", "grain_bands", "noise_levels"),
-    "text": ("prompt_tokens",),
+    "text": ("prompt_tokens", "chunks"),
     "unet": (),
     "schedule": ("start_prior", "prior_prompts", "prediction"),
 }
@@ -43,7 +43,8 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
     renewed: list[str] = []
     if options.weights is not None:
-        model = load_model(options.weights, options.device, parts=needed_parts(options))
+        parts = {*needed_parts(options), *(["vae"] * bool(options.variations))}
+        model = load_model(options.weights, options.device, parts=parts)
         lineage, parent = read_lineage(read_metadata(options.weights)), sha256_file(options.weights)
         if options.preset is not None:
             model, renewed = with_new_part(options, model)
@@ -54,6 +55,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     if options.precision == "fp16" and options.stage == "vae":
         raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     model.set_prediction(options.objective or model.config.schedule.prediction)
+    model.set_chunks(options.long_prompts or model.config.text.chunks)
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
@@ -61,8 +63,7 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
             model.add_controlnet()
-    size = options.size or model.config.image_size
-    check_size(model.config, size)
+    check_size(model.config, size := options.size or model.config.image_size)
     if options.adversarial is not None and size < SMALLEST:
         raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
     return model, dataclasses.replace(lineage, parent=parent), notes
@@ -116,9 +117,8 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
         f"seed {options.seed}, {options.precision} on {options.device}{memory and f', {memory}'}",
     ]
     if options.dry_run:
-        resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
-        whole = {"run": resolved, "model": dataclasses.asdict(model.config)}
-        lines.insert(0, json.dumps(whole, indent=2, default=str))
+        run = vars(options) | {"lr": options.learning_rate, "steps": steps}
+        lines.insert(0, json.dumps({"run": run, "model": dataclasses.asdict(model.config)}, indent=2, default=str))
     return "\n".join(lines)
 
 

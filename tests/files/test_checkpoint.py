@@ -18,12 +18,14 @@ from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.checkpoint import (
     LazyTensor,
     load_model,
+    load_part,
     model_metadata,
     read_metadata,
     save_model,
     write_safetensors,
     write_state_dict,
 )
+from ldm_us.files.safetensors_header import read_tensors
 
 SMALL = ModelConfig(
     name="small",
@@ -251,3 +253,16 @@ def test_loading_imports_no_compiler():
     code = "import sys, ldm_us; ldm_us.load_model(ldm_us.BUNDLED); print('torch._dynamo' in sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"
+
+
+def test_weights_are_read_once_into_memory_of_their_own_and_nothing_of_the_file_stays_mapped(model, tmp_path):
+    """What the library maps counts beside its copies: the memory of a loaded model was half as large again."""
+    save_model(model, path := tmp_path / "model.safetensors")
+    found = dict(read_tensors(path, "unet."))
+    assert {f"unet.{name}": value.tolist() for name, value in model.unet.state_dict().items()} == {
+        name: value.tolist() for name, value in found.items()
+    }
+    assert all(value.data_ptr() % 64 == 0 for value in found.values() if value.numel())
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_part(model, path, "vae", "cpu")

@@ -107,10 +107,11 @@ def loss_of_shapes(model: LatentDiffusion, options: TrainOptions) -> Tensor:
     if options.stage == "vae":
         noise = torch.empty(images, model.vae.noise_size(side, side))
         return vae_loss(model, ImageBatch(torch.empty(images, 3, size, size), z, noise))[0]
-    context = torch.empty(images, config.text.length, config.text.width)
+    tokens = config.text.chunks * config.text.length
+    context = torch.empty(images, tokens, config.text.width)
     index = torch.zeros(images, dtype=torch.int64)
     if options.trains_text:
-        context = model.text(torch.zeros(images, config.text.length, dtype=torch.int64))
+        context = model.text(torch.zeros(images, tokens, dtype=torch.int64))
     mask = torch.empty(images, 1, size, size, dtype=torch.bool)
     batch = LatentBatch(z, index, mask, index, z)
     return ddpm_loss(model, batch, context, options.stage == "controlnet", options.min_snr)[0]
