@@ -16,6 +16,8 @@ from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.pictures import to_picture
+from ldm_us.runtime.entry import note
+from ldm_us.runtime.machine import emulation_notes
 from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, recorded_loras, untrue_claims
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
@@ -43,7 +45,9 @@ def load_all(
     source: Source, device: str, controls: tuple[AddedControl, ...], size: int, precision: str
 ) -> tuple[LatentDiffusion, list[ControlTerm]]:
     """The model, and the terms of these further ControlNets."""
-    model, _ = load_sampler(source, device, lambda note: None, precision)
+    for sentence in emulation_notes(precision, device):
+        note(sentence)
+    model, _ = load_sampler(source, device, lambda sentence: None, precision)
     return model, load_added(controls, model, device, size)
 
 
