@@ -1,6 +1,6 @@
 """Weights of words in a prompt, as A1111 has them: (word:1.3), (word) is 1.1, [word] is 1 / 1.1, \\( is a parenthesis.
 
-Source: modules/prompt_parser.py and sd_hijack_clip.py of AUTOMATIC1111/stable-diffusion-webui: the states of a word's
+Source: prompt parser and text encoder of AUTOMATIC1111's stable-diffusion-webui: the states of a word's
 tokens are multiplied by its weight, then all states of the chunk of 77 by one number that restores their mean. There
 the mean is over a batch, here over one prompt, so that no sample depends on another.
 """

@@ -1,8 +1,8 @@
 """Read CAMUS, echocardiography of 500 patients.   Leclerc et al., IEEE Trans. Med. Imaging 38(9) (2019) 2198.
 
-Layout: `patient0001/patient0001_2CH_ED.nii.gz` (or `.mhd` with its `.raw`) and `patient0001_2CH_ED_gt.nii.gz`: two
+Layout: patient0001/patient0001_2CH_ED.nii.gz (or `.mhd` with its `.raw`) and patient0001_2CH_ED_gt.nii.gz: two
 views, of two and four chambers (2CH, 4CH), at end diastole and end systole (ED, ES). The class is view and phase, a
-patient is a group, and the levels of a `_gt` are three structures. Sequences of frames are not read. Extra `medical`.
+patient is a group, and the levels of a mask are three structures. Sequences of frames are not read. Extra `medical`.
 """
 
 from itertools import product

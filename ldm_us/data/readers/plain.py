@@ -2,7 +2,7 @@
 
 - A caption is the `.txt` beside an image; else the prompt is the template of dataset.json with the class.
 - The class is the folder that is named as one of dataset.json.
-- A mask has the name of its image with `_mask` (`_mask_1`, ...) in it, or lies in a folder `masks` (`trainval-mask`)
+- A mask has the name of its image with _mask (_mask_1, ...) in it, or lies in a folder `masks` (`trainval-mask`)
   where its image lies in `images` (`trainval-image`).
 - A DICOM file says whose it is: the images of a patient are one group, which has a number and no name.
 

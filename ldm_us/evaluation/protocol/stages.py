@@ -4,7 +4,6 @@ A run folder that train.py has finished with the same settings is taken over: tr
 nothing left to do. stages.json says what is finished.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -107,19 +106,19 @@ def check_stages(stages: Sequence[Stage]) -> None:
             raise ValueError(f"the stage {stage.name}: {error}") from error
 
 
-def asked_samples(stage: Stage) -> argparse.Namespace:
-    """The options of a sample stage, with a balance; unchecked: its device may be another machine's."""
+def asked_samples(stage: Stage) -> tuple[Sequence[float], int | None]:
+    """--balance and --n of a sample stage; unchecked: its device may be another machine's."""
     options = build_parser().parse_args(stage.arguments)
     if options.balance is None:
         raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
-    return options
+    return options.balance, options.n
 
 
 def wanted_samples(stage: Stage, classes: Sequence[str]) -> tuple[int, ...]:
     """How many samples of each class of the training images a stage makes."""
-    options = asked_samples(stage)
+    balance, n = asked_samples(stage)
     try:
-        return class_counts(options.balance, options.n, classes)
+        return class_counts(balance, n, classes)
     except ValueError as error:
         raise ValueError(f"the stage {stage.name}: {error}") from error
 
