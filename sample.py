@@ -36,7 +36,7 @@ from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.runtime.processes import World, joined
-from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.drawing import Wanted, at_a_time, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import (
     COMMAND,
@@ -129,7 +129,7 @@ def make_samples(
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
-        while samples := list(islice(left, options.batch)):
+        while samples := list(islice(left, at_a_time(options.batch, recipe, options.device))):
             masks = [load_mask(one.subject.masks, recipe.size) if plan.masked else None for one in samples]
             wanted = [Wanted(one.subject.prompt, one.seed, mask) for one, mask in zip(samples, masks, strict=True)]
             drawn = draw_samples(model, wanted, recipe, added, strips, bar)

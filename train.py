@@ -77,11 +77,12 @@ def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage, notes = start_model(options)
     free_weights(model, options)
-    options, memory = fitted(model.config, options)
+    options, memory = fitted(model, options)
     readings, said = captioned(read_folders(options.data), options.captions)
     size, with_pixels = options.size or model.config.image_size, options.stage == "vae" or bool(options.variations)
     decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
-    records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
+    every, share, device = records_of(readings), options.held_out, options.device
+    records, held_out = world.first_here(lambda: split_records(every, share, decoded, device))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
@@ -156,7 +157,7 @@ def train(
             if stage.adversary is not None:
                 values |= stage.adversary.update(learning_rate)
 
-            stopping = world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0  # in all, whichever it reached
+            stopping = stage.hears(step) and world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0
             last = stopping or step == steps.stop
             log.add(step, values | {"lr": learning_rate}, options.images_per_step, ended, waited)
             bar.update()
@@ -213,7 +214,7 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) ->
             state["adversary"] = stage.adversary.state_dict()
         if stage.scaler.is_enabled():
             state["scaler"] = stage.scaler.state_dict()
-        save_state(options.out, step, state, stage.world)
+        save_state(options.out, step, state, stage.world, wait=last)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # bench is not installed
 
+from ldm_us.data.organ import BREAST
 from ldm_us.runtime.command_line import answer_at_once, short_usage
 from ldm_us.runtime.help_page import describe
 
@@ -42,7 +43,7 @@ from torch import Tensor
 
 from ldm_us.config import BUNDLED
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import CLASSES, class_prompt, load_image
+from ldm_us.data.records import load_image
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
 from ldm_us.diffusion.sampling import Sampling, computing, conditions_of, denoise, draw_start
@@ -71,20 +72,20 @@ def main(argv: list[str] | None = None) -> int:
     model, (network, _) = load_model(BUNDLED), load_judge(BUNDLED.with_name("judge.safetensors"))
     images = read_datasets(options.data)
     records = with_lesions(images, options.masks, model.config.image_size)
-    asked = [label for label in CLASSES for _ in range(options.n)]
+    asked = [label for label in BREAST.classes for _ in range(options.n)]
     real = [
         Shown(str(i), record.label, grey(load_image(record.image, model.config.image_size) / 2 + 0.5))
-        for label in CLASSES
+        for label in BREAST.classes
         for i, record in enumerate([one for one in images if one.label == label][: options.n])
     ]
-    prompts = [class_prompt(label) for label in CLASSES] * (LATENTS // len(CLASSES))
+    prompts = [BREAST.prompt(label) for label in BREAST.classes] * (LATENTS // len(BREAST.classes))
     far, _ = latents(model, prompts, MANY)
     print("| sampler | steps | guided at | calls | classes named as asked | Dice | two-sample AUC | ", end="")
     print("distance to 1,000 steps | s a sample |\n|---|---|---|---|---|---|---|---|---|")
     for row in ROWS:
         sampling = replace(row, threads=None, exact=False)
         started = time.process_time()
-        samples = draw_samples(model, [class_prompt(label) for label in asked], sampling, options.seed, BATCH)
+        samples = draw_samples(model, [BREAST.prompt(label) for label in asked], sampling, options.seed, BATCH)
         seconds = (time.process_time() - started) / len(asked)
         named = judge(network, samples).labels
         right = sum(a == b for a, b in zip(asked, named, strict=True)) / len(asked)

@@ -34,12 +34,16 @@ from ldm_us.data.records import (
     small_lesions,
     union_of_masks,
 )
+from ldm_us.data.structure import MaskFile, Structure
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.rows import Rows, as_tensor
+from ldm_us.runtime.entry import note
 
 SETTLED = 2.0  # seconds after a change from which the next one has other times
 TOGETHER = 64  # files whose values are written at once
-CODE = ("decoded.py", "digests.py", "mask_rule.py", "records.py", "regions.py")  # that decides what files decode to
+CODE = (  # that decides what files decode to
+    *("decoded.py", "digests.py", "mask_rule.py", "medical.py", "records.py", "regions.py", "structure.py"),
+)
 Facts = NDArray[np.void]
 Index = NDArray[np.int64]
 
@@ -61,7 +65,9 @@ class Decoded:
         self.hashes = Rows(folder and folder / "files", 32)
         self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
         self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
-        self.names: dict[Path, str] = {}  # hashes of files, as this process has used them
+        self.told = False  # that the folder cannot be written
+        self.names: dict[MaskFile, str] = {}  # hashes of files, as this process has used them
+        self.stamps: dict[MaskFile, tuple[int, ...]] = {}  # of these files, when they were hashed
 
     def image_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
         """A table of images, and the row in it of each record. ValueError: an image does not open."""
@@ -88,7 +94,23 @@ class Decoded:
                 kept.add(together, np.stack(rows))
                 shown.update(len(together))
         kept.load()
-        return kept.find(keys)
+        self.tell_refused(kept)
+        at = kept.find(keys)
+        if (at < 0).any():
+            raise ValueError(f"{self.folder}: what was written there is gone. Start again; it is decoded anew.")
+        return at
+
+    def tell_refused(self, kept: Rows) -> None:
+        """Say once that a folder is for reading alone."""
+        if kept.refused is not None and not self.told:
+            self.told = True
+            note(f"{kept.refused.filename} cannot be written ({kept.refused.strerror}): this process alone keeps it.")
+
+    def check_unchanged(self, paths: Sequence[MaskFile]) -> None:
+        """Refuse files that are not those that were hashed: their pixels would be kept under a wrong name for good."""
+        for path in paths:
+            if path in self.stamps and self.stamps[path] != stamp(path):
+                raise ValueError(f"{path}: it was changed while it was read. Start again when nothing writes to it.")
 
     def decode_image(self, record: Record) -> Facts:
         """One row of the table of images."""
@@ -99,6 +121,7 @@ class Decoded:
         row["key"] = list(hashlib.sha256(grey.tobytes()).digest())
         row["shape"], row["small"] = picture.size, small_image(picture)
         row["pixels"] = grey.reshape(-1)[: row["pixels"].size]
+        self.check_unchanged([record.image])
         return row
 
     def decode_masks(self, record: Record) -> Facts:
@@ -108,13 +131,14 @@ class Decoded:
             row["shape"], row["share"] = union.size, (np.asarray(union) > 0).mean()
             row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, self.size)
             row["bits"] = np.packbits(mask_tensor(union, self.size).numpy() > 0.5)
+        self.check_unchanged(record.masks)
         return row
 
-    def file_names(self, paths: Sequence[Path]) -> list[str]:
+    def file_names(self, paths: Sequence[MaskFile]) -> list[str]:
         """What stands for the content of each file: its hash where it is kept, in this process its path."""
         return list(map(str, paths)) if self.folder is None else self.file_hashes(paths)
 
-    def file_hashes(self, paths: Sequence[Path]) -> list[str]:
+    def file_hashes(self, paths: Sequence[MaskFile]) -> list[str]:
         """SHA-256 of each file, as hexadecimal: the same for the life of this process."""
         asked = list(dict.fromkeys(path for path in paths if path not in self.names))
         signatures = list(map(signature, asked)) if self.folder is not None else [""] * len(asked)
@@ -122,16 +146,20 @@ class Decoded:
             self.hashes.load()
         at, new = self.hashes.find(signatures), {}
         for i, path in enumerate(tqdm(asked, desc="hashing files", unit="file", delay=1)):
+            self.stamps[path] = stamp(path)
             self.names[path] = self.hashes.rows[at[i]].tobytes().hex() if at[i] >= 0 else hash_of(path)
             if at[i] < 0 and signatures[i] and signatures[i] == signature(path):
                 new[signatures[i]] = list(bytes.fromhex(self.names[path]))
         if new:
             self.hashes.add(list(new), np.array(list(new.values()), np.uint8))
+            self.tell_refused(self.hashes)
         return [self.names[path] for path in paths]
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, which is refused as an image is."""
+def hash_of(path: MaskFile) -> str:
+    """SHA-256 of a file, which is refused as an image is, or of what is drawn."""
+    if isinstance(path, Structure):
+        return path.digest()
     try:
         return sha256_file(path)
     except OSError:
@@ -139,19 +167,24 @@ def hash_of(path: Path) -> str:
         raise
 
 
-def signature(path: Path) -> str:
+def stamp(path: MaskFile) -> tuple[int, ...]:
+    """Inode, size and both times of a file; nothing where there is none, or a structure of one."""
+    try:
+        found = () if isinstance(path, Structure) else os.stat(path)
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else ()
+
+
+def signature(path: MaskFile) -> str:
     """What tells a file from any other and from itself before a change; empty where that cannot be told.
 
     A program may set the time of a file's content, but not that of its last change. Whole seconds are not the time of a
     change: some file systems know no finer ones, and images of disks are given any.
     """
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ""
-    settled = time.time() - found.st_ctime > SETTLED and found.st_ctime_ns % 10**9
-    times = found.st_mtime_ns, found.st_ctime_ns
-    return json.dumps([os.path.abspath(path), found.st_ino, found.st_size, *times]) if settled else ""
+    found = stamp(path)
+    settled = found and time.time() - found[-1] / 10**9 > SETTLED and found[-1] % 10**9
+    return json.dumps([os.path.abspath(str(path)), *found]) if settled else ""
 
 
 @cache

@@ -30,6 +30,7 @@ class LatentDiffusion(nn.Module):
         self.text = TextEncoder(config.text)
         self.unet = UNet(config.unet)
         self.controlnet = None
+        self.tile: int | None = None  # pixels of a side, see tiles.py
         rank, prompts = config.schedule.start_prior, config.schedule.prior_prompts
         self.prior = StartPrior(config.vae.latent_channels, rank, prompts) if rank else None
         self.grain = Grain(config.vae.grain_bands) if config.vae.grain else None

@@ -206,7 +206,10 @@ RUN = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     options = build_parser().parse_args(argv)
+    chosen = vars(options).get("device") == "auto"
     check_words(vars(options))
+    if chosen:
+        print(f"on {options.device}", file=sys.stderr)
     return RUN[options.command](options)
 
 

@@ -151,7 +151,10 @@ def check_numbers(path: Path | str, name: str, value: Tensor) -> None:
 
 @contextmanager
 def loaded(model: LatentDiffusion, path: Path | str | None, *parts: str) -> Iterator[None]:
-    """Inside, the parts hold their weights; those that were on the meta device go back there after."""
+    """Inside, the parts hold their weights; those that were on the meta device go back there after.
+
+    Nothing keeps them meanwhile but the system, which has the pages of the file in memory while there is room for them.
+    """
     absent = [part for part in parts if on_meta(model.get_submodule(part))]
     assert path is not None or not absent, "only a model of a file can lack parts"
     for part in absent:

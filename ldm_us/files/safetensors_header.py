@@ -70,7 +70,7 @@ def read_tensors(path: Path | str, prefix: str) -> Iterator[tuple[str, Tensor]]:
                     raise SafetensorError(f"{name} has the type {entry.dtype}, which is not read here")
                 data = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
                 file.seek(entry.begin)
-                if file.readinto(data.numpy()) != len(data):
+                if file.readinto(memoryview(data.numpy())) != len(data):
                     raise SafetensorError("it was cut short while it was read")
                 yield name, data.view(DTYPES[entry.dtype]).view(entry.shape)
 

@@ -7,9 +7,10 @@ the Recipe is not exact, and the number of threads is a setting; on a CPU severa
 
 import copy
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from threading import Event
 from typing import NamedTuple
 
 import torch
@@ -61,10 +62,10 @@ def draw_samples(
     """
     model, sampling = reading_as(of_edition(model, recipe.edition), recipe.long_prompts), recipe.sampling
     together = 1 if sampling.exact else len(wanted)
-    parts = [wanted[first : first + together] for first in range(0, len(wanted), together)]
+    parts, stopped = [wanted[first : first + together] for first in range(0, len(wanted), together)], Event()
 
     def draw(part: Sequence[Wanted]) -> list[Drawn]:
-        return draw_part(model, part, recipe, added, strips, progress)
+        return draw_part(model, part, recipe, added, strips, progress, stopped)
 
     # Samples drawn side by side, each with its own threads of the CPU: two at once on two cores take half the time.
     on_cpu = model.device.type == "cpu" and sampling.threads is not None and "explain" not in strips
@@ -72,7 +73,18 @@ def draw_samples(
     if at_once <= 1:
         return [one for part in parts for one in draw(part)]
     with computing(model, sampling), ThreadPoolExecutor(at_once) as pool:  # the threads of MKL belong to the process
-        return [one for drawn in pool.map(draw, parts) for one in drawn]
+        try:
+            return [one for drawn in pool.map(draw, parts) for one in drawn]
+        except BaseException:  # Ctrl-C too: the others end with their step, else it would wait for whole samples
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def at_a_time(batch: int | None, recipe: Recipe, device: str) -> int:
+    """How many samples to give draw_samples: --batch; unless told four, on a CPU at least one a core."""
+    cores = torch.get_num_threads() // (recipe.sampling.threads or 1) if device == "cpu" else 1
+    return max(4, cores) if batch is None else batch
 
 
 @torch.no_grad()
@@ -83,13 +95,16 @@ def draw_part(
     added: Sequence[ControlTerm],
     strips: Sequence[str],
     progress: tqdm | None,
+    stopped: Event,
 ) -> list[Drawn]:
-    """Draw the samples of one network call after the other."""
+    """Draw the samples of one network call after the other, unless they are not wanted any more."""
     steps = list[Step]()
     generators = generators_of([one.seed if recipe.edition > 1 else one.seed % 2**32 for one in part])
     with computing(model, recipe.sampling) as model:
         with record(model) if "explain" in strips else nullcontext() as seen:
             for step in walk(model, part, recipe, added, generators):
+                if stopped.is_set():
+                    raise CancelledError
                 steps = [*steps, step] if "trajectory" in strips else [step]
                 if progress is not None:
                     progress.update(len(step.z))

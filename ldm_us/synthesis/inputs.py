@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.records import (
-    LESION_CLASSES,
     image_tensor,
     mask_tensor,
     open_image,
@@ -40,7 +39,7 @@ def check_masks(plan: Plan, size: int) -> tuple[str | None, list[str]]:
     Raise ValueError for one that does not fit.
     """
     if not plan.masked:
-        lesions = [label for label in LESION_CLASSES if any(subject.label == label for subject in plan.subjects)]
+        lesions = sorted({subject.label for subject in plan.subjects if subject.shows})
         if plan.layout == "busi" and lesions:
             return None, [f"without --mask there are no mask files for {' and '.join(lesions)}."]
         return None, []
@@ -49,7 +48,7 @@ def check_masks(plan: Plan, size: int) -> tuple[str | None, list[str]]:
         union = union_of_masks(subject.masks)
         mask = mask_tensor(union, size)
         where = f"{subject.masks[0] if subject.masks else subject.name} at {size}x{size} pixels"
-        check_mask(subject.label, bool(mask.any()), where)
+        check_mask(subject.label, subject.shows, bool(mask.any()), where)
         digest.update(bytes(mask.byte().numpy().data))
         if union is None:
             continue
@@ -112,7 +111,8 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], 
     if isinstance(begin, Inversion) and begin.source_mask is not None:
         lesion = bool(load_masks(begin.source_mask, recipe.size, 1).any())
         for prompt in prompts if begin.source_prompt is None else [begin.source_prompt]:
-            check_mask(words.label_of(recipe.plain(prompt)), lesion, f"--source-mask {begin.source_mask}")
+            label = words.label_of(recipe.plain(prompt))
+            check_mask(label, words.shows(label), lesion, f"--source-mask {begin.source_mask}")
         if model.controlnet is None:
             raise ValueError(
                 "--source-mask: no ControlNet in the weights to follow it. Train one: `train.py controlnet`."

@@ -142,8 +142,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; files are named and hashed."""
         (kind,) = [name for name, of_kind in BEGINNINGS.items() if type(self.begin) is of_kind]
+        sampling = dataclasses.asdict(self.sampling)
+        if self.sampling.tile is None:  # a field of newer software alone: older reads all other pictures
+            del sampling["tile"]
         return {name: getattr(self, name) for name, usual in RARE.items() if getattr(self, name) != usual} | {
-            "sampling": dataclasses.asdict(self.sampling),
+            "sampling": sampling,
             "negative_prompt": self.negative_prompt,
             "begin": {"from": kind} | _plain(self.begin),
             "controls": [_plain(control) for control in self.controls],

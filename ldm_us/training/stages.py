@@ -16,6 +16,7 @@ from ldm_us.files.lineage import Lineage
 from ldm_us.networks.clip import tokenize
 from ldm_us.networks.precision import HALF
 from ldm_us.networks.vae import posterior_from_moments
+from ldm_us.runtime.entry import note
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
@@ -37,6 +38,7 @@ from ldm_us.training.perceptual import Features, Perceptual
 from ldm_us.training.start import needed_parts
 
 TOGETHER = 16  # values that are written at a time: to wait for the disk takes longer than to write
+UNHEARD = 10  # batches on GPUs after which a signal to one of several processes is seen at the latest
 ON_DEVICE = 1000  # prompts whose states, 0.24 MB each of SD 1.5, lie where the networks are
 
 
@@ -137,6 +139,10 @@ class Stage(Dataset):
                     cache.write([keys[i] for i in some], torch.stack([compute(i) for i in some]))
         self.world.barrier()
         found = cache.read(keys)  # with what the other processes have computed
+        if cache.rows.refused is not None:
+            note(
+                f"--cache {self.options.cache} cannot be written ({cache.rows.refused.strerror}): kept in memory alone."
+            )
         if len(found) < len(keys):
             raise ValueError(
                 f"--cache {self.options.cache}: process {self.world.rank} does not see {len(keys) - len(found)} values "
@@ -166,11 +172,17 @@ class Stage(Dataset):
 
     __getitem__ = batches  # as torch's DataLoader asks for them
 
+    def hears(self, step: int) -> bool:
+        """Whether a step ends with asking all processes for signals: on GPUs in few, as they wait for the answer."""
+        alone = self.world.size == 1 or self.device.type == "cpu"
+        return alone or self.options.reads(step) or step % max(1, UNHEARD // self.options.accumulate) == 0
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
         context = None
         if not isinstance(batch, ImageBatch) and self.states and self.context is None:
-            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()]).to(self.device)
+            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()])
+            context = context.to(self.device, non_blocking=True)
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
         if isinstance(batch, PixelBatch):
             batch = self.encoded(batch)

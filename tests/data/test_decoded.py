@@ -1,5 +1,6 @@
 """What files decode to is kept: found without opening them, and never after a file has changed."""
 
+import errno
 import os
 import time
 
@@ -117,6 +118,47 @@ def test_a_file_that_has_just_changed_or_has_whole_seconds_is_hashed_every_time(
 
     monkeypatch.setattr(os, "stat", lambda _: Whole)
     assert signature(path) == ""
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_file_that_changes_between_its_hash_and_its_reading_is_refused_and_not_kept(records, tmp_path, mask):
+    decoded = Decoded(tmp_path / "cache", SIZE)
+    record = next(record for record in records if record.masks)
+    path = record.masks[0] if mask else record.image
+    decoded.file_hashes([path])
+    Image.new("L", (40, 48)).save(path)
+    facts = decoded.mask_facts if mask else decoded.image_facts
+    with pytest.raises(ValueError, match="changed while it was read") as refusal:
+        facts([record])
+    assert str(path) in str(refusal.value)
+    kept = Decoded(tmp_path / "cache", SIZE)
+    assert len((kept.masks if mask else kept.images).rows) == 0
+
+
+def test_rows_that_are_gone_are_not_taken_for_the_last_one(records, tmp_path, monkeypatch):
+    decoded = Decoded(tmp_path / "cache", SIZE)
+    monkeypatch.setattr(decoded.images, "add", lambda *_: None)
+    with pytest.raises(ValueError, match="what was written there is gone"):
+        decoded.image_facts(records)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_read_and_the_rest_is_kept_in_memory(
+    records, tmp_path, settled, capsys, monkeypatch, error
+):
+    folder = tmp_path / "cache"
+    load_training_set(records[:3], SIZE, True, Decoded(folder, SIZE, True))
+    whole = load_training_set(records, SIZE, True, Decoded(None, SIZE, True))
+
+    def refuse(file):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("ldm_us.files.rows.take_exclusive", refuse)
+    capsys.readouterr()
+    same(load_training_set(records, SIZE, True, Decoded(folder, SIZE, True)), whole)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert "cannot be written" in said
+    assert str(folder) in said
 
 
 def test_another_version_of_what_decodes_opens_all_again(records, tmp_path, settled, opened, monkeypatch):

@@ -65,6 +65,7 @@ def peak_bytes(config: ModelConfig, options: TrainOptions) -> int:
             del shapes
         free_weights(model, options)
         for part in parts:
+            norm_in_float32(part)
             if options.precision in HALF and options.weights is not None:
                 cast_weights(part, options.precision)
             if options.gradient_checkpointing and part is not model.text:
@@ -79,6 +80,13 @@ def peak_bytes(config: ModelConfig, options: TrainOptions) -> int:
             del loss
         del kept
         return living.peak
+
+
+def norm_in_float32(part: nn.Module) -> None:
+    """Let layer norms see float32, as under autocast on a GPU and not on a CPU: what they keep is twice as large."""
+    for module in part.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, seen: (seen[0].float(),))
 
 
 def moments_like(parameter: nn.Parameter, optimizer: str) -> list[Tensor]:
