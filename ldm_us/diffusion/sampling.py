@@ -22,7 +22,7 @@ from ldm_us.diffusion.dpm_solver import dpm_step
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
-from ldm_us.diffusion.tiles import PLACES, check_tile, decoded
+from ldm_us.diffusion.tiles import PLACES, check_tile, decode_tiles
 from ldm_us.networks.precision import computing_in
 
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
@@ -224,10 +224,11 @@ def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> 
     """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
     slices = z_0.to(model.vae.post_quant_conv.weight).split(max(1, PLACES // z_0[0, 0].numel()))
     noises = [None] * len(slices) if noise is None else noise.split(len(slices[0]))
-    x = torch.cat([decoded(model, *each) for each in zip(slices, noises, strict=True)]).float()
+    pairs = zip(slices, noises, strict=True)
+    x = torch.cat([model.vae.decode(*each) if model.tile is None else decode_tiles(model, *each) for each in pairs])
     if not bool(z_0.isfinite().all() and x.isfinite().all()):
         raise ValueError("a sample is not finite: its weights overflow. Try --precision fp32, or other weights.")
-    return (x / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
+    return (x.float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
 
 
 @contextmanager
@@ -236,8 +237,7 @@ def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[LatentDiff
 
     dpm has a trailing grid: it begins at the noisiest timestep, where few steps of a leading one begin far from noise.
     """
-    before = torch.get_num_threads()
-    model = copy.copy(model)  # the networks are the same ones
+    before, model = torch.get_num_threads(), copy.copy(model)  # the networks are the same ones
     model.tile = sampling.tile
     if sampling.sampler == "dpm":
         trailing = dataclasses.replace(model.schedule.config, spacing="trailing")

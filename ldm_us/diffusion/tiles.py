@@ -35,17 +35,16 @@ def moments_of(model: LatentDiffusion, x: Tensor) -> Tensor:
     return torch.cat([blended(lambda cut, *_: model.vae.moments(cut), each, side, f, 1) for each in slices])
 
 
-def decoded(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None) -> Tensor:
+def decode_tiles(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None) -> Tensor:
     """Latents (b, c, h, w), noise (b, N) or None for none -> (b, 3, H, W), as VAE.decode gives them."""
-    if model.tile is None:
-        return model.vae.decode(z_0, noise)
+    assert model.tile is not None, "without tiles it is VAE.decode"
     f, size = model.config.vae.downsampling, z_0.shape[2:]
 
-    def decode(cut: Tensor, top: int, left: int) -> Tensor:
+    def decode_tile(cut: Tensor, top: int, left: int) -> Tensor:
         part = None if noise is None else noise_of_tile(model, noise, size, top, left, cut)
         return model.vae.decode(cut, part)
 
-    return blended(decode, z_0, model.tile // f, 1, f)
+    return blended(decode_tile, z_0, model.tile // f, 1, f)
 
 
 def blended(

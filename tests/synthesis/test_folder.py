@@ -266,7 +266,7 @@ def test_ctrl_c_while_samples_are_drawn_says_which_command_goes_on_and_that_coun
     assert contents(out) == straight[1]
     assert re.search(r"; [1-9] of them were there already\n$", capsys.readouterr().out)
     assert run_command(lambda: sample.main(command(out))) == 0
-    assert capsys.readouterr().out.endswith(f"are in {out}; 13 of them were there already\n")
+    assert capsys.readouterr().out.endswith(f"are in {out}, drawn on cpu; 13 of them were there already\n")
 
 
 def test_ctrl_c_while_weights_are_loaded_leaves_nothing_behind(command, tmp_path, monkeypatch, capsys):
