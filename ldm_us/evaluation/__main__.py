@@ -208,9 +208,10 @@ def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     chosen = vars(options).get("device") == "auto"
     check_words(vars(options))
+    code = RUN[options.command](options)
     if chosen:
-        print(f"on {options.device}", file=sys.stderr)
-    return RUN[options.command](options)
+        print(f"measured on {options.device}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import sample
 from ldm_us.data.audit.findings import audit_folder
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.diffusion.ddpm import on_device
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.folder import occupied
 from tests.synthesis.conftest import contents
@@ -199,6 +200,7 @@ def test_three_times_the_samples_hold_no_more_pictures_in_memory(command, monkey
     most = []
     for n in (4, 12):
         alive = []
+        on_device.cache_clear()  # of the schedule, a few tables of each model
         assert run_command(lambda n=n: sample.main(command(tmp_path / str(n), "--n", n))) == 0
         assert len(alive) == n
         most.append(max(alive))
