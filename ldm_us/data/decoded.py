@@ -32,6 +32,7 @@ from ldm_us.data.records import (
     open_image,
     open_pair,
     small_lesions,
+    to_uint8,
     union_of_masks,
 )
 from ldm_us.data.structure import MaskFile, Structure
@@ -115,7 +116,7 @@ class Decoded:
     def decode_image(self, record: Record) -> Facts:
         """One row of the table of images."""
         picture = open_image(record.image)
-        grey = ((image_tensor(picture, self.size)[:1] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+        grey = to_uint8(image_tensor(picture, self.size)[:1]).numpy()
         row = np.zeros(1, self.of_image)
         row["digest"] = list(lineage_digest(picture))
         row["key"] = list(hashlib.sha256(grey.tobytes()).digest())

@@ -143,6 +143,11 @@ def image_tensor(picture: Image.Image, size: int) -> Tensor:
     return repeat(x, "h w -> 3 h w").contiguous()
 
 
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def mask_tensor(union: Image.Image | None, size: int, keep_small: bool = True) -> Tensor:
     """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None. Keep lesions smaller than a pixel?"""
     if union is None:

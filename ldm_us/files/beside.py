@@ -58,6 +58,6 @@ def on_host(value: Any) -> Any:
     return tree_map(lambda leaf: leaf.to("cpu", copy=True) if isinstance(leaf, Tensor) else leaf, value)
 
 
-def on_device(value: Any) -> bool:
+def off_host(value: Any) -> bool:
     """Whether a tensor in it lies elsewhere: then a copy takes far less time than a disk."""
     return any(isinstance(leaf, Tensor) and leaf.device.type != "cpu" for leaf in tree_leaves(value))

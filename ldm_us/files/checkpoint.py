@@ -128,12 +128,10 @@ def load_part(
     """
     target = torch.float32 if dtype is None else dtype
     state: dict[str, Tensor] = {}
-    try:
+    with in_one_sentence(path):
         for name, value in read_tensors(path, f"{part}."):
             check_numbers(path, name, value)
             state[name.removeprefix(f"{part}.")] = value.to(device, target)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}). Copy it again.") from error
     module = model.get_submodule(part)
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
@@ -179,6 +177,13 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     """open_safetensors, with one clear sentence for what is missing or not a safetensors file."""
+    with in_one_sentence(path, as_part):
+        return open_safetensors(path)
+
+
+@contextmanager
+def in_one_sentence(path: Path | str, as_part: str = "") -> Iterator[None]:
+    """Inside, a model file that is missing, a folder or not a whole safetensors file is one ValueError."""
     path = Path(path)
     if path.is_dir():
         inside = path / "model.safetensors"
@@ -187,7 +192,7 @@ def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Give a model.safetensors that train.py or weights_convert wrote.")
     try:
-        return open_safetensors(path)
+        yield
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}). Copy it again, or convert original weights with "

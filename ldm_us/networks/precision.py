@@ -32,8 +32,8 @@ def cast_weights(module: nn.Module, precision: str, chosen: Container[str] | Non
     """Cast the frozen weights that autocast casts in every call, those of linear layers and convolutions, in place.
 
     Under autocast of this precision, bf16 or fp16, no bit of an output changes; a call of us128's UNet makes 77 copies
-    instead of 299. `chosen` are the full names of the
-    parameters that may be cast; None: all. Those that need a gradient stay in float32, as norms and embeddings do.
+    instead of 299. `chosen` are the full names of the parameters that may be cast; None: all. Those that need a
+    gradient stay in float32, as norms and embeddings do.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):

@@ -7,7 +7,7 @@ the Recipe is not exact, and the number of threads is a setting; on a CPU severa
 
 import copy
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import replace
 from threading import Event
@@ -73,8 +73,11 @@ def draw_samples(
     if at_once <= 1:
         return [one for part in parts for one in draw(part)]
     with computing(model, sampling), ThreadPoolExecutor(at_once) as pool:  # the threads of MKL belong to the process
+        futures = [pool.submit(draw, part) for part in parts]
         try:
-            return [one for drawn in pool.map(draw, parts) for one in drawn]
+            for future in as_completed(futures):
+                future.result()  # raises the first error, of whichever sample
+            return [one for future in futures for one in future.result()]
         except BaseException:  # Ctrl-C too: the others end with their step, else it would wait for whole samples
             stopped.set()
             pool.shutdown(cancel_futures=True)

@@ -16,7 +16,7 @@ from ldm_us.data.mixing import check_weights, class_shares, group_shares
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.readers.left_out import more_than_a_few
-from ldm_us.data.records import Record, load_pair
+from ldm_us.data.records import Record, load_pair, to_uint8
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.lineage import pack, unpack
@@ -157,11 +157,6 @@ def image_moments(model: LatentDiffusion, data: TrainingSet, i: int) -> Tensor:
         pixels = data.pixels[i : i + 1]
     x = to_signed(pixels).to(model.device)
     return torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_signed(pixels: Tensor) -> Tensor:

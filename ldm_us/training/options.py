@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_us.config import AUGMENTATIONS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
+from ldm_us.config import AUGMENTATIONS, LIMITS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
@@ -34,7 +34,7 @@ FROM_1: Bound = ("1 or more", lambda value: value >= 1)
 FINITE: Bound = ("0 (none) or a finite number above, such as 0.1", lambda value: 0 <= value < math.inf)
 ABOVE_0: Bound = ("a finite number above 0", lambda value: 0 < value < math.inf)
 BELOW_1: Bound = ("a number from 0 up to below 1", lambda value: 0 <= value < 1)
-CHUNKS: Bound = ("1 to 8 chunks of 75 tokens", lambda value: 1 <= value <= 8)
+CHUNKS: Bound = (f"1 to {LIMITS['chunks']} chunks of 75 tokens", lambda value: 1 <= value <= LIMITS["chunks"])
 SHARE: Bound = ("0 (none) to 1 (all: no text is learned)", lambda value: 0 <= value <= 1)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ldm_us.files.atomic import atomic_file
-from ldm_us.files.beside import Beside, on_device, on_host, write_tensors
+from ldm_us.files.beside import Beside, off_host, on_host, write_tensors
 from ldm_us.files.locks import NAME as LOCK
 from ldm_us.files.locks import locked
 from ldm_us.files.pickle_file import read_pickle_file
@@ -157,7 +157,7 @@ def save_state(run: Path, step: int, state: dict[str, Any], world: World = ALONE
     """
     if not world.main:
         return
-    if wait or not on_device(state):
+    if wait or not off_host(state):
         WRITING.wait()
         write_state(run, step, state)
     else:

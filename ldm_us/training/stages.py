@@ -108,10 +108,8 @@ class Stage(Dataset):
 
     def encode(self, index: Iterable[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
-        options, data, config = self.options, self.data, self.model.config.vae
-        side = data.size // config.downsampling
-        shape = (2, 2 * config.latent_channels, side, side)
-        cache = open_cache(options.cache, "moments", self.model, options.weights, shape)
+        options, data, (channels, *sides) = self.options, self.data, self.latent_shape
+        cache = open_cache(options.cache, "moments", self.model, options.weights, (2, 2 * channels, *sides))
         images = sorted(set(index) - data.moments.keys())
         keys = [data.keys[i] for i in images]
         found = self.computed(cache, keys, "vae", lambda nth: image_moments(self.model, data, images[nth]))
@@ -138,7 +136,7 @@ class Stage(Dataset):
                 while some := list(islice(shown, TOGETHER)):
                     cache.write([keys[i] for i in some], torch.stack([compute(i) for i in some]))
         self.world.barrier()
-        found = cache.read(keys)  # with what the other processes have computed
+        found = cache.read(keys) if missing else there  # with what the other processes have computed
         if cache.rows.refused is not None:
             note(
                 f"--cache {self.options.cache} cannot be written ({cache.rows.refused.strerror}): kept in memory alone."

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_us.files.beside import Beside, on_device, on_host, write_tensors
+from ldm_us.files.beside import Beside, off_host, on_host, write_tensors
 
 
 def test_one_write_begins_when_the_one_before_it_has_ended():
@@ -48,5 +48,5 @@ def test_a_copy_shares_no_memory_and_what_is_no_tensor_stays(tmp_path):
     write_tensors(tmp_path / "x", copied)
     read = torch.load(tmp_path / "x", weights_only=True)
     assert (read["a"].tolist(), read["b"][0].tolist(), read["b"][1], read["c"]) == ([1, 1, 1], [0, 0], 5, "name")
-    assert not on_device(value)
-    assert on_device([{"x": torch.empty(1, device="meta")}])
+    assert not off_host(value)
+    assert off_host([{"x": torch.empty(1, device="meta")}])

@@ -311,7 +311,7 @@ def test_states_that_are_written_beside_the_training_are_those_that_it_would_hav
 ):
     """As on a GPU; a step in between changes the weights while the file is written."""
     plain = run("unet", tmp_path / "plain", "--steps", 5, "--save-every", 2, "--ema", 0.5)
-    monkeypatch.setattr("ldm_us.training.run.on_device", lambda state: True)
+    monkeypatch.setattr("ldm_us.training.run.off_host", lambda state: True)
     write = run_module.write_state
     monkeypatch.setattr(run_module, "write_state", lambda *about: time.sleep(0.2) or write(*about))
     beside = run("unet", tmp_path / "beside", "--steps", 5, "--save-every", 2, "--ema", 0.5)

@@ -47,7 +47,7 @@ def run_kept(options: argparse.Namespace) -> int:
         raise ValueError(f"--n {options.n}: use 1 or more.")
     training, held_out = lineage_split(paths[-1], options.data)
     check_enough_images(training, held_out, FALSE_ALARMS)
-    model = load_model(paths[0], device=options.device)
+    model = load_model(paths[0], device=options.device, parts=("vae",))
     check_steps(model.schedule, options.steps)
     # One calibration for all: the stages that keep models leave the autoencoder as it is.
     audit = calibrated(training, model, model.config.image_size, FALSE_ALARMS)
