@@ -35,7 +35,7 @@ from ldm_us.files.pictures import save_png, to_picture
 from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.runtime.processes import World, joined
-from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.drawing import Wanted, at_a_time, draw_samples
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
 from ldm_us.synthesis.folder import (
     COMMAND,
@@ -90,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
         ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
         ignored += emulation_notes(recipe.sampling.precision, options.device)
         cut = cut_notes(plan, recipe, model.config.text)
-        said = words.notes(options.prompt, sorted({subject.label for subject in plan.subjects}))
+        prompt = None if options.prompt is None else recipe.plain(options.prompt)
+        said = words.notes(prompt, sorted({subject.label for subject in plan.subjects}))
         for sentence in (*said, *ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
             say(sentence)
         out = options.out or first_free(Path("samples"))
@@ -127,7 +128,7 @@ def make_samples(
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
-        for samples in batches(left, options.batch):
+        for samples in batches(left, at_a_time(options.batch, recipe, options.device)):
             own_recipe = recipe.at(samples[0].subject.size)
             of_size = fields if own_recipe is recipe else fields | {"settings": own_recipe.to_dict()}
             masks = [asked_mask(one.subject, recipe) if plan.masked else None for one in samples]

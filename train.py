@@ -6,13 +6,11 @@
 Follow one batch: Stage.batches (ldm_us/training/stages.py) -> Stage.loss (losses.py) -> the loop below.
 """
 
-import math
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from ldm_us.runtime.command_line import answer_at_once
 from ldm_us.training.command_line import build_parser, parse_options
@@ -27,6 +25,7 @@ from tqdm import tqdm
 from ldm_us.config import BUNDLED
 from ldm_us.data.audit.summary import check_hints, describe_reading
 from ldm_us.data.readers.datasets import read_folders, records_of
+from ldm_us.data.readers.findings import captioned
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import loaded
@@ -37,14 +36,23 @@ from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.curves import write_curves
 from ldm_us.training.dataset import load_training_set, mix_folders, run_hashes, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state
-from ldm_us.training.log import Log
+from ldm_us.training.log import Log, check_finite
 from ldm_us.training.losses import warm_up_text
 from ldm_us.training.memory.fitting import fitted
-from ldm_us.training.optimizers import EMA, check_scale, make_optimizer, update_weights
+from ldm_us.training.optimizers import (
+    EMA,
+    check_scale,
+    end_of_schedule,
+    groups_of,
+    make_optimizer,
+    set_rates,
+    update_weights,
+    whole_state,
+)
 from ldm_us.training.options import TrainOptions
 from ldm_us.training.perceptual import Features, efficientnet_features
 from ldm_us.training.progress import held_out_stage, preview, spread_out, validate
-from ldm_us.training.result import save_result
+from ldm_us.training.result import keep_model, save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
@@ -69,34 +77,35 @@ def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
     model, lineage, notes = start_model(options)
     free_weights(model, options)
-    options, memory = fitted(model.config, options)
-    readings = read_folders(options.data)
-    text, with_pixels, decoded = model.config.text, options.stage == "vae", decoded_of(options, model.config)
-    records, held_out = world.first_here(lambda: split_records(records_of(readings), options.held_out, decoded))
+    options, memory = fitted(model, options)
+    readings, said = captioned(read_folders(options.data), options.captions)
+    decoded, every, share = decoded_of(options, model.config), records_of(readings), options.held_out
+    records, held_out = world.first_here(lambda: split_records(every, share, decoded, options.device))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, length=text.length - text.prompt_tokens, decoded=decoded), sep="\n")
+            print(*describe_reading(reading, length=model.config.text.read, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps, memory))
-    tell([*notes, *notes_on_data(options, records, held_out, decoded)], world)
+    tell([*notes, *said, *notes_on_data(options, records, held_out, decoded)], world)
     if options.dry_run:
         return 0
 
     features, of_features = perceptual_features(options)
-    data = world.first_here(lambda: load_training_set(records, decoded.framing, with_pixels, decoded))
-    mix_folders(data, options.data, options.data_weights)
+    data = world.first_here(lambda: load_training_set(records, decoded))
+    mix_folders(data, options.data, options.data_weights, options.class_weights)
     tell(check_hints(records, data.drawn().tolist()) if options.stage == "controlnet" else [], world)
-    held_out = spread_out(held_out) if options.validate_every else []
-    shown = load_training_set(held_out, decoded.framing, with_pixels, decoded)
+    shown = load_training_set(spread_out(held_out) if options.validate_every else [], decoded)
     hashes = run_hashes(data, decoded, options.stage == "controlnet") | of_features | {"parent_sha256": lineage.parent}
+    hashes |= end_of_schedule(options, steps)
     with opened_run(options, hashes, world) as notes:
         tell(notes, world)
         stage = Stage(model, data, options, world)
         stage.add_losses(features)
+        stage.origin = lineage, hashes["data_sha256"]
         ema = fit(stage, held_out_stage(stage, shown), steps)
         with ema.swapped_in():
             check_next_loss(stage, steps)  # no step has seen the average
-            save_result(stage, lineage, steps, hashes["data_sha256"])
+            save_result(stage, steps)
     return 0
 
 
@@ -108,7 +117,8 @@ def fit(stage: Stage, validation: Stage | None, steps: int) -> EMA:
     speed_up(model, options)
     loss_of = distribute(StageLoss(stage), stage.networks, world, options.shard)
     parameters = trained_parameters(model)
-    optimizer = make_optimizer(options.optimizer, parameters.values(), options.learning_rate, options.weight_decay)
+    groups = groups_of(parameters, options.text_lr)
+    optimizer = make_optimizer(options.optimizer, groups, options.learning_rate, options.weight_decay)
     ema = EMA(parameters, options.ema)
     first_step = resume(stage, optimizer, ema, steps)
     if first_step == steps and world.main:
@@ -126,17 +136,12 @@ def train(
 ) -> None:
     """The training loop: step n sees batch n - 1, whatever happened before. A signal ends it after a whole step."""
     options, world = stage.options, stage.world
-    peak = options.learning_rate
     if steps.start == 0:
         show(stage, validation, ema, log, step=0)  # what the run starts from
     with tqdm(total=steps.stop, initial=steps.start, unit="step", desc=options.stage, disable=not world.main) as bar:
         ended = time.perf_counter()
         for step, batches in enumerate(stream(stage, steps, options.workers), steps.start + 1):
             waited = time.perf_counter() - ended  # for data
-            learning_rate = peak * min(1.0, step / max(1, options.warmup))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-
             values: dict[str, Tensor | float] = {}
             for i, batch in enumerate(batches):
                 if world.size > 1:
@@ -145,11 +150,12 @@ def train(
                 stage.scaler.scale(loss / options.accumulate).backward()  # scaled with fp16 alone
                 for name, value in {"loss": loss, **extra}.items():
                     values[name] = values.get(name, 0.0) + value.detach() / options.accumulate
+            learning_rate = set_rates(optimizer, options, step, steps.stop)
             values |= update_weights(optimizer, ema, stage.scaler, options.clip)
             if stage.adversary is not None:
                 values |= stage.adversary.update(learning_rate)
 
-            stopping = world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0  # in all, whichever it reached
+            stopping = stage.hears(step) and world.mean({"stop": float(world.signals.asked > 0)})["stop"] > 0
             last = stopping or step == steps.stop
             log.add(step, values | {"lr": learning_rate}, options.images_per_step, ended, waited)
             bar.update()
@@ -176,9 +182,10 @@ def end_early(stage: Stage, step: int) -> None:
 
 
 def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, last: bool = False) -> None:
-    """Every so many steps: validation figures and pictures of the averaged weights."""
+    """Every so many steps: validation figures, pictures and a model of the averaged weights."""
     options = stage.options
-    if validation is not None and (step % options.validate_every == 0 or last):
+    kept = options.keep_every > 0 and step > 0 and step % options.keep_every == 0
+    if validation is not None and (step % options.validate_every == 0 or last or kept):
         with ema.swapped_in():
             log.write({"step": step} | validate(validation))
     if options.sample_every and (step % options.sample_every == 0 or last):
@@ -187,6 +194,9 @@ def show(stage: Stage, validation: Stage | None, ema: EMA, log: Log, step: int, 
             picture = preview(stage)
         if stage.world.main:
             save_png(picture, options.out / "samples" / f"step_{step:08d}.png")
+    if kept:
+        with ema.swapped_in():
+            keep_model(stage, step)
 
 
 def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) -> None:
@@ -197,16 +207,12 @@ def save(stage: Stage, optimizer: Optimizer, ema: EMA, step: int, last: bool) ->
     options = stage.options
     if step % options.save_every == 0 or last:
         check_next_loss(stage, step)
-        if options.shard:
-            state = gathered_state(stage.networks, optimizer, ema)
-        else:
-            trained = {name: parameter.detach() for name, parameter in ema.parameters.items()}
-            state = {"trained": trained, "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
+        state = gathered_state(stage.networks, optimizer, ema) if options.shard else whole_state(optimizer, ema)
         if stage.adversary is not None:
             state["adversary"] = stage.adversary.state_dict()
         if stage.scaler.is_enabled():
             state["scaler"] = stage.scaler.state_dict()
-        save_state(options.out, step, state, stage.world)
+        save_state(options.out, step, state, stage.world, wait=last)
     if stage.world.main and not last and any(n and step % n == 0 for n in (options.validate_every, options.save_every)):
         write_curves(options.out)
 
@@ -221,16 +227,6 @@ def perceptual_features(options: TrainOptions) -> tuple[Features | None, dict[st
     network = load_judge(path)[0].to(options.device)
     first = nn.Sequential(network.stem, network.encoder[0])
     return lambda x: [first(x.mean(dim=1, keepdim=True))], {"judge_sha256": sha256_file(path)}  # grey, in [-1, 1]
-
-
-def check_finite(run: Path, where: str, line: dict[str, float]) -> None:
-    """Stop at a loss or gradient that is not a number, before what it did to the weights is shown or saved."""
-    values = {words: line[name] for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")) if name in line}
-    if not all(math.isfinite(value) for value in values.values()):
-        found = " and ".join(f"the {name} is {value}" for name, value in values.items())
-        raise ValueError(
-            f"{where}: {found}. The last saved states are in {run / 'state'}. Try a lower --lr in a new --out folder."
-        )
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@
 #     sh bench/gpu.sh                 # every call, in order; a call that fails is counted, and the next one runs
 #     sh bench/gpu.sh speed-half      # one call, by its name
 #     sh bench/gpu.sh list            # the names
-#     DEVICE=cpu PRESET=tiny SIZE=64 STEPS=2 COMPILE= sh bench/gpu.sh    # try the script itself without a GPU
+#     DEVICE=cpu PRESET=tiny SIZE=64 TILE=64 STEPS=2 COMPILE= sh bench/gpu.sh    # try the script itself without a GPU
 #
 # PYTHON must have the extras test and bench. Results: runs/gpu/*.log and runs/gpu/bench; the table is printed at the end.
 set -u
@@ -13,11 +13,13 @@ PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 PRESET=${PRESET:-sd15}
 SIZE=${SIZE:-512}
+TILE=${TILE:-256}
 STEPS=${STEPS:-20}
 COMPILE=${COMPILE---compile}
 OUT=${OUT:-runs/gpu}
 LIMIT=${LIMIT:-590}
-CALLS="weights tests parity speed-float speed-half speed-samples speed-training speed-rest speed-compiled train-unet train-controlnet train-vae train-compiled sample exports table"
+# What shows most comes first: a loan of 30 minutes has room for about the first eight calls, the rest is for another.
+CALLS="tests weights parity speed-half speed-samples speed-training train-controlnet sample table speed-float speed-rest speed-compiled train-unet train-vae train-compiled exports table"
 BENCH="$PYTHON -m bench.speed --device $DEVICE --preset $PRESET --size $SIZE --out $OUT/bench"
 MODEL=$OUT/bench/$PRESET/filled.safetensors
 mkdir -p "$OUT"
@@ -31,12 +33,17 @@ train() { # stage, name, more options: half of the steps, then the same command 
     tail -n 3 "$OUT/$name/log.jsonl"
 }
 
+drawn() { # more options: samples, each compared with what its fields give
+    $PYTHON sample.py --weights "$OUT/controlnet/model.safetensors" --class malignant --n 2 --steps "$STEPS" --size "$SIZE" \
+        --device "$DEVICE" --out "$OUT/samples" --overwrite "$@" && $PYTHON sample.py --verify "$OUT/samples" --device "$DEVICE"
+}
+
 call() {
     case $1 in
     weights)
         $BENCH --only start --quick --dtype bfloat16
         test -d "$OUT/phantoms" || $PYTHON -m ldm_us.data phantom --n 24 --size "$SIZE" --seed 3 --out "$OUT/phantoms" ;;
-    tests) $PYTHON -m pytest -q -k "cuda or gpu" ;;
+    tests) $PYTHON -m pytest -q -rs tests/test_on_a_gpu.py tests/synthesis/test_drawing.py ;;
     parity) $PYTHON bench/parity.py --preset "$PRESET" --steps 5 --size "$SIZE" --device "$DEVICE" ;;
     speed-float) $BENCH --only networks --dtype float32 ;;
     speed-half) $BENCH --only networks --dtype bfloat16 ;; # their differences are the parity in bf16
@@ -50,8 +57,8 @@ call() {
     train-controlnet) train controlnet controlnet ;;
     train-vae) train vae vae --batch 1 ;;
     train-compiled) test -z "$COMPILE" || train unet compiled --ema 0 "$COMPILE" ;;
-    sample) $PYTHON sample.py --weights "$OUT/controlnet/model.safetensors" --n 1 --steps "$STEPS" --size "$SIZE" \
-        --device "$DEVICE" --out "$OUT/samples" --overwrite ;;
+    sample) # by class, by mask and by tiles
+        drawn && drawn --mask "$(ls "$OUT"/phantoms/malignant/*_mask.png | head -n 1)" && drawn --tile "$TILE" ;;
     exports)
         for format in compvis diffusers controlnet; do
             $PYTHON -m weights_convert export "$OUT/controlnet/model.safetensors" --format $format --overwrite \

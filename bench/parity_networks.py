@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.parity_table import Row, compare, compare_calls, timed
-from ldm_us.data.records import class_prompt
+from ldm_us.data.organ import BREAST
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.networks.clip import tokenize
 from ldm_us.networks.unet import Control, encoder_widths
 
 PROMPTS = {
     "nothing": "",
-    "a prompt": class_prompt("malignant"),
+    "a prompt": BREAST.prompt("malignant"),
     "accents": "\u00c9chographie du sein : l\u00e9sion b\u00e9nigne, \u00e0 c\u00f4t\u00e9 na\u00efve",
     "numbers and signs": "BI-RADS 4a; 12.5x7mm @ 10MHz -- it's (not) 'simple' #1 & <50%>!",
     "capitals and spaces": "  UltraSound \t IMAGE\n of   a BREAST ",
@@ -149,7 +149,7 @@ def latent_sizes(pair: Pair) -> tuple[tuple[int, int], ...]:
 def unet_inputs(pair: Pair, h: int, w: int, t: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """z_t (2, c, h, w), t (2,) and the states of a prompt and of none (2, n, d)."""
     z_t = normal(pair, 2, pair.latent_channels, h, w)
-    context = pair.ours.encode_prompts([class_prompt("benign"), ""])
+    context = pair.ours.encode_prompts([BREAST.prompt("benign"), ""])
     return z_t, torch.tensor(t, device=z_t.device), context
 
 

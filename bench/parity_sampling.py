@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.parity_networks import Pair, normal, recorded
 from bench.parity_table import Row, compare, now
-from ldm_us.data.records import class_prompt
+from ldm_us.data.organ import BREAST
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import ddpm_step, q_sample, velocity
 from ldm_us.diffusion.noise import latent_shape
@@ -82,7 +82,7 @@ class Sample:
     sampler: str = "ddim"
     eta: float = 0.0
     masked: bool = False
-    prompt: str = class_prompt("malignant")
+    prompt: str = BREAST.prompt("malignant")
     negative_prompt: str = "text, calipers"
 
 

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 import ldm_us
+from ldm_us.data.organ import BREAST
 from ldm_us.data.phantom.simulate import simulate
-from ldm_us.data.records import class_prompt, image_tensor
+from ldm_us.data.records import image_tensor
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddpm import q_sample
 from ldm_us.networks.vae import posterior_from_moments
@@ -33,7 +34,7 @@ def dataset(seed: int, count: int, size: int) -> tuple[torch.Tensor, torch.Tenso
     labels = [CLASSES[i % len(CLASSES)] for i in range(count)]
     pictures = [Image.fromarray(simulate(seed, i, label, size).image) for i, label in enumerate(labels)]
     images = torch.stack([image_tensor(picture, size) for picture in pictures])
-    return images, torch.stack([hint_of(picture) for picture in pictures]), [class_prompt(label) for label in labels]
+    return images, torch.stack([hint_of(picture) for picture in pictures]), [BREAST.prompt(label) for label in labels]
 
 
 def train(model: ldm_us.LatentDiffusion, images: torch.Tensor, hints: torch.Tensor, prompts: list[str]) -> None:

@@ -11,6 +11,7 @@ SPACINGS = ("leading", "trailing")
 SAMPLERS = ("ddim", "ddpm", "dpm")  # here, for command lines name these before PyTorch is imported
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # likewise, as all of these
 ASPECTS = ("bucket", "letterbox", "crop", "squash")  # how images get their sizes: data/framing.py
+AUGMENTATIONS = ("gain", "gamma", "tgc", "zoom", "shift", "turn")  # likewise; see data/augment.py
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 STRENGTH = 0.6  # of an edit: share of the steps that are walked
@@ -83,6 +84,12 @@ class TextConfig:
     layers: int = 12
     mlp_width: int = 3072
     prompt_tokens: int = 0  # N learned vectors before the words of every prompt
+    chunks: int = 1  # k: a longer prompt is read as k texts of `length` tokens each, as A1111 and kohya's scripts do
+
+    @property
+    def read(self) -> int:
+        """The most tokens of a prompt that count, start and end of text included."""
+        return self.chunks * (self.length - 2 - self.prompt_tokens) + 2
 
 
 @dataclass(frozen=True)
@@ -173,13 +180,8 @@ PRESETS = {"sd15": SD15, "us128": US128, "us128_v": US128_V, "tiny": TINY}  # th
 
 # What the fields of a config in a file may be: one that asks for 10^9 layers is refused before anybody builds them. The
 # limits lie far above any Stable Diffusion 1.x; they only keep the time and memory of building a model bounded.
-LIMITS = {  # the largest value of a field, where it is not LARGEST
-    "timesteps": 100_000,
-    "vocabulary": 1_000_000,
-    "layers": 100,
-    "res_blocks": 10,
-}
-LARGEST = 100_000  # widths, sizes, heads
+LIMITS = {"timesteps": 100_000, "vocabulary": 1_000_000, "layers": 100, "chunks": 8, "res_blocks": 10}
+LARGEST = 100_000  # of all other fields: widths, sizes, heads
 LONGEST = 8  # levels, prompts with a start prior of their own
 LONGEST_TEXT = 100  # characters
 

@@ -10,6 +10,7 @@ from PIL import Image
 import sample
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.words import words_of
+from ldm_us.evaluation.sets.image_sets import read_set
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.weights import ScaledLoRA, Source, taught_words
 from tests.conftest import read_run
@@ -100,3 +101,44 @@ def test_an_import_and_an_export_keep_the_words(of_thyroid, tmp_path):
     for path in (whole, tmp_path / "back.safetensors"):
         kept = words_of(path)
         assert (kept.taught, kept.digests, kept.complete) == (expected.taught, expected.digests, True)
+
+
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory):
+    """Class folders of noise with a description: one class has a name of two words, another nothing to draw."""
+    root, rng = tmp_path_factory.mktemp("hearts"), np.random.default_rng(1)
+    for label in ("Two chambers", "healthy"):
+        (root / label).mkdir()
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(root / label / f"{label} {i}.png")
+            if label != "healthy":
+                Image.fromarray(np.eye(16, k=i) > 0).resize((16, 16)).save(root / label / f"{label} {i}_mask.png")
+    about = {"template": "a heart, {label}", "classes": ["healthy", "Two chambers"], "without": ["healthy"]}
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root
+
+
+def test_a_described_organ_goes_from_its_folder_to_samples_that_are_read_and_verified(
+    run, hearts, call, tmp_path, capsys
+):
+    unet = run("unet", tmp_path / "unet", data=hearts).path
+    weights = run("controlnet", tmp_path / "controlnet", data=hearts, weights=unet).path
+    words = words_of(weights)
+    assert words.classes == ("Two chambers", "healthy")
+    assert [words.shows(label) for label in words.classes] == [True, False]
+    mask = tmp_path / "masks" / "two chambers (1)_mask.png"
+    mask.parent.mkdir()
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(mask)
+    out = tmp_path / "samples"
+    assert call(weights, out, "--mask", mask.parent, "--balance", 2, 1, "--layout", "busi")[0] == 0
+    records = read_busi(out)
+    assert [(r.label, r.prompt, r.shows) for r in records] == [
+        *[("Two chambers", "a heart, Two chambers", True)] * 2,
+        ("healthy", "a heart, healthy", False),
+    ]
+    assert records[0].group == records[1].group != records[2].group
+    assert read_set([out]) == records
+    assert run_command(partial(sample.main, ["--weights", str(weights), "--verify", str(out)])) == 0
+    assert "an empty mask for the class" not in capsys.readouterr().err
+    code, said = call(weights, tmp_path / "no", "--mask", mask, "--class", "healthy")
+    assert (code, "a lesion mask for the class healthy" in said) == (2, True)

@@ -1,5 +1,6 @@
 """What an import or export says when it is done: what was read, taken, left out and written."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import PARTS
 from ldm_us.networks.lora import Update
 from weights_convert.convert import Piece, Plan
+from weights_convert.sources import Source
 
 # Fields of a config that a sampler chooses anew, and those that the .yaml and marks of an export say; `whitened` is
 # read by training alone. All others must be known to use the weights.
@@ -21,6 +23,11 @@ OF_SAMPLING = {
     "control": ("scale", "guidance"),
 }
 IN_YAML = {"schedule": ("prediction", "timesteps", "beta_start", "beta_end", "zero_terminal_snr"), "vae": ("scale",)}
+
+# {SHA-256: file, of, licence} of original files; two independent public lists agree on each digest.
+KNOWN: dict[str, dict[str, str]] = {
+    entry["sha256"]: entry for entry in json.loads(Path(__file__).with_name("known_files.json").read_text("utf-8"))
+}
 
 
 def summary(
@@ -39,7 +46,7 @@ def summary(
     for plan in plans:
         tensors = len(plan.source.entries)
         lines.append(f"{plan.source.path}: {tensors} tensors; {layouts_of(plan) or 'nothing taken'}")
-        lines += [f"  read {file}  sha256 {digest}" for file, digest in plan.source.hashes.items()]
+        lines += read_lines(plan.source)
         lines += [f"  ignored {count:4}: {reason}" for reason, count in Counter(plan.ignored.values()).items()]
     lines += left_out
     for part in PARTS:
@@ -50,6 +57,24 @@ def summary(
             types += ", position_ids int64" * (position_ids and part == "text")
             lines.append(f"{part:10} {len(own):5} tensors {parameters:13,} parameters  {types}")
     return "\n".join([*lines, *(f"wrote {file}  {written(file)}" for file in files)])
+
+
+def read_lines(source: Source, sizes: bool = False) -> list[str]:
+    """What was read, a line each, and which original that is; `sizes`: with the bytes of each file."""
+    lines = []
+    for file, digest in source.hashes.items():
+        size = f"{file.stat().st_size:,} bytes  " * sizes
+        lines += [f"  read {file}  {size}sha256 {digest}", f"    {origin(source, digest)}"]
+    return [line for line in lines if line.strip()]
+
+
+def origin(source: Source, digest: str) -> str:
+    """Which original a file of the source is, or that it is unknown; "" for a model file of ours: its lineage tells."""
+    if digest in KNOWN:
+        return "this is {file} of {of}; licence: {licence}".format_map(KNOWN[digest])
+    if "config" in source.metadata:
+        return ""
+    return f"its SHA-256 is none of the {len(KNOWN)} originals listed in docs/use.md: where it is from is not known"
 
 
 def layouts_of(plan: Plan) -> str:

@@ -24,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
         commands,
         "audit",
         "Report what is in a dataset, what is wrong with it, and its near-duplicates. Every file is opened, nothing is "
-        "written. Known: BUSI (folders benign, malignant, normal), BUS-BRA, dataset B, BrEaST, BUS-UCLM, and images "
-        "with metadata.jsonl or metadata.csv.",
+        "written. Known: BUSI (folders of classes), BUS-BRA, dataset B, BrEaST, BUS-UCLM, DDTI, TN3K, CAMUS, COCO, "
+        "captions, DICOM, and images with dataset.json, metadata.jsonl or metadata.csv.",
         "Dataset_BUSI_with_GT BUSBRA --families",
         codes=AUDITED,
     )

@@ -90,10 +90,10 @@ def bounding(cut: Tensor, axes: Tensor) -> Tensor:
     return torch.cat([along, rest.clamp_min(0).sqrt()], dim=1)
 
 
-def likely_pairs(images: Coarse, way: Way) -> set[tuple[int, int]]:
-    """Find the pairs (i, j) where image i, altered, may be j."""
+def likely_pairs(images: Coarse, way: Way, slack: float = 0.0) -> set[tuple[int, int]]:
+    """Find the pairs (i, j) where image i, altered, may be j; slack is taken off the threshold."""
     altered = unit(warp(images.images, images.aspects, way, COARSE))
-    least = LIKELY_AS_IT_IS if way == AS_IT_IS else LIKELY
+    least = (LIKELY_AS_IT_IS if way == AS_IT_IS else LIKELY) - slack
     bound = bounding(altered, images.axes)
     found: set[tuple[int, int]] = set()
     starts = product(range(0, len(altered), BLOCK), range(0, len(altered), COLUMNS))
@@ -107,9 +107,9 @@ def likely_pairs(images: Coarse, way: Way) -> set[tuple[int, int]]:
 
 
 def altered_pairs(
-    details: Tensor, aspects: Tensor, way: Way, pairs: Sequence[tuple[int, int]]
+    details: Tensor, aspects: Tensor, way: Way, pairs: Sequence[tuple[int, int]], slack: float = 0.0
 ) -> list[tuple[int, int]]:
-    """Keep the pairs (i, j) of images (n, 96, 96) that correlate above ALTERED at 48x48 after `way`, refined."""
+    """Keep pairs (i, j) of images (n, 96, 96) that correlate above ALTERED - slack at 48x48 after `way`, refined."""
     kept, device = [], aspects.device
     for start in range(0, len(pairs), FEW):
         block = pairs[start : start + FEW]
@@ -123,7 +123,7 @@ def altered_pairs(
         for down in range(-REACH, REACH + 1):
             insides = torch.stack([inside_of(other, down, across) for across in range(-REACH, REACH + 1)], dim=2)
             best = torch.maximum(best, (altered @ insides).amax(dim=(1, 2)))
-        kept += [pair for pair, correlation in zip(block, best.tolist(), strict=True) if correlation > ALTERED]
+        kept += [pair for pair, correlation in zip(block, best.tolist(), strict=True) if correlation > ALTERED - slack]
     return kept
 
 

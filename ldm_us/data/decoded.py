@@ -8,8 +8,6 @@ Without a folder everything is kept in this process alone, and files are not has
 import copy
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,27 +21,29 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.data.altered_copies import SIDE
-from ldm_us.data.digests import lineage_digest
+from ldm_us.data.digests import hash_of, lineage_digest, signature, stamp
 from ldm_us.data.framing import Frame, Framing
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.records import (
     Record,
-    decode,
     image_tensor,
     mask_tensor,
     open_image,
     open_pair,
     small_lesions,
+    to_uint8,
     union_of_masks,
 )
 from ldm_us.data.regions import share_cut_off
-from ldm_us.files.atomic import sha256_file
+from ldm_us.data.structure import MaskFile
 from ldm_us.files.rows import Rows, as_tensor
+from ldm_us.runtime.entry import note
 
-SETTLED = 2.0  # seconds after a change from which the next one has other times
 TOGETHER = 64  # files whose values are written at once
-# What decides what files decode to.
-CODE = ("decoded.py", "digests.py", "framing.py", "mask_rule.py", "records.py", "regions.py")
+CODE = (  # that decides what files decode to
+    *("decoded.py", "digests.py", "framing.py", "mask_rule.py", "medical.py", "records.py", "regions.py"),
+    "structure.py",
+)
 Facts = NDArray[np.void]
 Index = NDArray[np.int64]
 
@@ -54,6 +54,7 @@ class Decoded:
     def __init__(self, folder: Path | None, framing: int | Framing, with_pixels: bool = False):
         """folder: where all is kept. with_pixels: whole images too, as the stage vae sees them."""
         self.folder, self.framing = folder, Framing(framing) if isinstance(framing, int) else framing
+        self.with_pixels = with_pixels
         size = self.framing.side  # no size has more pixels than the square: all lie in rows that have room for that
         pixels, bits = (size * size * with_pixels,), (-(-size * size // 8),)
         shape, small = ("shape", "i4", 2), ("small", "u1", (SIDE, SIDE))
@@ -64,7 +65,9 @@ class Decoded:
         self.hashes = Rows(folder and folder / "files", 32)
         self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
         self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
-        self.names: dict[Path, str] = {}  # hashes of files, as this process has used them
+        self.told = False  # that the folder cannot be written
+        self.names: dict[MaskFile, str] = {}  # hashes of files, as this process has used them
+        self.stamps: dict[MaskFile, tuple[int, ...]] = {}  # of these files, when they were hashed
 
     def frames_of(self, records: Sequence[Record]) -> list[Frame]:
         """The size of each image. ValueError: one does not open."""
@@ -100,19 +103,35 @@ class Decoded:
                 kept.add(together, np.stack(rows))
                 shown.update(len(together))
         kept.load()
-        return kept.find(keys)
+        self.tell_refused(kept)
+        at = kept.find(keys)
+        if (at < 0).any():
+            raise ValueError(f"{self.folder}: what was written there is gone. Start again; it is decoded anew.")
+        return at
+
+    def tell_refused(self, kept: Rows) -> None:
+        """Say once that a folder is for reading alone."""
+        if kept.refused is not None and not self.told:
+            self.told = True
+            note(f"{kept.refused.filename} cannot be written ({kept.refused.strerror}): this process alone keeps it.")
+
+    def check_unchanged(self, paths: Sequence[MaskFile]) -> None:
+        """Refuse files that are not those that were hashed: their pixels would be kept under a wrong name for good."""
+        for path in paths:
+            if path in self.stamps and self.stamps[path] != stamp(path):
+                raise ValueError(f"{path}: it was changed while it was read. Start again when nothing writes to it.")
 
     def decode_image(self, record: Record) -> Facts:
         """One row of the table of images."""
         picture = open_image(record.image)
-        x = image_tensor(picture, self.framing.frame(*picture.size))[:1]
-        grey = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
+        grey = to_uint8(image_tensor(picture, self.framing.frame(*picture.size))[:1]).numpy()
         row = np.zeros(1, self.of_image)
         row["digest"] = list(lineage_digest(picture))
         row["key"] = list(hashlib.sha256(grey.tobytes()).digest())
         row["shape"], row["small"] = picture.size, small_image(picture)
         pixels = grey.reshape(-1)[: row["pixels"].size]
         row["pixels"][:, : pixels.size] = pixels
+        self.check_unchanged([record.image])
         return row
 
     def decode_masks(self, record: Record) -> Facts:
@@ -124,13 +143,14 @@ class Decoded:
             row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, frame)
             bits = np.packbits(mask_tensor(union, frame).numpy() > 0.5)
             row["bits"][:, : bits.size] = bits
+        self.check_unchanged(record.masks)
         return row
 
-    def file_names(self, paths: Sequence[Path]) -> list[str]:
+    def file_names(self, paths: Sequence[MaskFile]) -> list[str]:
         """What stands for the content of each file: its hash where it is kept, in this process its path."""
         return list(map(str, paths)) if self.folder is None else self.file_hashes(paths)
 
-    def file_hashes(self, paths: Sequence[Path]) -> list[str]:
+    def file_hashes(self, paths: Sequence[MaskFile]) -> list[str]:
         """SHA-256 of each file, as hexadecimal: the same for the life of this process."""
         asked = list(dict.fromkeys(path for path in paths if path not in self.names))
         signatures = list(map(signature, asked)) if self.folder is not None else [""] * len(asked)
@@ -138,36 +158,14 @@ class Decoded:
             self.hashes.load()
         at, new = self.hashes.find(signatures), {}
         for i, path in enumerate(tqdm(asked, desc="hashing files", unit="file", delay=1)):
+            self.stamps[path] = stamp(path)
             self.names[path] = self.hashes.rows[at[i]].tobytes().hex() if at[i] >= 0 else hash_of(path)
             if at[i] < 0 and signatures[i] and signatures[i] == signature(path):
                 new[signatures[i]] = list(bytes.fromhex(self.names[path]))
         if new:
             self.hashes.add(list(new), np.array(list(new.values()), np.uint8))
+            self.tell_refused(self.hashes)
         return [self.names[path] for path in paths]
-
-
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, which is refused as an image is."""
-    try:
-        return sha256_file(path)
-    except OSError:
-        decode(path)
-        raise
-
-
-def signature(path: Path) -> str:
-    """What tells a file from any other and from itself before a change; empty where that cannot be told.
-
-    A program may set the time of a file's content, but not that of its last change. Whole seconds are not the time of a
-    change: some file systems know no finer ones, and images of disks are given any.
-    """
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ""
-    settled = time.time() - found.st_ctime > SETTLED and found.st_ctime_ns % 10**9
-    times = found.st_mtime_ns, found.st_ctime_ns
-    return json.dumps([os.path.abspath(path), found.st_ino, found.st_size, *times]) if settled else ""
 
 
 @cache

@@ -36,23 +36,25 @@ from ldm_us.data.busi_families import families as listed_families
 from ldm_us.data.decoded import Decoded, decoder
 from ldm_us.data.records import BUSI_GROUP, PHANTOM_GROUP, Record
 from ldm_us.files.atomic import atomic_file
+from ldm_us.files.rows import READ_ONLY
 
 BLUR = 3.0  # pixels, standard deviation of the Gaussian that is subtracted
 REACH = 2  # pixels, largest shift down and across
 THRESHOLD = 0.5  # of the correlation
+NEAR = 1e-3  # by so much a GPU may round a correlation at most; float32 rounds by 1e-6
 CODE = ("altered_copies.py", "near_duplicates.py")  # that decides which pairs are found
 
 Item = TypeVar("Item", bound=Hashable)
 
 
-def merge_families(records: Sequence[Record], decoded: Decoded | None = None) -> list[Record]:
+def merge_families(records: Sequence[Record], decoded: Decoded | None = None, device: str = "cpu") -> list[Record]:
     """Join the groups that share near-duplicates: the same records in the same order, some with another group.
 
     Groups of patients, cases and known families stay together, and two of them become one, named after the first in
     alphabetical order, where an image of one is a near-duplicate of an image of the other, in the same dataset or in
     another. The result does not depend on the order of the records. ValueError: an image does not open.
     """
-    return merge_groups(records, near_duplicates(records, decoded))
+    return merge_groups(records, near_duplicates(records, decoded, device))
 
 
 def merge_groups(records: Sequence[Record], pairs: Iterable[tuple[int, int]]) -> list[Record]:
@@ -61,7 +63,9 @@ def merge_groups(records: Sequence[Record], pairs: Iterable[tuple[int, int]]) ->
     return [replace(record, group=name[record.group]) for record in records]
 
 
-def near_duplicates(records: Sequence[Record], decoded: Decoded | None = None) -> list[tuple[int, int]]:
+def near_duplicates(
+    records: Sequence[Record], decoded: Decoded | None = None, device: str = "cpu"
+) -> list[tuple[int, int]]:
     """Find the pairs (i, j), i < j, of records whose images are near-duplicates.
 
     Phantoms are left out: their folder lists their families. Opens every other image once, or finds it in `decoded`,
@@ -73,25 +77,30 @@ def near_duplicates(records: Sequence[Record], decoded: Decoded | None = None) -
         return []
     images, listed = [records[i] for i in compared], [is_listed(records[i]) for i in compared]
     if decoded is None or decoded.folder is None:
-        found = search(images, listed, decoded or Decoded(None, 1))
+        found = search(images, listed, decoded or Decoded(None, 1), device)
     else:
         names = decoded.file_hashes([record.image for record in images])
         key = sha256(json.dumps([decoder(CODE), names, listed]).encode()).hexdigest()[:32]
         path = decoded.folder / f"pairs-{key}.npy"
         if not path.exists():
-            found = search(images, listed, decoded)
-            with atomic_file(path) as file:
-                np.save(file, found)
-        found = np.load(path, allow_pickle=False)
+            found = search(images, listed, decoded, device)
+            try:
+                with atomic_file(path) as file:
+                    np.save(file, found)
+            except OSError as error:  # image_facts has said that the folder cannot be written
+                if error.errno not in READ_ONLY:
+                    raise
+        else:
+            found = np.load(path, allow_pickle=False)
     pairs = [(compared[i], compared[j]) for i, j in found.tolist()]
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 
-def search(records: Sequence[Record], listed: Sequence[bool], decoded: Decoded) -> NDArray[np.int64]:
+def search(records: Sequence[Record], listed: Sequence[bool], decoded: Decoded, device: str) -> NDArray[np.int64]:
     """Compare the images of all records: the pairs (p, 2)."""
     table, at = decoded.image_facts(records)
     width, height = torch.from_numpy(table["shape"][at]).double().T
-    found = copies(table["small"][at], (width / height).float(), listed)
+    found = copies(table["small"][at], (width / height).float(), listed, device)
     return np.array(sorted(found), np.int64).reshape(-1, 2)
 
 
@@ -100,21 +109,40 @@ def is_listed(record: Record) -> bool:
     return record.group.startswith(BUSI_GROUP) and record.image.stem.lower() in listed_families()
 
 
-def copies(small: NDArray[np.uint8], aspects: Tensor, listed: Sequence[bool]) -> set[tuple[int, int]]:
-    """Find pairs i < j of copies among grey images (n, 96, 96) of these widths over heights; on a GPU if there is one.
+def copies(
+    small: NDArray[np.uint8], aspects: Tensor, listed: Sequence[bool], device: str = "cpu"
+) -> set[tuple[int, int]]:
+    """Find pairs i < j of copies among grey images (n, 96, 96) of these widths over heights.
+
+    A GPU rounds otherwise. It only finds the images that have a copy or nearly one: the CPU decides which are a pair,
+    so that no split depends on the device.
+    """
+    if not device.startswith("cuda"):
+        return copies_on("cpu", small, aspects, listed, 0.0)
+    near = sorted({i for pair in copies_on(device, small, aspects, listed, NEAR) for i in pair})
+    found = copies_on("cpu", small[near], aspects[near], [listed[i] for i in near], 0.0)
+    return {(near[i], near[j]) for i, j in found}
+
+
+def copies_on(
+    device: str, small: NDArray[np.uint8], aspects: Tensor, listed: Sequence[bool], slack: float
+) -> set[tuple[int, int]]:
+    """The same on one device; slack: how far below the thresholds a pair counts too.
 
     Two images that BUSI's list knows are compared unaltered alone: models are trained on the split that the list makes.
     About 26,000 n^2 multiplications, and 60 kB an image.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if len(small) == 0:
+        return set()
     pictures = [Image.fromarray(each) for each in small]
     details = torch.stack([detail(picture) for picture in pictures])
     images = coarse([detail(picture, blur=COARSE_BLUR) for picture in pictures], aspects, device)
-    found = set(correlated_pairs(details, sorted(ordered(likely_pairs(images, AS_IT_IS))), device))
+    unaltered = sorted(ordered(likely_pairs(images, AS_IT_IS, slack)))
+    found = set(correlated_pairs(details, unaltered, device, slack))
     for way in tqdm(WAYS, desc="comparing images", unit="way", delay=1):
-        likely = [(i, j) for i, j in sorted(likely_pairs(images, way)) if not (listed[i] and listed[j])]
+        likely = [(i, j) for i, j in sorted(likely_pairs(images, way, slack)) if not (listed[i] and listed[j])]
         new = [(i, j) for i, j in likely if (min(i, j), max(i, j)) not in found]
-        found |= ordered(altered_pairs(details, images.aspects, way, new))
+        found |= ordered(altered_pairs(details, images.aspects, way, new, slack))
     return found
 
 
@@ -130,8 +158,10 @@ def detail(picture: Image.Image, height: int = SIDE, width: int = SIDE, blur: fl
     return torch.from_numpy(np.asarray(grey, np.float32) - np.asarray(smooth, np.float32))
 
 
-def correlated_pairs(details: Tensor, pairs: Sequence[tuple[int, int]], device: str = "cpu") -> list[tuple[int, int]]:
-    """Keep the pairs (i, j) of images (n, h, w) that correlate above THRESHOLD at some shift."""
+def correlated_pairs(
+    details: Tensor, pairs: Sequence[tuple[int, int]], device: str = "cpu", slack: float = 0.0
+) -> list[tuple[int, int]]:
+    """Keep the pairs (i, j) of images (n, h, w) that correlate above THRESHOLD - slack at some shift."""
     kept = []
     for start in range(0, len(pairs), BLOCK):
         block = pairs[start : start + BLOCK]
@@ -141,7 +171,9 @@ def correlated_pairs(details: Tensor, pairs: Sequence[tuple[int, int]], device: 
         for down, across in product(range(-REACH, REACH + 1), repeat=2):
             one, other = windows(a, down, across), windows(b, -down, -across)
             best = torch.maximum(best, (one * other).sum(dim=1))
-        kept += [pair for pair, correlation in zip(block, best.tolist(), strict=True) if correlation > THRESHOLD]
+        kept += [
+            pair for pair, correlation in zip(block, best.tolist(), strict=True) if correlation > THRESHOLD - slack
+        ]
     return kept
 
 

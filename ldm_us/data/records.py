@@ -4,7 +4,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,10 @@ from torch import Tensor
 from ldm_us.config import ModelConfig
 from ldm_us.data.framing import Frame, Framing, Size, as_frame, fitted
 from ldm_us.data.mask_rule import drawn_lesion
+from ldm_us.data.medical import Spacing, is_medical, open_medical
+from ldm_us.data.organ import BREAST, Organ
 from ldm_us.data.regions import label_regions, lost_regions, resize_mask
+from ldm_us.data.structure import MaskFile, Structure, file_of
 from ldm_us.files.lineage import read_lineage
 
 # What Pillow raises on bad files.
@@ -28,11 +31,8 @@ IMAGE_SUFFIXES = (  # in small letters; other files are taken where they are nam
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 HIDDEN = 8  # grey levels by which transparency may change an image over black
-CLASSES = ("benign", "malignant", "normal")
-LESION_CLASSES = ("benign", "malignant")
-UNKNOWN = "unknown"  # the label of an image whose class nobody told
+DISAGREE = 2.0  # times, of the mm of a pixel within a set
 BUSI_GROUP, PHANTOM_GROUP, SAMPLES_GROUP = "busi:", "phantom ", "samples "  # start the names of their families
-PAPER_PROMPT = "Ultrasound image of a {label} breast"  # arXiv 2502.08580, section 3.1.1
 
 
 @dataclass(frozen=True, order=True)
@@ -40,20 +40,18 @@ class Record:
     """One image with what is known about it."""
 
     image: Path
-    masks: tuple[Path, ...]  # OR-ed together; empty: the image has no mask file
-    label: str  # of CLASSES, or UNKNOWN
+    masks: tuple[MaskFile, ...]  # OR-ed together; empty: the image has no mask file
+    label: str  # of the organ's classes, or UNKNOWN
     prompt: str
     group: str  # dataset and near-duplicate family, patient or case: never on both sides of a split
+    organ: Organ = field(default=BREAST, compare=False)
+    structures: tuple[str, ...] = field(default=(), compare=False)  # what each mask shows; empty: nobody named it
+    spacing: Spacing | None = field(default=None, compare=False)  # mm of a pixel of the file: down, across
 
-
-def class_prompt(label: str) -> str:
-    """Write the prompt of a class as the paper does."""
-    return PAPER_PROMPT.format(label=label)
-
-
-def prompted_class(prompt: str) -> str:
-    """Return the class whose prompt this is; empty for any other text."""
-    return next((label for label in CLASSES if prompt == class_prompt(label)), "")
+    @property
+    def shows(self) -> bool | None:
+        """Whether the image shows a structure, by its class; None where nobody said."""
+        return self.organ.shows(self.label)
 
 
 def open_image(path: Path) -> Image.Image:
@@ -70,11 +68,14 @@ def open_image(path: Path) -> Image.Image:
     return picture
 
 
-def open_mask(path: Path) -> Image.Image:
-    """Open and decode a file as open_image does, whatever its transparency.
+def open_mask(mask: MaskFile) -> Image.Image:
+    """Open and decode a file as open_image does, whatever its transparency, or draw what is no file of its own.
 
     Whole numbers of 16 or 32 bits are taken as they are where all fit into 8, and of two levels the higher is white.
     """
+    path = file_of(mask)
+    if isinstance(mask, Structure):
+        return mask.drawn(decode(path) if mask.level else None)
     picture = decode(path)
     if picture.mode[0] == "I" and not picture.has_transparency_data:
         levels = np.asarray(picture)
@@ -96,6 +97,8 @@ def eight_bits(picture: Image.Image, path: Path) -> Image.Image:
 def decode(path: Path) -> Image.Image:
     """Open and decode a file of one picture, in any mode, turned as a viewer shows it."""
     path = Path(path)
+    if is_medical(path) and path.is_file():
+        return open_medical(path)
     try:
         with path.open("rb") as file, Image.open(file) as picture:  # by its name, Pillow garbles a turned raw TIFF
             frames = 1 if picture.format in ONE_SHOWN else getattr(picture, "n_frames", 1)
@@ -122,11 +125,11 @@ def decode(path: Path) -> Image.Image:
     return picture
 
 
-def union_of_masks(paths: Sequence[Path]) -> Image.Image | None:
+def union_of_masks(paths: Sequence[MaskFile]) -> Image.Image | None:
     """OR the masks at their own size: mode L, 0 or 255; None when there are no paths. mask_rule.py says what counts."""
     union = None
     for path in paths:
-        lesion = drawn_lesion(open_mask(path), path)
+        lesion = drawn_lesion(open_mask(path), file_of(path))
         if union is not None and union.shape != lesion.shape:
             raise ValueError(
                 f"{path} is {lesion.shape[1]}x{lesion.shape[0]}, but {paths[0]} is {union.shape[1]}x{union.shape[0]}. "
@@ -141,6 +144,11 @@ def image_tensor(picture: Image.Image, size: Size) -> Tensor:
     grey = fitted(picture.convert("L"), size, Image.Resampling.BICUBIC)
     x = torch.from_numpy(np.array(grey, dtype=np.float32)) / 127.5 - 1
     return repeat(x, "h w -> 3 h w").contiguous()
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[-1, 1] -> 0..255, rounded."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def mask_tensor(union: Image.Image | None, size: Size, keep_small: bool = True) -> Tensor:
@@ -175,7 +183,7 @@ def load_image(path: Path, size: Size) -> Tensor:
     return image_tensor(open_image(path), size)
 
 
-def load_mask(paths: Sequence[Path], size: Size) -> Tensor:
+def load_mask(paths: Sequence[MaskFile], size: Size) -> Tensor:
     """Load masks OR-ed together as (1, H, W) float32 in {0, 1}; all zeros when there are no paths."""
     as_frame(size)
     return mask_tensor(union_of_masks(paths), size)
@@ -204,3 +212,14 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image | None]:
             f"{picture.width}x{picture.height}. Replace the mask by one drawn on this image."
         )
     return picture, union
+
+
+def spacing_notes(records: Sequence[Record]) -> list[str]:
+    """A sentence where the pixels of a set differ so much that its images, resized alike, show another scale."""
+    for axis, way in enumerate(("down", "across")):
+        known = sorted((record.spacing[axis], record.image.name) for record in records if record.spacing is not None)
+        if known and known[-1][0] > DISAGREE * known[0][0]:
+            (least, small), (most, large) = known[0], known[-1]
+            told = f"a pixel is {least:.3g} mm {way} in {small} and {most:.3g} mm in {large}"
+            return [f"{told}: grain and sizes in pixels do not compare"]
+    return []

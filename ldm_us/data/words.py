@@ -2,18 +2,20 @@
 
 An entry keeps texts, the most frequent of each class first, as many as fit, and a digest of every prompt: one that the
 model was never trained on is known for it. They lie in the lineage because they belong to a stage as its images do, and
-go with it through LoRA files, imports and exports. A stage of before this record is taken for one of breast classes.
+go with it through LoRA files, imports and exports. Beside them lies which classes show a structure, where that is not
+what a breast has. A stage of before this record is taken for one of breast classes.
 """
 
 import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.records import CLASSES, UNKNOWN, Record, class_prompt
+from ldm_us.data.organ import BREAST, UNKNOWN, is_plain
+from ldm_us.data.records import Record
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import DIGEST_LENGTH, Lineage, pack, read_lineage, unpack
 from ldm_us.files.stored_tensor import shown
@@ -21,11 +23,10 @@ from ldm_us.files.stored_tensor import shown
 WORDS = "words"  # of an entry; one of an autoencoder has none
 TAUGHT_BY = ("unet", "controlnet")  # stages with captions
 MOST_PROMPTS, MOST_CHARACTERS = 300, 50_000  # of the texts of an entry
-LONGEST_CLASS = 100  # characters
 NEAREST = 3  # prompts that a note names
 Entries = Sequence[Mapping[str, Any]]
 Taught = dict[str, dict[str, int]]  # {class, "" where there is none: {prompt: images}}
-OLD: Taught = {label: {class_prompt(label): 0} for label in CLASSES}  # how many is not known
+OLD: Taught = {label: {BREAST.prompt(label): 0} for label in BREAST.classes}  # how many is not known
 OLD_NAMES = ("bus", "breast", "phantom")  # in the names of the folders that old stages were trained on
 
 
@@ -38,6 +39,11 @@ class Words:
     digests: frozenset[bytes]  # of all prompts, of stages before too
     complete: bool  # whether every prompt is among them: none was taught before there was a record
     doubtful: bool = False  # breast classes without a record, and nothing says that it was breast
+    shown: Mapping[str, bool | None] = field(default_factory=dict)  # of classes that are not as those of a breast
+
+    def shows(self, label: str) -> bool | None:
+        """Whether images of a class show a structure; None where nobody said."""
+        return self.shown.get(label, BREAST.shows(label))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -131,7 +137,10 @@ def words_in(name: str, metadata: dict[str, str], more: Entries = ()) -> Words:
         taught = taught | new
     breast = lineage and all(any(word in str(entry.get("data")).lower() for word in OLD_NAMES) for entry in lineage)
     complete = bool(recorded) and not unnamed and not old
-    return Words(name, taught, digests_in(recorded), complete, taught == OLD and not recorded and not breast)
+    doubtful, shown = taught == OLD and not recorded and not breast, dict[str, bool | None]()
+    for entry in recorded:
+        shown |= entry[WORDS].get("shows", {})
+    return Words(name, taught, digests_in(recorded), complete, doubtful, shown)
 
 
 def rows_of(name: str, entry: Mapping[str, Any]) -> Taught:
@@ -139,11 +148,12 @@ def rows_of(name: str, entry: Mapping[str, Any]) -> Taught:
     taught: Taught = {}
     try:
         for prompt, label, images in entry[WORDS]["prompts"]:
-            plain = label.isprintable() and len(label) <= LONGEST_CLASS and not set(label) & set("/\\")
-            if not isinstance(prompt, str) or type(images) is not int or not plain or label.startswith("."):
+            if not isinstance(prompt, str) or type(images) is not int or not (label == "" or is_plain(label)):
                 raise ValueError("a prompt, class or number that is none")  # a class is a folder of samples too
             taught.setdefault(label, {})[prompt] = images
         unpack(entry[WORDS].get("new", ""))
+        if not set(entry[WORDS].get("shows", {}).values()) <= {True, False, None}:
+            raise ValueError("a class that neither shows a structure nor shows none")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{name}: the words in its lineage are damaged ({error}). Copy the file again.") from error
     return taught
@@ -151,9 +161,11 @@ def rows_of(name: str, entry: Mapping[str, Any]) -> Taught:
 
 def record_words(records: Iterable[Record], caption_dropout: float, lineage: Lineage) -> dict[str, Any]:
     """What a stage adds to its entry: nothing is taught where every caption is dropped."""
-    images = Counter(
-        (record.prompt, "" if record.label == UNKNOWN else record.label) for record in records if caption_dropout < 1
-    )
+    images, shown = Counter[tuple[str, str]](), dict[str, bool | None]()
+    for record in records if caption_dropout < 1 else ():
+        images[record.prompt, "" if record.label == UNKNOWN else record.label] += 1
+        if record.shows != BREAST.shows(record.label):
+            shown[record.label] = record.shows
     rows = sorted(images, key=lambda row: (-images[row], row))
     first = {label: (prompt, label) for prompt, label in reversed(rows)}
     rows.sort(key=lambda row: first[row[1]] != row)  # the most frequent of each class before all others
@@ -164,7 +176,8 @@ def record_words(records: Iterable[Record], caption_dropout: float, lineage: Lin
             kept.append((prompt, label, images[prompt, label]))
             room -= len(prompt)
     digests = {digest_of(prompt) for prompt, _ in rows}
-    return {WORDS: {"prompts": kept, "distinct": len(digests), "new": pack(digests - digests_in(lineage.entries))}}
+    new = pack(digests - digests_in(lineage.entries))
+    return {WORDS: {"prompts": kept, "distinct": len(digests), "new": new} | ({"shows": shown} if shown else {})}
 
 
 def digests_in(entries: Entries) -> frozenset[bytes]:

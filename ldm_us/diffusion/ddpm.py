@@ -4,6 +4,7 @@ A network predicts the noise or v, as its schedule says; `predict_z_0` and `eps_
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -58,7 +59,13 @@ def end_in_noise(alpha_bar: Tensor) -> Tensor:
 
 def level(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
     """Look the values (T,) up at t (b,) and shape them to scale `like` (b, c, h, w): -> (b, 1, 1, 1)."""
-    return values.to(like.dtype).to(like.device)[t].view(-1, 1, 1, 1)  # Apple's GPUs have no float64
+    return on_device(values, like.dtype, like.device)[t].view(-1, 1, 1, 1)
+
+
+@lru_cache(maxsize=64)
+def on_device(values: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A table of this very tensor, sent to a device once: to send it in every step would wait for the device."""
+    return values.to(dtype).to(device)  # Apple's GPUs have no float64
 
 
 def q_sample(schedule: Schedule, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from ldm_us.diffusion.guidance import Conditions, check_latents
 from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import draw
 from ldm_us.diffusion.sampling import Sampling, Step, denoise
+from ldm_us.diffusion.tiles import moments_of
+from ldm_us.networks.vae import posterior_from_moments
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ def encode_images(model: LatentDiffusion, x: Tensor) -> Tensor:
     """(b, 3, H, W) in [-1, 1] -> mean scaled latents (b, c, h, w) float32, on the model's device."""
     check_images(model, x)
     weight = model.vae.quant_conv.weight
-    return model.vae.encode(x.to(weight)).mean.float()
+    return posterior_from_moments(moments_of(model, x.to(weight)), model.vae.scale).mean.float()
 
 
 def first_step(strength: float, steps: int) -> int:

@@ -30,6 +30,7 @@ class LatentDiffusion(nn.Module):
         self.text = TextEncoder(config.text)
         self.unet = UNet(config.unet)
         self.controlnet = None
+        self.tile: int | None = None  # pixels of a side, see tiles.py
         rank, prompts = config.schedule.start_prior, config.schedule.prior_prompts
         self.prior = StartPrior(config.vae.latent_channels, rank, prompts) if rank else None
         self.grain = Grain(config.vae.grain_bands) if config.vae.grain else None
@@ -104,8 +105,14 @@ class LatentDiffusion(nn.Module):
         self.schedule = make_schedule(schedule)
 
     def encode_prompts(self, prompts: str | list[str]) -> Tensor:
-        """Prompts -> text states (b, 77, d)."""
-        return self.text(tokenize(prompts, self.config.text.length).to(self.device))
+        """Prompts -> text states (b, 77, d), or (b, 77 k, d) of k chunks."""
+        return self.text(tokenize(prompts, self.config.text.length, self.config.text.chunks).to(self.device))
+
+    def set_chunks(self, chunks: int) -> None:
+        """Let prompts be read in so many chunks of 75 tokens. Raise ValueError beside learned prompt tokens."""
+        text = dataclasses.replace(self.config.text, chunks=chunks)
+        check_prompt_tokens(text, text.prompt_tokens)
+        self.config = dataclasses.replace(self.config, text=text)
 
     @property
     def device(self) -> torch.device:

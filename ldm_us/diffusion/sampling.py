@@ -22,10 +22,10 @@ from ldm_us.diffusion.dpm_solver import dpm_step
 from ldm_us.diffusion.guidance import Conditions, Guidance, check_latents, guided_prediction, prepare_conditions
 from ldm_us.diffusion.model import LatentDiffusion, check_size
 from ldm_us.diffusion.noise import decoder_noise, draw, generators_of, latent_shape, start_from, with_grain
+from ldm_us.diffusion.tiles import PLACES, check_tile, decode_tiles
 from ldm_us.networks.precision import computing_in
 
 LARGEST = 1e6  # of a weight: beyond it nothing is a picture
-PLACES = 64 * 64  # of latents that are decoded at a time: at SD 1.5's size one image, whose decoding takes most memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Sampling:
     prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
     grain: bool = True  # draw texture that latents do not hold: the model's grain, or its decoder's noise
     size: int | tuple[int, int] | None = None  # pixels: the side of a square, or (height, width)
+    tile: int | None = None  # pixels along one side of what the autoencoder sees at a time; None: all
     precision: str = "fp32"  # of PRECISIONS; bf16 and fp16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are
     exact: bool = True  # one sample in a network call; False: a whole batch, and the last bits depend on it
@@ -71,6 +72,7 @@ class Sampling:
             "size": config.image_size,
         }
         check_size(config, config.image_size if self.size is None else self.size)
+        check_tile(config, self.tile)
         return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})
 
     def guided_by(self, scale: float) -> Guidance:
@@ -113,9 +115,8 @@ def generate(
     sampling = (sampling or Sampling()).resolved(model.config, masked=masks is not None)
     generators = generators_of(range(batch) if seeds is None else seeds)
     shape = (len(generators), *latent_shape(model, sampling.size))
-    check_batch(
-        model, batch, len(generators), torch.empty(shape, device="meta") if z_T is None else z_T, masks, controls
-    )
+    start = torch.empty(shape, device="meta") if z_T is None else z_T
+    check_batch(model, batch, len(generators), start, masks, controls)
     negative = [negative_prompts] * batch if isinstance(negative_prompts, str) else list(negative_prompts)
     if len(negative) != batch:
         raise ValueError(f"{len(negative)} negative prompts for {batch} prompts: give one per prompt.")
@@ -223,10 +224,11 @@ def decode(model: LatentDiffusion, z_0: Tensor, noise: Tensor | None = None) -> 
     """Latents (b, c, h, w), noise (b, N) or None for none -> images (b, 3, H, W) in [0, 1]."""
     slices = z_0.to(model.vae.post_quant_conv.weight).split(max(1, PLACES // z_0[0, 0].numel()))
     noises = [None] * len(slices) if noise is None else noise.split(len(slices[0]))
-    x = torch.cat([model.vae.decode(*each) for each in zip(slices, noises, strict=True)]).float()
+    pairs = zip(slices, noises, strict=True)
+    x = torch.cat([model.vae.decode(*each) if model.tile is None else decode_tiles(model, *each) for each in pairs])
     if not bool(z_0.isfinite().all() and x.isfinite().all()):
         raise ValueError("a sample is not finite: its weights overflow. Try --precision fp32, or other weights.")
-    return (x / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
+    return (x.float() / 2 + 0.5).clamp(0.0, 1.0)  # [-1, 1] -> [0, 1]
 
 
 @contextmanager
@@ -235,9 +237,9 @@ def computing(model: LatentDiffusion, sampling: Sampling) -> Iterator[LatentDiff
 
     dpm has a trailing grid: it begins at the noisiest timestep, where few steps of a leading one begin far from noise.
     """
-    before = torch.get_num_threads()
+    before, model = torch.get_num_threads(), copy.copy(model)  # the networks are the same ones
+    model.tile = sampling.tile
     if sampling.sampler == "dpm":
-        model = copy.copy(model)  # the networks are the same ones
         trailing = dataclasses.replace(model.schedule.config, spacing="trailing")
         model.schedule = dataclasses.replace(model.schedule, config=trailing)
     torch.set_num_threads(sampling.threads or before)

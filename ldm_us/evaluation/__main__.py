@@ -101,6 +101,13 @@ def add_comparing(commands: Any) -> None:
     words = ("--weights", "--data", "--generated", "--size", "--seed", "--device")
     add_words(command, *words, out="memorisation.json, samples.csv, closest.png")
 
+    about = "Of each model that train.py --keep-every kept: validation loss, and how many samples are copies."
+    command = add_command(commands, "kept", about, "runs/unet --data phantoms")
+    command.add_argument("run", type=Path, metavar="RUN", help="a run with models in RUN/kept")
+    command.add_argument("--n", type=int, default=64, metavar="N", help="samples of each model (%(default)s)")
+    add_words(command, "--data", "--seed", "--steps", "--guidance", "--batch", "--device", out="kept.json")
+    command.set_defaults(steps=25)
+
     about = "FID, KID, precision, recall, density, coverage, diversity, and the same between halves of the real images."
     command = add_command(commands, "distribution", about, f"{sets} --features {JUDGE}")
     add = command.add_argument
@@ -173,6 +180,7 @@ from ldm_us.evaluation.judge.command import run_train_judge
 from ldm_us.evaluation.masks.command import run_mask_fidelity
 from ldm_us.evaluation.measuring.command import run_classes, run_masks, run_reconstruction
 from ldm_us.evaluation.memorisation.command import run_memorisation
+from ldm_us.evaluation.memorisation.kept_command import run_kept
 from ldm_us.evaluation.protocol.command import run_protocol_command
 from ldm_us.evaluation.reader.command import run_make, run_score
 from ldm_us.evaluation.realism.command import run_realism
@@ -187,6 +195,7 @@ RUN = {
     "make": run_make,
     "score": run_score,
     "memorisation": run_memorisation,
+    "kept": run_kept,
     "train-judge": run_train_judge,
     "distribution": run_distribution,
     "realism": run_realism,
@@ -197,8 +206,12 @@ RUN = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command."""
     options = build_parser().parse_args(argv)
+    chosen = vars(options).get("device") == "auto"
     check_words(vars(options))
-    return RUN[options.command](options)
+    code = RUN[options.command](options)
+    if chosen:
+        print(f"measured on {options.device}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from ldm_us.data.readers.busi import CLASSES
-
 Z_95 = 1.959964  # standard deviations of a normal distribution that hold 95 % of it
 RESAMPLES = 2000
 LEAST_GROUPS = 6  # even from the least to the largest of 5 group values holds a median in 94 of 100 sets only
@@ -68,10 +66,10 @@ def accuracy(asked: Sequence[str], named: Sequence[str]) -> dict[str, dict[str, 
     return by_class(share_of, [a == b for a, b in zip(asked, named, strict=True)], asked)
 
 
-def confusion(asked: Sequence[str], named: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many of each asked class were named what: {asked: {named: count}}."""
+def confusion(asked: Sequence[str], named: Sequence[str], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many of each asked class were named what, of all that could be named: {asked: {named: count}}."""
     pairs = list(zip(asked, named, strict=True))
-    return {label: {other: pairs.count((label, other)) for other in CLASSES} for label in sorted(set(asked))}
+    return {label: {other: pairs.count((label, other)) for other in classes} for label in sorted(set(asked))}
 
 
 def grouped_interval(values: np.ndarray, groups: Sequence[str], statistic: str) -> tuple[float, float] | None:

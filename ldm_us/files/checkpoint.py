@@ -16,8 +16,9 @@ import ldm_us
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import atomic_file
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.originals import advice, import_command, option_for
-from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json, read_tensors
+from ldm_us.files.safetensors_header import DTYPES, open_safetensors, read_tensors
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
 
@@ -128,12 +129,10 @@ def load_part(
     """
     target = torch.float32 if dtype is None else dtype
     state: dict[str, Tensor] = {}
-    try:
+    with in_one_sentence(path):
         for name, value in read_tensors(path, f"{part}."):
             check_numbers(path, name, value)
             state[name.removeprefix(f"{part}.")] = value.to(device, target)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}). Copy it again.") from error
     module = model.get_submodule(part)
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
@@ -151,7 +150,10 @@ def check_numbers(path: Path | str, name: str, value: Tensor) -> None:
 
 @contextmanager
 def loaded(model: LatentDiffusion, path: Path | str | None, *parts: str) -> Iterator[None]:
-    """Inside, the parts hold their weights; those that were on the meta device go back there after."""
+    """Inside, the parts hold their weights; those that were on the meta device go back there after.
+
+    Nothing keeps them meanwhile but the system, which has the pages of the file in memory while there is room for them.
+    """
     absent = [part for part in parts if on_meta(model.get_submodule(part))]
     assert path is not None or not absent, "only a model of a file can lack parts"
     for part in absent:
@@ -176,6 +178,13 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     """open_safetensors, with one clear sentence for what is missing or not a safetensors file."""
+    with in_one_sentence(path, as_part):
+        return open_safetensors(path)
+
+
+@contextmanager
+def in_one_sentence(path: Path | str, as_part: str = "") -> Iterator[None]:
+    """Inside, a model file that is missing, a folder or not a whole safetensors file is one ValueError."""
     path = Path(path)
     if path.is_dir():
         inside = path / "model.safetensors"
@@ -184,7 +193,7 @@ def open_model_file(path: Path | str, as_part: str = "") -> safe_open:
     if not path.is_file():
         raise ValueError(f"{path}: no such file. Give a model.safetensors that train.py or weights_convert wrote.")
     try:
-        return open_safetensors(path)
+        yield
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path}: not a whole safetensors file ({error}). Copy it again, or convert original weights with "

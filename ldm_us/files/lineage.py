@@ -12,7 +12,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_us.files.safetensors_header import parse_json
+from ldm_us.files.json_values import parse_json
 
 DIGESTS = "new_images"  # of an entry: base64 of the sorted digests of images that no stage before was trained on
 DIGEST_LENGTH = 8  # bytes

@@ -5,6 +5,7 @@ before its key is written: a process that is killed in between leaves nothing th
 later, so what one process has mapped stays right while another adds to it.
 """
 
+import errno
 import hashlib
 import os
 import warnings
@@ -20,6 +21,7 @@ from torch import Tensor
 from ldm_us.files.locks import take_exclusive
 
 HEADER, KEY = 32, 16  # bytes, of hashes
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 Bytes = NDArray[np.uint8]
 
 
@@ -33,6 +35,7 @@ class Rows:
         self.names = np.empty(0, f"S{KEY}")
         self.rows: Bytes = np.empty((0, size), np.uint8)
         self.added: list[tuple[NDArray[np.bytes_], Bytes]] = []  # without a path
+        self.refused: OSError | None = None  # where the file turned out to be for reading alone
         self.load()
 
     def load(self) -> None:
@@ -69,13 +72,13 @@ class Rows:
         return np.where(self.names[places] == wanted, places, -1)
 
     def add(self, keys: Sequence[str], rows: Bytes) -> None:
-        """Write rows (n, size) behind those of all processes; load() finds them."""
+        """Write rows (n, size) behind those of all processes; load() finds them. Where none may write: keep them."""
         if self.path is None:
             self.added.append((names_of(keys), rows))
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         path = self.path.with_suffix(".rows")
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path.with_suffix(".keys"), "ab") as names, open(path, "ab"):
                 take_exclusive(names)
                 length = os.fstat(names.fileno()).st_size
@@ -86,7 +89,10 @@ class Rows:
                 write_at(Path(names.name), start, self.header * (start == 0) + names_of(keys).tobytes())
         except OSError as error:
             error.filename = error.filename or str(path)  # a full disk does not say which file it stopped
-            raise
+            if error.errno not in READ_ONLY:
+                raise
+            self.refused, self.path = error, None
+            self.add(keys, rows)
 
 
 def as_tensor(mapped: NDArray[Any]) -> Tensor:

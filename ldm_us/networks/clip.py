@@ -11,19 +11,24 @@ from torch import Tensor, nn
 from ldm_us.config import TextConfig
 from ldm_us.networks.layers import Attention
 
+START_OF_TEXT = 49406
 END_OF_TEXT = 49407  # ends a prompt, and pads it: SD 1.5 was trained so
 COMMON_TOKENS = range(512, 5512)  # the first merges that CLIP's encoding learned, so the most frequent; after 512 bytes
 
 
-def tokenize(prompts: str | list[str], length: int = 77) -> Tensor:
-    """Prompts -> (b, length) int64: start, byte pairs, end of text, padded with end of text.
+def tokenize(prompts: str | list[str], length: int = 77, chunks: int = 1) -> Tensor:
+    """Prompts -> (b, chunks * length) int64: of each chunk start, byte pairs, end of text, padded with end of text.
 
-    A longer prompt is cut and keeps its end of text (see `kept_text`). open_clip pads with 0 ("!"): replaced here.
+    A longer prompt is cut and keeps its end of text (see `kept_text`). open_clip pads with 0 ("!"), not so here.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    tokens = _open_clip_tokenizer()(prompts, context_length=length).to(torch.int64)
-    after_end = (tokens == END_OF_TEXT).cumsum(dim=1) > 0  # from the end of text on, padding included
-    return torch.where(after_end, END_OF_TEXT, tokens)
+    prompts, rows = [prompts] if isinstance(prompts, str) else list(prompts), []
+    for prompt in prompts:
+        words = _open_clip_tokenizer().encode(prompt)
+        words = words[: words.index(END_OF_TEXT)] if END_OF_TEXT in words else words  # written out: it ends the text
+        for first in range(0, chunks * (length - 2), length - 2):
+            row = [START_OF_TEXT, *words[first : first + length - 2]]
+            rows.append(row + [END_OF_TEXT] * (length - len(row)))
+    return torch.tensor(rows, dtype=torch.int64).view(len(prompts), chunks * length)
 
 
 def kept_text(prompt: str, length: int = 77) -> tuple[int, str]:
@@ -120,14 +125,18 @@ class TextEncoder(nn.Module):
             self.prompt = nn.Parameter(torch.zeros(config.prompt_tokens, config.width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(b, n) int64 -> (b, n, d). Behind a learned prompt the last N tokens before the final one fall off."""
-        embeddings = self.token_embedding(tokens)
+        """(b, k n) int64 -> (b, k n, d), each chunk of n by itself.
+
+        Behind a learned prompt the last N tokens before the final one fall off.
+        """
+        chunks = tokens.reshape(-1, min(tokens.shape[1], self.config.length))  # (b, k n) -> (b k, n)
+        embeddings = self.token_embedding(chunks)
         if self.prompt is not None:
             embeddings = insert_prompt(embeddings, self.prompt)
-        states = embeddings + self.position_embedding.weight[: tokens.shape[1]]
+        states = embeddings + self.position_embedding.weight[: chunks.shape[1]]
         for block in self.blocks:
             states = block(states)
-        return self.norm_out(states)
+        return self.norm_out(states).reshape(*tokens.shape, -1)  # (b k, n, d) -> (b, k n, d)
 
 
 def insert_prompt(embeddings: Tensor, prompt: Tensor) -> Tensor:
@@ -146,6 +155,8 @@ def insert_prompt(embeddings: Tensor, prompt: Tensor) -> Tensor:
 
 def check_prompt_tokens(config: TextConfig, count: int) -> None:
     """Refuse more learned vectors than leave room for start, one word and end of text."""
+    if count and config.chunks > 1:
+        raise ValueError(f"{count} prompt tokens: they go with prompts of one chunk, not of {config.chunks}.")
     if not 0 <= count <= config.length - 3:
         raise ValueError(
             f"{count} prompt tokens: a prompt is {config.length} tokens long, start and end of text included. Use 0 to "

@@ -28,7 +28,7 @@ from ldm_us.training.reconstruction import psnr, reconstruct
 
 SAMPLES = {"unet": 5, "controlnet": 4}  # in a row
 ROWS, MOST_ROWS = ("normal", "benign", "malignant"), 8  # first, as in the paper's Figure 3; and how many
-COUNTS = {"benign": 2, "malignant": 2, "normal": 1}  # of held-out images whose masks or reconstructions are shown
+SHOWN = {True: 2, None: 2, False: 1}  # held-out images of a class, by whether it shows a structure
 
 
 class Example(NamedTuple):
@@ -192,9 +192,9 @@ def read_examples(config: dict[str, Any], folders: Sequence[Path], framing: Fram
 def choose(records: Sequence[Record]) -> list[Record]:
     """The first few of each class, those with a mask file before those without."""
     chosen: list[Record] = []
-    for label, count in COUNTS.items():
+    for label in sorted({record.label for record in records})[:MOST_ROWS]:
         of_class = [record for record in records if record.label == label]
-        chosen += sorted(of_class, key=lambda record: not record.masks)[:count]
+        chosen += sorted(of_class, key=lambda record: not record.masks)[: SHOWN[of_class[0].shows]]
     return chosen
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm_us.data.records import CLASSES, trained_framing
+from ldm_us.data.records import trained_framing
 from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy
-from ldm_us.evaluation.judge.file import asked_classes, load_judge
+from ldm_us.evaluation.judge.file import asked_classes, check_judged, load_judge
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.mask_errors import mask_errors
 from ldm_us.evaluation.masks.fidelity import load_batch
@@ -51,13 +51,14 @@ def judged(
             start, before = run.config.get("weights"), "none: random weights"
             if start is not None:
                 before = named(network, load_model(start, device), words, sampling, seed)
-            reading = f"{PER_CLASS} samples a class, by the judge; 1 in {len(CLASSES)} by chance"
+            reading = f"{PER_CLASS} samples a class, by the judge; 1 in {len(network.classes)} by chance"
             return [Judged("classes named as asked", reading, before, named(network, model, words, sampling, seed))], []
         if run.stage == "controlnet":
             _, held_out = split_data(folders, float(run.config["held_out"]))
-            lesions = [record for record in held_out if record.masks and record.label != "normal"][:MASKS]
+            lesions = [record for record in held_out if record.masks and record.shows is not False][:MASKS]
             if not lesions:
                 raise ValueError("no held-out image has a lesion mask.")
+            check_judged(network, [record.label for record in lesions], "--data")
             check_unseen_by_judge(path, training, lesions)
             images, masks = load_batch(lesions, model.config.image_size)
             prompts = [record.prompt for record in lesions]
@@ -77,7 +78,7 @@ def judged(
 
 def named(network: Judge, model: LatentDiffusion, words: Words, sampling: Sampling, seed: int) -> str:
     """How often the judge names the class that a sample was asked for, with its 95 % interval."""
-    asked, prompts = asked_classes(words, PER_CLASS)
+    asked, prompts = asked_classes(words, network, PER_CLASS)
     samples = draw_samples(model, prompts, sampling, seed, BATCH)
     share = accuracy(asked, judge(network, samples).labels)["all"]
     return f"{share['share']:.0%} ({share['low']:.0%} to {share['high']:.0%})"

@@ -58,6 +58,16 @@ def half_precision(device: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def other_device(before: str | None, now: str) -> list[str]:
+    """A sentence where work goes on on another kind of device than it was begun on; None: that is not known."""
+    kinds = [device.partition(":")[0] for device in (before or now, now)]
+    if kinds[0] == kinds[1]:
+        return []
+    return [
+        f"begun on {kinds[0]}, it goes on on {kinds[1]}, which rounds otherwise: --device {kinds[0]} keeps the bits."
+    ]
+
+
 def emulation_notes(precision: str, device: str) -> list[str]:
     """A sentence where a CPU has no instructions for this half precision, and takes longer than in float32."""
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

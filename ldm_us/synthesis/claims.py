@@ -13,7 +13,8 @@ from PIL import Image
 from ldm_us.config import ASPECTS
 from ldm_us.data.framing import Frame, fit_by
 from ldm_us.data.masks.files import parse_name
-from ldm_us.data.records import mask_tensor, prompted_class, union_of_masks
+from ldm_us.data.records import mask_tensor, union_of_masks
+from ldm_us.data.words import Words
 from ldm_us.synthesis.fields import DIGEST, SYNTHETIC, fields_sha256, mask_sha256, pixels_sha256, unpack_mask
 from ldm_us.synthesis.subjects import masked_subjects
 from ldm_us.synthesis.weights import Source
@@ -41,18 +42,18 @@ def changed_since(picture: Image.Image, text: Mapping[str, str], size: Frame | N
     return problems
 
 
-def untrue_claims(text: Mapping[str, str]) -> list[str]:
+def untrue_claims(text: Mapping[str, str], words: Words) -> list[str]:
     """What sample.py would not have written, whoever signed it: fields that no pixel depends on."""
     problems = []
     if text.get("synthetic") != SYNTHETIC:
         problems.append(f"synthetic: the field does not say {SYNTHETIC!r}")
     if lacking := [name for name in ORIGIN if not text.get(name)]:
         problems.append(f"origin: no field {' and '.join(lacking)}")
-    label, prompted = text.get("class"), prompted_class(text.get("prompt", ""))
+    label, prompted = text.get("class"), words.label_of(text.get("prompt", ""))
     names = (parse_name(Path(name)) for name in text.get("mask", "").split(", "))
-    of_masks = {match["label"] for match in names if match is not None}
+    of_masks = {match["label"] for match in names if match is not None}  # in small letters
     # A prompt of one's own leaves the class that the name of the mask tells.
-    if label is not None and label != prompted and (prompted or label not in of_masks):
+    if label is not None and label != prompted and (prompted or label.lower() not in of_masks):
         problems.append(f"class: {label}, but the prompt is {text.get('prompt', '')!r}")
     return problems
 

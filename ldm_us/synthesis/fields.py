@@ -21,6 +21,7 @@ from ldm_us.synthesis.subjects import Subject
 Fields = dict[str, Any]  # values of JSON
 SYNTHETIC = "made by a generative model, not for diagnosis"
 DIGEST = "fields_sha256"  # over all other fields
+LARGEST = 1 << 24  # bytes of a mask, of a bit a pixel
 SHOWS = "shows"  # of a picture about samples, which is none itself: what it shows
 
 
@@ -71,6 +72,16 @@ def pixels_sha256(picture: Image.Image) -> str:
 def mask_sha256(mask: Tensor) -> str:
     """SHA-256 of a mask (1, H, W) in {0, 1}, one byte a pixel."""
     return hashlib.sha256(mask.to(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def mask_is_empty(entry: Mapping[str, Any]) -> bool:
+    """Whether a sample followed a mask in which nothing is drawn; such masks make no samples alike."""
+    if "mask_bits" not in entry:
+        return entry.get("class") == "normal"  # of old samples, all of a breast
+    try:
+        return not any(zlib.decompressobj().decompress(base64.b64decode(entry["mask_bits"]), LARGEST))
+    except (binascii.Error, zlib.error, TypeError, ValueError):
+        return False
 
 
 def pack_mask(mask: Tensor) -> str:

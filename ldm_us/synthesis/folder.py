@@ -18,15 +18,15 @@ from typing import Any, TextIO
 from PIL import Image
 from torch import Tensor
 
+from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.busi import SAMPLES_INFO
-from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import take_shared, try_exclusive
 from ldm_us.files.pictures import save_png, to_picture
-from ldm_us.synthesis.fields import SHOWS, Fields, as_text, pixels_sha256
+from ldm_us.synthesis.fields import SHOWS, Fields, as_text, mask_is_empty, pixels_sha256
 from ldm_us.synthesis.plan import Plan, Sample
-from ldm_us.synthesis.recipe import BEGINNINGS, edited_image, settings_of
+from ldm_us.synthesis.recipe import BEGINNINGS, RARE, edited_image, settings_of
 
 COMMAND = "command.json"  # what the folder was begun with
 MANIFEST = "manifest.jsonl"  # a line for every sample, once all are there
@@ -120,7 +120,7 @@ def one_by_one(command: Fields) -> Fields:
     own |= {f"{name}_sha256" for name in begin} | {"invert", "no_paste", "source_class"}
     rest = {key: value for key, value in command.items() if key not in own}
     sampling = dataclasses.asdict(Sampling()) | settings["sampling"]
-    others = {"edition": settings.get("edition", 1), "negative_prompt": settings["negative_prompt"]}
+    others = RARE | {name: settings[name] for name in (*RARE, "negative_prompt") if name in settings}
     return sampling | others | {"also_control": controls} | begin | rest
 
 
@@ -198,11 +198,12 @@ def finish(out: Path, plan: Plan) -> None:
             families.setdefault(shared, []).append(Path(entry["file_name"]).name)
     assert numbers == plan.total, "a process left before its share was done"
     if plan.layout == "busi":
-        others = {s.label: s.prompt for s in plan.subjects if s.prompt != class_prompt(s.label)}
+        others = {s.label: s.prompt for s in plan.subjects if s.prompt != BREAST.prompt(s.label)}
+        shows = {s.label: s.shows for s in plan.subjects if s.shows != BREAST.shows(s.label)}
         info = {
             "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
             "families": [names for names in families.values() if len(names) > 1],
-            **({"prompts": others} if others else {}),  # else who trains on them would call them a breast
+            **{key: table for key, table in (("prompts", others), ("shows", shows)) if table},  # else it is a breast
         }
         with atomic_file(out / SAMPLES_INFO) as file:
             file.write((json.dumps(info, indent=1) + "\n").encode())
@@ -214,7 +215,7 @@ def shared_source(entry: Fields) -> str | None:
         return edited
     if controls := settings_of(entry)["controls"]:
         return json.dumps([str(control["hint"]["sha256"]) for control in controls])
-    return entry.get("mask_sha256") if entry.get("class") != "normal" else None
+    return None if mask_is_empty(entry) else entry.get("mask_sha256")
 
 
 def read_list(path: Path) -> Iterator[Fields]:

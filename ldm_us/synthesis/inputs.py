@@ -16,7 +16,6 @@ from torch import Tensor
 from ldm_us.data.framing import Framing, fitted
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.records import (
-    LESION_CLASSES,
     framed,
     image_tensor,
     mask_tensor,
@@ -44,7 +43,7 @@ def check_masks(plan: Plan, recipe: Recipe) -> tuple[str | None, list[str]]:
     Raise ValueError for one that does not fit.
     """
     if not plan.masked:
-        lesions = [label for label in LESION_CLASSES if any(subject.label == label for subject in plan.subjects)]
+        lesions = sorted({subject.label for subject in plan.subjects if subject.shows})
         if plan.layout == "busi" and lesions:
             return None, [f"without --mask there are no mask files for {' and '.join(lesions)}."]
         return None, []
@@ -55,7 +54,7 @@ def check_masks(plan: Plan, recipe: Recipe) -> tuple[str | None, list[str]]:
         frame = own.size if union is None else own.frame(union)
         mask = mask_tensor(union, frame)
         where = f"{subject.masks[0] if subject.masks else subject.name} at {frame} pixels"
-        check_mask(subject.label, bool(mask.any()), where)
+        check_mask(subject.label, subject.shows, bool(mask.any()), where)
         digest.update(bytes(mask.byte().numpy().data))
         if union is None:
             continue
@@ -129,7 +128,8 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], 
     if isinstance(begin, Inversion) and begin.source_mask is not None:
         lesion = bool(load_masks(begin.source_mask, recipe, 1).any())
         for prompt in prompts if begin.source_prompt is None else [begin.source_prompt]:
-            check_mask(words.label_of(prompt), lesion, f"--source-mask {begin.source_mask}")
+            label = words.label_of(recipe.plain(prompt))
+            check_mask(label, words.shows(label), lesion, f"--source-mask {begin.source_mask}")
         if model.controlnet is None:
             raise ValueError(
                 "--source-mask: no ControlNet in the weights to follow it. Train one: `train.py controlnet`."

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_us.data.records import class_prompt
+from ldm_us.data.organ import BREAST
 from ldm_us.diffusion.sampling import Sampling
 
 FILES = ("init", "inpaint", "source_mask")  # those that name a file; its SHA-256 stands in a field of its own
@@ -26,7 +26,7 @@ def settings_of_old_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
         begin = {"from": kind} | files | {name: _value(fields[name]) for name in names if name in fields}
         begin |= {"paste": False} if "no_paste" in fields else {}
         begin |= {"source_prompt": str(fields["source_prompt"])} if "source_prompt" in fields else {}
-        begin |= {"source_prompt": class_prompt(str(fields["source_class"]))} if "source_class" in fields else {}
+        begin |= {"source_prompt": BREAST.prompt(str(fields["source_class"]))} if "source_class" in fields else {}
     return {
         "sampling": sampling,
         "negative_prompt": str(fields.get("negative_prompt", "")),

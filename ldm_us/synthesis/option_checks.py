@@ -1,12 +1,13 @@
 """What the command line of sample.py makes no sense with: refused before anything is loaded, or told in a note."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ldm_us.config import TextConfig
-from ldm_us.networks.clip import kept_text
+from ldm_us.networks.clip import check_prompt_tokens, kept_text
 from ldm_us.runtime.checks import check_device, check_finite, check_seed
 from ldm_us.runtime.processes import process_count
 from ldm_us.synthesis.plan import Plan
@@ -111,12 +112,14 @@ def ignored_notes(recipe: Recipe, asked_guidance: float | None, fast: bool, wate
 
 def cut_notes(plan: Plan, recipe: Recipe, text: TextConfig) -> list[str]:
     """A sentence for every prompt that has more tokens than the model reads, with the end of the part that counts."""
-    length = text.length - text.prompt_tokens
+    text = replace(text, chunks=recipe.long_prompts or text.chunks)
+    check_prompt_tokens(text, text.prompt_tokens)
+    length = text.read
     prompts = [("the prompt", prompt) for prompt in dict.fromkeys(subject.prompt for subject in plan.subjects)]
     prompts += [("--negative-prompt", recipe.negative_prompt)]
     if isinstance(recipe.begin, Inversion):
         prompts += [("--source-prompt", recipe.begin.source_prompt or "")]
-    cut = [(name, *kept_text(prompt, length)) for name, prompt in prompts]
+    cut = [(name, *kept_text(recipe.plain(prompt), length)) for name, prompt in prompts]
     return [
         f"{name} has {count} tokens with start and end of text, and the model reads {length}: nothing counts after "
         f"'...{kept[-40:]}'."

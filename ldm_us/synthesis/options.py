@@ -37,7 +37,7 @@ class SampleOptions:
     balance: list[float] | None
     seed: int | None  # of the first sample; None: drawn from the system
     layout: str  # of LAYOUTS
-    batch: int  # images at a time
+    batch: int | None  # images at a time; None: see at_a_time
     device: str
     out: Path | None
     overwrite: bool
@@ -109,9 +109,11 @@ def recipe_of(values: dict[str, Any]) -> Recipe:
         exact=bool(alone or values["exact"] or not (values["fast"] or on_gpu)),
         precision=values["precision"] or half,
         guidance_interval=None if interval is None else tuple(interval),
-        **{name: values[name] for name in (*same, "guess", "size", "threads", "prior", "grain")},
+        **{name: values[name] for name in (*same, "guess", "size", "tile", "threads", "prior", "grain")},
     )
-    return Recipe(sampling, values["negative_prompt"], begin, tuple(map(parse_added, values["also_control"])))
+    added = tuple(map(parse_added, values["also_control"]))
+    read = {name: values[name] for name in ("prompt_weights", "long_prompts")}
+    return Recipe(sampling, values["negative_prompt"], begin, added, **read)
 
 
 def beginning_of(values: dict[str, Any]) -> Beginning:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from ldm_us.data.records import CLASSES
+from ldm_us.data.organ import BREAST
 from ldm_us.data.words import Words
 from ldm_us.synthesis.subjects import Subject, choose_subjects, masked_subjects
 
@@ -35,7 +35,7 @@ class Plan:
     """What is to be sampled, as few numbers as it takes."""
 
     subjects: tuple[Subject, ...]
-    masked: bool  # every sample follows a mask; that of a normal breast may be empty
+    masked: bool  # every sample follows a mask; that of a class without a structure is empty
     seed: int  # of the first sample
     n: int = 4  # of each subject, where there are no counts
     counts: tuple[int, ...] | None = None  # of each of the classes
@@ -66,7 +66,7 @@ class Plan:
             seed = self.seed + (number if self.own_seeds else nth)
             if self.layout == "busi":
                 stem = f"{subject.label}/{subject.label} ({of_class[subject.label]})"
-                has_mask = self.masked or subject.label == "normal"
+                has_mask = self.masked or subject.shows is False
                 yield Sample(number, row, subject, seed, f"{stem}.png", f"{stem}_mask.png" if has_mask else None)
             else:
                 name = f"{row:04d}_{subject.name.replace(' ', '_')}_seed{seed}.png"
@@ -106,9 +106,10 @@ def make_plan(
             raise ValueError("--balance sets the classes: leave --class and --prompt away.")
         words.check_classes("--balance")
         classes = words.classes
-        of_breast = len(balance) == len(CLASSES) and set(classes) < set(CLASSES)
-        if of_breast and not any(share for label, share in zip(CLASSES, balance, strict=True) if label not in classes):
-            classes = CLASSES  # with 0 for what the model was not taught
+        every = BREAST.classes
+        of_breast = len(balance) == len(every) and set(classes) < set(every)
+        if of_breast and not any(share for label, share in zip(every, balance, strict=True) if label not in classes):
+            classes = every  # with 0 for what the model was not taught
         counts = class_counts(balance, n, classes)
         subjects = balanced_subjects(dict(zip(classes, counts, strict=True)), mask, words)
         plan = Plan(tuple(subjects), mask is not None, seed, counts=counts, classes=classes, layout=layout)
@@ -141,17 +142,18 @@ def class_counts(balance: Sequence[float], n: int | None, classes: Sequence[str]
 def balanced_subjects(counts: Mapping[str, int], mask: Path | None, words: Words) -> list[Subject]:
     """A subject for each class that is wanted or, with masks, one for each mask of a lesion.
 
-    Masks whose names tell no class serve a class that has no masks of its own. A normal breast has an empty mask.
+    Masks whose names tell no class serve a class that has no masks of its own. A class without a structure, such as
+    normal, has an empty mask.
     """
     masks = [] if mask is None else masked_subjects(mask, words.classes)
     subjects: list[Subject] = []
     for label in (label for label, count in counts.items() if count > 0):
-        prompt = words.prompt(label)
-        if mask is None or label == "normal":
-            subjects.append(Subject(label, prompt, label=label))
+        prompt, shows = words.prompt(label), words.shows(label)
+        if mask is None or shows is False:
+            subjects.append(Subject(label, prompt, label=label, shows=shows))
             continue
         fitting = [s for s in masks if s.label == label] or [s for s in masks if not s.label]
         if not fitting:
             raise ValueError(f"--mask {mask}: no mask of class {label}. Add some, or make its share of --balance 0.")
-        subjects += [replace(subject, label=label, prompt=prompt) for subject in fitting]
+        subjects += [replace(subject, label=label, prompt=prompt, shows=shows) for subject in fitting]
     return subjects

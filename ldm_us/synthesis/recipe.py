@@ -8,20 +8,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from PIL import Image
 
-from ldm_us.config import ASPECTS, ITERATIONS, STRENGTH
+from ldm_us.config import ASPECTS, ITERATIONS, LIMITS, STRENGTH
 from ldm_us.data.framing import Frame, as_frame, fit_by
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.editing import first_step
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.safetensors_header import parse_json
+from ldm_us.files.json_values import from_json, parse_json
 from ldm_us.synthesis.old_fields import settings_of_old_fields
+from ldm_us.synthesis.prompt_weights import plain_text
 
 Given = Mapping[str, Sequence[Path]]  # the files of each option of the command line, by its name: init, also_control
 
@@ -67,8 +67,10 @@ class Inversion:
 
 
 Beginning = FromNoise | FromImage | Region | Inversion
-SETTINGS = {"sampling", "negative_prompt", "begin", "controls", "aspect", "edition"}  # the tables of a recipe in JSON
 EDITION = 2  # the newest
+# Fields that JSON has where they are not these.
+RARE: dict[str, Any] = {"aspect": "squash", "edition": 1, "prompt_weights": False, "long_prompts": None}
+SETTINGS = {"sampling", "negative_prompt", "begin", "controls", *RARE}  # the tables of a recipe in JSON
 BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
 
 
@@ -96,6 +98,8 @@ class Recipe:
     aspect: str = "squash"  # of ASPECTS: how masks, hints and the image to edit come into the size of the samples
     # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level, the last 32 bits of a seed
     edition: int = EDITION
+    prompt_weights: bool = False  # read (word:1.3) in prompts, see prompt_weights.py
+    long_prompts: int | None = None  # chunks of 75 tokens that a prompt may have; None: the model's own
 
     def __post_init__(self) -> None:
         if self.sampling.sampler == "dpm" and isinstance(self.begin, Region):
@@ -104,6 +108,8 @@ class Recipe:
             raise ValueError(f"aspect {self.aspect} of the settings is not known here: made by a newer version?")
         if self.edition not in range(1, EDITION + 1):
             raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
+        if self.long_prompts not in (None, *range(1, LIMITS["chunks"] + 1)):
+            raise ValueError(f"--long-prompts {self.long_prompts}: use 1 to {LIMITS['chunks']} chunks of 75 tokens.")
 
     def settled(self, schedule: Schedule, last_seed: int) -> "Recipe":
         """In the oldest edition that draws the same: its folders go on, and older software knows its pictures.
@@ -114,6 +120,10 @@ class Recipe:
         older = dataclasses.replace(schedule, whole_spacing=True)
         same = not region and last_seed < 2**32 and ddim_timesteps(older, steps) == ddim_timesteps(schedule, steps)
         return dataclasses.replace(self, edition=1) if same else self
+
+    def plain(self, prompt: str) -> str:
+        """The words of a prompt, without weights where these are read."""
+        return plain_text(prompt) if self.prompt_weights else prompt
 
     @property
     def size(self) -> Frame:
@@ -146,10 +156,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON; files are named and hashed."""
         (kind,) = [name for name, of_kind in BEGINNINGS.items() if type(self.begin) is of_kind]
-        newer: dict[str, Any] = {"aspect": self.aspect, "edition": self.edition}
-        usual = {"aspect": "squash", "edition": 1}  # older software knows pictures without these fields
-        return {name: value for name, value in newer.items() if value != usual[name]} | {
-            "sampling": dataclasses.asdict(self.sampling),
+        sampling = dataclasses.asdict(self.sampling)
+        if self.sampling.tile is None:  # a field of newer software alone: older reads all other pictures
+            del sampling["tile"]
+        return {name: getattr(self, name) for name, usual in RARE.items() if getattr(self, name) != usual} | {
+            "sampling": sampling,
             "negative_prompt": self.negative_prompt,
             "begin": {"from": kind} | _plain(self.begin),
             "controls": [_plain(control) for control in self.controls],
@@ -168,12 +179,11 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
         begin = dict(values["begin"])
         kind = BEGINNINGS[begin.pop("from")]
         return Recipe(
-            _build(Sampling, values["sampling"]),
+            from_json(Sampling, values["sampling"]),
             str(values["negative_prompt"]),
-            _build(kind, _with_files(begin, given, digest)),
-            tuple(_build(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
-            values.get("aspect", "squash"),
-            values.get("edition", 1),
+            from_json(kind, _with_files(begin, given, digest)),
+            tuple(from_json(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
+            **{name: values.get(name, usual) for name, usual in RARE.items()},
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"the settings are no Recipe ({error!r})") from error
@@ -226,25 +236,3 @@ def _same_file(option: str, recorded: Any, given: Sequence[Path], digest: Callab
     if len(given) == 1:
         raise ValueError(f"{made}, but {given[0]} is {digest(given[0])[:12]}")
     raise ValueError(f"{made}: give that file with {option}")
-
-
-def _build(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass from values of JSON; a field that is missing takes its default: the picture is older than it."""
-    fields = {each.name: each.type for each in dataclasses.fields(kind)}
-    for name, value in values.items():
-        if name not in fields:
-            raise ValueError(f"the field {name} is not known here: made by a newer version?")
-        if not _fits(value, fields[name]):
-            raise ValueError(f"the field {name} has no such value: {str(value)[:40]!r}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if kind is float:
-        return type(value) in (int, float)
-    return value is None if kind is NoneType else isinstance(value, kind) and not (kind is int and value is True)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
-from ldm_us.data.readers.busi import class_folder, read_busi
+from ldm_us.data.organ import BREAST
+from ldm_us.data.readers.busi import class_folder, read_busi, told_of
 from ldm_us.data.readers.left_out import list_left_out
-from ldm_us.data.records import CLASSES, LESION_CLASSES
+from ldm_us.data.structure import MaskFile
 from ldm_us.data.words import Words
 from ldm_us.synthesis.recipe import Beginning, Inversion
 
@@ -19,9 +20,10 @@ class Subject:
 
     name: str  # of the row and of the files
     prompt: str
-    masks: tuple[Path, ...] = ()  # OR-ed together; empty: not conditioned on a mask
+    masks: tuple[MaskFile, ...] = ()  # OR-ed together; empty: not conditioned on a mask
     original: Path | None = None  # the image the mask was drawn on, where it lies beside it
     label: str = ""  # a class of the model, or that in a mask's name; empty where nobody told
+    shows: bool | None = None  # whether this class shows a structure; None where nobody said
     size: int | tuple[int, int] | None = None  # of its samples, where its mask says it: a side, or (height, width)
 
 
@@ -39,18 +41,20 @@ def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None, wo
     if not labels:
         words.check_classes("without --class and --prompt")
         of_class = {label: words.prompt(label) for label in words.classes}
-    return [Subject(label, of_class[label], label=label) for label in labels or words.classes]
+    chosen = labels or words.classes
+    return [Subject(label, of_class[label], label=label, shows=words.shows(label)) for label in chosen]
 
 
 def with_text(subject: Subject, labels: list[str], prompt: str | None, words: Words) -> Subject:
     """Set the prompt of a mask: what the user asked for, else that of the class in a BUSI file name."""
     if prompt is not None:
-        return replace(subject, prompt=prompt, label=words.label_of(prompt) or subject.label)
+        label = words.label_of(prompt) or subject.label
+        return replace(subject, prompt=prompt, label=label, shows=words.shows(label))
     label = labels[0] if labels else subject.label
     if not label:
         raise ValueError(f"{subject.masks[0]}: its name tells no class. Give --class or --prompt.")
     asked = f"--class {label}" if labels else f"{subject.masks[0]}, of class {label}"
-    return replace(subject, prompt=words.prompt(label, asked), label=label)
+    return replace(subject, prompt=words.prompt(label, asked), label=label, shows=words.shows(label))
 
 
 def with_source(begin: Beginning, label: str | None, words: Words) -> Beginning:
@@ -60,13 +64,13 @@ def with_source(begin: Beginning, label: str | None, words: Words) -> Beginning:
     return replace(begin, source_prompt=words.prompt(label, f"--source-class {label}"))
 
 
-def masked_subjects(path: Path, classes: Sequence[str] = CLASSES) -> list[Subject]:
+def masked_subjects(path: Path, classes: Sequence[str] = ()) -> list[Subject]:
     """The subjects of a mask file, of a folder of mask files, or of BUSI itself, whose masks come with originals.
 
-    They have no prompt yet, and a class where their names tell one of CLASSES or of those of the model.
+    They have no prompt yet, and a class where their names tell one of a breast or of those of the model.
     """
-    known = {*CLASSES, *classes}
-    return [subject if subject.label in known else replace(subject, label="") for subject in read_masks(path)[0]]
+    known = {label.lower(): label for label in (*BREAST.classes, *classes)}  # letters of a file's name have any case
+    return [replace(subject, label=known.get(subject.label.lower(), "")) for subject in read_masks(path)[0]]
 
 
 def left_out(path: Path | None) -> list[str]:
@@ -95,7 +99,8 @@ def read_masks(path: Path) -> tuple[list[Subject], list[Path]]:
 
 def holds_busi(path: Path) -> bool:
     """Say whether a folder holds those of the classes, with masks in them."""
-    folders = [folder for label in CLASSES if (folder := class_folder(path, label)) is not None]
+    classes = told_of(path)[2].classes
+    folders = [folder for label in classes if (folder := class_folder(path, label)) is not None]
     names = [parse_name(file) for folder in folders for file in folder.iterdir()]
     return any(name is not None and name["mask"] for name in names)
 
@@ -112,9 +117,9 @@ def subject_of_file(path: Path) -> Subject:
     return Subject(match["stem"], "", masks, original, match["label"])
 
 
-def check_mask(label: str, lesion: bool, where: str) -> None:
-    """Refuse a mask with a lesion for the class normal, and one without for a class that has a lesion."""
-    if label == "normal" and lesion:
-        raise ValueError(f"{where}: a lesion mask for the class normal. Use --class benign or malignant, or no mask.")
-    if label in LESION_CLASSES and not lesion:
-        raise ValueError(f"{where}: an empty mask for the class {label}. Use --class normal, or draw a lesion.")
+def check_mask(label: str, shows: bool | None, lesion: bool, where: str) -> None:
+    """Refuse a mask with a lesion for a class that shows none, and one without for a class that has one."""
+    if shows is False and lesion:
+        raise ValueError(f"{where}: a lesion mask for the class {label}. Use another --class, or no mask.")
+    if shows and not lesion:
+        raise ValueError(f"{where}: an empty mask for the class {label}. Use a --class without one, or draw a lesion.")

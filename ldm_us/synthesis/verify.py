@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +11,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm_us.data.records import load_mask, open_image
+from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.pictures import to_picture
+from ldm_us.runtime.entry import note
+from ldm_us.runtime.machine import emulation_notes
 from ldm_us.synthesis.claims import changed_since, mask_digests, other_files, recorded_loras, untrue_claims
 from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
@@ -23,10 +26,10 @@ from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
 from ldm_us.synthesis.inputs import load_added
 from ldm_us.synthesis.recipe import Given, Recipe, Region, read_recipe, settings_of
 from ldm_us.synthesis.watermark import add_watermark, has_watermark, watermark_version
-from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler
+from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler, taught_words
 
 # Share of the pixels that rounding may move by one grey level. Measured with us128, a batch of four against one by one,
-# on a CPU: at most 0.00006 in fp32 and 0.087 in bf16. A GPU convolves in TF32, whose rounding is nearer to bf16's.
+# on a CPU: at most 0.00006 in fp32 and 0.087 in bf16. Not measured on a GPU, where bf16 is usual: the larger one.
 FINE, COARSE = 0.01, 0.25
 NAMED = 5  # pictures of a folder that differ and are named
 OF_FOLDER = ("number", "file_name", "mask_file", "strips", "pixels_sha256")  # in a line beside the fields
@@ -41,7 +44,9 @@ class Verdict(NamedTuple):
 
 def load_all(source: Source, device: str, recipe: Recipe) -> tuple[LatentDiffusion, list[ControlTerm]]:
     """The model, and the terms of these further ControlNets."""
-    model, _ = load_sampler(source, device, lambda note: None, recipe.sampling.precision)
+    for sentence in emulation_notes(recipe.sampling.precision, device):
+        note(sentence)
+    model, _ = load_sampler(source, device, lambda sentence: None, recipe.sampling.precision)
     return model, load_added(recipe, model, device)
 
 
@@ -58,6 +63,11 @@ class Means:
     load: Callable[..., tuple[LatentDiffusion, list[ControlTerm]]] = field(
         default_factory=lambda: lru_cache(maxsize=1)(load_all)
     )
+
+    @cached_property
+    def words(self) -> Words:
+        """What the model was taught."""
+        return taught_words(self.source)
 
 
 def verify(path: Path, means: Means) -> Verdict:
@@ -83,8 +93,8 @@ def verify(path: Path, means: Means) -> Verdict:
         size = recipe.size
     except ValueError as error:
         unreadable.append(f"settings: {error}")
-    problems = changed_since(picture, text, size) + untrue_claims(text) + other_files(text, means.source, means.digest)
-    problems += unreadable
+    problems = changed_since(picture, text, size) + untrue_claims(text, means.words)
+    problems += other_files(text, means.source, means.digest) + unreadable
     if not problems and means.mask is not None and text.get("mask_sha256") not in means.masks(means.mask, size):
         problems.append(f"mask: made with {text.get('mask', 'none')}, which is not --mask {means.mask}")
     if problems:

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_us.data.augment import DEVIATES, augmented
 from ldm_us.data.mixing import mixed_indices
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 
 ALL = slice(None)
+VARIED = 5  # stream of the run's seed that --augment draws from
 MIXING = 3  # stream of the run's seed that draws the folder and the image of each slot
 TURNS = 11  # the same of the order in which sizes take turns
 
@@ -36,7 +38,18 @@ class LatentBatch(NamedTuple):
     eps: Tensor  # (b, c, h, w)
 
 
-Batch = ImageBatch | LatentBatch
+class PixelBatch(NamedTuple):
+    """What these stages see with --augment: the same, but for latents, which are made of varied images when needed."""
+
+    x: Tensor  # (b, 3, H, W) in [-1, 1]
+    noise: Tensor  # (b, c, h, w), for the draw from the posterior
+    prompt_index: Tensor  # these four as above
+    mask: Tensor
+    t: Tensor
+    eps: Tensor
+
+
+Batch = ImageBatch | LatentBatch | PixelBatch
 
 
 def stream_generator(seed: int, *counters: int) -> torch.Generator:
@@ -57,7 +70,7 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
-    """The images (size,) of a step: epoch after epoch, or with --data-weights drawn from the folders' shares.
+    """The images (size,) of a step: epoch after epoch, or drawn from the shares of folders and classes.
 
     Images of several sizes take turns, those of one size a step.
     """
@@ -128,6 +141,7 @@ def image_batch(
     flip: bool,
     noise_size: int = 0,
     own: Tensor | slice = ALL,
+    variations: Sequence[str] = (),
 ) -> ImageBatch:
     """The images of a step of the vae stage, at the places `own` of its batch; noise_size numbers of decoder noise.
 
@@ -139,7 +153,19 @@ def image_batch(
     assert data.pixels is not None
     noise = torch.randn(size, *latent_shape, generator=generator)[own]
     decoder_noise = torch.randn(size, noise_size, generator=generator)[own]  # last: without it all else is the same
-    return ImageBatch(mirror(to_signed(data.pixels[index]), mirrored), noise, decoder_noise)
+    x = mirror(to_signed(data.pixels[index]), mirrored)
+    if variations:
+        x, _ = varied(x, torch.zeros_like(x[:, :1], dtype=torch.bool), seed, step, size, own, variations)
+    return ImageBatch(x, noise, decoder_noise)
+
+
+def varied(
+    x: Tensor, masks: Tensor, seed: int, step: int, size: int, own: Tensor | slice, variations: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Images (b, 3, H, W) in [-1, 1] and masks (b, 1, H, W) at the places `own` of a step, varied together."""
+    deviates = 2 * torch.rand(size, DEVIATES, generator=stream_generator(seed, VARIED, step))[own] - 1
+    grey, masks = augmented(x[:, :1] / 2 + 0.5, masks, deviates, variations)
+    return (2 * grey - 1).expand(-1, 3, -1, -1), masks
 
 
 def latent_batch(
@@ -154,28 +180,38 @@ def latent_batch(
     offset_noise: float = 0.0,
     masked: bool = True,
     own: Tensor | slice = ALL,
-) -> LatentBatch:
+    variations: Sequence[str] = (),
+    latent_shape: tuple[int, ...] = (),
+) -> LatentBatch | PixelBatch:
     """The latents, prompts, masks and noise of a step of the unet or controlnet stage, at its batch's places `own`.
 
     offset_noise shifts the noise of every channel of an image by as much as it says, times a normal number: a network
-    can then learn to change the mean grey (Guttenberg 2023, "Diffusion with Offset Noise").
+    can then learn to change the mean grey (Guttenberg 2023, "Diffusion with Offset Noise"). With `variations` latents
+    (c, h, w) are still to be made: a cached one can not be turned. All other numbers are the same as without.
     """
     generator = stream_generator(seed, 1, step)
     index = step_indices(data, seed, step, size)
     mirrored = draw_mirrored(size, flip, generator)
-    latent = (size, *data.moments[int(index[0])].shape[1:])  # (b, 2c, h, w), mean and log variance
-    noise = torch.randn(latent[0], latent[1] // 2, *latent[2:], generator=generator)[own]
+    if not variations:
+        _, channels, *sides = data.moments[int(index[0])].shape  # (2, 2c, h, w), mean and log variance
+        latent_shape = (channels // 2, *sides)
+    noise = torch.randn(size, *latent_shape, generator=generator)[own]
     dropped = torch.rand(size, generator=generator)[own] < caption_dropout
     t = torch.randint(0, timesteps, (size,), generator=generator)[own]
-    eps = torch.randn(latent[0], latent[1] // 2, *latent[2:], generator=generator)[own]
+    eps = torch.randn(size, *latent_shape, generator=generator)[own]
     if offset_noise:  # drawn last: without it every other number of a batch is the same
-        eps = eps + offset_noise * torch.randn(latent[0], latent[1] // 2, 1, 1, generator=generator)[own]
+        eps = eps + offset_noise * torch.randn(size, latent_shape[0], 1, 1, generator=generator)[own]
 
     index, mirrored = index[own], mirrored[own]
+    prompt_index = data.prompt_index[index].masked_fill(dropped, 0)
+    if variations:
+        assert data.pixels is not None
+        x, masks = to_signed(data.pixels[index]), data.masks[index]
+        x, masks = varied(mirror(x, mirrored), mirror(masks, mirrored), seed, step, size, own, variations)
+        return PixelBatch(x, noise, prompt_index, masks if masked else masks[:, :0], t, eps)
     moments = [data.moments[i][int(flipped)] for i, flipped in zip(index.tolist(), mirrored, strict=True)]
     posterior = posterior_from_moments(torch.stack(moments), scale)
     masks = mirror(data.masks[index], mirrored) if masked else torch.zeros(len(index), 0, 0, 0, dtype=torch.bool)
-    prompt_index = data.prompt_index[index].masked_fill(dropped, 0)
     return LatentBatch(posterior.mean + posterior.std * noise, prompt_index, masks, t, eps)
 
 

@@ -1,4 +1,7 @@
-"""The command line of train.py: an option for every field of TrainOptions. Nothing here waits for PyTorch."""
+"""The command line of train.py: an option for every field of TrainOptions, and which of them go together.
+
+Nothing here waits for PyTorch.
+"""
 
 import argparse
 import json
@@ -7,9 +10,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ldm_us.config import ASPECTS
+from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.runtime.command_line import EXIT_CODES, add_two_helps, short_usage
 from ldm_us.runtime.processes import local_device, process_count
-from ldm_us.training.options import CAPTION_DROPOUT, STAGES, TrainOptions, check_options, flag
+from ldm_us.training.options import ANY, CAPTION_DROPOUT, FIRST_STAGE, STAGES, TrainOptions, flag
 
 EVERY_DAY = (  # in --help; --help-all has the rest
     *("stage", "--data", "--weights", "--preset", "--out", "--steps", "--epochs", "--batch", "--lr", "--lora"),
@@ -56,6 +60,7 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         "aspect": usual_aspect(None if values["restart"] else values["out"]),
     }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
+    values["lr_schedule"] = values["lr_schedule"] if values["lr_schedule"] != "constant" else None  # as in old runs
     given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     options = TrainOptions(**given)
     check_options(options)
@@ -115,3 +120,89 @@ def add_option(group: Any, one: Field) -> None:
     default = None if about["default"] is ... else about["default"]
     shared |= {"metavar": about["metavar"], "choices": about["among"] or None}
     group.add_argument(flag(one.name), type=kind, nargs=many, default=default, **shared)
+
+
+def check_options(options: TrainOptions) -> None:
+    """Raise ValueError for numbers that make no sense and options that do not go together."""
+    for one in fields(options):
+        value = getattr(options, one.name)
+        words, holds = one.metadata.get("bound", ANY)
+        if value is not None and not holds(value):
+            raise ValueError(f"{flag(one.name)} {value}: use {words}.")
+    check_adapter(options)
+    check_together(options)
+    check_seed(options.seed)
+    check_device(options.device, options.precision)
+    if options.batch % options.processes:
+        raise ValueError(
+            f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
+        )
+    if options.tensorboard:
+        from ldm_us.training.log import summary_writer  # torch takes seconds: a command line is read before
+
+        summary_writer()
+    if options.data_weights is not None:
+        from ldm_us.data.mixing import check_weights
+
+        check_weights([1] * len(options.data), options.data_weights)
+
+
+def check_adapter(options: TrainOptions) -> None:
+    """Refuse LoRA and prompt tuning where they have nothing to work on, or what cannot be combined with them."""
+    if options.lora is not None and options.stage == "vae":
+        raise ValueError("--lora belongs to the unet and controlnet stages; --decoder-only is what the vae stage has.")
+    for name in ("lora_alpha", "lora_targets"):
+        if options.lora is None and getattr(options, name) is not None:
+            raise ValueError(f"{flag(name)} belongs to a LoRA: add --lora RANK.")
+    if options.prompt_tokens and options.train_text:
+        raise ValueError("--prompt-tokens keeps the text encoder as it is: leave --train-text away.")
+    if options.adapter is None:  # raises for a rank or an alpha that makes no sense
+        return
+    for name in ("shard", "unlock_decoder"):
+        if getattr(options, name):
+            raise ValueError(f"{flag(name)} trains whole weights: leave --lora and --prompt-tokens away, or it.")
+    if options.preset is not None:
+        raise ValueError("--lora and --prompt-tokens adapt a trained model: give --weights instead of --preset.")
+
+
+def check_together(options: TrainOptions) -> None:
+    """Refuse options of another stage, and those that need another option."""
+    if options.weights is None and options.preset is None:
+        raise ValueError("nothing to start from: give --weights FILE, or random weights by --preset NAME.")
+    if options.weights is not None and options.preset is not None and options.stage == "vae":
+        raise ValueError("--weights with --preset makes a denoiser or a ControlNet new: the vae stage has neither.")
+    of_stage = {"train_text": "unet", "prompt_tokens": "unet", "decoder_only": "vae", "unlock_decoder": "controlnet"}
+    of_stage |= dict.fromkeys(FIRST_STAGE, "vae")
+    for name, stage in of_stage.items():
+        if getattr(options, name) and options.stage != stage:
+            raise ValueError(f"{flag(name)} belongs to the {stage} stage, not to {options.stage}.")
+    for name in ("objective", "min_snr", "offset_noise", "captions", "long_prompts"):
+        if getattr(options, name) and options.stage == "vae":
+            raise ValueError(
+                f"{flag(name)} belongs to the unet and controlnet stages: the vae stage predicts no noise from words."
+            )
+    for name, term in (("adversarial_start", "adversarial"), ("perceptual_network", "perceptual")):
+        if getattr(options, name) is not None and getattr(options, term) is None:
+            raise ValueError(f"{flag(name)} belongs to a term of the loss: add {flag(term)} X.")
+    if options.adversarial is not None and options.compile:
+        raise ValueError("--adversarial needs gradients from within the decoder: leave --compile away.")
+    if options.text_lr is not None and (not options.trains_text or options.shard):
+        raise ValueError(f"--text-lr {options.text_lr:g} needs --train-text or --prompt-tokens, and not --shard.")
+    if options.keep_every and (options.stage == "vae" or options.shard):
+        raise ValueError("--keep-every belongs to the unet and controlnet stages, and does not go with --shard.")
+    if options.precision == "fp16" and options.stage == "vae":
+        raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
+    if options.text_warmup and (not options.train_text or options.lora):
+        raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
+    if options.decoder_only and options.weights is None:
+        raise ValueError("--decoder-only keeps the encoder of --weights, and a random one is no use: leave it away.")
+    if len({folder.resolve() for folder in options.data}) < len(options.data):
+        raise ValueError("--data names one folder twice: give each once, and --data-weights to draw it more often.")
+    if not options.shard:
+        return
+    if options.processes == 1:
+        raise ValueError("--shard splits a model over processes: start several with torchrun --nproc-per-node N.")
+    if options.stage == "vae" or options.optimizer != "adamw" or options.compile or options.precision == "fp16":
+        raise ValueError("--shard takes the stages unet and controlnet, --optimizer adamw, no --compile, no fp16.")
+    if options.channels_last:
+        raise ValueError("--shard splits weights in their usual layout: leave --channels-last away.")

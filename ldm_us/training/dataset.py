@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ldm_us.data.decoded import TOGETHER, Decoded, Pictures, check_pairs
 from ldm_us.data.framing import Frame, Framing
-from ldm_us.data.mixing import check_weights
+from ldm_us.data.mixing import check_weights, class_shares, group_shares
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import Record, load_pair
+from ldm_us.data.records import Record, load_pair, to_uint8
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.lineage import pack, unpack
@@ -38,8 +38,8 @@ class TrainingSet:
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
     moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
-    weights: tuple[float, ...] | None = None  # shares of the folders; None: every image as often as any other
-    folder_index: Tensor | None = None  # (n,) int64: the folder of each image, where there are weights
+    weights: tuple[float, ...] | None = None  # shares of the folders, or of their classes; None: all images alike
+    folder_index: Tensor | None = None  # (n,) int64: which of these each image is of, where there are weights
     keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
     images: set[bytes] = field(default_factory=set)  # digests of the images, as a lineage keeps them
     frames: Sequence[Frame] = ()  # the size of each image; without them all are of one
@@ -110,23 +110,21 @@ def split_data(folders: Sequence[Path], held_out: float) -> tuple[list[Record], 
 
 
 def split_records(
-    records: Sequence[Record], held_out: float, decoded: Decoded | None = None
+    records: Sequence[Record], held_out: float, decoded: Decoded | None = None, device: str = "cpu"
 ) -> tuple[list[Record], list[Record]]:
-    """Split records that are read already as split_data does."""
-    return split_by_group(merge_families(records, decoded), held_out, SPLIT_SEED)
+    """Split records that are read already as split_data does; a GPU finds near-duplicates faster, and the same."""
+    return split_by_group(merge_families(records, decoded, device), held_out, SPLIT_SEED)
 
 
-def load_training_set(
-    records: list[Record], framing: int | Framing, with_pixels: bool = True, decoded: Decoded | None = None
-) -> TrainingSet:
+def load_training_set(records: list[Record], sizes: int | Framing | Decoded, with_pixels: bool = True) -> TrainingSet:
     """Have every record in its size of a Framing, or squashed to a side; of the pixels only a key where the latents
-    come from a cache.
+    come from a cache, as a Decoded says itself.
     """
-    decoded = decoded or Decoded(None, framing, with_pixels)
+    decoded = sizes if isinstance(sizes, Decoded) else Decoded(None, sizes, with_pixels)
     check_pairs(records, decoded)
     (images, of_image), (masks, of_masks) = decoded.image_facts(records), decoded.mask_facts(records)
     frames = decoded.frames(images["shape"][of_image])
-    pixels = Pictures(images["pixels"], of_image, frames, bits=False) if with_pixels else None
+    pixels = Pictures(images["pixels"], of_image, frames, bits=False) if decoded.with_pixels else None
     keys = [moments_key(key.tobytes(), frame) for key, frame in zip(images["key"][of_image], frames, strict=True)]
     prompts = ["", *sorted({record.prompt for record in records})]
     place = {prompt: i for i, prompt in enumerate(prompts)}
@@ -142,12 +140,25 @@ def load_training_set(
     )
 
 
-def mix_folders(data: TrainingSet, folders: Sequence[Path], weights: tuple[float, ...] | None) -> None:
-    """Let batches be drawn from the folders in these shares, in place; None leaves every image equally likely."""
-    if weights is None:
+def mix_folders(
+    data: TrainingSet,
+    folders: Sequence[Path],
+    weights: tuple[float, ...] | None,
+    classes: tuple[str, ...] | None = None,
+) -> None:
+    """Let batches be drawn from the folders, and from the classes of each, in these shares, in place.
+
+    None leaves every image equally likely.
+    """
+    if weights is None and classes is None:
         return
-    index = [next(i for i, folder in enumerate(folders) if r.image.is_relative_to(folder)) for r in data.records]
-    check_weights([index.count(i) for i in range(len(folders))], weights)
+    index = [0] * len(data)
+    if weights is not None:
+        index = [next(i for i, folder in enumerate(folders) if r.image.is_relative_to(folder)) for r in data.records]
+        check_weights([index.count(i) for i in range(len(folders))], weights)
+    if classes is not None:
+        labels = [record.label for record in data.records]
+        weights, index = group_shares(index, labels, weights or (1.0,), class_shares(classes, labels))
     data.weights, data.folder_index = weights, torch.tensor(index)
 
 
@@ -164,11 +175,6 @@ def image_moments(model: LatentDiffusion, data: TrainingSet, i: int) -> Tensor:
         pixels = data.pixels[i : i + 1]
     x = to_signed(pixels).to(model.device)
     return torch.stack([model.vae.moments(image).float().cpu()[0] for image in (x, x.flip(-1))])
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[-1, 1] -> 0..255, rounded."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_signed(pixels: Tensor) -> Tensor:

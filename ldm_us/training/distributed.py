@@ -23,7 +23,7 @@ def distribute(loss: nn.Module, networks: nn.ModuleDict, world: World, shard: bo
     if world.size == 1:
         return loss
     if not shard:
-        return DistributedDataParallel(loss)
+        return DistributedDataParallel(loss, gradient_as_bucket_view=True)  # else it holds each gradient twice
     from torch.distributed.fsdp import fully_shard
 
     for module in [module for module in loss.modules() if isinstance(module, (Level, Middle, HintNetwork))]:

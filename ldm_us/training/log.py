@@ -79,6 +79,16 @@ class Log:
             self.writer.close()
 
 
+def check_finite(run: Path, where: str, line: dict[str, float]) -> None:
+    """Stop at a loss or gradient that is not a number, before what it did to the weights is shown or saved."""
+    values = {words: line[name] for name, words in (("loss", "loss"), ("grad_norm", "gradient norm")) if name in line}
+    if not all(math.isfinite(value) for value in values.values()):
+        found = " and ".join(f"the {name} is {value}" for name, value in values.items())
+        raise ValueError(
+            f"{where}: {found}. The last saved states are in {run / 'state'}. Try a lower --lr in a new --out folder."
+        )
+
+
 def summary_writer() -> Any:
     """TensorBoard's SummaryWriter. Raise ValueError, naming the extra, where it is not installed."""
     try:

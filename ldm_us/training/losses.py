@@ -3,11 +3,13 @@
 Papers: arXiv 2112.10752 (LDM), 2006.11239 (DDPM), 2302.05543 (ControlNet), 2103.00020 (CLIP).
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.diffusion.ddpm import Schedule, q_sample, target_of
+from ldm_us.diffusion.ddpm import Schedule, on_device, q_sample, target_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.networks.clip import END_OF_TEXT, TextEncoder
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
@@ -73,11 +75,17 @@ def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor:
     Pure noise, where the SNR is 0, would weigh nothing; but sampling starts there, so v is learned at weight 1.
     Source: arXiv 2303.09556 (Min-SNR).
     """
-    alpha_bar = schedule.alpha_bar  # of all timesteps, on the CPU: Apple's GPUs have no float64
+    weights = min_snr_weights(schedule.alpha_bar, schedule.config.prediction, gamma)
+    return on_device(weights, torch.float32, t.device)[t]
+
+
+@lru_cache(maxsize=8)
+def min_snr_weights(alpha_bar: Tensor, prediction: str, gamma: float) -> Tensor:
+    """The same of all timesteps, (T,) -> (T,) float64 on the CPU."""
     snr = alpha_bar / (1 - alpha_bar)
-    error_of_z_0 = snr if schedule.config.prediction == "eps" else snr + 1
+    error_of_z_0 = snr if prediction == "eps" else snr + 1
     weight = snr.clamp(max=gamma) / error_of_z_0  # MinSNR section 3.4
-    return torch.where(snr > 0, weight, 1.0).float().to(t.device)[t]
+    return torch.where(snr > 0, weight, 1.0)
 
 
 def contrastive_loss(states: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:

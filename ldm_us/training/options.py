@@ -7,18 +7,19 @@ The paper states no hyper-parameters: the defaults are ours, after the field's.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_us.config import ASPECTS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
-from ldm_us.runtime.checks import check_device, check_seed
+from ldm_us.config import ASPECTS, AUGMENTATIONS, LIMITS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
 
 STAGES = ("vae", "unet", "controlnet")
 OPTIMIZERS = ("adamw", "adafactor", "adamw8bit")
+ALL_OR = ("all", *AUGMENTATIONS)
+LR_SCHEDULES = ("constant", "cosine")
 PERCEPTUAL = ("judge", "efficientnet_lite0")
 VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a step
 DIFFUSION_LR = 1e-5
@@ -32,6 +33,7 @@ FROM_1: Bound = ("1 or more", lambda value: value >= 1)
 FINITE: Bound = ("0 (none) or a finite number above, such as 0.1", lambda value: 0 <= value < math.inf)
 ABOVE_0: Bound = ("a finite number above 0", lambda value: 0 < value < math.inf)
 BELOW_1: Bound = ("a number from 0 up to below 1", lambda value: 0 <= value < 1)
+CHUNKS: Bound = (f"1 to {LIMITS['chunks']} chunks of 75 tokens", lambda value: 1 <= value <= LIMITS["chunks"])
 SHARE: Bound = ("0 (none) to 1 (all: no text is learned)", lambda value: 0 <= value <= 1)
 
 
@@ -53,6 +55,7 @@ class TrainOptions:
     stage: str
     data: tuple[Path, ...] = option("datasets; see `python -m ldm_us.data audit`", ..., "DIR")
     data_weights: tuple[float, ...] | None = option("shares of the datasets (all images alike)", None, "W")
+    class_weights: tuple[str, ...] | None = option("shares of the classes: equal, or benign=1 malignant=2", None, "C=W")
     weights: Path | None = option("start from a model.safetensors", None, "FILE")
     preset: str | None = option(f"random weights: {', '.join(PRESETS)}; with --weights of the new part", None, "NAME")
     out: Path = option("folder of the run, new or to go on with", ..., "RUN")
@@ -62,10 +65,13 @@ class TrainOptions:
     accumulate: int = option("batches per optimiser step (%(default)s)", 1, "N", FROM_1)
     lr: float | None = option(f"peak (vae {VAE_LR_PER_IMAGE} x images a step, else {DIFFUSION_LR})", None, "X", ABOVE_0)
     warmup: int = option("steps of linear warm-up (%(default)s)", 100, "N", FROM_0)
+    lr_schedule: str | None = option("after the warm-up; cosine falls to 0 (constant)", among=LR_SCHEDULES)
+    text_lr: float | None = option("peak for the text encoder, where that is trained (--lr)", None, "X", ABOVE_0)
     weight_decay: float = option("(%(default)s)", 1e-2, "X", FINITE)
     clip: float = option("largest gradient norm (%(default)s)", 1.0, "X", ABOVE_0)
     ema: float = option("decay of the averaged weights, 0: none (%(default)s)", 0.9999, "X", BELOW_1)
     flip: bool = option("mirror half of the images, masks with them", True)
+    augment: tuple[str, ...] | None = option("vary images and masks (not); no latent is cached then", among=ALL_OR)
     held_out: float = option("share kept for evaluation (%(default)s)", 0.1, "P", BELOW_1)
     seed: int = option("of weights, order and noise (%(default)s)", 0, "N")
     size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
@@ -76,6 +82,8 @@ class TrainOptions:
     min_snr: float | None = option("weigh noise levels, usually 5 (none: all count the same)", None, "GAMMA", ABOVE_0)
     offset_noise: float = option("noise per channel, added (%(default)s)", 0.0, "X", FINITE)
     train_text: bool = option("unet stage: train the text encoder too, as LDM does from scratch", False)
+    captions: str | None = option("with BI-RADS words of BUS-BRA's and BrEaST's tables", among=("findings",))
+    long_prompts: int | None = option("read captions in N chunks of 75 tokens (as the start)", None, "N", CHUNKS)
     text_warmup: int = option("contrastive steps first, for a random text encoder", 0, "N", FROM_0)
     # what the vae stage learns beside L1 and KL; None is off, as in the config.json of a run that is older than these
     adversarial: float | None = option("weight of the discriminator, LDM's is 0.5 (none)", None, "X", ABOVE_0)
@@ -108,6 +116,7 @@ class TrainOptions:
     save_every: int = option("steps per resumable state (%(default)s)", 500, "N", FROM_1)
     sample_every: int = option("steps per sample grid, 0 for none (%(default)s)", 500, "N", FROM_0)
     validate_every: int = option("steps per validation, 0 for none (%(default)s)", 500, "N", FROM_0)
+    keep_every: int = option("steps per model in RUN/kept, to choose from, 0 for none (%(default)s)", 0, "N", FROM_0)
     tensorboard: bool = option("log to RUN/tensorboard as well (needs the extra logs)", False)
     restart: bool = option("begin again; the run in --out is renamed, not deleted", False)
     dry_run: bool = option("print configuration and parameter counts, and stop", False)
@@ -128,7 +137,7 @@ class TrainOptions:
 
     def reads(self, step: int) -> bool:
         """Whether losses are read at a step: for the log, or before what rests on them is shown or saved."""
-        several = (self.log_every, self.validate_every, self.sample_every, self.save_every)
+        several = (self.log_every, self.validate_every, self.sample_every, self.save_every, self.keep_every)
         return any(every and step % every == 0 for every in several)
 
     @property
@@ -137,6 +146,11 @@ class TrainOptions:
         if self.lr is not None:
             return self.lr
         return VAE_LR_PER_IMAGE * self.images_per_step if self.stage == "vae" else DIFFUSION_LR
+
+    @property
+    def variations(self) -> tuple[str, ...]:
+        """Which variations --augment makes."""
+        return AUGMENTATIONS if "all" in (self.augment or ()) else self.augment or ()
 
     @property
     def trains_text(self) -> bool:
@@ -160,89 +174,10 @@ class TrainOptions:
 # or another cut of the same global batch (images_per_step, which is fixed) rounds differently.
 FREE = (
     *("out", "steps", "epochs", "log_every", "save_every", "sample_every", "validate_every", "tensorboard", "restart"),
+    "keep_every",
     *("device", "cache", "workers", "batch", "accumulate", "processes", "shard", "compile", "channels_last", "dry_run"),
     "gradient_checkpointing",
 )
-
-
-def check_options(options: TrainOptions) -> None:
-    """Raise ValueError for numbers that make no sense and options that do not go together."""
-    for one in fields(options):
-        value = getattr(options, one.name)
-        words, holds = one.metadata.get("bound", ANY)
-        if value is not None and not holds(value):
-            raise ValueError(f"{flag(one.name)} {value}: use {words}.")
-    check_adapter(options)
-    check_together(options)
-    check_seed(options.seed)
-    check_device(options.device, options.precision)
-    if options.batch % options.processes:
-        raise ValueError(
-            f"--batch {options.batch}: {options.processes} processes share it. Use a multiple of {options.processes}."
-        )
-    if options.tensorboard:
-        from ldm_us.training.log import summary_writer  # torch takes seconds: a command line is read before
-
-        summary_writer()
-    if options.data_weights is not None:
-        from ldm_us.data.mixing import check_weights
-
-        check_weights([1] * len(options.data), options.data_weights)
-
-
-def check_adapter(options: TrainOptions) -> None:
-    """Refuse LoRA and prompt tuning where they have nothing to work on, or what cannot be combined with them."""
-    if options.lora is not None and options.stage == "vae":
-        raise ValueError("--lora belongs to the unet and controlnet stages; --decoder-only is what the vae stage has.")
-    for name in ("lora_alpha", "lora_targets"):
-        if options.lora is None and getattr(options, name) is not None:
-            raise ValueError(f"{flag(name)} belongs to a LoRA: add --lora RANK.")
-    if options.prompt_tokens and options.train_text:
-        raise ValueError("--prompt-tokens keeps the text encoder as it is: leave --train-text away.")
-    if options.adapter is None:  # raises for a rank or an alpha that makes no sense
-        return
-    for name in ("shard", "unlock_decoder"):
-        if getattr(options, name):
-            raise ValueError(f"{flag(name)} trains whole weights: leave --lora and --prompt-tokens away, or it.")
-    if options.preset is not None:
-        raise ValueError("--lora and --prompt-tokens adapt a trained model: give --weights instead of --preset.")
-
-
-def check_together(options: TrainOptions) -> None:
-    """Refuse options of another stage, and those that need another option."""
-    if options.weights is None and options.preset is None:
-        raise ValueError("nothing to start from: give --weights FILE, or random weights by --preset NAME.")
-    if options.weights is not None and options.preset is not None and options.stage == "vae":
-        raise ValueError("--weights with --preset makes a denoiser or a ControlNet new: the vae stage has neither.")
-    of_stage = {"train_text": "unet", "prompt_tokens": "unet", "decoder_only": "vae", "unlock_decoder": "controlnet"}
-    of_stage |= dict.fromkeys(FIRST_STAGE, "vae")
-    for name, stage in of_stage.items():
-        if getattr(options, name) and options.stage != stage:
-            raise ValueError(f"{flag(name)} belongs to the {stage} stage, not to {options.stage}.")
-    for name in ("objective", "min_snr", "offset_noise"):
-        if getattr(options, name) and options.stage == "vae":
-            raise ValueError(
-                f"{flag(name)} belongs to the unet and controlnet stages: the vae stage predicts no noise."
-            )
-    for name, term in (("adversarial_start", "adversarial"), ("perceptual_network", "perceptual")):
-        if getattr(options, name) is not None and getattr(options, term) is None:
-            raise ValueError(f"{flag(name)} belongs to a term of the loss: add {flag(term)} X.")
-    if options.adversarial is not None and options.compile:
-        raise ValueError("--adversarial needs gradients from within the decoder: leave --compile away.")
-    if options.text_warmup and (not options.train_text or options.lora):
-        raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
-    if options.decoder_only and options.weights is None:
-        raise ValueError("--decoder-only keeps the encoder of --weights, and a random one is no use: leave it away.")
-    if len({folder.resolve() for folder in options.data}) < len(options.data):
-        raise ValueError("--data names one folder twice: give each once, and --data-weights to draw it more often.")
-    if not options.shard:
-        return
-    if options.processes == 1:
-        raise ValueError("--shard splits a model over processes: start several with torchrun --nproc-per-node N.")
-    if options.stage == "vae" or options.optimizer != "adamw" or options.compile or options.precision == "fp16":
-        raise ValueError("--shard takes the stages unet and controlnet, --optimizer adamw, no --compile, no fp16.")
-    if options.channels_last:
-        raise ValueError("--shard splits weights in their usual layout: leave --channels-last away.")
 
 
 def flag(name: str) -> str:

@@ -8,8 +8,9 @@ Guidance and control scale of the pictures are the model's own, as in sample.py.
 
 import copy
 import dataclasses
-from collections import Counter
-from collections.abc import Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -33,6 +34,7 @@ SEED = 0  # of noise and timesteps, whatever the run's own, so that runs can be 
 COLUMNS = 4
 ROWS = 6  # at most: a folder of captions may have one for each image
 STEPS = 20  # DDIM steps: a preview, not a result
+T = TypeVar("T")
 
 
 def spread_out(records: list[Record]) -> list[Record]:
@@ -45,7 +47,7 @@ def held_out_stage(training: Stage, data: TrainingSet) -> Stage | None:
     """The stage on held-out images, with the plain loss; None where there are none."""
     if len(data) == 0:
         return None
-    plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0)
+    plain = dataclasses.replace(training.options, min_snr=None, offset_noise=0.0, augment=None)
     return Stage(training.model, data, plain, training.world)
 
 
@@ -66,15 +68,22 @@ def validate(held_out: Stage) -> dict[str, float]:
 
 def reconstruction_figures(held_out: Stage) -> dict[str, float]:
     """PSNR in dB and L1 in [-1, 1] of images decoded from their posterior means."""
-    psnrs, distances = [], []
-    assert held_out.data.pixels is not None
-    at_once = held_out.options.images_at_once
-    groups = [index for of_size in held_out.data.members.values() for index in of_size.split(at_once)]
-    for index in groups:
-        x = to_signed(held_out.data.pixels[index]).to(held_out.model.device)
-        for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True):
-            psnrs.append(psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5))
-            distances.append(float((image_hat - image).abs().mean()))
+    data, at_once = held_out.data, held_out.options.images_at_once
+    pixels, groups = data.pixels, [part for of_size in data.members.values() for part in of_size.split(at_once)]
+    assert pixels is not None
+
+    def figures(nth: int) -> list[tuple[float, float]]:
+        x = to_signed(pixels[groups[nth]]).to(held_out.model.device)
+        return [
+            (
+                psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5),
+                float((image_hat - image).abs().mean()),
+            )
+            for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True)
+        ]
+
+    every = shared_out(held_out, len(groups), figures)
+    psnrs, distances = zip(*(both for some in every for both in some), strict=True)
     return {"val_psnr_db": sum(psnrs) / len(psnrs), "val_l1": sum(distances) / len(distances)}
 
 
@@ -145,11 +154,20 @@ def take(batch: LatentBatch, chosen: Tensor) -> LatentBatch:
 
 def summed_loss(held_out: Stage, batch: LatentBatch) -> float:
     """The loss of every image of a batch of any size, added up; as many at a time as in training."""
-    total, size = 0.0, held_out.options.images_at_once
-    for start in range(0, len(batch.t), size):
-        chunk = LatentBatch(*(value[start : start + size] for value in batch))
-        total += len(chunk.t) * float(held_out.loss(chunk)[0])
-    return total
+    size = held_out.options.images_at_once
+
+    def loss_of(nth: int) -> float:
+        chunk = LatentBatch(*(value[nth * size : (nth + 1) * size] for value in batch))
+        return len(chunk.t) * float(held_out.loss(chunk)[0])
+
+    return sum(shared_out(held_out, -(-len(batch.t) // size), loss_of), 0.0)
+
+
+def shared_out(stage: Stage, count: int, make: Callable[[int], T]) -> list[T]:
+    """make(i) of each i < count: each process makes its share, but all where --shard splits the weights."""
+    mine = {i: make(i) for i in range(count) if stage.options.shard or stage.world.takes(i)}
+    made = ChainMap(*([mine] if stage.options.shard else stage.world.gathered(mine)))
+    return [made[i] for i in range(count)]
 
 
 @torch.no_grad()
@@ -164,15 +182,17 @@ def preview(training: Stage) -> Image.Image:
     prompts = [prompts[i * len(prompts) // count] for i in range(count)]  # from all over the list
     precision = training.options.precision
     common = next(iter(data.members)).size  # what most images have
-    sampling = Sampling(steps=STEPS, size=common, threads=None, exact=False, precision=precision)
-    rows: list[list[Image.Image | None]] = []
-    for prompt in prompts:
+
+    def row(nth: int) -> list[Image.Image | None]:
+        prompt = prompts[nth]
         mask = data.masks[first_of(data, prompt)].float() if stage == "controlnet" else None
         masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
-        if mask is not None:
-            sampling = dataclasses.replace(sampling, size=(mask.shape[1], mask.shape[2]))
+        size = common if mask is None else (mask.shape[1], mask.shape[2])
+        sampling = Sampling(steps=STEPS, size=size, threads=None, exact=False, precision=precision)
         samples = generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
-        rows.append([to_picture(x) for x in ([] if mask is None else [mask]) + [*samples]])
+        return [to_picture(x) for x in ([] if mask is None else [mask]) + [*samples]]
+
+    rows = shared_out(training, count, row)
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]
     return labelled_grid(rows, labels, () if stage == "unet" else ("mask", *[""] * COLUMNS))
 

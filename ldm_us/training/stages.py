@@ -13,12 +13,24 @@ from tqdm import tqdm
 from ldm_us.data.framing import Frame
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
+from ldm_us.files.lineage import Lineage
 from ldm_us.networks.clip import tokenize
 from ldm_us.networks.precision import HALF
+from ldm_us.networks.vae import posterior_from_moments
+from ldm_us.runtime.entry import note
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.runtime.stopping import ignore_signals
 from ldm_us.training.adversary import Adversary
-from ldm_us.training.batches import Batch, ImageBatch, LatentBatch, image_batch, latent_batch, own_places, step_indices
+from ldm_us.training.batches import (
+    Batch,
+    ImageBatch,
+    LatentBatch,
+    PixelBatch,
+    image_batch,
+    latent_batch,
+    own_places,
+    step_indices,
+)
 from ldm_us.training.cache import Cache, open_cache
 from ldm_us.training.dataset import TrainingSet, image_moments
 from ldm_us.training.losses import ddpm_loss, vae_loss
@@ -27,6 +39,7 @@ from ldm_us.training.perceptual import Features, Perceptual
 from ldm_us.training.start import needed_parts
 
 TOGETHER = 16  # values that are written at a time: to wait for the disk takes longer than to write
+UNHEARD = 10  # batches on GPUs after which a signal to one of several processes is seen at the latest
 ON_DEVICE = 1000  # prompts whose states, 0.24 MB each of SD 1.5, lie where the networks are
 
 
@@ -39,6 +52,7 @@ class Stage(Dataset):
         self.options = options
         self.world = world
         self.device = model.device
+        self.origin: tuple[Lineage, str] | None = None  # where the weights come from, and SHA-256 of the data
         self.perceptual: Perceptual | None = None  # of the vae stage, where it learns from more than L1 and KL
         self.adversary: Adversary | None = None  # the same
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")  # else does nothing
@@ -62,7 +76,13 @@ class Stage(Dataset):
     @cached_property
     def tokens(self) -> Tensor:
         """The prompts (prompts, n)."""
-        return tokenize(self.data.prompts, self.model.config.text.length).to(self.device)
+        text = self.model.config.text
+        return tokenize(self.data.prompts, text.length, text.chunks).to(self.device)
+
+    def latent_shape(self, frame: Frame) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of images of this size."""
+        config = self.model.config.vae
+        return config.latent_channels, frame.height // config.downsampling, frame.width // config.downsampling
 
     def add_losses(self, features: Features | None) -> None:
         """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
@@ -76,7 +96,7 @@ class Stage(Dataset):
 
     def prepare(self, steps: Iterable[int]) -> None:
         """Have the latents of all images that these steps see; each process encodes its share of those missing."""
-        if self.options.stage == "vae":
+        if self.options.stage == "vae" or self.options.variations:
             return
         seen: set[int] = set()
         for step in steps:
@@ -94,9 +114,8 @@ class Stage(Dataset):
 
     def encode_size(self, frame: Frame, images: Sequence[int]) -> None:
         """Have the latents of images of one size, which lie in one file."""
-        options, data, config = self.options, self.data, self.model.config.vae
-        shape = (2, 2 * config.latent_channels, *(side // config.downsampling for side in frame.size))
-        cache = open_cache(options.cache, "moments", self.model, options.weights, shape)
+        options, data, (channels, *sides) = self.options, self.data, self.latent_shape(frame)
+        cache = open_cache(options.cache, "moments", self.model, options.weights, (2, 2 * channels, *sides))
         keys = [data.keys[i] for i in images]
         found = self.computed(cache, keys, "vae", lambda nth: image_moments(self.model, data, images[nth]))
         data.moments |= {images[nth]: moments for nth, moments in found.items()}
@@ -104,7 +123,7 @@ class Stage(Dataset):
     def prompt_states(self) -> dict[int, Tensor]:
         """Text states (n, d) of each prompt, from the cache or from the text encoder."""
         prompts, config = self.data.prompts, self.model.config.text
-        shape = (config.length, config.width)
+        shape = (config.chunks * config.length, config.width)
         cache = open_cache(self.options.cache, "states", self.model, self.options.weights, shape)
         return self.computed(cache, prompts, "text", lambda i: self.model.text(self.tokens[i : i + 1])[0])
 
@@ -122,7 +141,11 @@ class Stage(Dataset):
                 while some := list(islice(shown, TOGETHER)):
                     cache.write([keys[i] for i in some], torch.stack([compute(i) for i in some]))
         self.world.barrier()
-        found = cache.read(keys)  # with what the other processes have computed
+        found = cache.read(keys) if missing else there  # with what the other processes have computed
+        if cache.rows.refused is not None:
+            note(
+                f"--cache {self.options.cache} cannot be written ({cache.rows.refused.strerror}): kept in memory alone."
+            )
         if len(found) < len(keys):
             raise ValueError(
                 f"--cache {self.options.cache}: process {self.world.rank} does not see {len(keys) - len(found)} values "
@@ -138,27 +161,37 @@ class Stage(Dataset):
         options, size = self.options, self.options.batch * self.options.accumulate
         places = own_places(size, options.accumulate, self.world.rank, self.world.size)
         draw, own = (options.seed, step, size, options.flip), torch.cat(places)
+        varied: tuple[Any, ...] = ()
+        if options.stage == "vae" or options.augment:  # from pixels, of one size in a step
+            first = int(step_indices(self.data, options.seed, step, size)[0])
+            varied = options.variations, self.latent_shape(self.data.frame(first))
         batch: Batch
         if options.stage == "vae":
-            config, first = self.model.config.vae, int(step_indices(self.data, options.seed, step, size)[0])
-            sides = [side // config.downsampling for side in self.data.frame(first).size]
-            shape = (config.latent_channels, *sides)
-            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(*sides), own)
+            variations, shape = varied
+            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(*shape[1:]), own, variations)
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
             learned = (options.caption_dropout, options.offset_noise, options.stage == "controlnet")
-            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own)
+            batch = latent_batch(self.data, scale, timesteps, *draw, *learned, own, *varied)
         cut = zip(*(value.split([len(part) for part in places]) for value in batch), strict=True)
         return [type(batch)(*part) for part in cut]
 
     __getitem__ = batches  # as torch's DataLoader asks for them
 
+    def hears(self, step: int) -> bool:
+        """Whether a step ends with asking all processes for signals: on GPUs in few, as they wait for the answer."""
+        alone = self.world.size == 1 or self.device.type == "cpu"
+        return alone or self.options.reads(step) or step % max(1, UNHEARD // self.options.accumulate) == 0
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and what else the log should hold."""
         context = None
-        if isinstance(batch, LatentBatch) and self.states and self.context is None:
-            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()]).to(self.device)
+        if not isinstance(batch, ImageBatch) and self.states and self.context is None:
+            context = torch.stack([self.states[i] for i in batch.prompt_index.tolist()])
+            context = context.to(self.device, non_blocking=True)
         batch = type(batch)(*(value.to(self.device, non_blocking=True) for value in batch))
+        if isinstance(batch, PixelBatch):
+            batch = self.encoded(batch)
         with self.autocast():
             if isinstance(batch, ImageBatch):
                 return vae_loss(self.model, batch, self.perceptual, self.adversary)
@@ -168,6 +201,13 @@ class Stage(Dataset):
                 context = self.model.text(self.tokens[batch.prompt_index])
             use_control = self.options.stage == "controlnet"
             return ddpm_loss(self.model, batch, context, use_control, self.options.min_snr)
+
+    @torch.no_grad()
+    def encoded(self, batch: PixelBatch) -> LatentBatch:
+        """With latents, in float32 and each image by itself, as cached ones are made."""
+        moments = torch.cat([self.model.vae.moments(x[None]).float() for x in batch.x])
+        posterior = posterior_from_moments(moments, self.model.vae.scale)
+        return LatentBatch(posterior.mean + posterior.std * batch.noise, *batch[2:])
 
 
 class StageLoss(nn.Module):

@@ -31,7 +31,7 @@ from ldm_us.training.options import TrainOptions
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
 BROUGHT = {  # the fields of each table of a config that come with trained weights, whatever --preset says
     "vae": ("scale", "whitened", "grain", "grain_bands", "noise_levels"),
-    "text": ("prompt_tokens",),
+    "text": ("prompt_tokens", "chunks"),
     "unet": (),
     "schedule": ("start_prior", "prior_prompts", "prediction"),
 }
@@ -42,7 +42,8 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
     renewed: list[str] = []
     if options.weights is not None:
-        model = load_model(options.weights, options.device, parts=needed_parts(options))
+        parts = {*needed_parts(options), *(["vae"] * bool(options.variations))}
+        model = load_model(options.weights, options.device, parts=parts)
         lineage, parent = read_lineage(read_metadata(options.weights)), sha256_file(options.weights)
         if options.preset is not None:
             model, renewed = with_new_part(options, model)
@@ -50,9 +51,8 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     else:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
-    if options.precision == "fp16" and options.stage == "vae":
-        raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     model.set_prediction(options.objective or model.config.schedule.prediction)
+    model.set_chunks(options.long_prompts or model.config.text.chunks)
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
@@ -72,7 +72,7 @@ def framing_of(options: TrainOptions, config: ModelConfig) -> Framing:
 def decoded_of(options: TrainOptions, config: ModelConfig) -> Decoded:
     """What the files of a run decode to; a --dry-run makes no folder for it."""
     folder = None if options.dry_run and not options.cache.is_dir() else options.cache
-    return Decoded(folder, framing_of(options, config), options.stage == "vae")
+    return Decoded(folder, framing_of(options, config), options.stage == "vae" or bool(options.variations))
 
 
 def with_new_part(options: TrainOptions, start: LatentDiffusion) -> tuple[LatentDiffusion, list[str]]:
@@ -123,9 +123,8 @@ def summary(options: TrainOptions, model: LatentDiffusion, images: int, held_out
         f"seed {options.seed}, {options.precision} on {options.device}{memory and f', {memory}'}",
     ]
     if options.dry_run:
-        resolved = vars(options) | {"lr": options.learning_rate, "steps": steps}
-        whole = {"run": resolved, "model": dataclasses.asdict(model.config)}
-        lines.insert(0, json.dumps(whole, indent=2, default=str))
+        run = vars(options) | {"lr": options.learning_rate, "steps": steps}
+        lines.insert(0, json.dumps({"run": run, "model": dataclasses.asdict(model.config)}, indent=2, default=str))
     return "\n".join(lines)
 
 

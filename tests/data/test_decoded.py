@@ -1,5 +1,6 @@
 """What files decode to is kept: found without opening them, and never after a file has changed."""
 
+import errno
 import os
 import time
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from ldm_us.data import decoded as module
 from ldm_us.data import near_duplicates
-from ldm_us.data.decoded import Decoded, Pictures, check_pairs, signature
+from ldm_us.data.decoded import Decoded, Pictures, check_pairs
+from ldm_us.data.digests import signature
 from ldm_us.data.framing import Frame
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
@@ -53,7 +55,7 @@ def same(one, other):
 
 def test_images_and_masks_are_those_of_load_pair(records, tmp_path):
     for folder in (None, tmp_path / "cache"):
-        data = load_training_set(records, SIZE, True, Decoded(folder, SIZE, True))
+        data = load_training_set(records, Decoded(folder, SIZE, True))
         for i, record in enumerate(records):
             x, mask = load_pair(record, SIZE)
             torch.testing.assert_close(data.pixels[i].float() / 127.5 - 1, x[:1], atol=1e-6, rtol=0)
@@ -70,7 +72,7 @@ def test_a_second_start_opens_and_hashes_nothing_and_finds_the_same(records, tmp
     for _ in range(2):
         decoded = Decoded(tmp_path / "cache", SIZE, True)
         merged = merge_families(records, decoded)
-        starts.append((merged, load_training_set(merged, SIZE, True, decoded), data_hashes(merged, None, decoded)))
+        starts.append((merged, load_training_set(merged, decoded), data_hashes(merged, None, decoded)))
         assert len(opened) == (0 if len(starts) == 2 else once)
         opened.clear()
     assert starts[0][0] == starts[1][0] == merge_families(records)
@@ -79,11 +81,11 @@ def test_a_second_start_opens_and_hashes_nothing_and_finds_the_same(records, tmp
 
 
 def test_of_changed_files_those_alone_are_opened_again(records, tmp_path, settled, opened):
-    load_training_set(records, SIZE, True, Decoded(tmp_path / "cache", SIZE, True))
+    load_training_set(records, Decoded(tmp_path / "cache", SIZE, True))
     opened.clear()
     picture = Image.open(records[3].image)
     Image.fromarray(255 - np.asarray(picture)).save(records[3].image)
-    data = load_training_set(records, SIZE, True, Decoded(tmp_path / "cache", SIZE, True))
+    data = load_training_set(records, Decoded(tmp_path / "cache", SIZE, True))
     assert set(opened) == {records[3].image.name}
     same(data, load_training_set(records, SIZE))
 
@@ -120,11 +122,52 @@ def test_a_file_that_has_just_changed_or_has_whole_seconds_is_hashed_every_time(
     assert signature(path) == ""
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_a_file_that_changes_between_its_hash_and_its_reading_is_refused_and_not_kept(records, tmp_path, mask):
+    decoded = Decoded(tmp_path / "cache", SIZE)
+    record = next(record for record in records if record.masks)
+    path = record.masks[0] if mask else record.image
+    decoded.file_hashes([path])
+    Image.new("L", (40, 48)).save(path)
+    facts = decoded.mask_facts if mask else decoded.image_facts
+    with pytest.raises(ValueError, match="changed while it was read") as refusal:
+        facts([record])
+    assert str(path) in str(refusal.value)
+    kept = Decoded(tmp_path / "cache", SIZE)
+    assert len((kept.masks if mask else kept.images).rows) == 0
+
+
+def test_rows_that_are_gone_are_not_taken_for_the_last_one(records, tmp_path, monkeypatch):
+    decoded = Decoded(tmp_path / "cache", SIZE)
+    monkeypatch.setattr(decoded.images, "add", lambda *_: None)
+    with pytest.raises(ValueError, match="what was written there is gone"):
+        decoded.image_facts(records)
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_is_read_and_the_rest_is_kept_in_memory(
+    records, tmp_path, settled, capsys, monkeypatch, error
+):
+    folder = tmp_path / "cache"
+    load_training_set(records[:3], Decoded(folder, SIZE, True))
+    whole = load_training_set(records, Decoded(None, SIZE, True))
+
+    def refuse(file):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("ldm_us.files.rows.take_exclusive", refuse)
+    capsys.readouterr()
+    same(load_training_set(records, Decoded(folder, SIZE, True)), whole)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert "cannot be written" in said
+    assert str(folder) in said
+
+
 def test_another_version_of_what_decodes_opens_all_again(records, tmp_path, settled, opened, monkeypatch):
-    load_training_set(records, SIZE, False, Decoded(tmp_path / "cache", SIZE))
+    load_training_set(records, Decoded(tmp_path / "cache", SIZE))
     opened.clear()
     monkeypatch.setattr(module, "decoder", lambda more=(): "another Pillow")
-    load_training_set(records, SIZE, False, Decoded(tmp_path / "cache", SIZE))
+    load_training_set(records, Decoded(tmp_path / "cache", SIZE))
     paths = [path for record in records for path in (record.image, *record.masks)]
     assert len(opened) == len({sha256_file(path) for path in paths})
 

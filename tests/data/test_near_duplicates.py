@@ -25,7 +25,7 @@ from ldm_us.data.altered_copies import (
     unit,
     warp,
 )
-from ldm_us.data.near_duplicates import correlated_pairs, detail, families, join, merge_families, windows
+from ldm_us.data.near_duplicates import THRESHOLD, correlated_pairs, detail, families, join, merge_families, windows
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
 
@@ -287,3 +287,30 @@ def test_detail_keeps_what_is_small_and_drops_what_is_smooth():
     ramp = Image.fromarray(np.linspace(0, 255, 96)[:, None].repeat(96, axis=1).astype(np.uint8))
     assert detail(ramp)[12:-12].abs().max() <= 2
     assert detail(speckle(0)).std() > 5
+
+
+def test_a_gpu_only_proposes_images_and_the_cpu_decides_which_are_pairs(monkeypatch):
+    """A GPU that rounds up finds a pair too many, and one that rounds down by less than NEAR loses none."""
+    asked = []
+
+    def search(device, small, aspects, listed, slack):
+        asked.append((device, len(small), slack))
+        return {(1, 4), (4, 5)} if device == "cuda:1" else {(0, 1)}
+
+    monkeypatch.setattr(near_duplicates, "copies_on", search)
+    small, aspects = np.zeros((6, 96, 96), np.uint8), torch.ones(6)
+    assert near_duplicates.copies(small, aspects, [False] * 6, "cuda:1") == {(1, 4)}
+    assert near_duplicates.copies(small, aspects, [False] * 6, "cpu") == {(0, 1)}
+    assert asked == [("cuda:1", 6, near_duplicates.NEAR), ("cpu", 3, 0.0), ("cpu", 6, 0.0)]
+
+
+def test_less_than_the_threshold_counts_by_its_slack_alone(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    one, noise = torch.randn(2, 96, 96, generator=generator)
+    details = torch.stack([one, one + 1.8 * noise])
+    monkeypatch.setattr(near_duplicates, "REACH", 0)
+    (correlation,) = (windows(details[:1], 0, 0) * windows(details[1:], 0, 0)).sum(dim=1).tolist()
+    above = max(0.0, THRESHOLD - correlation) + 1e-4
+    assert correlation < THRESHOLD
+    assert correlated_pairs(details, [(0, 1)]) == []
+    assert correlated_pairs(details, [(0, 1)], slack=above) == [(0, 1)]

@@ -13,16 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
-from ldm_us.data.records import (
-    IMAGE_SUFFIXES,
-    Record,
-    class_prompt,
-    load_image,
-    load_mask,
-    load_pair,
-    open_image,
-    union_of_masks,
-)
+from ldm_us.data.organ import BREAST
+from ldm_us.data.records import IMAGE_SUFFIXES, Record, load_image, load_mask, load_pair, open_image, union_of_masks
 
 
 def save(path: Path, pixels: np.ndarray | list, mode: str = "L") -> Path:
@@ -31,11 +23,11 @@ def save(path: Path, pixels: np.ndarray | list, mode: str = "L") -> Path:
 
 
 def record(image: Path, *masks: Path) -> Record:
-    return Record(image, masks, "benign", class_prompt("benign"), "g")
+    return Record(image, masks, "benign", BREAST.prompt("benign"), "g")
 
 
 def test_the_class_prompt_is_the_papers():
-    assert class_prompt("malignant") == "Ultrasound image of a malignant breast"
+    assert BREAST.prompt("malignant") == "Ultrasound image of a malignant breast"
 
 
 def test_black_is_minus_one_and_white_is_one_in_three_equal_channels(tmp_path):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ldm_us.config import BUNDLED
-from ldm_us.data.records import UNKNOWN, Record
+from ldm_us.data.organ import UNKNOWN, Organ
+from ldm_us.data.records import Record
 from ldm_us.data.words import MOST_CHARACTERS, MOST_PROMPTS, record_words, words_in
 from ldm_us.files.checkpoint import read_metadata
 from ldm_us.files.lineage import Lineage
@@ -51,6 +52,18 @@ def test_a_class_has_its_most_frequent_prompt_and_a_note_says_that_there_are_oth
 
 def test_the_classes_of_the_breast_keep_their_order():
     assert words(("unet", dict(reversed(BUSI.items())))).classes == ("benign", "malignant", "normal")
+
+
+def test_what_the_classes_show_is_kept_where_it_is_not_what_a_breast_has():
+    heart = Organ("a heart, {label}", ("ED", "benign", "none"), without=("none",))
+    listed = [Record(Path(f"{label}.png"), (), label, label, label, heart) for label in heart.classes]
+    made = Lineage(()).extended({"stage": "unet", **record_words(listed, 0.1, Lineage(()))})
+    assert made.entries[0]["words"]["shows"] == {"ED": True, "none": False}
+    known = words_in("m", made.metadata())
+    assert [known.shows(label) for label in ("ED", "benign", "none", "normal", "cyst")] == [
+        *(True, True, False, False, None)
+    ]
+    assert "shows" not in record_words(records(BUSI), 0.1, Lineage(()))["words"]
 
 
 def test_an_unknown_class_is_refused_with_those_of_the_model():
@@ -163,6 +176,8 @@ def test_imported_weights_have_no_classes_and_no_note_on_prompts():
         {"prompts": [["a", "b\n", 2]]},
         {"prompts": [["a", None, 2]]},
         {"prompts": [], "new": "!"},
+        {"prompts": [], "shows": {"a": "yes"}},
+        {"prompts": [], "shows": ["a"]},
     ],
 )
 def test_a_damaged_record_and_a_class_that_is_no_name_of_a_folder_are_one_sentence(damaged):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ldm_us.config import BUNDLED, ScheduleConfig
+from ldm_us.data.organ import BREAST
 from ldm_us.data.phantom.simulate import simulate
-from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
@@ -180,7 +180,7 @@ def test_on_the_bundled_model_the_outside_differs_by_no_more_than_the_autoencode
     away = ((rows - 50) / 14) ** 2 + ((columns - 64) / 20) ** 2
     mask, region = ((away < bound).float()[None, None] for bound in (1.0, 2.0))
     control = ControlTerm(model.controlnet, model.controlnet.hint_of(mask), 2.0)
-    conditions = prepare_conditions(model, [class_prompt("benign")], "", Guidance(1.0), [control])
+    conditions = prepare_conditions(model, [BREAST.prompt("benign")], "", Guidance(1.0), [control])
     before, reconstruction = x / 2 + 0.5, decode(model, encode_images(model, x))
     options = {"seeds": [0], "walk": Sampling(steps=20)}
     plain, pasted = (inpainted(model, x, region, conditions, **options, paste=paste) for paste in (False, True))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ldm_us.config import BUNDLED, ScheduleConfig
+from ldm_us.data.organ import BREAST
 from ldm_us.data.phantom.simulate import simulate
-from ldm_us.data.records import class_prompt
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import ddim_step, ddim_timesteps
 from ldm_us.diffusion.ddpm import make_schedule
@@ -18,7 +18,7 @@ from ldm_us.diffusion.sampling import Sampling, decode, denoise
 from ldm_us.files.checkpoint import load_model
 
 SCHEDULE = make_schedule(ScheduleConfig())
-BENIGN = class_prompt("benign")
+BENIGN = BREAST.prompt("benign")
 
 
 def curved(z, t):
@@ -126,7 +126,7 @@ def test_another_mask_moves_the_lesion_and_keeps_the_tissue_far_from_both(model,
 def test_another_prompt_changes_the_image(model, phantom):
     x, _ = phantom
     source = prepare_conditions(model, [BENIGN], "", Guidance(1.0))
-    target = prepare_conditions(model, [class_prompt("normal")], "", Guidance(3.0))
+    target = prepare_conditions(model, [BREAST.prompt("normal")], "", Guidance(3.0))
     same, other = (edited(model, x, source, to, steps=10) for to in (source, target))
     assert float((same - other).abs().mean()) > 0.01
 

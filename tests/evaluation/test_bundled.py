@@ -8,7 +8,7 @@ import torch
 
 import sample
 from ldm_us.config import BUNDLED
-from ldm_us.data.records import class_prompt
+from ldm_us.data.organ import BREAST
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.lineage import read_lineage
@@ -60,7 +60,7 @@ def test_sample_py_needs_no_weights(tmp_path):
 def test_a_lesion_is_darkest_where_its_mask_is_and_moves_with_it(model):
     z, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
     masks = torch.stack([((z - 55) ** 2 / 18**2 + (x - at) ** 2 / 24**2 < 1).float()[None] for at in (34, 94)])
-    prompts = [class_prompt("benign")] * 2
+    prompts = [BREAST.prompt("benign")] * 2
     images = generate(model, prompts, masks=masks, seeds=[0, 0], sampling=Sampling(steps=20))
     left, right = ([image[:, mask[0].bool()].mean().item() for mask in masks] for image in images)
     assert left[0] < left[1] - 0.1

@@ -57,7 +57,9 @@ def test_accuracy_is_over_all_and_over_each_asked_class():
 
 
 def test_confusion_counts_what_each_asked_class_was_named():
-    counts = confusion(["benign", "benign", "normal"], ["malignant", "benign", "normal"])
+    counts = confusion(
+        ["benign", "benign", "normal"], ["malignant", "benign", "normal"], ("benign", "malignant", "normal")
+    )
     assert counts == {
         "benign": {"benign": 1, "malignant": 1, "normal": 0},
         "normal": {"benign": 0, "malignant": 0, "normal": 1},

@@ -199,7 +199,7 @@ class Opener:
                 more = os.read(self.answers, 1 << 20)
                 said += more
                 if not more:
-                    return "signal", "the process died"  # until close() it is a zombie, so its number is not reused
+                    return "signal", self.cause_of_death()
             elif cpu_time(self.process) - began > seconds or time.monotonic() > end:
                 return "timeout", f"more than {seconds} s"
             elif resident(self.process) - before > megabytes:
@@ -208,6 +208,12 @@ class Opener:
         if outcome == "refused" and (not sentence.isprintable() or len(sentence) > LONGEST or not sentence):
             outcome = "not one line"
         return outcome, sentence
+
+    def cause_of_death(self):
+        """Of the process, which stays a zombie until close(), so that its number is not used again."""
+        ended = os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOWAIT)
+        died = ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+        return f"the process died of {signal.Signals(ended.si_status).name}" if died else "the process ended by itself"
 
     def close(self):
         """End the process."""

@@ -266,3 +266,6 @@ def test_weights_are_read_once_into_memory_of_their_own_and_nothing_of_the_file_
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_part(model, path, "vae", "cpu")
+    path.unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        load_part(model, path, "vae", "cpu")

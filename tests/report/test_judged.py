@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from ldm_us.data.records import CLASSES
+from ldm_us.data.organ import BREAST
 from ldm_us.evaluation.judge.file import Training, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, Verdict, fresh_judge
 from ldm_us.report import judged
@@ -25,13 +25,13 @@ def test_the_figures_of_the_judge_stand_above_the_losses_before_and_after_the_ru
         seen.append(len(images))
         half = torch.zeros_like(images)
         half[..., : images.shape[-1] // 2] = 1
-        labels = [CLASSES[i * len(CLASSES) // len(images)] for i in range(len(images))]
+        labels = [BREAST.classes[i * len(BREAST.classes) // len(images)] for i in range(len(images))]
         return Verdict(labels if len(seen) == 2 else ["normal"] * len(images), half)
 
     seen: list[int] = []
     monkeypatch.setattr(judged, "judge", knows_the_asked_class_of_the_result_alone)
     text = report(runs["unet"], "--steps", 1, "--judge", judge_file).text()
-    assert seen == [len(CLASSES) * judged.PER_CLASS] * 2
+    assert seen == [len(BREAST.classes) * judged.PER_CLASS] * 2
     assert text.index("classes named as asked") < text.index("validation loss")
     assert "33% (20% to 50%) 100% (90% to 100%)" in text
     seen.clear()

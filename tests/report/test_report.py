@@ -8,7 +8,7 @@ import shutil
 import torch
 from PIL import Image
 
-from ldm_us.data.records import class_prompt
+from ldm_us.data.organ import BREAST
 from ldm_us.data.words import Words
 from ldm_us.diffusion.sampling import Sampling, generate
 from ldm_us.files.atomic import sha256_file
@@ -132,7 +132,7 @@ def test_the_samples_are_those_of_sampling_with_the_same_settings(runs, busi):
     model = load_model(runs["unet"] / "model.safetensors")
     seeds = [3, 4, 5, 6, 7]
     expected = generate(
-        model, [class_prompt("benign")] * 5, seeds=seeds, sampling=Sampling(steps=2, guidance=7.5, exact=False)
+        model, [BREAST.prompt("benign")] * 5, seeds=seeds, sampling=Sampling(steps=2, guidance=7.5, exact=False)
     )
     label, cells = by_class.rows[1]
     assert label == "benign"

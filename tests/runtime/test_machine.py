@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm_us.runtime.machine import CHOOSERS, device_kind, libraries, processor
+from ldm_us.runtime.machine import CHOOSERS, device_kind, libraries, other_device, processor
 
 
 def test_the_kind_of_a_cpu_tells_its_instructions_its_name_and_what_limits_the_libraries(monkeypatch):
@@ -37,3 +37,9 @@ def test_the_libraries_of_this_build_are_named_with_their_versions():
     versions = [part.split()[1] for part in libraries().split(", ") if part != "unknown"]
     assert all(version in shown for version in versions)
     assert ("oneDNN" in libraries()) == ("MKL-DNN v" in shown)
+
+
+def test_another_kind_of_device_than_at_the_start_is_told_and_another_gpu_is_not():
+    (said,) = other_device("cpu", "cuda:1")
+    assert said.startswith("begun on cpu, it goes on on cuda")
+    assert other_device("cuda", "cuda:1") == other_device(None, "cuda") == []

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from ldm_us.config import BUNDLED
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.checkpoint import load_model
-from ldm_us.synthesis.drawing import Wanted, draw_samples
+from ldm_us.synthesis.drawing import Wanted, at_a_time, draw_samples
 from ldm_us.synthesis.recipe import Recipe
 
 MODELS = ["us128", "micro"]
@@ -73,6 +74,42 @@ def test_on_several_cores_samples_are_drawn_side_by_side_with_the_bits_of_one_af
         torch.set_num_threads(before)
     assert len(threads) == 3
     assert all(torch.equal(image, alone) for image, alone in zip(together, one_by_one, strict=True))
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, ValueError])
+def test_a_stop_ends_the_samples_beside_it_within_their_step_and_begins_no_other(models, problem):
+    """The main thread is told of Ctrl-C while it waits for the first sample; here that sample itself ends so."""
+    model, calls, before = models["micro"], [], torch.get_num_threads()
+    first, ended = threading.Event(), threading.Event()
+
+    def see_call(*_):
+        calls.append(threading.get_ident())
+        if not first.is_set():
+            first.set()
+            while len(set(calls)) < 2:  # until there is a sample beside it, which waits in its first step
+                pass
+            ended.set()
+            raise problem("stop")
+        assert ended.wait(60)
+        time.sleep(0.2)  # the main thread sets the flag meanwhile
+
+    torch.set_num_threads(2)
+    handle = model.unet.register_forward_pre_hook(see_call)
+    try:
+        with pytest.raises(problem):
+            draw_images(model, wanted_of(model, masked=False), steps=50)
+        assert torch.get_num_threads() == 2
+    finally:
+        handle.remove()
+        torch.set_num_threads(before)
+    assert len(calls) <= 4, "of 4 samples of 50 steps"
+
+
+def test_a_cpu_is_given_a_sample_a_core_unless_a_batch_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    recipe = Recipe(Sampling(threads=2))
+    assert [at_a_time(None, recipe, "cpu"), at_a_time(3, recipe, "cpu"), at_a_time(None, recipe, "cuda")] == [8, 3, 4]
+    assert at_a_time(None, Recipe(Sampling(threads=16)), "cpu") == 4
 
 
 def test_only_before_edition_2_seeds_that_agree_in_their_last_32_bits_draw_one_picture(models):

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_us.data.records import class_prompt, load_image, load_mask
+from ldm_us.data.organ import BREAST
+from ldm_us.data.records import load_image, load_mask
 from ldm_us.data.words import words_in
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.editing import image_to_image
@@ -30,8 +31,8 @@ from ldm_us.synthesis.subjects import with_source
 from tests.synthesis.conftest import trained
 
 SIZE = 16
-BREAST = words_in("m", {})  # of a file of before there was a record
-PROMPTS = [class_prompt("benign")]
+OLD_WORDS = words_in("m", {})  # of a file of before there was a record
+PROMPTS = [BREAST.prompt("benign")]
 SETTINGS = ("--steps", "4", "--guidance", "2", "--size", f"{SIZE}")
 DDIM = Sampling("ddim", steps=4, guidance=2.0)
 STEPS = Sampling("dpm", steps=4, guidance=2.0)  # what sample.py takes unless told otherwise
@@ -66,7 +67,7 @@ def recipe_of(files, monkeypatch):
 
     def parse(*flags: str) -> Recipe:
         options = parse_options([*SETTINGS, *flags])
-        begin = with_source(options.recipe.begin, options.source_class, BREAST)
+        begin = with_source(options.recipe.begin, options.source_class, OLD_WORDS)
         return replace(options.recipe, sampling=replace(options.recipe.sampling, control_scale=1.5), begin=begin)
 
     return parse
@@ -146,7 +147,7 @@ def test_inpaint_draws_a_region_of_init_anew(model, drawn, flags):
 def test_invert_goes_from_the_source_to_what_the_sample_is_to_show(model, drawn):
     source = ["--source-class", "malignant", "--source-mask", "left.png"]
     images, _ = drawn("--init", "image.png", "--invert", *source, mask=one("right.png"))
-    before = shown(model, [class_prompt("malignant")], 1.0, "left.png")
+    before = shown(model, [BREAST.prompt("malignant")], 1.0, "left.png")
     steps = edit_by_inversion(model, image(), before, shown(model, mask="right.png"), DDIM)
     assert torch.equal(images, decode(model, last_of(steps)))
 
@@ -217,13 +218,13 @@ def test_the_json_of_a_recipe_names_and_hashes_every_file(recipe_of, files):
 )
 def test_what_does_not_fit_is_refused(model, recipe_of, flags, message):
     with pytest.raises(ValueError, match=message):
-        check_files(recipe_of(*flags), model, PROMPTS, BREAST)
+        check_files(recipe_of(*flags), model, PROMPTS, OLD_WORDS)
 
 
 def test_a_source_mask_for_the_class_normal_is_refused(model, recipe_of):
     recipe = recipe_of("--init", "image.png", "--invert", "--source-class", "normal", "--source-mask", "left.png")
     with pytest.raises(ValueError, match=r"--source-mask left\.png: a lesion mask for the class normal"):
-        check_files(recipe, model, PROMPTS, BREAST)
+        check_files(recipe, model, PROMPTS, OLD_WORDS)
 
 
 def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
@@ -233,7 +234,7 @@ def test_a_mask_without_a_controlnet_is_refused(micro, recipe_of):
         draw_samples(plain, [Wanted(PROMPTS[0], 3, one("left.png"))], recipe_of())
     source = recipe_of("--init", "image.png", "--invert", "--source-mask", "left.png")
     with pytest.raises(ValueError, match="--source-mask: no ControlNet in the weights"):
-        check_files(source, plain, PROMPTS, BREAST)
+        check_files(source, plain, PROMPTS, OLD_WORDS)
 
 
 @pytest.mark.parametrize(

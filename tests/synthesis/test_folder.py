@@ -22,6 +22,7 @@ import sample
 from ldm_us.data.audit.findings import audit_folder
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.readers.datasets import read_dataset
+from ldm_us.diffusion.ddpm import on_device
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.folder import occupied
 from tests.synthesis.conftest import contents
@@ -199,6 +200,7 @@ def test_three_times_the_samples_hold_no_more_pictures_in_memory(command, monkey
     most = []
     for n in (4, 12):
         alive = []
+        on_device.cache_clear()  # of the schedule, a few tables of each model
         assert run_command(lambda n=n: sample.main(command(tmp_path / str(n), "--n", n))) == 0
         assert len(alive) == n
         most.append(max(alive))
@@ -266,7 +268,7 @@ def test_ctrl_c_while_samples_are_drawn_says_which_command_goes_on_and_that_coun
     assert contents(out) == straight[1]
     assert re.search(r"; [1-9] of them were there already\n$", capsys.readouterr().out)
     assert run_command(lambda: sample.main(command(out))) == 0
-    assert capsys.readouterr().out.endswith(f"are in {out}; 13 of them were there already\n")
+    assert capsys.readouterr().out.endswith(f"are in {out}, drawn on cpu; 13 of them were there already\n")
 
 
 def test_ctrl_c_while_weights_are_loaded_leaves_nothing_behind(command, tmp_path, monkeypatch, capsys):

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from ldm_us.data.records import CLASSES
+from ldm_us.data.organ import BREAST
 from ldm_us.data.words import Words, words_in
 from ldm_us.synthesis.plan import class_counts, make_plan
 
@@ -25,10 +25,10 @@ def test_without_balance_every_subject_has_the_same_n_seeds_to_compare():
 
 
 def test_shares_become_counts_that_sum_to_n():
-    assert class_counts((2, 1, 1), 10, CLASSES) == (5, 3, 2)
-    assert class_counts((1, 1, 1), 1000, CLASSES) == (334, 333, 333)
-    assert class_counts((437, 210, 133), None, CLASSES) == (437, 210, 133)
-    assert class_counts((0, 1, 0), 5, CLASSES) == (0, 5, 0)
+    assert class_counts((2, 1, 1), 10, BREAST.classes) == (5, 3, 2)
+    assert class_counts((1, 1, 1), 1000, BREAST.classes) == (334, 333, 333)
+    assert class_counts((437, 210, 133), None, BREAST.classes) == (437, 210, 133)
+    assert class_counts((0, 1, 0), 5, BREAST.classes) == (0, 5, 0)
 
 
 def test_a_balanced_plan_has_its_shares_at_every_moment_and_a_seed_for_each_sample():

@@ -129,9 +129,10 @@ def test_an_empty_prompt_is_a_prompt(busi):
 
 def test_a_mask_for_the_class_normal_and_an_empty_one_for_a_lesion_are_refused():
     with pytest.raises(ValueError, match=r"m\.png: a lesion mask for the class normal"):
-        check_mask("normal", True, "m.png")
+        check_mask("normal", False, True, "m.png")
     with pytest.raises(ValueError, match=r"m\.png: an empty mask for the class malignant"):
-        check_mask("malignant", False, "m.png")
-    check_mask("normal", False, "m.png")
-    check_mask("benign", True, "m.png")
-    check_mask("", False, "m.png")
+        check_mask("malignant", True, False, "m.png")
+    check_mask("normal", False, False, "m.png")
+    check_mask("benign", True, True, "m.png")
+    check_mask("cyst", None, False, "m.png")
+    check_mask("cyst", None, True, "m.png")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm_us.data.records import Record, class_prompt
+from ldm_us.data.organ import BREAST
+from ldm_us.data.records import Record
 from ldm_us.runtime.processes import ALONE, World
 from ldm_us.training.batches import batch_indices, image_batch, latent_batch, stream_generator
 from ldm_us.training.command_line import parse_options
@@ -30,8 +31,8 @@ def data(model):
     pixels = torch.randint(0, 256, (N, 1, 16, 16), generator=generator, dtype=torch.uint8)
     masks = torch.rand(N, 1, 16, 16, generator=generator) > 0.5
     labels = ["benign", "normal"] * (N // 2)
-    records = [Record(Path(f"{i}.png"), (), label, class_prompt(label), str(i)) for i, label in enumerate(labels)]
-    prompts = ["", class_prompt("benign"), class_prompt("normal")]
+    records = [Record(Path(f"{i}.png"), (), label, BREAST.prompt(label), str(i)) for i, label in enumerate(labels)]
+    prompts = ["", BREAST.prompt("benign"), BREAST.prompt("normal")]
     training_set = TrainingSet(records, pixels, masks, prompts, torch.tensor([1, 2] * (N // 2)))
     for i in range(N):
         training_set.moments[i] = image_moments(model, training_set, i)

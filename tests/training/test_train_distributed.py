@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint.state_dict
 import torch.distributed.fsdp
 from torch import nn
@@ -20,7 +21,7 @@ from torch import nn
 import train
 from ldm_us.networks.unet import UNet
 from ldm_us.runtime.entry import run_command
-from ldm_us.runtime.processes import joined
+from ldm_us.runtime.processes import World, joined
 from ldm_us.training import progress
 from ldm_us.training.distributed import distribute, gathered_state, gathered_weights, scatter_state
 from ldm_us.training.optimizers import EMA, make_optimizer
@@ -122,6 +123,18 @@ def losses(result):
 
 def same_bits(a, b):
     return a.weights.keys() == b.weights.keys() and all(torch.equal(a.weights[n], b.weights[n]) for n in a.weights)
+
+
+def test_each_gradient_is_held_once_in_what_is_sent_to_the_other_processes(tmp_path):
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        layers = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 1))
+        loss = distribute(layers, torch.nn.ModuleDict(), World(0, 2), shard=False)
+        loss(torch.ones(2, 8)).sum().backward()
+    finally:
+        dist.destroy_process_group()
+    assert len({p.grad.untyped_storage().data_ptr() for p in layers.parameters()}) == 1
 
 
 def test_two_processes_give_the_result_of_one_at_the_same_global_batch(straight, run, chain, tmp_path):

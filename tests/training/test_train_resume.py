@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils._pytree import tree_leaves
 
 import train
 from ldm_us.runtime.entry import run_command
+from ldm_us.training import run as run_module
 from tests.conftest import read_run, write_busi
 
 SPEED = {"images_per_s", "data_share"}  # all that two equal runs may differ in
@@ -301,3 +304,21 @@ def test_a_controlnet_run_begun_with_the_share_of_empty_prompts_that_was_usual_b
     assert not any("--caption-dropout" in note for note in notes_of(capsys))
     run("controlnet", out, "--steps", 3, weights=weights)
     assert any("begun with --caption-dropout 0.1" in note for note in notes_of(capsys))
+
+
+def test_states_that_are_written_beside_the_training_are_those_that_it_would_have_waited_for(
+    run, tmp_path, monkeypatch
+):
+    """As on a GPU; a step in between changes the weights while the file is written."""
+    plain = run("unet", tmp_path / "plain", "--steps", 5, "--save-every", 2, "--ema", 0.5)
+    monkeypatch.setattr("ldm_us.training.run.off_host", lambda state: True)
+    write = run_module.write_state
+    monkeypatch.setattr(run_module, "write_state", lambda *about: time.sleep(0.2) or write(*about))
+    beside = run("unet", tmp_path / "beside", "--steps", 5, "--save-every", 2, "--ema", 0.5)
+    for name in ("step_00000004.pt", "step_00000005.pt"):
+        one, other = (torch.load(each.out / "state" / name, weights_only=True) for each in (plain, beside))
+        assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, (one, other)), strict=True)), name
+
+
+def tensors_of(state):
+    return [leaf for leaf in tree_leaves(state) if isinstance(leaf, torch.Tensor)]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from ldm_us.config import TINY
 from ldm_us.files.checkpoint import load_model
 from tests.golden.converted import convert_state_dict
 from tests.golden.original import tiny_compvis, to_diffusers
+from weights_convert.summary import KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = {"unet": "unet", "vae": "vae", "text_encoder": "text"}
@@ -59,6 +61,30 @@ def test_a_compvis_file_becomes_a_model_that_loads(convert, inputs, tmp_path, ou
     parameters = sum(value.numel() for name, value in ours.items() if name.startswith("unet."))
     assert f"{parameters:,} parameters" in text
     assert "ignored    1: the numbers 0 to 76" in text
+
+
+def test_an_original_is_named_by_its_digest_and_any_other_file_is_said_to_be_unknown(
+    convert, inputs, tmp_path, monkeypatch
+):
+    out = tmp_path / "out.safetensors"
+    _, text, _ = convert(inputs / "model.safetensors", "--out", out)
+    assert "is not known" in text
+    assert "this is" not in text
+    entry = {"file": "sd.safetensors", "of": "someone/sd", "licence": "CC0"}
+    monkeypatch.setitem(KNOWN, digest(inputs / "model.safetensors"), entry)
+    _, text, _ = convert(inputs / "model.safetensors", "--out", tmp_path / "again.safetensors")
+    assert "this is sd.safetensors of someone/sd; licence: CC0" in text
+    assert "is not known" not in text
+    _, text, _ = convert(out, "--out", tmp_path / "ours.safetensors", preset=None)  # its lineage says where it is from
+    assert "is not known" not in text
+
+
+def test_the_digests_of_originals_are_whole_and_docs_use_md_lists_the_same():
+    assert all(len(bytes.fromhex(sha256)) == 32 and KNOWN[sha256]["sha256"] == sha256 for sha256 in KNOWN)
+    page = (ROOT / "docs/use.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| (.+) \| (.+) \| `([0-9a-f]{64})` \|$", page, re.MULTILINE)
+    found = {sha256: (file, of.replace("`", ""), licence) for file, of, licence, sha256 in rows}
+    assert found == {sha256: (entry["file"], entry["of"], entry["licence"]) for sha256, entry in KNOWN.items()}
 
 
 def test_a_controlnet_and_a_text_encoder_are_taken_from_other_files(convert, inputs, tmp_path, ours):

@@ -8,10 +8,10 @@ from weights_convert.audit.chart import drift_chart
 from weights_convert.audit.drift import by_block, by_kind, most_drifted, shares, unchanged_parts
 from weights_convert.audit.findings import Audit, Row
 from weights_convert.audit.text import counts, detail, flag_lines, number, printable, ratio, shape_of, verdict
-from weights_convert.summary import layouts_of
+from weights_convert.summary import layouts_of, origin
 
 MOST_DRIFTED = 25
-FUNCTIONS = (by_block, by_kind, counts, detail, layouts_of, number, printable, ratio, shape_of, shares)
+FUNCTIONS = (by_block, by_kind, counts, detail, layouts_of, number, origin, printable, ratio, shape_of, shares)
 
 
 def audit_page(audit: Audit) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from weights_convert.audit.drift import STATES, GroupDrift, by_block, by_kind, most_drifted, shares, unchanged_parts
 from weights_convert.audit.findings import Audit, Row
 from weights_convert.convert import Plan
-from weights_convert.summary import layouts_of
+from weights_convert.summary import layouts_of, read_lines
 
 LISTED = 20  # rows of one kind; --html and --csv have all
 MOST_DRIFTED = 10
@@ -37,10 +37,7 @@ def audit_text(audit: Audit) -> str:
 def file_lines(plan: Plan) -> list[str]:
     """What was read."""
     source = plan.source
-    lines = [f"{source.path}: {len(source.entries):,} tensors; {layouts_of(plan)}"]
-    for file, digest in source.hashes.items():
-        lines.append(f"  read {file}  {file.stat().st_size:,} bytes  sha256 {digest}")
-    return lines
+    return [f"{source.path}: {len(source.entries):,} tensors; {layouts_of(plan)}", *read_lines(source, sizes=True)]
 
 
 def flag_lines(rows: Sequence[Row]) -> list[str]:

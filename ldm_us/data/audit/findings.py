@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,20 +15,13 @@ from ldm_us.data.near_duplicates import families, merge_groups, near_duplicates
 from ldm_us.data.readers.bus_uclm import lesions_of_mask
 from ldm_us.data.readers.busi import families as listed_families
 from ldm_us.data.readers.datasets import Reading, check_folders, read_whole
-from ldm_us.data.records import (
-    BUSI_GROUP,
-    LESION_CLASSES,
-    UNKNOWN,
-    Record,
-    open_image,
-    open_mask,
-    union_of_masks,
-)
+from ldm_us.data.records import BUSI_GROUP, Record, open_image, open_mask, union_of_masks
 from ldm_us.data.split import SPLIT_SEED, mixed_groups, split_by_group
+from ldm_us.data.structure import MaskFile, file_of
 
 FINDINGS = {  # what an audit calls its lists of file names
     "several_masks": "images with several masks (OR-ed)",
-    "normal_with_lesion": "normal images with a non-empty mask",
+    "normal_with_lesion": "images of a class without a structure (normal) with a non-empty mask",
     "both_lesions": "images with benign and malignant lesions (taken as malignant)",
     "other_size": "CANNOT BE USED, mask size differs from the image",
 }
@@ -39,7 +33,7 @@ class Audit:
 
     reading: Reading
     records: list[Record] = field(default_factory=list)  # those whose image opens
-    covered: list[Coverage] = field(default_factory=list)  # what masks cover, of images that are not normal
+    covered: list[Coverage] = field(default_factory=list)  # what masks cover, of images that may show something
     image_sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (width, height)
     image_modes: Counter[str] = field(default_factory=Counter)
     mask_modes: Counter[str] = field(default_factory=Counter)
@@ -59,7 +53,7 @@ def audit_folder(folder: Path) -> Audit:
     for record in tqdm(records, desc=f"opening {Path(folder).name}", unit="image", delay=1):
         audit_files(record, audit)
     if audit.reading.layout == "BUS-UCLM":
-        audit.found["both_lesions"] = [r.image.name for r in records if len(lesions_of_mask(r.masks[0])) > 1]
+        audit.found["both_lesions"] = [r.image.name for r in records if len(lesions_of_mask(file_of(r.masks[0]))) > 1]
     return audit
 
 
@@ -83,7 +77,7 @@ def audit_files(record: Record, audit: Audit) -> None:
         audit_mask_content(record, audit)
 
 
-def open_or_note(opened: Callable[[Path], Image.Image], path: Path, audit: Audit) -> Image.Image | None:
+def open_or_note(opened: Callable[[Any], Image.Image], path: MaskFile, audit: Audit) -> Image.Image | None:
     """Open an image or a mask, or note why it does not open."""
     try:
         return opened(path)
@@ -106,9 +100,9 @@ def audit_mask_content(record: Record, audit: Audit) -> None:
         assert union is not None
         masks.append(np.asarray(union))
     drawn = any(bool(mask.any()) for mask in masks)
-    if record.label != "normal" and len({mask.shape for mask in masks}) == 1:
+    if record.shows is not False and len({mask.shape for mask in masks}) == 1:
         audit.covered.append(measured(name, Image.fromarray(np.maximum.reduce(masks)), SIDE))
-    if record.label not in (*LESION_CLASSES, UNKNOWN) and drawn:
+    if record.shows is False and drawn:
         audit.found["normal_with_lesion"].append(name)
 
 

@@ -9,9 +9,10 @@ from PIL import Image
 
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.mask_rule import looks_inverted
+from ldm_us.data.organ import BREAST, UNKNOWN
 from ldm_us.data.readers.datasets import Reading
 from ldm_us.data.readers.left_out import describe_left_out, more_than_a_few
-from ldm_us.data.records import LESION_CLASSES, UNKNOWN, Record, small_lesions
+from ldm_us.data.records import Record, small_lesions
 from ldm_us.networks.clip import token_words
 
 LENGTH = 77  # tokens of a prompt that CLIP reads, with start and end of text
@@ -38,17 +39,20 @@ def describe_reading(
 ) -> list[str]:
     """Write what was read and what was not, one fact a line; what is as it should be takes no line.
 
-    Opens every mask of an image that is not normal, unless `covered` says what they cover, or `decoded` keeps it. size:
-    of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
+    Opens every mask of an image that may show a lesion, unless `covered` says what they cover, or `decoded` keeps it.
+    size: of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
     records, size = reading.records, size if decoded is None else decoded.framing.side
-    classes = ", ".join(f"{n} {label}" for label, n in sorted(Counter(record.label for record in records).items()))
+    counts = sorted(Counter(record.label for record in records).items())
+    classes = ", ".join(f"{n} {label}" for label, n in counts)
     masks = sum(len(record.masks) for record in records)
     lines = [f"{reading.layout} in {reading.folder}: {len(records)} images ({classes}), {masks} masks"]
     lines += [f"left out, {line}" for line in describe_left_out(reading.left_out)]
     lines += reading.notes
-    shown = showing_lesions([record for record in records if record.masks])
-    bare = [record.image.name for record in records if record.label in shown and not record.masks]
+    if single := [label for label, n in counts if n == 1 and label != UNKNOWN and len(records) > len(counts)]:
+        lines.append(f"classes of one image, which is never held out: {', '.join(single)}")
+    shown = showing_lesions(records, [record for record in records if record.masks])
+    bare = [record.image.name for record in shown if not record.masks]
     if bare:
         lines.append(f"{named(shown)} without a mask: {format_names(bare)}")
     if covered is None:
@@ -67,19 +71,22 @@ def describe_reading(
     return lines
 
 
-def showing_lesions(masked: Iterable[Record]) -> tuple[str, ...]:
-    """The labels of images that a lesion is expected in; those of unknown class too, where one of these has a mask."""
-    return (*LESION_CLASSES, UNKNOWN) if any(record.label == UNKNOWN for record in masked) else LESION_CLASSES
+def showing_lesions(records: Iterable[Record], masked: Iterable[Record]) -> list[Record]:
+    """The images that a lesion is expected in; where no class says so too, if one of these has a mask."""
+    unknown = any(record.shows is None for record in masked)
+    return [record for record in records if record.shows or (unknown and record.shows is None)]
 
 
-def named(shown: Sequence[str]) -> str:
-    """Images of these labels, in words."""
-    return "lesion images or images of unknown class" if UNKNOWN in shown else "lesion images"
+def named(shown: Sequence[Record]) -> str:
+    """Such images, in words."""
+    of_lesions = all(record.organ.classes == BREAST.classes for record in shown)
+    kind = "lesion images" if of_lesions else "images of a class that shows a structure"
+    return f"{kind} or images of unknown class" if any(record.shows is None for record in shown) else kind
 
 
 def coverages(records: Sequence[Record], decoded: Decoded) -> list[Coverage]:
-    """Measure the masks of images that are not normal and have some. ValueError: a mask cannot be read."""
-    masked = [record for record in records if record.masks and record.label != "normal"]
+    """Measure the masks of images that may show a lesion and have some. ValueError: a mask cannot be read."""
+    masked = [record for record in records if record.masks and record.shows is not False]
     table, at = decoded.mask_facts(masked)
     facts = table[["share", "inverted", "lost"]][at].tolist()
     return [Coverage(record.image.name, *of_record) for record, of_record in zip(masked, facts, strict=True)]
@@ -139,16 +146,16 @@ def check_hints(records: Sequence[Record], drawn: Sequence[bool]) -> list[str]:
             f"--data: the masks of all {len(records)} training images are empty, so a ControlNet has nothing to learn "
             "from. Give images with drawn lesions."
         )
-    shown = showing_lesions(record for record, has_lesion in zip(records, drawn, strict=True) if has_lesion)
-    lesions = [i for i, record in enumerate(records) if record.label in shown]
-    empty = [records[i].image.name for i in lesions if not drawn[i]]
+    has_lesion = {record for record, has in zip(records, drawn, strict=True) if has}
+    lesions = showing_lesions(records, has_lesion)
+    empty = [record.image.name for record in lesions if record not in has_lesion]
     if not empty:
         return []
-    found = f"of {len(lesions)} {named(shown)}, these have no lesion in their masks or no mask: {format_names(empty)}"
+    found = f"of {len(lesions)} {named(lesions)}, these have no lesion in their masks or no mask: {format_names(empty)}"
     if more_than_a_few(len(empty), len(lesions)):
         raise ValueError(
             f"--data: {found}. A ControlNet would learn to put a lesion where the mask has none. Draw their lesions, "
-            "give them the class normal, or remove them."
+            "give them a class without any, such as normal, or remove them."
         )
     return [f"{found}."]
 

@@ -12,7 +12,8 @@ from ldm_us.data.masks.sampler import Mask, draw_mask, fit_shapes
 from ldm_us.data.phantom.files import check_numbers
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.records import IMAGE_SUFFIXES, LESION_CLASSES, load_mask
+from ldm_us.data.records import IMAGE_SUFFIXES, load_mask
+from ldm_us.data.structure import MaskFile
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png
 
@@ -53,20 +54,22 @@ def check_folder(out: Path, overwrite: bool, is_ours: Callable[[Path], bool], so
 
 def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
     """Masks that are not empty by class, each resized to (size, size): of a dataset, or of files with BUSI's names."""
-    files: dict[str, dict[str, list[Path]]] = {label: {} for label in LESION_CLASSES}
+    files: dict[str, dict[str, list[MaskFile]]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = parse_name(path)
-        if match is not None and match["mask"] and match["label"] in files:
-            files[match["label"]].setdefault(match["stem"], []).append(path)
-    if not any(files.values()):
+        if match is not None and match["mask"]:
+            files.setdefault(match["label"], {}).setdefault(match["stem"], []).append(path)
+    if not files:
         for record in read_dataset(folder):
-            if record.masks and record.label in files:
-                files[record.label][str(record.image)] = list(record.masks)
-    loaded = {label: [load_mask(paths, size)[0].numpy() > 0 for paths in of.values()] for label, of in files.items()}
+            if record.masks and record.shows is not False:
+                files.setdefault(record.label, {})[str(record.image)] = list(record.masks)
+    loaded = {
+        label: [load_mask(paths, size)[0].numpy() > 0 for paths in of.values()] for label, of in sorted(files.items())
+    }
     masks = {label: [mask for mask in of_class if mask.any()] for label, of_class in loaded.items()}
     found = {label: of_class for label, of_class in masks.items() if of_class}
     if not found:
-        raise ValueError(f"{folder}: no mask of a {' or '.join(LESION_CLASSES)} lesion in it.")
+        raise ValueError(f"{folder}: no mask with anything drawn in it.")
     return found
 
 

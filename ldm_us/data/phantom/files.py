@@ -24,6 +24,7 @@ import ldm_us
 from ldm_us.data.phantom.simulate import Phantom, simulate
 from ldm_us.data.readers.busi import PHANTOM_INFO, read_busi
 from ldm_us.data.readers.imagefolder import JSONL
+from ldm_us.data.structure import file_of
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import labelled_grid
 
@@ -155,7 +156,7 @@ def captions(plan: Plan, folder: Path) -> list[dict[str, str | list[str]]]:
     for record in read_busi(folder):
         drawn = {"calipers": plan.calipers and record.label != "normal", "text": plan.text}
         text = ", ".join([record.prompt, *(mark for mark, there in drawn.items() if there)])
-        image, *masks = (path.relative_to(folder).as_posix() for path in (record.image, *record.masks))
+        image, *masks = (path.relative_to(folder).as_posix() for path in (record.image, *map(file_of, record.masks)))
         lines.append({"file_name": image, "text": text, "mask": masks, "class": record.label, "group": record.group})
     return lines
 

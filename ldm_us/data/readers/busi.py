@@ -1,46 +1,45 @@
 """Read BUSI, breast ultrasound images with lesion masks.   Al-Dhabyani et al., Data in Brief 28 (2020) 104863.
 
-Class folders with BUSI's file names are taken for a breast: they get the prompt of the paper. Samples of a model that
-was taught other words bring theirs in samples.json. Images of another organ belong into an imagefolder, whose metadata
-say the prompt of each.
+Class folders with BUSI's file names are taken for a breast, with the prompt of the paper, unless a dataset.json names
+other classes. Samples of a model that was taught other words bring theirs in samples.json.
 """
 
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ldm_us.data.busi_families import families, first_of_family
-from ldm_us.data.records import (
-    BUSI_GROUP,
-    CLASSES,
-    IMAGE_SUFFIXES,
-    PHANTOM_GROUP,
-    SAMPLES_GROUP,
-    Record,
-    class_prompt,
-)
+from ldm_us.data.organ import BREAST, DESCRIPTION, Organ, organ_of
+from ldm_us.data.records import BUSI_GROUP, IMAGE_SUFFIXES, PHANTOM_GROUP, SAMPLES_GROUP, Record
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
 NAME = re.compile(  # BUSI's own names are .png, with _mask in small letters: those come first
-    r"(?P<stem>(?P<label>[a-z]+) \((?P<number>\d+)\))(?P<mask>[_-]mask(?:_(?P<nth>\d+))?)?"
+    r"(?P<stem>(?P<label>[^/\\()]*[^/\\() ]) \((?P<number>\d+)\))(?P<mask>[_-]mask(?:_(?P<nth>\d+))?)?"
     rf"(?:{'|'.join(map(re.escape, IMAGE_SUFFIXES))})",
     re.IGNORECASE,
 )
-OWN = re.compile(r"[a-z]+ \(\d+\)(?:_mask(?:_\d+)?)?\.png")
+OWN = re.compile(r"[^()A-Z]+ \(\d+\)(?:_mask(?:_\d+)?)?\.png")
 
 
 def is_busi(root: Path) -> bool:
-    """Say whether class folders as in BUSI lie in this folder."""
-    return any(class_folder(root, label) is not None for label in CLASSES)
+    """Say whether class folders as in BUSI lie in this folder; described ones, with names as in BUSI in them."""
+    folders = [folder for label in told_of(root)[2].classes if (folder := class_folder(root, label)) is not None]
+    described = (root / DESCRIPTION).is_file()
+    return any(not described or any(NAME.fullmatch(path.name) for path in folder.iterdir()) for folder in folders)
 
 
 def class_folder(root: Path, label: str) -> Path | None:
-    """Find the folder of a class: its name in small letters, else the only one that is so but for its letters' case."""
+    """Find the folder of a class: its very name, else the only one that is so but for its letters' case."""
     if (root / label).is_dir():
         return root / label
-    found = [path for path in root.iterdir() if path.name.lower() == label and path.is_dir()] if root.is_dir() else []
+    found = (
+        [path for path in root.iterdir() if path.name.lower() == label.lower() and path.is_dir()]
+        if root.is_dir()
+        else []
+    )
     return found[0] if len(found) == 1 else None
 
 
@@ -63,14 +62,18 @@ def read_busi(root: Path) -> list[Record]:
     A lesion image without a mask file is kept with no masks.
     """
     check_folder(root)
-    if not is_busi(root):
+    groups, prompts, organ = told_of(root)
+    folders = {label: folder for label in organ.classes if (folder := class_folder(root, label)) is not None}
+    if not folders:
+        expected = f"{', '.join(organ.classes[:-1])} or {organ.classes[-1]}"
         raise ValueError(
-            f"{root} is not BUSI: expected the folders benign, malignant or normal in it, found {names_in(root)}. "
-            "Give the folder that holds them."
+            f"{root} is not BUSI: expected the folders {expected} in it, found {names_in(root)}. Give the folder that "
+            "holds them."
         )
-    groups, prompts = told_of(root)
-    folders = {label: folder for label in CLASSES if (folder := class_folder(root, label)) is not None}
-    read = {label: read_class(folder, label, groups, prompts.get(label)) for label, folder in folders.items()}
+    read = {
+        label: read_class(folder, label, groups, prompts.get(label, organ.prompt(label)), organ)
+        for label, folder in folders.items()
+    }
     empty = [label for label, of_class in read.items() if not of_class]
     if empty:
         raise ValueError(
@@ -80,13 +83,13 @@ def read_busi(root: Path) -> list[Record]:
     return [record for of_class in read.values() for record in of_class]
 
 
-def read_class(folder: Path, label: str, groups: Callable[[str], str], prompt: str | None) -> list[Record]:
+def read_class(folder: Path, label: str, groups: Callable[[str], str], prompt: str, organ: Organ) -> list[Record]:
     """List the records of one class folder. Of two files that say the same, one with BUSI's own name is taken."""
     images: dict[str, tuple[int, Path]] = {}
     masks: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: (OWN.fullmatch(path.name) is None, path)):
         match = NAME.fullmatch(path.name)
-        if match is None or match["label"].lower() != label or not path.is_file():
+        if match is None or match["label"].lower() != label.lower() or not path.is_file():
             continue
         stem, own = match["stem"].lower(), OWN.fullmatch(path.name) is not None
         nth = int(match["nth"] or 0)  # _mask, _mask_1, _mask_2, ..., _mask_10
@@ -94,32 +97,34 @@ def read_class(folder: Path, label: str, groups: Callable[[str], str], prompt: s
             masks.setdefault(stem, []).append((nth, path))
         elif not match["mask"]:
             images.setdefault(stem, (int(match["number"]), path))
-    text = class_prompt(label) if prompt is None else prompt
     return [
-        Record(path, tuple(mask for _, mask in sorted(masks.get(stem, []))), label, text, groups(stem))
+        Record(path, tuple(mask for _, mask in sorted(masks.get(stem, []))), label, prompt, groups(stem), organ)
         for stem, (_, path) in sorted(images.items(), key=lambda item: item[1])
     ]
 
 
-def told_of(root: Path) -> tuple[Callable[[str], str], dict[str, str]]:
+def told_of(root: Path) -> tuple[Callable[[str], str], dict[str, str], Organ]:
     """Map an image's stem to its near-duplicate family, named after the family's first member or the image itself.
 
     The families are those of BUSI's shipped list, or those that the phantoms or samples in this folder list. With it
-    the prompts of the classes, of samples whose prompts are not the paper's.
+    the prompts of the classes, of samples whose prompts are not the paper's, and what the classes are.
     """
+    organ = organ_of(root, BREAST)
     phantoms, samples = root / PHANTOM_INFO, root / SAMPLES_INFO
     info = phantoms if phantoms.is_file() else samples
     if not info.is_file():
-        return lambda stem: BUSI_GROUP + families().get(stem, stem), {}
+        return lambda stem: BUSI_GROUP + families().get(stem, stem), {}, organ
     try:
         made = json.loads(info.read_text(encoding="utf-8"))
-        first = first_of_family(made["families"])
+        first = first_of_family([[name.lower() for name in family] for family in made["families"]])
         prefix = f"{PHANTOM_GROUP}{int(made['seed'])}" if info == phantoms else f"{SAMPLES_GROUP}{made['set']}"
         prompts = made.get("prompts", {})
         if not all(isinstance(prompt, str) and prompt for prompt in prompts.values()):
             raise TypeError("a prompt is no text")
+        shows = {label: made.get("shows", {}).get(label, organ.shows(label)) for label in (*organ.classes, *prompts)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{info} is damaged ({error!r}). Make the phantoms or samples again, or remove the file."
         ) from error
-    return lambda stem: f"{prefix}:{first.get(stem, stem)}", prompts
+    organ = replace(organ, classes=tuple(shows), without=tuple(label for label in shows if shows[label] is False))
+    return lambda stem: f"{prefix}:{first.get(stem, stem)}", prompts, organ

@@ -5,16 +5,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ldm_us.data.organ import DESCRIPTION
 from ldm_us.data.readers.bus_uclm import list_images, read_bus_uclm
 from ldm_us.data.readers.busi import check_folder, is_busi, names_in, read_busi
+from ldm_us.data.readers.camus import list_frames, read_camus
+from ldm_us.data.readers.coco import list_tables, read_coco
+from ldm_us.data.readers.ddti import list_cases, read_ddti
 from ldm_us.data.readers.imagefolder import CSV, JSONL, read_imagefolder
 from ldm_us.data.readers.left_out import describe_left_out, list_left_out, too_many
+from ldm_us.data.readers.plain import TN3K, has_captions, has_dicom, has_pairs, read_plain
 from ldm_us.data.readers.tabled import BUSBRA_TABLE, list_sorted, read_breast, read_busbra, read_dataset_b
-from ldm_us.data.records import Record
+from ldm_us.data.records import Record, spacing_notes
 
 KNOWN = (
     "BUSI (folders benign, malignant, normal), BUS-BRA (bus_data.csv, Images, Masks), dataset B (original, GT and a "
-    "table, or numbered images in benign, malignant), BrEaST (case001.png ..., a table), BUS-UCLM (images, masks) or "
+    "table, or numbered images in benign, malignant), BrEaST (case001.png ..., a table), BUS-UCLM (images, masks), "
+    "DDTI (1.xml, 1_1.jpg ...), TN3K (trainval-image, trainval-mask), CAMUS (patient0001 ...), COCO (a JSON of "
+    "annotations), captions (a .txt beside each image), DICOM (.dcm), described (images with dataset.json) or "
     "images with metadata.jsonl or metadata.csv"
 )
 READERS: dict[str, Callable[[Path, list[str]], list[Record]]] = {  # the second argument takes notes
@@ -24,7 +31,15 @@ READERS: dict[str, Callable[[Path, list[str]], list[Record]]] = {  # the second 
     "BrEaST": read_breast,
     "BUS-UCLM": lambda root, _: read_bus_uclm(root),
     "BUSI": lambda root, _: read_busi(root),
+    "COCO": read_coco,
+    "DDTI": read_ddti,
+    "CAMUS": read_camus,
+    "TN3K": lambda root, notes: read_plain(root, notes, TN3K),
+    "captions": read_plain,
+    "DICOM": read_plain,
+    "described": read_plain,
 }
+OF_BREASTS = ("BUS-BRA", "dataset B", "BrEaST", "BUS-UCLM")
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,9 @@ def read_whole(folder: Path) -> Reading:
         except ValueError as error:
             errors.append(error)
             continue
+        notes += spacing_notes(records)
+        if layout in OF_BREASTS and (root / DESCRIPTION).is_file():
+            notes.append(f"{DESCRIPTION} is not read: {layout} shows breasts")
         reading = Reading(Path(folder), root, layout, records, list_left_out(root, layout, records), notes)
         if not too_many(reading.left_out, len(records)):
             return reading
@@ -120,8 +138,15 @@ def layouts_of(root: Path) -> list[str]:
         "BrEaST": any(root.glob("case[0-9][0-9][0-9].png")),
         "BUS-UCLM": (root / "masks").is_dir() and bool(list_images(root)),
         "BUSI": is_busi(root),
+        "COCO": bool(list_tables(root)),
+        "DDTI": bool(list_cases(root)),
+        "CAMUS": bool(list_frames(root)),
+        "TN3K": has_pairs(root),
+        "captions": has_captions(root),
+        "DICOM": has_dicom(root),
     }
-    return [layout for layout, fits in fitting.items() if fits]
+    found = [layout for layout, fits in fitting.items() if fits]
+    return found or (["described"] if (root / DESCRIPTION).is_file() else [])
 
 
 def find_dataset(folder: Path) -> tuple[Path, list[str]]:

@@ -10,13 +10,30 @@ from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
+from ldm_us.data.medical import DICOM
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.records import IMAGE_SUFFIXES, Record
+from ldm_us.data.structure import file_of
 
-PICTURES = (*IMAGE_SUFFIXES, ".dcm")
-TEXTS = {"", ".csv", ".xlsx", ".xls", ".json", ".jsonl", ".txt", ".md", ".pdf", ".part"}  # tables, licences, notes
+PICTURES = (*IMAGE_SUFFIXES, *DICOM)
+TEXTS = {
+    "",
+    ".csv",
+    ".xlsx",
+    ".xls",
+    ".json",
+    ".jsonl",
+    ".txt",
+    ".md",
+    ".pdf",
+    ".part",
+    ".xml",
+    ".cfg",
+    ".mhd",
+}  # tables, licences, notes
 OTHER_FINDINGS, MADE, NO_PICTURES = "masks of other findings", "made by ldm_us beside the images", "not pictures"
-UNLISTED, UNLISTED_MASKS = "pictures that no line names", "masks that no line names"  # of an imagefolder
+UNLISTED, UNLISTED_MASKS = "pictures that no line names", "masks that no line names"  # of LISTED layouts
+LISTED = ("imagefolder", "COCO")  # whose lines choose among the images
 ON_PURPOSE = (OTHER_FINDINGS, MADE, NO_PICTURES, UNLISTED)
 MADE_NAMES = ("overview.png", "grid.png", "strips")  # beside phantoms; beside samples
 FEW, SHARE = 2, 0.05  # pictures, and share of the images, that may be other than they should; the larger one counts
@@ -26,14 +43,14 @@ MASK_WORD = re.compile(r"[ _-]*(?<![a-z])(?:masks?|m)(?![a-z])[ _-]*(?:(?<=_)\d{
 
 def list_left_out(root: Path, layout: str, records: Sequence[Record]) -> dict[str, list[Path]]:
     """Sort the files below `root` that no record uses by kind; tables, texts and hidden files are of none."""
-    used = {path for record in records for path in (record.image, *record.masks)}
+    used = {path for record in records for path in (record.image, *map(file_of, record.masks))}
     files = [path for path in files_below(root) if path not in used and path.suffix.lower() not in TEXTS]
     stems = {(path.parent, path.stem.lower()) for path in (*used, *files)}
     listed, masked = {record.image.stem for record in records}, any(record.masks for record in records)
     kinds: dict[str, list[Path]] = {}
     for path in files:
         kind = kind_of(path, root, layout, stems)
-        if layout == "imagefolder" and kind not in ON_PURPOSE:  # its lines choose among the images
+        if layout in LISTED and kind not in ON_PURPOSE:
             wanted = not masked or MASK_WORD.sub("", path.stem) in listed
             kind = UNLISTED_MASKS if wanted and MASK_WORD.search(path.relative_to(root).as_posix()) else UNLISTED
         kinds.setdefault(kind, []).append(path)

@@ -22,9 +22,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.busi import class_folder
-from ldm_us.data.readers.tables import Row, check_once, class_of, file_in, find_table, note_unread, read_table
-from ldm_us.data.records import LESION_CLASSES, Record
+from ldm_us.data.readers.tables import Row, check_once, file_in, find_table, note_unread, read_table
+from ldm_us.data.records import Record
 
 # Our choice: the paper's prompt, and where the image is from. BrEaST goes by the archive's name, since CLIP would read
 # it as "breast".
@@ -40,7 +41,7 @@ def read_busbra(root: Path, notes: list[str]) -> list[Record]:
     records = []
     columns = ("ID", "Case", "Pathology")
     for where, cells in read_cases(root / BUSBRA_TABLE, columns, notes, image="ID", case="Case"):
-        label = class_of(cells["Pathology"], where)
+        label = BREAST.class_of(cells["Pathology"], where)
         image = file_in(root, f"Images/{cells['ID']}.png", where)
         mask = file_in(root, f"Masks/{cells['ID'].replace('bus', 'mask', 1)}.png", where)
         prompt = PROMPT.format(label=label, dataset="BUS-BRA")
@@ -54,9 +55,9 @@ def read_breast(root: Path, notes: list[str]) -> list[Record]:
     records = []
     for where, cells in read_cases(find_table(root), columns, notes, image="Image_filename", case="CaseID"):
         case, name, mask, word = (cells[column] for column in columns)
-        label = class_of(word, where)
+        label = BREAST.class_of(word, where)
         image = file_in(root, name, where)
-        masks = (file_in(root, mask, where),) if mask and label in LESION_CLASSES else ()
+        masks = (file_in(root, mask, where),) if mask and BREAST.shows(label) else ()
         prompt = PROMPT.format(label=label, dataset="Breast-Lesions-USG")
         records.append(Record(image, masks, label, prompt, f"breast:{case}"))
     return records
@@ -94,7 +95,7 @@ def list_sorted(root: Path) -> list[tuple[Path, str, str]]:
         return []
     return [
         (path, label, str(path))
-        for label in LESION_CLASSES
+        for label in BREAST.classes
         for folder in [class_folder(root, label)]
         if folder is not None
         for path in sorted(folder.glob("*.png"))
@@ -109,5 +110,5 @@ def list_original(root: Path, notes: list[str]) -> list[tuple[Path, str, str]]:
     note_unread(table, rows[0][1], columns, notes)
     for where, cells in rows:
         name = cells["Image"].removesuffix(".png").zfill(6) + ".png"
-        listed.append((file_in(root / "original", name, where), class_of(cells["Type"], where), where))
+        listed.append((file_in(root / "original", name, where), BREAST.class_of(cells["Type"], where), where))
     return listed

@@ -9,7 +9,6 @@ from contextlib import closing
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 
-from ldm_us.data.records import CLASSES
 from ldm_us.runtime.checks import check_extra
 
 LARGEST = 50_000_000  # bytes of a spreadsheet when unpacked; tables of datasets have less than one million
@@ -122,14 +121,6 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}). Save it with the encoding UTF-8.") from error
-
-
-def class_of(text: str, where: str) -> str:
-    """Read the name of a class, in small or capital letters."""
-    label = text.strip().lower()
-    if label not in CLASSES:
-        raise ValueError(f"{where}: the class is {text!r}. Use normal, benign or malignant.")
-    return label
 
 
 def file_in(folder: Path, name: str, where: str) -> Path:

@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.data.near_duplicates import merge_families
-from ldm_us.data.records import UNKNOWN, Record
+from ldm_us.data.organ import UNKNOWN
+from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
 from ldm_us.evaluation.distribution.distances import NEEDED, distances
 from ldm_us.evaluation.distribution.diversity import diversity, scales_at

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 import ldm_us
 from ldm_us.config import check_limits
 from ldm_us.data.digests import image_digests as pixel_digests
-from ldm_us.data.readers.busi import CLASSES
+from ldm_us.data.organ import UNKNOWN, is_plain
 from ldm_us.data.records import Record
 from ldm_us.data.words import Words
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
-from ldm_us.files.safetensors_header import open_safetensors, parse_json
+from ldm_us.files.json_values import parse_json
+from ldm_us.files.safetensors_header import open_safetensors
 from ldm_us.files.stored_tensor import shown
 
 TRAIN_ONE = "Train one with `python -m ldm_us.evaluation train-judge`."
@@ -58,7 +59,7 @@ def bytes_digest(record: Record) -> str:
 
 def save_judge(network: Judge, path: Path | str, training: Training) -> None:
     """Write weights, config and training to `path`, atomically."""
-    about = {"classes": CLASSES, "config": dataclasses.asdict(network.config)} | dataclasses.asdict(training)
+    about = {"classes": network.classes, "config": dataclasses.asdict(network.config)} | dataclasses.asdict(training)
     write_safetensors(
         path, lazy_tensors(network.state_dict()), {"ldm_us": ldm_us.__version__, "judge": json.dumps(about)}
     )
@@ -89,31 +90,43 @@ def load_judge(path: Path | str, device: str = "cpu") -> tuple[Judge, Training]:
     return network.to(device).eval().requires_grad_(False), training
 
 
-def asked_classes(words: Words, n: int) -> tuple[list[str], list[str]]:
+def asked_classes(words: Words, network: Judge, n: int) -> tuple[list[str], list[str]]:
     """n times each class that both the judge and the model know: the classes, and the model's prompts for them.
 
     Raise ValueError where there is none.
     """
-    both = [label for label in CLASSES if label in words.classes]
+    both = [label for label in network.classes if label in words.classes]
     if not both:
-        listed = ", ".join(words.classes) or "none"
-        raise ValueError(f"{words.name}: its classes are {listed}, and a judge can name {', '.join(CLASSES)} alone.")
+        raise ValueError(
+            f"{words.name}: its classes are {', '.join(words.classes) or 'none'}, and this judge can name "
+            f"{', '.join(network.classes)} alone. {TRAIN_ONE}"
+        )
     asked = [label for label in both for _ in range(n)]
     return asked, [words.prompt(label) for label in asked]
+
+
+def check_judged(network: Judge, labels: Iterable[str], option: str) -> None:
+    """Refuse images of classes that a judge has never seen: what it marks in them says nothing."""
+    others = sorted(set(labels) - {UNKNOWN, *network.classes})
+    if others:
+        raise ValueError(
+            f"{option}: images of the class {', '.join(others)}, and the judge learned {', '.join(network.classes)} "
+            "alone, so it cannot judge these. Train one on such images with `python -m ldm_us.evaluation train-judge`."
+        )
 
 
 def build_judge(about: dict[str, Any]) -> tuple[Judge, Training]:
     """The network without its weights, and how it was trained, from what a file says."""
     about = dict(about)
     classes, config = about.pop("classes"), about.pop("config")
-    if tuple(classes) != CLASSES:
-        raise ValueError(f"its classes are {classes}, not {list(CLASSES)}")
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not all(is_plain(label) for label in classes):
+        raise ValueError(f"its classes are {classes}, not two or more names")
     judge_config = JudgeConfig(**(config | {"widths": tuple(config["widths"])}))
     check_limits(judge_config)
     check_judge_size(judge_config)
     training = Training(**about)
     with torch.device("meta"):
-        return Judge(judge_config), training
+        return Judge(judge_config, classes), training
 
 
 def misfits(network: nn.Module, state: dict[str, Tensor]) -> str:

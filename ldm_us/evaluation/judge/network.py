@@ -5,6 +5,7 @@ trained on real images alone and never sees an asked class or mask, so what it s
 and can be wrong: its figures on held-out real images, which its file carries, say how much it can tell at all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_us.data.readers.busi import CLASSES
+from ldm_us.data.organ import BREAST
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class JudgeConfig:
 class JudgeOutput(NamedTuple):
     """What the network says of a batch."""
 
-    class_logits: Tensor  # (b, classes), in the order of CLASSES
+    class_logits: Tensor  # (b, classes), in the order of the judge's classes
     lesion_logits: Tensor  # (b, 1, H, W), positive where it sees a lesion
 
 
@@ -53,9 +54,9 @@ def conv_block(channels_in: int, channels_out: int, groups: int) -> nn.Sequentia
 class Judge(nn.Module):
     """Names the class and marks the lesion."""
 
-    def __init__(self, config: JudgeConfig):
+    def __init__(self, config: JudgeConfig, classes: Sequence[str] = BREAST.classes):
         super().__init__()
-        self.config = config
+        self.config, self.classes = config, tuple(classes)
         widths, groups = config.widths, config.groups
         self.stem = nn.Conv2d(1, widths[0], 5, stride=2, padding=2)
         self.encoder = nn.ModuleList(
@@ -64,7 +65,7 @@ class Judge(nn.Module):
         )
         self.narrow = nn.ModuleList(nn.Conv2d(deep, width, 1) for width, deep in pairwise(widths))
         self.decoder = nn.ModuleList(conv_block(width, width, groups) for width in widths[:-1])
-        self.to_class = nn.Linear(2 * widths[-1], len(CLASSES))
+        self.to_class = nn.Linear(2 * widths[-1], len(self.classes))
         self.to_lesion = nn.Conv2d(widths[0], 4, 3, padding=1)  # the 2x2 pixels that the stem made one
 
     def encode(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -77,7 +78,7 @@ class Judge(nn.Module):
         return skips, torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1)
 
     def forward(self, images: Tensor) -> JudgeOutput:
-        """(b, 1, H, W) in [0, 1], H and W multiples of 16 -> class (b, 3) and lesion (b, 1, H, W) logits."""
+        """(b, 1, H, W) in [0, 1], H and W multiples of 16 -> class (b, classes) and lesion (b, 1, H, W) logits."""
         skips, pooled = self.encode(images)
         class_logits = self.to_class(pooled)
 
@@ -89,12 +90,12 @@ class Judge(nn.Module):
         return JudgeOutput(class_logits, lesion_logits)
 
 
-def fresh_judge(config: JudgeConfig, seed: int) -> Judge:
+def fresh_judge(config: JudgeConfig, seed: int, classes: Sequence[str] = BREAST.classes) -> Judge:
     """PyTorch's default initial weights, from a seed of their own."""
     check_judge_size(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Judge(config)
+        return Judge(config, classes)
 
 
 def check_judge_size(config: JudgeConfig) -> None:
@@ -118,6 +119,6 @@ def judge(network: Judge, images: Tensor, batch: int = 32) -> Verdict:
         logits = output.lesion_logits.to(chunk.device)
         if not at_size:
             logits = F.interpolate(logits, chunk.shape[-2:], mode="bilinear", antialias=True)
-        labels += [CLASSES[i] for i in output.class_logits.argmax(dim=1).tolist()]
+        labels += [network.classes[i] for i in output.class_logits.argmax(dim=1).tolist()]
         masks.append((logits > 0).float())
     return Verdict(labels, torch.cat(masks))

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm_us.data.records import CLASSES, LESION_CLASSES, Record
+from ldm_us.data.organ import UNKNOWN
+from ldm_us.data.records import Record
 from ldm_us.evaluation.figures import accuracy, by_class, confusion, mean_and_spread, share_of
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
 from ldm_us.evaluation.mask_errors import dice
@@ -40,12 +41,13 @@ def train_judge(
     device: str = "cpu",
 ) -> Judge:
     """A judge of images of `size` pixels; the same seed gives the same judge. on_step sees (step, loss)."""
-    network = fresh_judge(JudgeConfig(size=size), seed).to(device)
     data = load_training_set(records, size)
     assert data.pixels is not None
     check_teachable(data)
-    labels = torch.tensor([CLASSES.index(record.label) for record in records])
-    weight = len(labels) / (len(CLASSES) * labels.bincount(minlength=len(CLASSES)))  # rare classes count as much
+    classes = sorted({record.label for record in records})
+    network = fresh_judge(JudgeConfig(size=size), seed, classes).to(device)
+    labels = torch.tensor([classes.index(record.label) for record in records])
+    weight = len(labels) / (len(classes) * labels.bincount(minlength=len(classes)))  # rare classes count as much
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -124,13 +126,13 @@ def zoom_and_shift(images: Tensor, masks: Tensor, generator: torch.Generator) ->
 
 def check_teachable(data: TrainingSet) -> None:
     """Refuse images that cannot teach the classes or the lesions."""
-    missing = [label for label in CLASSES if all(record.label != label for record in data.records)]
-    if missing:
-        raise ValueError(f"no {' and no '.join(missing)} image to train a judge on: it needs every class. Add some.")
+    classes = {record.label for record in data.records} - {UNKNOWN}
+    if len(classes) == 1:
+        raise ValueError(f"all images are {classes.pop()}, and a judge tells classes apart. Add images of another one.")
     for record, drawn in zip(data.records, data.drawn().tolist(), strict=True):
-        if record.label not in CLASSES:
+        if record.label == UNKNOWN:
             raise ValueError(f"{record.image}: a judge learns classes, and this image has none. Add its class.")
-        if record.label in LESION_CLASSES and not drawn:
+        if record.shows and not drawn:
             raise ValueError(
                 f"{record.image}: a {record.label} image without a lesion in its mask, so it would teach a judge to "
                 "overlook lesions. Add its mask, or remove it."
@@ -146,7 +148,7 @@ def measure_judge(network: Judge, records: list[Record]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "images": len(records),
         "accuracy": accuracy(labels, verdict.labels),
-        "confusion": confusion(labels, verdict.labels),
+        "confusion": confusion(labels, verdict.labels, network.classes),
     }
     lesion = data.drawn()
     if bool(lesion.any()):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
-from ldm_us.evaluation.judge.file import Training, load_judge
+from ldm_us.evaluation.judge.file import Training, check_judged, load_judge
 from ldm_us.evaluation.judge.network import judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, load_batch, other_of_its_class
 from ldm_us.evaluation.masks.figures import mask_figures, share_figure
@@ -39,6 +39,8 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
     check_out(options.out, [RESULT], options.overwrite)
     network, training = (None, None) if options.judge is None else load_judge(options.judge, options.device)
     samples, real, mask_of, size = read_pairs(options.generated, options.real, options.judge, training)
+    if network is not None:
+        check_judged(network, [record.label for pairs in samples for record in pairs], "--generated")
 
     def find(images: Tensor) -> Tensor:
         return dark_lesions(images) if network is None else judge(network, images).masks

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.framing import LEAST_AREA
-from ldm_us.data.records import LESION_CLASSES, Record, load_mask, open_image
+from ldm_us.data.records import Record, load_mask, open_image
 from ldm_us.evaluation.mask_errors import joined, mask_errors
 from ldm_us.evaluation.masks.fidelity import FindLesions, load_batch
 from ldm_us.evaluation.masks.figures import Column
@@ -50,19 +50,21 @@ def with_and_without_lesion(records: Sequence[Record], size: int, option: str) -
     """
     pairs = Pairs([], [])
     for record in records:
-        if record.label != "normal" and not record.masks:
+        if record.shows is not False and not record.masks:
             raise ValueError(
                 f"{option}: {record.image} has no mask beside it. Give images with masks, such as those of "
                 "sample.py --mask ... --layout busi."
             )
         asked = bool(load_mask(record.masks, size).any())
-        if record.label in LESION_CLASSES and not asked:
+        if record.shows and not asked:
             raise ValueError(
                 f"{option}: the mask of {record.image} is empty at {size}x{size} pixels, but its class is "
                 f"{record.label}. Remove the image, or draw its lesion."
             )
-        if record.label == "normal" and asked:
-            raise ValueError(f"{option}: {record.image} is normal, but its mask marks a lesion. Remove one of them.")
+        if record.shows is False and asked:
+            raise ValueError(
+                f"{option}: {record.image} is {record.label}, but its mask marks a lesion. Remove one of them."
+            )
         (pairs.lesions if asked else pairs.empty).append(record)
     return pairs
 

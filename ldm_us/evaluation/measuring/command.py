@@ -14,7 +14,7 @@ from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
-from ldm_us.evaluation.judge.file import Training, asked_classes, load_judge
+from ldm_us.evaluation.judge.file import Training, asked_classes, check_judged, load_judge
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
 from ldm_us.evaluation.masks.figures import Column, mask_figures
@@ -59,7 +59,8 @@ def run_masks(options: argparse.Namespace) -> int:
     records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
     framing = trained_framing(read_metadata(options.weights), model.config)
     records = with_lesions(records, options.n, framing)
-    if training is not None:
+    if network is not None and training is not None:
+        check_judged(network, [record.label for record in records], "--data")
         check_unseen_by_judge(options.judge, training, records)
 
     def find(images: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def run_masks(options: argparse.Namespace) -> int:
     if network is not None and training is not None:
         named, named_real = (judge(network, images).labels for images in (fidelity.samples, fidelity.real_images))
         printed["class"] = {"true": accuracy(labels, named), "real": accuracy(labels, named_real)}
-        printed["confusion"] = confusion(labels, named)
+        printed["confusion"] = confusion(labels, named, network.classes)
         printed["judge_on_held_out_images"] = training.figures
     if options.save_grid is not None:
         rows = []
@@ -93,7 +94,7 @@ def run_classes(options: argparse.Namespace) -> int:
     sampling, model, network, training = prepare(options)
     assert network is not None
     assert training is not None
-    asked, prompts = asked_classes(words_of(options.weights), options.n)
+    asked, prompts = asked_classes(words_of(options.weights), network, options.n)
     check_seed(options.seed + len(asked))
     samples = draw_samples(model, prompts, sampling, options.seed, options.batch)
     named = judge(network, samples).labels
@@ -103,7 +104,7 @@ def run_classes(options: argparse.Namespace) -> int:
     printed = {
         "samples": len(asked),
         "accuracy": accuracy(asked, named),
-        "confusion": confusion(asked, named),
+        "confusion": confusion(asked, named, network.classes),
         "judge_on_held_out_images": training.figures,
     }
     return keep(printed, options.out, "classes.json")

@@ -92,11 +92,8 @@ def run_memorisation(options: argparse.Namespace) -> int:
     check_size(model.config, size)
     check_enough_images(training, held_out, options.false_alarms)
 
-    encode = latent_features(model)
-    known = describe(shown(training, size, "training images"), encode)
-    groups = [record.group for record in training]
-    thresholds = calibrate(shown(training, size, "calibration"), known, encode, groups, options.false_alarms)
-    audit = Audit(training, known, encode, thresholds, size)
+    audit = calibrated(training, model, size, options.false_alarms)
+    thresholds = audit.thresholds
     unknown = audit.nearest(shown(held_out, size, "held-out images"))
     found = audit.nearest(shown(samples, size, "samples"))
     any_flag = [thresholds.flags(one).any(dim=0).tolist() for one in (found, unknown)]
@@ -115,6 +112,14 @@ def run_memorisation(options: argparse.Namespace) -> int:
     if options.out is not None:
         write_files(options.out, audit, samples, found)
     return keep(report, options.out, REPORT)
+
+
+def calibrated(training: Sequence[Record], model: LatentDiffusion, size: int, false_alarms: float) -> Audit:
+    """Describe the training images by the model's autoencoder, and take the thresholds from them."""
+    encode, groups = latent_features(model), [record.group for record in training]
+    known = describe(shown(training, size, "training images"), encode)
+    thresholds = calibrate(shown(training, size, "calibration"), known, encode, groups, false_alarms)
+    return Audit(training, known, encode, thresholds, size)
 
 
 def shown(records: Sequence[Record], size: int, name: str) -> Iterator[Tensor]:

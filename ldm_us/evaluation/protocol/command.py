@@ -82,7 +82,8 @@ def finished(out: Path) -> int:
 
 def check_starts(config: ProtocolConfig, split: Split, stages: Sequence[Stage]) -> None:
     """Refuse, before any training, weights that know images to test on, and samples that will be too few."""
-    check_enough_generated(config, split, sum(next(wanted_samples(s) for s in stages if s.name == "generated")))
+    wanted = {stage.name: wanted_samples(stage, split.labels) for stage in stages if stage.script == "sample.py"}
+    check_enough_generated(config, split, sum(wanted["generated"]))
     for stage in stages:
         if stage.script == "train.py" and "--weights" in stage.arguments:
             weights = Path(stage.arguments[stage.arguments.index("--weights") + 1])

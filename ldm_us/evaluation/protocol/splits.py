@@ -5,11 +5,13 @@ has seen. A family whose images disagree about the class is never tested on, and
 near-duplicate of one of the data.
 """
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm_us.data.near_duplicates import merge_families
+from ldm_us.data.organ import BREAST, UNKNOWN
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
 from ldm_us.data.split import labels_of_groups
@@ -32,6 +34,7 @@ class Split:
     small_train: list[Record]  # of the second experiment; empty without it
     tests: dict[str, list[Record]]  # by name
     digests: dict[str, str]  # of every part, images and masks, as train.py computes them
+    labels: tuple[str, ...]  # the classes of the training images in the order of --balance, of all that there are
     notes: list[str]  # what was left out
 
 
@@ -39,6 +42,7 @@ def split_images(config: ProtocolConfig) -> Split:
     """Read, split and check all data of a protocol. Raise ValueError for what leaks or is too little to measure."""
     folders = [Path(folder) for folder in config.data]
     train, held_out = split_data(folders, config.held_out)
+    labels = check_classes(config, train)
     notes: list[str] = []
     digests = {"train": data_hash(train), HELD_OUT: data_hash(held_out)}
     tests = {HELD_OUT: held_out}
@@ -63,7 +67,20 @@ def split_images(config: ProtocolConfig) -> Split:
     known = [record for record in train if record.label in config.classes]
     if len(known) < len(train):
         notes.append(f"{len(train) - len(known)} training images are of none of the classes: no classifier sees them.")
-    return Split(known, [r for r in small_train if r.label in config.classes], tests, digests, notes)
+    return Split(known, [r for r in small_train if r.label in config.classes], tests, digests, labels, notes)
+
+
+def check_classes(config: ProtocolConfig, train: Sequence[Record]) -> tuple[str, ...]:
+    """The classes that a model of these images has. Raise ValueError for one of the configuration without an image."""
+    known = tuple(sorted({record.label for record in train} - {UNKNOWN}))
+    for label in config.classes:
+        if label not in known:
+            near = difflib.get_close_matches(label, known, 1)
+            raise ValueError(
+                f"classes: no image to train on is {label}, they are {', '.join(known) or 'of no class'}. "
+                f"{f'Write {near[0]!r}' if near else 'Give two or more of these'}: `classes` is what is told apart."
+            )
+    return BREAST.classes if set(known) < set(BREAST.classes) else known  # as sample.py --balance has them
 
 
 def measurable(records: Sequence[Record], classes: Sequence[str]) -> list[Record]:

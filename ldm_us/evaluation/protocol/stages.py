@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_us.config import config_from_dict
-from ldm_us.data.records import CLASSES, LESION_CLASSES, Record, mask_tensor, union_of_masks
+from ldm_us.data.records import Record, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig
 from ldm_us.evaluation.results import read_json
 from ldm_us.files.atomic import sha256_file, write_text
@@ -98,7 +98,7 @@ def check_stages(stages: Sequence[Stage]) -> None:
                     parse_options(list(stage.arguments))
                 else:
                     parse_sample_options(stage.arguments)
-                    wanted_samples(stage)
+                    asked_samples(stage)
         except SystemExit as error:
             reason = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
             raise ValueError(f"the stage {stage.name}: {reason}. Change its table of options.") from error
@@ -106,12 +106,21 @@ def check_stages(stages: Sequence[Stage]) -> None:
             raise ValueError(f"the stage {stage.name}: {error}") from error
 
 
-def wanted_samples(stage: Stage) -> tuple[int, ...]:
-    """How many samples of each of CLASSES a stage makes."""
-    options = build_parser().parse_args(stage.arguments)  # unchecked: its device may be another machine's
+def asked_samples(stage: Stage) -> tuple[Sequence[float], int | None]:
+    """--balance and --n of a sample stage; unchecked: its device may be another machine's."""
+    options = build_parser().parse_args(stage.arguments)
     if options.balance is None:
         raise ValueError('no "balance" says how many images of each class to sample. Add "balance": [300, 150, 100].')
-    return class_counts(options.balance, options.n, CLASSES)
+    return options.balance, options.n
+
+
+def wanted_samples(stage: Stage, classes: Sequence[str]) -> tuple[int, ...]:
+    """How many samples of each class of the training images a stage makes."""
+    balance, n = asked_samples(stage)
+    try:
+        return class_counts(balance, n, classes)
+    except ValueError as error:
+        raise ValueError(f"the stage {stage.name}: {error}") from error
 
 
 def run_script(script: str, arguments: list[str]) -> None:
@@ -156,7 +165,7 @@ def write_training_masks(records: Sequence[Record], weights: Path, folder: Path)
     size = config_from_dict(json.loads(read_metadata(weights)["config"])).image_size
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    for label in LESION_CLASSES:
+    for label in sorted({record.label for record in records if record.shows is not False}):
         unions = [union_of_masks(record.masks) for record in sorted(records) if record.label == label]
         lesions = [union for union in unions if union is not None and bool(mask_tensor(union, size).any())]
         for nth, union in enumerate(lesions, start=1):

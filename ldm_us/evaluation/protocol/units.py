@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ldm_us.data.records import Record, load_image
+from ldm_us.data.records import Record, load_image, to_uint8
 from ldm_us.evaluation.protocol.arms import Arm
 from ldm_us.evaluation.protocol.classifier import build_classifier, save_classifier
 from ldm_us.evaluation.protocol.classifier_training import (
@@ -31,7 +31,6 @@ from ldm_us.evaluation.protocol.configuration import ProtocolConfig
 from ldm_us.evaluation.protocol.splits import counts_by_class
 from ldm_us.evaluation.results import read_json
 from ldm_us.files.atomic import sha256_file, write_text
-from ldm_us.training.dataset import to_uint8
 
 Result = dict[str, Any]
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from ldm_us.data.medical import is_medical
 from ldm_us.data.near_duplicates import merge_groups, near_duplicates
-from ldm_us.data.records import CLASSES, Record, image_tensor, open_image
+from ldm_us.data.organ import BREAST, UNKNOWN
+from ldm_us.data.records import Record, image_tensor, open_image
 from ldm_us.evaluation.sets.image_sets import check_enough, one_per_group
 from ldm_us.files.atomic import sha256_file, write_text
 
@@ -55,6 +57,7 @@ class Key:
     seed: int = 0  # of choice and order
     families_shared: int = 0  # generated images left out because they are of a family with a real one
     prepared: str = ""  # what was done to the images, in a sentence
+    classes: tuple[str, ...] = BREAST.classes  # that readers choose from
 
 
 def make_key(
@@ -87,7 +90,13 @@ def make_key(
     study = sha256(shown.encode()).hexdigest()[:12]
     squares = ", then to ".join(f"{side}x{side}" for side in sides)
     prepared = f"Every image, real or generated, was made grey and resized whole to {squares}, and none was enlarged."
-    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared)
+    return Key(study, sides, tuple(cards), ask_class, seed, shared, prepared, choices(groups))
+
+
+def choices(groups: Sequence[Sequence[Record]]) -> tuple[str, ...]:
+    """What readers choose from: the classes of the images; of a breast all of them, whichever it has."""
+    found = {record.label for records in groups for record in records} - {UNKNOWN}
+    return BREAST.classes if found <= set(BREAST.classes) else tuple(sorted(found))
 
 
 def merged_over_both(real: Sequence[Record], generated: Sequence[Record]) -> list[Record]:
@@ -106,7 +115,7 @@ def merged_over_both(real: Sequence[Record], generated: Sequence[Record]) -> lis
 def shared_counts(groups: Sequence[Sequence[Record]], n: int) -> dict[str, int]:
     """How many of each class both kinds give: as equal as what there is allows, n in all."""
     of_kind = [Counter(record.label for record in records) for records in groups]
-    labels = sorted(set().union(*of_kind), key=lambda label: (label not in CLASSES, label))
+    labels = sorted(set().union(*of_kind), key=lambda label: (label == UNKNOWN, label))
     room = {label: min(counter[label] for counter in of_kind) for label in labels}
     counts = dict.fromkeys(labels, 0)
     while sum(counts.values()) < n:
@@ -140,6 +149,8 @@ def chain_of_sides(real: Sequence[Record], generated: Sequence[Record], size: in
 
 
 def _side(path: Path) -> int:
+    if is_medical(path):
+        return min(open_image(path).size)
     with Image.open(path) as picture:  # the header alone: check_sets has decoded it
         return min(picture.size)
 
@@ -166,7 +177,10 @@ def read_key(path: Path) -> Key:
             raise ValueError('its cards are not images of which "real" is true of some and false of others')
         if not all(isinstance(text, str) for card in cards for text in (card.file, card.sha256, card.label)):
             raise ValueError("a file, sha256 or label is not a text")
-        return Key(**(values | {"study": str(values["study"]), "sides": tuple(values["sides"]), "cards": cards}))
+        chosen = {"classes": tuple(values["classes"])} if "classes" in values else {}
+        return Key(
+            **(values | {"study": str(values["study"]), "sides": tuple(values["sides"]), "cards": cards} | chosen)
+        )
     except FileNotFoundError as error:
         raise ValueError(f"--key {path}: no such file. Give the key.json that `reader make` wrote.") from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

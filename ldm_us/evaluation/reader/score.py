@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldm_us.data.records import CLASSES
+from ldm_us.data.organ import UNKNOWN
 from ldm_us.evaluation.auc import auc
 from ldm_us.evaluation.figures import Z_95, share_of, wilson_interval
 from ldm_us.evaluation.reader.deck import RATINGS, Card, Key
@@ -61,8 +61,8 @@ def read_answers(path: Path, key: Key) -> Answers:
         )
     if len(ratings) != len(key.cards):
         raise ValueError(f"{path}: {len(ratings)} answers for {len(key.cards)} images. Ask for the file again.")
-    if labels is not None and not set(labels) <= set(CLASSES):
-        raise ValueError(f"{path}: names a class other than {', '.join(CLASSES)}. Ask for the file again.")
+    if labels is not None and not set(labels) <= set(key.classes):
+        raise ValueError(f"{path}: names a class other than {', '.join(key.classes)}. Ask for the file again.")
     return Answers(reader, np.array(ratings), labels)
 
 
@@ -112,7 +112,7 @@ def reader_figures(answers: Answers, cards: Sequence[Card], real: NDArray[np.boo
         "auc": mean_auc(real, answers.ratings[None]),
     }
     if answers.labels is not None:
-        named = [(card, label) for card, label in zip(cards, answers.labels, strict=True) if card.label in CLASSES]
+        named = [(card, label) for card, label in zip(cards, answers.labels, strict=True) if card.label != UNKNOWN]
         for kind, wanted in (("real", True), ("generated", False)):
             hits = [label == card.label for card, label in named if card.real == wanted]
             if hits:

@@ -8,7 +8,6 @@ with the ratings to tick.
 
 from pathlib import Path
 
-from ldm_us.data.records import CLASSES
 from ldm_us.display.pages import render
 from ldm_us.evaluation.reader.deck import RATINGS, Key, prepare
 from ldm_us.files.pictures import to_picture
@@ -23,5 +22,5 @@ def sheet(key: Key) -> str:
         count=len(key.cards),
         pictures=(to_picture(prepare(Path(card.file), key.sides)) for card in key.cards),
         ratings=RATINGS,
-        classes=CLASSES if key.ask_class else (),
+        classes=key.classes if key.ask_class else (),
     )

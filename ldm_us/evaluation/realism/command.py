@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ldm_us.data.framing import KEPT, Framing
-from ldm_us.data.records import Record, trained_framing
+from ldm_us.data.records import Record, spacing_notes, trained_framing
 from ldm_us.evaluation.difference import scipy_stats
 from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
 from ldm_us.evaluation.realism.crops import CROP
@@ -24,6 +24,7 @@ from ldm_us.evaluation.realism.table import (
     describe_set,
     figure_test_as_json,
     how,
+    width_sentences,
 )
 from ldm_us.evaluation.realism.two_sample import two_sample_tests
 from ldm_us.evaluation.results import check_out, keep
@@ -54,7 +55,7 @@ def run_realism(options: argparse.Namespace) -> int:
     check_out(options.out, FILES, options.overwrite)
     scipy_stats()
     real, dynamic_range, weights = read_set(options.real), options.dynamic_range, options.reconstructions
-    paired, left_out = weights is not None, list[str]()
+    paired, left_out = weights is not None, [f"--real: {note}." for note in spacing_notes(real)]
     if paired:
         images = len(real), len(real)
         framing, measured = measure_pairs(real, weights, options.size, dynamic_range, options.device, left_out)
@@ -82,6 +83,7 @@ def run_realism(options: argparse.Namespace) -> int:
         "artefact_tests": [artefact_test_as_json(test) for test in artefacts],
         "two_sample": two_sample,
         "bounds": bound_sentences(figures),
+        "widths": width_sentences("real", described[0]) + width_sentences(compared, described[1]),
         "left_out": left_out + missing,
     }
     if options.out is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ldm_us.data.records import UNKNOWN
+from ldm_us.data.organ import UNKNOWN
 from ldm_us.evaluation.difference import Difference, holm, paired_difference, scipy_stats, within_classes
 from ldm_us.evaluation.realism.measures import FIGURES, Measured
 

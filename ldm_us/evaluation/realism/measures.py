@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
-from ldm_us.data.framing import Framing
+from ldm_us.data.framing import Framing, placed
+from ldm_us.data.medical import Spacing
 from ldm_us.data.records import Record, load_framed, open_image
 from ldm_us.data.regions import height_over_width
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures, widest
@@ -56,12 +57,22 @@ class Measured:
     figures: list[dict[str, float]] = field(default_factory=list)
     black_corners: list[bool] = field(default_factory=list)
     grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
+    scales: list[Spacing | None] = field(default_factory=list)  # mm of a pixel as measured, where it is known
     bounds: dict[str, float] = field(default_factory=dict)  # of a figure: such a value is known to be no less, no more
 
-    def add(self, name: str, label: str, grey: np.ndarray, figures: dict[str, float], deviation: int) -> None:
+    def add(
+        self,
+        name: str,
+        label: str,
+        grey: np.ndarray,
+        figures: dict[str, float],
+        deviation: int,
+        scale: Spacing | None = None,
+    ) -> None:
         """Take in one image (h, w)."""
         self.names.append(name)
         self.labels.append(label)
+        self.scales.append(scale)
         self.greys.append(grey)
         self.figures.append(figures)
         self.black_corners.append(has_black_corners(grey))
@@ -144,14 +155,19 @@ def measure(
         x, hint = load_framed(record, framing)
         lesion = hint[0].numpy() > 0 if bool(hint.any()) else None
         blocks = homogeneous_blocks(to_grey(x), lesion)
-        versions = [(x, grey_deviation(open_image(record.image)))]
+        picture = open_image(record.image)
+        versions, scale = [(x, grey_deviation(picture))], None
+        if record.spacing is not None:  # of the file
+            part, place = placed(framing.frame(*picture.size), *picture.size)
+            across, down = ((part[i + 2] - part[i]) / (place[i + 2] - place[i]) for i in (0, 1))
+            scale = record.spacing[0] * down, record.spacing[1] * across
         if change is not None:
             x_hat = change(x[None])[0]
             versions.append((x_hat, channel_deviation(x_hat)))
         for one, (version, deviation) in zip(measured, versions, strict=False):
             grey = to_grey(version)
             figures = figures_of(grey, lesion, dynamic_range, blocks, side)
-            one.add(record.image.stem, record.label, grey, figures, deviation)
+            one.add(record.image.stem, record.label, grey, figures, deviation, scale)
         on_image()
     return measured
 

@@ -18,6 +18,7 @@ SIZES_IN_WORDS = {  # by the rule of a Framing
     "squash": "Whole images are resized to squares, so a pixel is no length.",
     KEPT: "Images keep their aspects at one area: a pixel is as long across as down, but not in every image.",
 }
+WIDTHS = ("axial_width", "lateral_width")  # down, across
 SIGN_IN_WORDS = {">= ": "lower bounds", "<= ": "upper bounds", "~ ": "bounds neither way"}
 
 
@@ -35,7 +36,30 @@ def describe_set(measured: Measured, images: int) -> dict[str, Any]:
             "median_grey_deviation": float(np.median(measured.grey_deviation)),
             "largest_grey_deviation": max(measured.grey_deviation),
         },
+        **widths_in_mm(measured),
     }
+
+
+def widths_in_mm(measured: Measured) -> dict[str, Any]:
+    """Both widths of the grain in millimetres, of the images of which the size of a pixel is known, if two are."""
+    known = [(one, scale) for one, scale in zip(measured.figures, measured.scales, strict=True) if scale is not None]
+    widths = {
+        name: values[np.isfinite(values)]
+        for axis, name in enumerate(WIDTHS)
+        for values in [np.array([one[name] * scale[axis] for one, scale in known])]
+    }
+    if any(len(values) < 2 for values in widths.values()):
+        return {}
+    return {"widths_mm": {name: summary(values, np.inf) for name, values in widths.items()}}
+
+
+def width_sentences(kind: str, described: dict[str, Any]) -> list[str]:
+    """The same in words."""
+    return [
+        f"{FIGURES[name].title} of {of['n']} {kind} images, of which the size of a pixel is known: "
+        f"{of['median']} mm ({of['quarter']} to {of['three_quarters']})."
+        for name, of in described.get("widths_mm", {}).items()
+    ]
 
 
 def figure_test_as_json(test: FigureTest) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ldm_us.data.records import UNKNOWN
+from ldm_us.data.organ import UNKNOWN
 from ldm_us.evaluation.auc import auc
 from ldm_us.evaluation.difference import RESAMPLES
 from ldm_us.evaluation.protocol.intervals import Measured as Resampled

@@ -10,7 +10,8 @@ from typing import Any
 
 from ldm_us.data.digests import image_digests
 from ldm_us.data.near_duplicates import merge_families
-from ldm_us.data.readers.datasets import read_datasets
+from ldm_us.data.readers.datasets import read_datasets, read_folders, records_of
+from ldm_us.data.readers.findings import captioned
 from ldm_us.data.records import PHANTOM_GROUP, Record
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.evaluation.judge.file import Training, seen_in_training
@@ -45,10 +46,10 @@ def lineage_split(weights: Path, folders: Sequence[Path]) -> tuple[list[Record],
         raise ValueError(
             f"{weights}: was not trained here, so it has no held-out images. Add --unseen to measure on all of --data."
         )
-    share = lineage.entries[-1].get("held_out")
+    share, captions = (lineage.entries[-1].get(name) for name in ("held_out", "captions"))
     if not share:
         raise ValueError(f"{weights}: was trained with --held-out 0, so there is nothing left to evaluate on.")
-    records = merge_families(read_datasets(folders))
+    records = merge_families(records_of(captioned(read_folders(folders), captions)[0]))
     train, held_out = split_by_group(records, share, SPLIT_SEED)
     known = data_hash(train)
     if lineage.entries[-1].get("data_sha256") != known:

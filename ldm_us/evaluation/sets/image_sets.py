@@ -19,8 +19,11 @@ from torch import Tensor
 
 from ldm_us.data.digests import pixel_digest
 from ldm_us.data.near_duplicates import join, merge_families
+from ldm_us.data.organ import BREAST, UNKNOWN
+from ldm_us.data.readers.busi import SAMPLES_INFO
 from ldm_us.data.readers.datasets import check_folders, read_dataset
-from ldm_us.data.records import CLASSES, UNKNOWN, Record, load_image, open_image
+from ldm_us.data.records import Record, load_image, open_image
+from ldm_us.synthesis.fields import mask_is_empty
 from ldm_us.synthesis.folder import MANIFEST, read_list
 from ldm_us.synthesis.recipe import edited_image, settings_of
 
@@ -36,7 +39,8 @@ def read_set(folders: Sequence[Path]) -> list[Record]:
     """
     sets = []
     for folder in folders:
-        flat = (folder / MANIFEST).is_file() and not any((folder / name).is_dir() for name in CLASSES)
+        classes = (folder / SAMPLES_INFO).is_file() or any((folder / name).is_dir() for name in BREAST.classes)
+        flat = (folder / MANIFEST).is_file() and not classes
         sets.append(read_samples(folder) if flat else read_dataset(folder))
     check_folders(folders, sets)
     return [record for one in sets for record in one]
@@ -71,7 +75,7 @@ def read_samples(folder: Path) -> list[Record]:
                 raise TypeError("class or prompt is not a text")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{manifest}, line {number}: not a line of sample.py ({error}). Sample again.") from error
-        sources.append(sources_of(entry, image, label))
+        sources.append(sources_of(entry, image))
         records.append((image, label, prompt))
     names = join(
         {name for own in sources for name in own}, [(own[0], other) for own in sources for other in own[1:]]
@@ -82,9 +86,9 @@ def read_samples(folder: Path) -> list[Record]:
     ]
 
 
-def sources_of(entry: dict[str, Any], image: Path, label: str) -> list[str]:
-    """What a sample was made from: its --init and its mask, whichever it has; without either, itself."""
-    sources = {"init": edited_image(entry), "mask": entry.get("mask_sha256") if label != "normal" else None}
+def sources_of(entry: dict[str, Any], image: Path) -> list[str]:
+    """What a sample was made from: its --init and its mask, unless that is empty; without either, itself."""
+    sources = {"init": edited_image(entry), "mask": None if mask_is_empty(entry) else entry.get("mask_sha256")}
     return [f"sample {kind} {sha256}" for kind, sha256 in sources.items() if sha256] or [str(image)]
 
 
@@ -194,12 +198,15 @@ def one_per_family(records: Sequence[Record]) -> tuple[list[Record], int]:
 def one_per_group(records: Sequence[Record]) -> tuple[list[Record], int]:
     """Keep the first image of each group; a group of two classes has no class and is left out: -> how many of them.
 
-    Samples of one mask are a group too.
+    Samples of one mask are a group too. Where all groups are so, as patients seen in several views, none is a conflict:
+    one image of each is kept, of its classes in turn.
     """
     families: dict[str, list[Record]] = {}
     for record in records:
         families.setdefault(record.group, []).append(record)
     pure = [family for family in families.values() if len({record.label for record in family}) == 1]
+    if not pure:
+        return [family[i % len(family)] for i, family in enumerate(families.values())], 0
     return [family[0] for family in pure], len(families) - len(pure)
 
 

@@ -6,15 +6,18 @@ from dataclasses import replace
 import torch
 
 from ldm_us.config import ModelConfig
+from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.training.memory.peak import peak_bytes
 from ldm_us.training.options import TrainOptions
+from ldm_us.training.start import needed_parts
 
 GIB = 2**30
 OWN = 1.5 * GIB  # CUDA's context and the workspaces of its libraries
+CONTEXT = 0.5 * GIB  # of these what a process takes before its first tensor
 USABLE = 0.95  # of the rest; some is lost between blocks
 
 
-def fitted(config: ModelConfig, options: TrainOptions) -> tuple[TrainOptions, str]:
+def fitted(model: LatentDiffusion, options: TrainOptions) -> tuple[TrainOptions, str]:
     """The options, and a line about memory: on a GPU always, else where --dry-run asks for it.
 
     Unless told, gradients are checkpointed where a GPU is too small without: a third more to compute, and no weight or
@@ -23,17 +26,25 @@ def fitted(config: ModelConfig, options: TrainOptions) -> tuple[TrainOptions, st
     on_gpu = options.device.startswith("cuda")
     if options.shard or not (on_gpu or options.dry_run):
         return options, ""
-    total = torch.cuda.get_device_properties(options.device).total_memory if on_gpu else None
-    return fitted_to(config, options, total)
+    return fitted_to(model.config, options, room(model, options) if on_gpu else None)
 
 
-def fitted_to(config: ModelConfig, options: TrainOptions, total: int | None) -> tuple[TrainOptions, str]:
-    """The same for a GPU of so many bytes; None: of any size."""
+def room(model: LatentDiffusion, options: TrainOptions) -> float:
+    """Bytes of the GPU that a step may fill: without what other processes hold, and networks that it does not need."""
+    free, total = torch.cuda.mem_get_info(options.device)
+    ours = torch.cuda.memory_reserved(options.device) + CONTEXT
+    needed = tuple(f"{part}." for part in needed_parts(options))
+    idle = [p.nbytes for name, p in model.named_parameters() if not (p.is_meta or name.startswith(needed))]
+    return min(free + ours, total) - sum(idle)
+
+
+def fitted_to(config: ModelConfig, options: TrainOptions, total: float | None) -> tuple[TrainOptions, str]:
+    """The same for a GPU with so many bytes; None: of any size."""
     peak = peak_bytes(config, options)
     said = f"about {in_gib(peak)} of memory in a step"
     if total is None or fits(peak, total):
         return options, said
-    too_much = f"{said}, and {options.device} has {in_gib(total)}"
+    too_much = f"{said}, and {options.device} has {in_gib(total)} for it"
     if options.gradient_checkpointing is None:
         options = replace(options, gradient_checkpointing=True)
         less = peak_bytes(config, options)
@@ -47,7 +58,7 @@ def fitted_to(config: ModelConfig, options: TrainOptions, total: int | None) -> 
     )
 
 
-def fits(peak: int, total: int) -> bool:
+def fits(peak: int, total: float) -> bool:
     """Whether a step with this peak has room on a GPU of so many bytes."""
     return peak <= USABLE * (total - OWN)
 

@@ -65,6 +65,7 @@ def peak_bytes(config: ModelConfig, options: TrainOptions) -> int:
             del shapes
         free_weights(model, options)
         for part in parts:
+            norm_in_float32(part)
             if options.precision in HALF and options.weights is not None:
                 cast_weights(part, options.precision)
             if options.gradient_checkpointing and part is not model.text:
@@ -79,6 +80,13 @@ def peak_bytes(config: ModelConfig, options: TrainOptions) -> int:
             del loss
         del kept
         return living.peak
+
+
+def norm_in_float32(part: nn.Module) -> None:
+    """Let layer norms see float32, as under autocast on a GPU and not on a CPU: what they keep is twice as large."""
+    for module in part.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_pre_hook(lambda _, seen: (seen[0].float(),))
 
 
 def moments_like(parameter: nn.Parameter, optimizer: str) -> list[Tensor]:
@@ -99,10 +107,11 @@ def loss_of_shapes(model: LatentDiffusion, options: TrainOptions) -> Tensor:
     if options.stage == "vae":
         noise = torch.empty(images, model.vae.noise_size(side, side))
         return vae_loss(model, ImageBatch(torch.empty(images, 3, size, size), z, noise))[0]
-    context = torch.empty(images, config.text.length, config.text.width)
+    tokens = config.text.chunks * config.text.length
+    context = torch.empty(images, tokens, config.text.width)
     index = torch.zeros(images, dtype=torch.int64)
     if options.trains_text:
-        context = model.text(torch.zeros(images, config.text.length, dtype=torch.int64))
+        context = model.text(torch.zeros(images, tokens, dtype=torch.int64))
     mask = torch.empty(images, 1, size, size, dtype=torch.bool)
     batch = LatentBatch(z, index, mask, index, z)
     return ddpm_loss(model, batch, context, options.stage == "controlnet", options.min_snr)[0]

@@ -28,6 +28,7 @@ def test_the_summary_says_what_was_read_and_every_kind_of_what_was_not(tmp_path)
     assert describe_reading(read_whole(root)) == [
         f"BUSI in {root}: 4 images (2 benign, 1 malignant, 1 normal), 3 masks",
         "left out, .png in set/cyst/: 1 (cyst (1).png)",
+        "classes of one image, which is never held out: malignant, normal",
         "lesion images without a mask: 1: benign (9002).png",
         "share of the image that masks cover: least 1.56%, median 1.56%, largest 1.56%",
     ]
@@ -67,7 +68,8 @@ def test_images_without_a_lesion_in_their_masks_are_named_also_where_their_class
             line |= {"mask": ellipse_of(share, tmp_path / f"{name}_m.png").name}
         lines.append(json.dumps(line))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    assert describe_reading(read_whole(tmp_path))[1:3] == [
+    assert describe_reading(read_whole(tmp_path))[1:4] == [
+        "classes of one image, which is never held out: normal",
         "lesion images or images of unknown class without a mask: 1: bare.png",
         "lesion images or images of unknown class whose masks are all empty: 1: black.png",
     ]

@@ -1,5 +1,6 @@
 """Readers of every layout: what lies in a folder says which it is, and all of them give the same kind of record."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.data.readers.datasets import KNOWN, find_dataset, read_dataset, read_whole
-from ldm_us.data.records import CLASSES, load_pair
+from ldm_us.data.records import load_pair
 
 BLACK, RED, GREEN, WHITE = (0, 0, 0), (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -73,7 +75,7 @@ def bus_uclm(root: Path) -> Path:
 
 
 def busi(root: Path) -> Path:
-    for label in CLASSES:
+    for label in BREAST.classes:
         save(root / label / f"{label} (9001).png")
         save(root / label / f"{label} (9001)_mask.png", *((WHITE,) if label != "normal" else ()), mode="1")
     return root
@@ -85,6 +87,63 @@ def imagefolder(root: Path) -> Path:
     return root
 
 
+def ddti(root: Path) -> Path:
+    """One case of two images, of which one has an outline, and one without a score."""
+    for name in ("7_1", "7_2", "12_1"):
+        save(root / f"{name}.jpg", mode="L")
+    points = json.dumps([{"points": [{"x": x, "y": y} for x, y in ((1, 1), (4, 1), (4, 3), (1, 3))]}])
+    mark = f"<mark><image>1</image><svg>{points}</svg></mark>"
+    (root / "7.xml").write_text(f"<case><number>7</number><age>49</age><tirads>4a</tirads>{mark}</case>")
+    (root / "12.xml").write_text("<case><number>12</number><tirads></tirads></case>")
+    return root
+
+
+def tn3k(root: Path) -> Path:
+    for part in ("trainval", "test"):
+        save(root / f"{part}-image" / "0000.jpg", mode="L")
+        save(root / f"{part}-mask" / "0000.png", WHITE, mode="L")
+    return root
+
+
+def coco(root: Path) -> Path:
+    """As CVAT writes it: outlines of two structures in one image, a box in another, nothing in the third."""
+    for name in ("a", "b", "c"):
+        save(root / "images" / "default" / f"{name}.png", mode="L")
+    images = [
+        {"id": i, "width": 8, "height": 8, "file_name": f"default/{name}.png"} for i, name in enumerate("abc", start=1)
+    ]
+    square, corner = [2, 1, 6, 1, 6, 4, 2, 4], [0, 5, 3, 5, 3, 8, 0, 8]
+    shapes = [
+        {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [square]},
+        {"id": 2, "image_id": 1, "category_id": 2, "segmentation": [corner]},
+        {"id": 3, "image_id": 2, "category_id": 2, "segmentation": [], "bbox": [0, 0, 2, 2]},
+    ]
+    categories = [{"id": 1, "name": "Cyst"}, {"id": 2, "name": "nodule"}]
+    (root / "annotations").mkdir(parents=True)
+    table = {"images": images, "annotations": shapes, "categories": categories}
+    (root / "annotations" / "instances_default.json").write_text(json.dumps(table))
+    return root
+
+
+def captions(root: Path) -> Path:
+    """As kohya has them."""
+    for name in ("a", "b"):
+        save(root / f"{name}.png")
+        (root / f"{name}.txt").write_text(f"a scan of {name}\n")
+    save(root / "a_mask.png", WHITE, mode="L")
+    return root
+
+
+def described(root: Path) -> Path:
+    """Class folders of any names."""
+    save(root / "benign" / "x1.png")
+    save(root / "benign" / "x1_mask.png", WHITE, mode="L")
+    save(root / "healthy" / "y.png")
+    about = {"template": "Ultrasound image of a {label} thyroid", "classes": ["benign", "healthy"]}
+    (root / "dataset.json").write_text(json.dumps(about | {"without": ["healthy"]}))
+    return root
+
+
 MAKERS = {
     "BUSI": busi,
     "BUS-BRA": busbra,
@@ -92,7 +151,13 @@ MAKERS = {
     "BrEaST": breast,
     "BUS-UCLM": bus_uclm,
     "imagefolder": imagefolder,
+    "DDTI": ddti,
+    "TN3K": tn3k,
+    "COCO": coco,
+    "captions": captions,
+    "described": described,
 }
+OTHER_ORGANS = [ddti, tn3k, coco, captions, described]
 WITH_TEMPLATE = [busi, busbra, dataset_b, dataset_b_sorted, breast, bus_uclm]
 every_layout = pytest.mark.parametrize(("layout", "make"), MAKERS.items(), ids=MAKERS.keys())
 
@@ -111,7 +176,7 @@ def test_every_record_loads_and_its_mask_has_a_lesion_where_its_class_has_one(tm
     records = read_dataset(make(tmp_path))
     assert records
     for record in records:
-        assert record.label in CLASSES
+        assert record.label in BREAST.classes
         _, hint = load_pair(record, 8)
         if record.masks:
             assert bool(hint.any()) == (record.label != "normal")
@@ -120,7 +185,18 @@ def test_every_record_loads_and_its_mask_has_a_lesion_where_its_class_has_one(tm
 def test_no_two_datasets_share_a_group(tmp_path):
     groups = [record.group for name, make in MAKERS.items() for record in read_dataset(make(tmp_path / name))]
     prefixes = {group.split(":")[0].split(" ")[0] for group in groups}
-    assert prefixes == {"busi", "bus-bra", "dataset-b", "breast", "bus-uclm", "imagefolder"}
+    assert prefixes == {
+        "busi",
+        "bus-bra",
+        "dataset-b",
+        "breast",
+        "bus-uclm",
+        "imagefolder",
+        "ddti",
+        "tn3k",
+        "coco",
+        "images",
+    }
 
 
 def test_prompts_start_as_the_papers_say_the_class_once_and_tell_the_datasets_apart(tmp_path):
@@ -128,7 +204,7 @@ def test_prompts_start_as_the_papers_say_the_class_once_and_tell_the_datasets_ap
     for make in (busi, busbra, dataset_b, breast, bus_uclm):
         for record in read_dataset(make(tmp_path / make.__name__)):
             assert record.prompt.startswith(f"Ultrasound image of a {record.label} breast")
-            assert [label for label in CLASSES if label in record.prompt] == [record.label]
+            assert [label for label in BREAST.classes if label in record.prompt] == [record.label]
             prompts.setdefault(record.prompt.replace(record.label, "CLASS").lower(), set()).add(make)
     assert len(prompts) == 5
     assert all(len(made_by) == 1 for made_by in prompts.values())

@@ -1,6 +1,7 @@
 """Folders with metadata: what the lines say becomes records, and every line that cannot be used is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ldm_us.data.organ import UNKNOWN
 from ldm_us.data.readers.datasets import read_dataset, read_whole
-from ldm_us.data.records import UNKNOWN
 from ldm_us.data.split import split_by_group
 
 
@@ -107,7 +108,7 @@ def test_empty_lines_and_other_keys_are_left_out(tmp_path):
         ([line(mask=["a.png", 3])], "line 1: mask must be"),
         ([line(), line()], r"line 2: 'a\.png' is named by .*line 1 already"),
         ([line(), line(file_name="./a.png")], r"line 2: 'a\.png' is named by .*line 1 already"),
-        ([line(**{"class": "cyst"})], r"line 1: the class is 'cyst'\. Use normal, benign or malignant"),
+        ([line(**{"class": "a/b"})], r"line 1: the class is 'a/b', and a class names a folder too\."),
         ([line(**{"class": 1})], "line 1: the class is 1"),
         ([line(group=[1])], r"line 1: the group is \[1\]"),
         ([""], r"metadata\.jsonl is empty"),
@@ -232,14 +233,83 @@ def test_a_label_is_a_class_where_all_are_and_else_a_note_says_which_is_none(tmp
     read = read_whole(jsonl(tmp_path, line(label="malignant"), *others))
     assert [record.label for record in read.records] == ["malignant", "benign", UNKNOWN]
     assert read.notes == []
-    read = read_whole(jsonl(tmp_path, line(label="cyst"), *others))
+    read = read_whole(jsonl(tmp_path, line(label="left/right"), *others))
     assert [record.label for record in read.records] == [UNKNOWN] * 3, "it may say anything"
     assert read.notes == [
-        "label in metadata.jsonl is not read as the class: it says 'cyst' too",
+        "label in metadata.jsonl is not read as the class: it says 'left/right' too",
         "columns of metadata.jsonl that are not read: label",
     ]
-    with pytest.raises(ValueError, match="line 1: the class is 'cyst'"):
-        read_dataset(jsonl(tmp_path, line(**{"class": "cyst"}), *others))
+    for key in ("label", "class"):
+        read = read_whole(jsonl(tmp_path, line(**{key: "Colloid  cyst"}), *others))
+        assert [record.label for record in read.records] == ["colloid cyst", "benign", UNKNOWN]
+        assert [record.shows for record in read.records] == [None] * 3, "nobody described them"
+
+
+def test_a_description_names_the_classes_and_a_misspelled_one_is_found(tmp_path):
+    image(tmp_path, "a.png", "b.png")
+    described = {"template": "Ultrasound image of a {label} thyroid", "classes": {"Benign": ["2", "3"], "none": []}}
+    (tmp_path / "dataset.json").write_text(json.dumps(described | {"without": ["none"]}))
+    two = jsonl(tmp_path, {"file_name": "a.png", "label": 3}, line(file_name="b.png", label="NONE"))
+    records = read_dataset(two)
+    assert [(r.label, r.shows, r.prompt) for r in records] == [
+        ("Benign", True, "Ultrasound image of a Benign thyroid"),
+        ("none", False, "a cyst"),
+    ]
+    for key in ("label", "class"):
+        with pytest.raises(ValueError, match=r"line 1: the class is 'bening', and there are benign.*Write 'benign'"):
+            read_dataset(jsonl(tmp_path, line(**{key: "bening"})))
+
+
+def test_classes_that_nobody_described_and_are_nearly_one_word_get_a_note(tmp_path):
+    image(tmp_path, "a.png", "b.png")
+    lines = [line(label="malignant nodule"), line(file_name="b.png", label="malignat nodule")]
+    assert read_whole(jsonl(tmp_path, *lines)).notes == [
+        "classes malignant nodule and malignat nodule are nearly one word: is that a misspelling?"
+    ]
+    lines = [line(label="nodule type 1"), line(file_name="b.png", label="nodule type 2")]
+    assert read_whole(jsonl(tmp_path, *lines)).notes == []
+
+
+@pytest.mark.parametrize("folder", ["file_name", "image"])
+def test_the_columns_of_diffusers_datasets_are_read(tmp_path, folder):
+    image(tmp_path, "a.png", "m.png")
+    (record,) = read_dataset(jsonl(tmp_path, {folder: "a.png", "conditioning_image": "m.png", "caption": "a heart"}))
+    assert (record.image.name, [mask.name for mask in record.masks], record.prompt) == ("a.png", ["m.png"], "a heart")
+
+
+def test_masks_may_have_names_and_pixels_a_size(tmp_path):
+    image(tmp_path, "a.png", "b.png", "m.png", "n.png")
+    lines = line(mask={"wall": "m.png", "cyst": "n.png"}, spacing=[0.1, 0.2]), line(file_name="b.png", spacing="0.5")
+    reading = read_whole(jsonl(tmp_path, *lines))
+    first, second = reading.records
+    assert (first.structures, [mask.name for mask in first.masks]) == (("wall", "cyst"), ["m.png", "n.png"])
+    assert (first.spacing, second.spacing) == ((0.1, 0.2), (0.5, 0.5))
+    assert reading.notes == [
+        "a pixel is 0.1 mm down in a.png and 0.5 mm in b.png: grain and sizes in pixels do not compare"
+    ]
+    with pytest.raises(ValueError, match=r"line 1: the spacing is -1\. Write the mm"):
+        read_dataset(jsonl(tmp_path, line(spacing=-1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[]", "is not a table"),
+        ("{", "is not JSON"),
+        ('{"tempalte": "x"}', "'tempalte' is not known. Use template"),
+        ('{"template": "a {class} thyroid"}', "the template is"),
+        ('{"classes": "benign"}', "classes is 'benign'. Write a list"),
+        ('{"classes": ["a", "a"]}', "each once"),
+        ('{"classes": ["../a"]}', "'../a' cannot be a class"),
+        ('{"classes": ["normal"], "without": ["norml"]}', "Write 'normal', if that is meant"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_one_sentence(tmp_path, text, sentence):
+    jsonl(image(tmp_path, "a.png"), line())
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(sentence)) as error:
+        read_dataset(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_numbers_as_pandas_writes_them_name_groups_and_nan_is_empty(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.data.records import UNKNOWN, Record
+from ldm_us.data.organ import UNKNOWN
+from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.distribution.command import class_distances, halves, notes, same_classes

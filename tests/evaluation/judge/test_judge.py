@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.data.readers.busi import CLASSES, read_busi
-from ldm_us.data.records import UNKNOWN, Record
+from ldm_us.data.organ import BREAST, UNKNOWN
+from ldm_us.data.readers.busi import read_busi
+from ldm_us.data.records import Record
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, JudgeOutput, fresh_judge, judge
 from ldm_us.evaluation.judge.training import (
     LEARNING_RATE,
@@ -43,7 +44,7 @@ def draw(label: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def write_toy(root: Path, each: int, seed: int) -> Path:
     """A BUSI folder of drawn images, numbered so high that no near-duplicate list knows them."""
     rng = np.random.default_rng(seed)
-    for label in CLASSES:
+    for label in BREAST.classes:
         (root / label).mkdir(parents=True)
         for i in range(each):
             image, mask = draw(label, rng)
@@ -75,7 +76,7 @@ def noise() -> torch.Tensor:
 @pytest.mark.parametrize(("h", "w"), [(16, 16), (128, 128), (32, 48)])
 def test_every_image_gets_a_score_a_class_and_a_score_a_pixel(h, w):
     output = fresh_judge(JudgeConfig(), 0)(torch.rand(2, 1, h, w))
-    assert output.class_logits.shape == (2, len(CLASSES))
+    assert output.class_logits.shape == (2, len(BREAST.classes))
     assert output.lesion_logits.shape == (2, 1, h, w)
 
 
@@ -116,7 +117,7 @@ def test_figures_count_every_image_once_in_its_class(trained, other_toy):
     figures = measure_judge(trained, other_toy)
     assert figures["images"] == 30
     assert all(sum(row.values()) == 10 for row in figures["confusion"].values())
-    hits = sum(figures["confusion"][label][label] for label in CLASSES)
+    hits = sum(figures["confusion"][label][label] for label in BREAST.classes)
     assert figures["accuracy"]["all"]["share"] == pytest.approx(hits / 30, abs=5e-4)
     assert set(figures["dice"]) == {"all", "benign", "malignant"}, "normal images have no lesion to find"
 
@@ -211,7 +212,7 @@ def test_a_lesion_never_leaves_the_view():
 
 
 def test_images_that_cannot_teach_are_refused(toy):
-    with pytest.raises(ValueError, match="no malignant and no normal image to train a judge on"):
+    with pytest.raises(ValueError, match=r"all images are benign, and a judge tells classes apart\."):
         check_teachable(load_training_set(toy[:10], SIDE))
     unmarked = [*toy[1:], Record(toy[0].image, (), "benign", toy[0].prompt, "")]
     with pytest.raises(ValueError, match="a benign image without a lesion in its mask"):

@@ -10,8 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ldm_us.data.readers.busi import CLASSES
-from ldm_us.data.records import class_prompt
+from ldm_us.data.organ import BREAST
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.__main__ import main
 from ldm_us.evaluation.judge.file import load_judge
@@ -27,7 +26,7 @@ SHARE = 0.25  # held out by the model of these tests
 def write_images(root: Path, seed: int, each: int = 6, lesions: bool = True) -> Path:
     """A BUSI folder of noise with a dark square in the lesions, other images for another seed."""
     rng = np.random.default_rng(seed)
-    for label in CLASSES:
+    for label in BREAST.classes:
         (root / label).mkdir(parents=True)
         for i in range(each):
             mask = np.zeros((16, 16), np.uint8)
@@ -82,7 +81,7 @@ def test_classes_are_those_that_judge_and_model_both_know_and_none_is_refused(mi
             assert json.loads(said.out)["accuracy"].keys() == asked
         else:
             assert code == 2
-            assert "its classes are none, and a judge can name benign, malignant, normal alone" in said.err
+            assert "its classes are none, and this judge can name benign, malignant, normal alone" in said.err
 
 
 @pytest.fixture
@@ -121,7 +120,7 @@ def test_train_judge_prints_the_figures_of_held_out_images_and_keeps_them(folder
     assert len(training.images) == len(train)
     assert training.data_sha256 == data_hash(train)
     assert (training.steps, training.seed, training.data) == (2, 4, ["known"])
-    assert set(training.figures["confusion"]) == set(CLASSES)
+    assert set(training.figures["confusion"]) == set(BREAST.classes)
     assert set(training.figures["dice"]) == {"all", "benign", "malignant"}
 
 
@@ -162,8 +161,9 @@ def test_train_judge_refuses_images_without_lesions_or_without_a_class(refused, 
     data = write_images(tmp_path / "data", 0, lesions=False)
     argv = ("train-judge", "--data", data, "--out", tmp_path / "judge", "--size", 16)
     assert "a benign image without a lesion in its mask" in refused(*argv)
-    shutil.rmtree(data / "normal")
-    assert "no normal image to train a judge on" in refused(*argv)
+    for label in ("normal", "malignant"):
+        shutil.rmtree(data / label)
+    assert "all images are benign, and a judge tells classes apart" in refused(*argv)
     assert not (tmp_path / "judge").exists()
 
 
@@ -176,12 +176,12 @@ def test_classes_asks_for_n_samples_of_every_class_and_compares_each_with_its_na
     def draw(model, prompts, *, seeds: list[int], masks, **_settings):
         assert masks is None
         drawn.extend(seeds)
-        greys = [[class_prompt(label) for label in CLASSES].index(prompt) / 2 for prompt in prompts]
+        greys = [[BREAST.prompt(label) for label in BREAST.classes].index(prompt) / 2 for prompt in prompts]
         return torch.tensor(greys).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
 
     def read(_network, images):
         greys = (images.mean(dim=(1, 2, 3)) * 2).round().int().tolist()
-        return Verdict([CLASSES[grey if next(turn) % 2 else 0] for grey in greys], torch.zeros_like(images))
+        return Verdict([BREAST.classes[grey if next(turn) % 2 else 0] for grey in greys], torch.zeros_like(images))
 
     monkeypatch.setattr("ldm_us.evaluation.samples.generate", draw)
     monkeypatch.setattr("ldm_us.evaluation.measuring.command.judge", read)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 import sample
 import train
+from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import Record
 from ldm_us.data.split import split_by_group
@@ -325,7 +326,7 @@ def test_too_few_images_and_missing_classes_are_refused(values, tmp_path):
         run_protocol(configured(values, ratios=[2]), tmp_path / "run", Scripts(), lambda text: None)
     data = shutil.copytree(values["data"][0], tmp_path / "two")
     shutil.rmtree(data / "normal")
-    with pytest.raises(ValueError, match=r"too few images.*normal 0"):
+    with pytest.raises(ValueError, match=r"no image to train on is normal, they are benign, malignant\."):
         split_images(configured(values, data=[str(data)], external={}))
     split = split_images(configured(values, data=[str(data)], external={}, classes=["benign", "malignant"]))
     assert {record.label for record in split.train} == {"benign", "malignant"}
@@ -388,8 +389,8 @@ def test_the_example_configurations_sample_enough_for_the_780_images_of_busi(nam
     known, held_out = split_by_group(records, config.held_out, 0)
     assert len(known) + len(held_out) == 780
     stage = next(stage for stage in plan_stages(config, Path("out")) if stage.name == "generated")
-    wanted = wanted_samples(stage)
-    check_enough_generated(config, Split(known, [], {}, {}, []), sum(wanted))
+    wanted = wanted_samples(stage, BREAST.classes)
+    check_enough_generated(config, Split(known, [], {}, {}, BREAST.classes, []), sum(wanted))
     assert [n / sum(wanted) for n in wanted] == pytest.approx([n / 780 for n in counts.values()], abs=0.001)
 
 

@@ -1,6 +1,7 @@
 """python -m ldm_us.evaluation realism: planted differences are found, none are made up, and refusals are clear."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -352,3 +353,28 @@ def test_grains_as_wide_as_high_stay_so_at_the_true_aspect_and_not_squashed(tmp_
         ratio[rule] = figures["lateral_width"] / figures["axial_width"]
     assert ratio[KEPT] == pytest.approx(1, abs=0.1)
     assert ratio["squash"] < 0.65
+
+
+def test_widths_are_given_in_mm_where_the_size_of_a_pixel_is_known(real, tmp_path, capsys):
+    """The same images twice: of half of them pixels are 0.1 mm deep and 0.2 mm wide, of one more than twice as much."""
+    sets = [real, save_set(tmp_path / "other", 1)]
+    lines = []
+    for i, record in enumerate(read_set([sets[0]])):
+        spacing = {"spacing": [0.1, 0.2]} if i % 2 else {"spacing": 0.5} if i == 0 else {}
+        image, mask = (path.relative_to(real).as_posix() for path in (record.image, record.masks[0]))
+        lines.append({"file_name": image, "text": "x", "mask": mask, "class": record.label} | spacing)
+    listed = tmp_path / "listed"
+    shutil.copytree(real, listed)
+    (listed / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert run("--real", listed, "--generated", sets[1], "--out", tmp_path / "out") == 0
+    printed = json.loads(capsys.readouterr().out)
+    widths = printed["real"]["widths_mm"]
+    pixels = by_row(printed)["lateral_width", None]["real"]["median"]
+    assert widths["lateral_width"]["n"] == IMAGES + 1
+    assert widths["lateral_width"]["median"] == pytest.approx(0.2 * pixels, rel=0.2)
+    assert "widths_mm" not in printed["generated"]
+    assert printed["left_out"][0].startswith("--real: a pixel is 0.1 mm down in ")
+    assert (
+        "Axial grain of 13 real images, of which the size of a pixel is known: 0."
+        in (tmp_path / "out" / "realism.md").read_text()
+    )

@@ -119,6 +119,7 @@ def test_damage_is_printed_with_exit_code_1_and_every_problem_is_named(damaged, 
     assert "Not clean: 1 misshaped, 1 missing, 1 not finite, 1 unexpected." in text
     assert all(key in text for key in (NAN, MISSING, MISSHAPED, "evil"))
     assert hashlib.sha256(damaged.read_bytes()).hexdigest() in text
+    assert "where it is from is not known" in text
 
 
 def test_a_clean_file_has_exit_code_0_and_a_wrong_preset_is_suspected(inputs, run_audit):
