@@ -168,7 +168,8 @@ def save_state(run: Path, step: int, state: dict[str, Any], world: World = ALONE
 
 def write_state(run: Path, step: int, state: dict[str, Any]) -> None:
     """The same in this thread."""
-    write_tensors(run / "state" / f"step_{step:08d}.pt", {"step": step} | state)
+    (folder := run / "state").mkdir(exist_ok=True)
+    write_tensors(folder / f"step_{step:08d}.pt", {"step": step} | state)
     delete_old_states(run)
 
 
@@ -228,7 +229,7 @@ def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Opt
             stage.adversary.load_state_dict(state["adversary"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's of another width
             raise ValueError(
-                f"{stage.options.out}: its state of step {state['step']} has no discriminator that fits. Add --restart."
+                f"{stage.options.out}: the state of step {state['step']} has no discriminator that fits. Add --restart."
             ) from error
     if stage.scaler.is_enabled():
         stage.scaler.load_state_dict(state["scaler"])
@@ -245,6 +246,5 @@ def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Opt
 
 def laid_out_like(value: Any, parameter: nn.Parameter) -> Any:
     """A moment in its parameter's memory layout: fused AdamW walks memory, and would take another weight's."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter).copy_(value)
+    other = not isinstance(value, torch.Tensor) or value.shape != parameter.shape
+    return value if other else torch.empty_like(parameter).copy_(value)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ldm_us.data import decoded as module
-from ldm_us.data import near_duplicates
+from ldm_us.data import digests, near_duplicates
 from ldm_us.data.decoded import Decoded, Pictures, check_pairs
 from ldm_us.data.digests import signature
 from ldm_us.data.framing import Frame
@@ -31,16 +31,16 @@ def records(own_busi):
 @pytest.fixture
 def settled(monkeypatch):
     """Files of a moment ago count as long unchanged."""
-    monkeypatch.setattr(module, "SETTLED", -1.0)
+    monkeypatch.setattr(digests, "SETTLED", -1.0)
 
 
 @pytest.fixture
 def opened(monkeypatch):
     """The names of files that were opened or hashed."""
     seen = []
-    for name in ("open_image", "sha256_file"):
-        call = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, call=call: seen.append(path.name) or call(path))
+    for place, name in ((module, "open_image"), (digests, "sha256_file")):
+        call = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda path, call=call: seen.append(path.name) or call(path))
     union = module.union_of_masks
     monkeypatch.setattr(module, "union_of_masks", lambda paths: seen.extend(p.name for p in paths) or union(paths))
     return seen
@@ -110,7 +110,7 @@ def test_a_file_that_has_just_changed_or_has_whole_seconds_is_hashed_every_time(
     assert signature(path) == "", "another write within the same tick of the clock would leave the same times"
     Decoded(tmp_path / "cache", 8).file_hashes([path])
     assert not (tmp_path / "cache" / "files.rows").exists()
-    monkeypatch.setattr(module, "SETTLED", -1.0)
+    monkeypatch.setattr(digests, "SETTLED", -1.0)
     found = os.stat(path)
     assert signature(path) != ""
 
