@@ -106,13 +106,22 @@ class UNetConfig:
     groups: int = 32  # of every GroupNorm
 
 
+MASK, PICTURE = ("mask",), ("picture",)  # hints of one kind, in three equal channels as the released weights have them
+
+
 @dataclass(frozen=True)
 class ControlConfig:
     """The hint network of ControlNet. Source: cldm_v15.yaml and cldm.py, which the released weights follow."""
 
+    hint: tuple[str, ...] = MASK  # or PICTURE, or the names of the structures of a mask, a channel each
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)  # each step halves h and w: as many steps as the VAE has
     scale: float = 1.0  # weight of a mask in sample.py unless told
     guidance: float | None = None  # weight of the text in sample.py where there is a mask; None: as without
+
+    @property
+    def channels(self) -> int:
+        """Of a hint: 3 in the released weights."""
+        return 3 if len(self.hint) == 1 else len(self.hint)
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,8 @@ from ldm_us.data.altered_copies import SIDE
 from ldm_us.data.digests import hash_of, lineage_digest, signature, stamp
 from ldm_us.data.framing import Frame, Framing
 from ldm_us.data.mask_rule import looks_inverted
-from ldm_us.data.records import (
-    Record,
-    image_tensor,
-    mask_tensor,
-    open_image,
-    open_pair,
-    small_lesions,
-    to_uint8,
-    union_of_masks,
-)
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, image_tensor, mask_tensor, open_pair, small_lesions, to_uint8, union_of_masks
 from ldm_us.data.regions import share_cut_off
 from ldm_us.data.structure import MaskFile
 from ldm_us.files.rows import Rows, as_tensor
@@ -41,8 +33,8 @@ from ldm_us.runtime.entry import note
 
 TOGETHER = 64  # files whose values are written at once
 CODE = (  # that decides what files decode to
-    *("decoded.py", "digests.py", "framing.py", "mask_rule.py", "medical.py", "records.py", "regions.py"),
-    "structure.py",
+    *("decoded.py", "digests.py", "framing.py", "mask_rule.py", "medical.py", "opening.py", "records.py"),
+    *("regions.py", "structure.py"),
 )
 Facts = NDArray[np.void]
 Index = NDArray[np.int64]
@@ -51,12 +43,15 @@ Index = NDArray[np.int64]
 class Decoded:
     """The images and masks of records in the sizes of a Framing, a side for squares, each opened once."""
 
-    def __init__(self, folder: Path | None, framing: int | Framing, with_pixels: bool = False):
-        """folder: where all is kept. with_pixels: whole images too, as the stage vae sees them."""
+    def __init__(self, folder: Path | None, framing: int | Framing, with_pixels: bool = False, levels: bool = False):
+        """folder: where all is kept. with_pixels: whole images too, as the stage vae sees them.
+
+        levels: a mask is more than 0 and 1, see union_of_masks.
+        """
         self.folder, self.framing = folder, Framing(framing) if isinstance(framing, int) else framing
-        self.with_pixels = with_pixels
+        self.with_pixels, self.levels = with_pixels, levels
         size = self.framing.side  # no size has more pixels than the square: all lie in rows that have room for that
-        pixels, bits = (size * size * with_pixels,), (-(-size * size // 8),)
+        pixels, bits = (size * size * with_pixels,), (size * size if levels else -(-size * size // 8),)
         shape, small = ("shape", "i4", 2), ("small", "u1", (SIDE, SIDE))
         self.of_image = np.dtype([("digest", "u1", 8), ("key", "u1", 32), shape, small, ("pixels", "u1", pixels)])
         about = [("share", "f8"), ("inverted", "?"), ("lost", "i4"), ("cut", "f8")]
@@ -64,7 +59,7 @@ class Decoded:
         kind = f"{decoder()[:16]}-{'-'.join(map(str, self.framing))}"
         self.hashes = Rows(folder and folder / "files", 32)
         self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
-        self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
+        self.masks = Rows(folder and folder / f"masks-{kind}{'-levels' * levels}", self.of_masks.itemsize)
         self.told = False  # that the folder cannot be written
         self.names: dict[MaskFile, str] = {}  # hashes of files, as this process has used them
         self.stamps: dict[MaskFile, tuple[int, ...]] = {}  # of these files, when they were hashed
@@ -141,7 +136,8 @@ class Decoded:
             frame, drawn = self.framing.frame(*union.size), np.asarray(union) > 0
             row["shape"], row["share"], row["cut"] = union.size, drawn.mean(), share_cut_off(drawn, frame)
             row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, frame)
-            bits = np.packbits(mask_tensor(union, frame).numpy() > 0.5)
+            mask = mask_tensor(union, frame).numpy()
+            bits = mask.astype(np.uint8).reshape(-1) if self.levels else np.packbits(mask > 0.5)
             row["bits"][:, : bits.size] = bits
         self.check_unchanged(record.masks)
         return row

@@ -8,7 +8,8 @@ from hashlib import sha256
 
 from PIL import Image
 
-from ldm_us.data.records import Record, decode, open_image
+from ldm_us.data.opening import decode, open_image
+from ldm_us.data.records import Record
 from ldm_us.data.structure import MaskFile, Structure
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.lineage import DIGEST_LENGTH

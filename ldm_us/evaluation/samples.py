@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.data.framing import Framing, placed
-from ldm_us.data.records import Record, framed, load_mask, open_image
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, framed, load_mask
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
 

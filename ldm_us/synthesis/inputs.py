@@ -15,15 +15,8 @@ from torch import Tensor
 
 from ldm_us.data.framing import Framing, fitted
 from ldm_us.data.mask_rule import looks_inverted
-from ldm_us.data.records import (
-    framed,
-    image_tensor,
-    mask_tensor,
-    open_image,
-    open_mask,
-    small_lesions,
-    union_of_masks,
-)
+from ldm_us.data.opening import open_image, open_mask
+from ldm_us.data.records import framed, image_tensor, mask_tensor, small_lesions, union_of_masks
 from ldm_us.data.regions import share_cut_off
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_us.data.records import load_mask, open_image
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import load_mask
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion

@@ -34,7 +34,7 @@ class TrainingSet:
 
     records: list[Record]
     pixels: Pictures | Tensor | None  # (n, 1, H, W) uint8, grey; None where only latents are needed
-    masks: Pictures | Tensor  # (n, 1, H, W) bool
+    masks: Pictures | Tensor  # (n, 1, H, W) bool, or uint8 where a pixel is more than in or out: see union_of_masks
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
     moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
@@ -131,7 +131,7 @@ def load_training_set(records: list[Record], sizes: int | Framing | Decoded, wit
     return TrainingSet(
         records,
         pixels,
-        Pictures(masks["bits"], of_masks, frames, bits=True),
+        Pictures(masks["bits"], of_masks, frames, bits=not decoded.levels),
         prompts,
         torch.tensor([place[record.prompt] for record in records]),
         keys=keys,

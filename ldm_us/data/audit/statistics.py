@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ldm_us.data.records import Record, mask_tensor, open_image, union_of_masks
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, mask_tensor, union_of_masks
 
 SIZE = 256  # pixels of one side; the lengths below, LAGS apart, are those at this size
 BANDS = 8  # of the depth profile

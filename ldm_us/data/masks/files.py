@@ -9,10 +9,11 @@ from PIL import Image
 
 from ldm_us.data.masks.augment import augment_mask
 from ldm_us.data.masks.sampler import Mask, draw_mask, fit_shapes
+from ldm_us.data.opening import IMAGE_SUFFIXES
 from ldm_us.data.phantom.files import check_numbers
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.records import IMAGE_SUFFIXES, load_mask
+from ldm_us.data.records import load_mask
 from ldm_us.data.structure import MaskFile
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm_us.data.busi_families import families, first_of_family
+from ldm_us.data.opening import IMAGE_SUFFIXES
 from ldm_us.data.organ import BREAST, DESCRIPTION, Organ, organ_of
-from ldm_us.data.records import BUSI_GROUP, IMAGE_SUFFIXES, PHANTOM_GROUP, SAMPLES_GROUP, Record
+from ldm_us.data.records import BUSI_GROUP, PHANTOM_GROUP, SAMPLES_GROUP, Record
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family

@@ -39,7 +39,7 @@ def read_camus(root: Path, notes: list[str]) -> list[Record]:
         if not mask.is_file():
             raise ValueError(f"{mask} is missing, the structures of {path.name}. Add it, or remove the image.")
         levels = enumerate(STRUCTURES, start=1)
-        masks = tuple(Structure(pixels_of(mask), f"level {level}, {one}", level=level) for level, one in levels)
+        masks = tuple(Structure(pixels_of(mask), f"level {level}, {one}", levels=(level,)) for level, one in levels)
         label, group = organ.class_of(name, str(path)), f"camus:{path.parent.name}"
         records.append(Record(pixels_of(path), masks, label, organ.prompt(label), group, organ, STRUCTURES))
     if left := len(list(root.glob("patient[0-9]*/*half_sequence*"))):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.framing import LEAST_AREA
-from ldm_us.data.records import Record, load_mask, open_image
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, load_mask
 from ldm_us.evaluation.mask_errors import joined, mask_errors
 from ldm_us.evaluation.masks.fidelity import FindLesions, load_batch
 from ldm_us.evaluation.masks.figures import Column

@@ -11,7 +11,8 @@ from torch import Tensor
 from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
 from ldm_us.data.framing import Framing, placed
 from ldm_us.data.medical import Spacing
-from ldm_us.data.records import Record, load_framed, open_image
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, load_framed
 from ldm_us.data.regions import height_over_width
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures, widest
 from ldm_us.evaluation.sets.image_sets import grey_deviation

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ldm_us.data.digests import pixel_digest
 from ldm_us.data.near_duplicates import join, merge_families
+from ldm_us.data.opening import open_image
 from ldm_us.data.organ import BREAST, UNKNOWN
 from ldm_us.data.readers.busi import SAMPLES_INFO
 from ldm_us.data.readers.datasets import check_folders, read_dataset
-from ldm_us.data.records import Record, load_image, open_image
+from ldm_us.data.records import Record, load_image
 from ldm_us.synthesis.fields import mask_is_empty
 from ldm_us.synthesis.folder import MANIFEST, read_list
 from ldm_us.synthesis.recipe import edited_image, settings_of

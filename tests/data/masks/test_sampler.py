@@ -10,8 +10,8 @@ from ldm_us.data.__main__ import main
 from ldm_us.data.masks.augment import Augmentation, augment_mask
 from ldm_us.data.masks.files import read_masks
 from ldm_us.data.masks.sampler import components, draw_mask, fit_shapes, measure_shape
+from ldm_us.data.opening import open_image
 from ldm_us.data.phantom.simulate import draw_lesions
-from ldm_us.data.records import open_image
 from ldm_us.data.words import words_in
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.subjects import choose_subjects
