@@ -25,6 +25,7 @@ answer_at_once(__name__, build_parser)  # before the imports that take seconds
 
 from tqdm import tqdm
 
+from ldm_us.data.records import mask_file
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.ddim import check_steps
@@ -140,7 +141,8 @@ def make_samples(
                 picture = add_watermark(picture) if options.watermark else picture
                 own = subject_fields(sample.subject, seeds[-1], one.mask)
                 own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
-                write_sample(out, finished, sample, picture, one.mask, of_size | own, pictures)
+                mask = None if one.mask is None else mask_file(one.mask, plan.hint)
+                write_sample(out, finished, sample, picture, mask, of_size | own, pictures)
     return total
 
 

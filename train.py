@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm_us.config import BUNDLED
+from ldm_us.config import BUNDLED, MASK
 from ldm_us.data.audit.summary import check_hints, describe_reading
 from ldm_us.data.readers.datasets import read_folders, records_of
 from ldm_us.data.readers.findings import captioned
+from ldm_us.data.records import followed
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import loaded
@@ -39,6 +40,7 @@ from ldm_us.training.distributed import average_gradients, distribute, gathered_
 from ldm_us.training.log import Log, check_finite
 from ldm_us.training.losses import warm_up_text
 from ldm_us.training.memory.fitting import fitted
+from ldm_us.training.memory.layout import speed_up
 from ldm_us.training.optimizers import (
     EMA,
     check_scale,
@@ -59,7 +61,6 @@ from ldm_us.training.start import (
     decoded_of,
     free_weights,
     notes_on_data,
-    speed_up,
     start_model,
     summary,
     trained_parameters,
@@ -75,11 +76,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
-    model, lineage, notes = start_model(options)
+    readings, said = captioned(read_folders(options.data), options.captions)
+    model, lineage, notes = start_model(options, readings)
     free_weights(model, options)
     options, memory = fitted(model, options)
-    readings, said = captioned(read_folders(options.data), options.captions)
-    decoded, every, share = decoded_of(options, model.config), records_of(readings), options.held_out
+    hint = model.config.control.hint if options.stage == "controlnet" else MASK
+    every, share = [followed(record, hint) for record in records_of(readings)], options.held_out
+    decoded = decoded_of(options, model.config)
     records, held_out = world.first_here(lambda: split_records(every, share, decoded, options.device))
     steps = options.total_steps(len(records))
     if world.main:

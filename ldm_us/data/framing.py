@@ -10,8 +10,6 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from PIL import Image
-
 KEPT = "kept"  # the rule of an evaluation: the picture's own aspect, to the pixel
 LEAST_AREA = 0.75  # of a bucket, as a share of the square's
 LONGEST = 2.0  # longer side over shorter one of a bucket
@@ -132,18 +130,6 @@ def placed(frame: Frame, width: int, height: int) -> Placed:
         left, top = (width - across) // 2, (height - down) // 2
         return Placed((left, top, left + across, top + down), (0, 0, *frame.size[::-1]))
     return Placed(whole, (0, 0, *frame.size[::-1]))
-
-
-def fitted(picture: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
-    """A picture brought into a size; bars are black."""
-    frame = as_frame(size)
-    part, (left, top, right, bottom) = placed(frame, *picture.size)
-    resized = picture.resize((right - left, bottom - top), resample, part)
-    if resized.size == (frame.width, frame.height):
-        return resized
-    canvas = Image.new(picture.mode, (frame.width, frame.height))
-    canvas.paste(resized, (left, top))
-    return canvas
 
 
 def parse_size(text: str) -> int | tuple[int, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ldm_us.data.framing import Size, as_frame, placed
 from ldm_us.data.medical import is_medical, open_medical
 from ldm_us.data.structure import MaskFile, Structure, file_of
 
@@ -91,3 +92,15 @@ def decode(path: Path) -> Image.Image:
     if frames > 1:
         raise ValueError(f"{path} holds {frames} pages or frames, not one picture. Save each as a file of its own.")
     return picture
+
+
+def fitted(picture: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
+    """A picture brought into a size; bars are black."""
+    frame = as_frame(size)
+    part, (left, top, right, bottom) = placed(frame, *picture.size)
+    resized = picture.resize((right - left, bottom - top), resample, part)
+    if resized.size == (frame.width, frame.height):
+        return resized
+    canvas = Image.new(picture.mode, (frame.width, frame.height))
+    canvas.paste(resized, (left, top))
+    return canvas

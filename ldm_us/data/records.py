@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.config import ModelConfig
-from ldm_us.data.framing import Frame, Framing, Size, as_frame, fitted
+from ldm_us.config import PICTURE, ModelConfig
+from ldm_us.data.framing import Frame, Framing, Size, as_frame
 from ldm_us.data.mask_rule import drawn_lesion
 from ldm_us.data.medical import Spacing
-from ldm_us.data.opening import open_image, open_mask
+from ldm_us.data.opening import fitted, open_image, open_mask
 from ldm_us.data.organ import BREAST, Organ
 from ldm_us.data.regions import label_regions, lost_regions, resize_mask
-from ldm_us.data.structure import MaskFile, Structure, file_of, in_channels, labelled
+from ldm_us.data.structure import MaskFile, Structure, file_of, in_channels, labelled, sums_of
 from ldm_us.files.lineage import read_lineage
 
 DISAGREE = 2.0  # times, of the mm of a pixel within a set
@@ -132,14 +132,35 @@ def load_mask(paths: Sequence[MaskFile], size: Size) -> Tensor:
     return mask_tensor(union_of_masks(paths), size)
 
 
+def shown_mask(mask: Tensor, hint: tuple[str, ...]) -> Tensor:
+    """A mask (1, H, W) as people see it, in [0, 1]: of several structures the first white, the others in greys."""
+    if len(hint) == 1:
+        return mask / 255 if hint == PICTURE else mask
+    n = len(hint)
+    return torch.stack([(mask.long() >> k & 1) * (n - k) / n for k in range(n)]).amax(dim=0)
+
+
+def mask_file(mask: Tensor, hint: tuple[str, ...]) -> Image.Image:
+    """A mask (1, H, W) as a file that is read as the same: white on black, the labels of sums_of, or greys."""
+    values = mask[0].cpu().numpy().astype(np.uint8)
+    if len(hint) == 1:
+        return Image.fromarray(values if hint == PICTURE else values * 255)
+    labels = np.zeros(256, np.uint8)
+    sums = sums_of(len(hint))
+    labels[sums] = np.arange(1, len(sums) + 1)
+    return with_palette(labels[values])
+
+
 def structured(record: Record) -> Record:
     """With a mask for each structure, where a description says which label of its files is which."""
-    organ = record.organ
-    if not organ.levels or not all(isinstance(mask, Path) for mask in record.masks):
+    organ, own = record.organ, record.masks
+    if organ.hint_is_picture:
+        return replace(record, masks=in_channels(own, (), organ.hint))
+    if not organ.levels or not all(isinstance(mask, Path) for mask in own):
         return record
     levels = dict(zip(organ.structures, organ.levels, strict=True))
-    masks = tuple(one for mask in record.masks for one in labelled(file_of(mask), organ.structures, levels))
-    return replace(record, masks=masks, structures=organ.structures * len(record.masks))
+    masks = tuple(one for mask in own for one in labelled(file_of(mask), organ.structures, levels))
+    return replace(record, masks=masks, structures=organ.structures * len(own))
 
 
 def followed(record: Record, hint: tuple[str, ...]) -> Record:

@@ -126,11 +126,14 @@ def sums_of(count: int) -> list[int]:
     return sorted(range(1, 2**count), key=lambda value: (value.bit_count(), value))
 
 
+def labels_of(count: int) -> tuple[tuple[int, ...], ...]:
+    """The labels of each of so many structures: its own, and those of where others are too."""
+    return tuple(tuple(i for i, s in enumerate(sums_of(count), 1) if s >> k & 1) for k in range(count))
+
+
 def labelled(path: Path, names: Sequence[str], levels: Mapping[str, Sequence[int | str]] | None = None) -> "Structures":
     """The structures of a file of labels; levels: of each name, by number or colour; None: those of sums_of."""
-    if levels is None:
-        sums = sums_of(len(names))
-        levels = {name: [i for i, s in enumerate(sums, 1) if s >> k & 1] for k, name in enumerate(names)}
+    levels = dict(zip(names, labels_of(len(names)), strict=True)) if levels is None else levels
     named = tuple(sorted({level for of_one in levels.values() for level in of_one}, key=str))
     return tuple(Structure(path, name, levels=tuple(levels[name]), named=named) for name in names)
 

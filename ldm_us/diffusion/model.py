@@ -35,8 +35,13 @@ class LatentDiffusion(nn.Module):
         self.prior = StartPrior(config.vae.latent_channels, rank, prompts) if rank else None
         self.grain = Grain(config.vae.grain_bands) if config.vae.grain else None
 
-    def add_controlnet(self) -> ControlNet:
-        """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
+    def add_controlnet(self, hint: tuple[str, ...] | None = None) -> ControlNet:
+        """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output.
+
+        hint: what it is to follow, as a ControlConfig has it; None: what the config says.
+        """
+        if hint is not None:
+            self.config = dataclasses.replace(self.config, control=dataclasses.replace(self.config.control, hint=hint))
         self.controlnet = ControlNet.from_unet(self.unet, self.config.control)
         return self.controlnet
 

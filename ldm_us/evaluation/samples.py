@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ldm_us.data.framing import Framing, placed
 from ldm_us.data.opening import open_image
-from ldm_us.data.records import Record, framed, load_mask
+from ldm_us.data.records import Record, followed, framed, load_mask
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling, generate
 
@@ -45,6 +45,7 @@ def draw_for_records(
 ) -> Tensor:
     """A sample that follows the mask of each record, in its aspect, as squares (n, 1, side, side) in [0, 1]."""
     frames = [framed(record.image, framing) for record in records]
+    records = [followed(record, model.config.control.hint) for record in records]
     if len(set(frames)) == 1 and frames[0].size == (framing.side, framing.side):
         masks = torch.stack([load_mask(record.masks, frames[0]) for record in records])
         return draw_samples(model, [record.prompt for record in records], sampling, seed, batch, masks)

@@ -86,8 +86,8 @@ def recorded_loras(text: Mapping[str, str]) -> Sequence[dict[str, str]]:
         return []
 
 
-def mask_digests(path: Path, size: Frame) -> set[str]:
+def mask_digests(path: Path, size: Frame, hint: tuple[str, ...]) -> set[str]:
     """SHA-256 of the mask in a file, or of every mask in a folder, at this size, by any rule or as in old versions."""
-    found = (union_of_masks(subject.masks) for subject in masked_subjects(path))
+    found = (union_of_masks(subject.masks) for subject in masked_subjects(path, hint=hint))
     ways = [(union, fit_by(rule, size, *union.size)) for union in found if union is not None for rule in ASPECTS]
     return {mask_sha256(mask_tensor(union, frame, keep)) for union, frame in ways for keep in (True, False)}

@@ -186,6 +186,10 @@ def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[
     begin, sampling = recipe.begin, replace(recipe.sampling, guidance=1.0, guidance_rescale=0.0, guidance_interval=None)
     assert isinstance(begin, Inversion)
     shown = prompts if begin.source_prompt is None else [begin.source_prompt] * len(prompts)
-    masks = None if begin.source_mask is None else load_masks(begin.source_mask, recipe, len(prompts))
+    masks = (
+        None
+        if begin.source_mask is None
+        else load_masks(begin.source_mask, recipe, len(prompts), model.config.control.hint)
+    )
     conditions = conditions_of(model, [recipe.plain(prompt) for prompt in shown], sampling, masks=masks)
     return weigh_conditions(conditions, shown, "", model.config.text) if recipe.prompt_weights else conditions

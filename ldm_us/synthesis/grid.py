@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.records import Record, image_tensor, open_pair
+from ldm_us.data.records import Record, image_tensor, open_pair, shown_mask
 from ldm_us.files.pictures import labelled_grid, to_picture
 from ldm_us.synthesis.inputs import asked_mask
 from ldm_us.synthesis.plan import Plan
@@ -30,7 +30,10 @@ def draw_grid(plan: Plan, out: Path, recipe: Recipe) -> Image.Image:
     originals = [load_original(subject, recipe) for subject in subjects]
     with_original = any(original is not None for original in originals)
     for subject, original, row in zip(subjects, originals, rows, strict=True):
-        row[:0] = [to_picture(asked_mask(subject, recipe)), *([original] if with_original else [])]
+        row[:0] = [
+            to_picture(shown_mask(asked_mask(subject, recipe), plan.hint)),
+            *([original] if with_original else []),
+        ]
     before = 2 if with_original else 1
     columns = ["mask", *(["original"] if with_original else []), *["sample"] * (max(map(len, rows)) - before)]
     return labelled_grid(rows, names, columns)

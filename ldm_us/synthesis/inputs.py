@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.framing import Framing, fitted
+from ldm_us.config import MASK
+from ldm_us.data.framing import Framing
 from ldm_us.data.mask_rule import looks_inverted
-from ldm_us.data.opening import open_image, open_mask
+from ldm_us.data.opening import fitted, open_image, open_mask
 from ldm_us.data.records import framed, image_tensor, mask_tensor, small_lesions, union_of_masks
 from ldm_us.data.regions import share_cut_off
 from ldm_us.data.words import Words
@@ -24,7 +25,7 @@ from ldm_us.diffusion.inpainting import check_region
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.synthesis.plan import Plan
 from ldm_us.synthesis.recipe import FromImage, FromNoise, Inversion, Recipe, Region
-from ldm_us.synthesis.subjects import Subject, check_mask
+from ldm_us.synthesis.subjects import Subject, as_described, check_mask
 from ldm_us.synthesis.weights import read_controlnet
 
 MODES = ("1", "L", "RGB")  # of an image to be edited
@@ -91,9 +92,9 @@ def edited_images(recipe: Recipe, batch: int) -> Tensor:
     return image_tensor(picture, recipe.frame(picture)).expand(batch, -1, -1, -1)
 
 
-def load_masks(path: Path, recipe: Recipe, batch: int) -> Tensor:
-    """The mask of an edit, once for each sample: (b, 1, H, W) in {0, 1}."""
-    union = union_of_masks([path])
+def load_masks(path: Path, recipe: Recipe, batch: int, hint: tuple[str, ...] = MASK) -> Tensor:
+    """The mask of an edit, once for each sample: (b, 1, H, W), in {0, 1} unless a ControlNet's hint shows more."""
+    union = union_of_masks(as_described(path, [path], hint))
     assert union is not None
     return mask_tensor(union, recipe.frame(union), keep_small=False).expand(batch, -1, -1, -1)  # as old edits were
 
@@ -107,6 +108,11 @@ def load_added(recipe: Recipe, model: LatentDiffusion, device: str) -> list[Cont
         hint = torch.from_numpy(np.array(picture, dtype=np.float32)).permute(2, 0, 1)[None] / 255  # (1, 3, H, W)
         controlnet = read_controlnet(control.path, model, device, "--also-control").controlnet
         assert controlnet is not None
+        if len(controlnet.config.hint) > 1:
+            raise ValueError(
+                f"--also-control {control.path}: it has a channel for each of {', '.join(controlnet.config.hint)}, and "
+                f"{control.hint} is a picture. Use it as --controlnet, with --mask."
+            )
         terms.append(ControlTerm(controlnet, hint, control.scale))
     return terms
 
@@ -119,7 +125,7 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], 
         if isinstance(begin, Region):
             check_region(x, load_masks(begin.inpaint, recipe, 1))
     if isinstance(begin, Inversion) and begin.source_mask is not None:
-        lesion = bool(load_masks(begin.source_mask, recipe, 1).any())
+        lesion = bool(load_masks(begin.source_mask, recipe, 1, model.config.control.hint).any())
         for prompt in prompts if begin.source_prompt is None else [begin.source_prompt]:
             label = words.label_of(recipe.plain(prompt))
             check_mask(label, words.shows(label), lesion, f"--source-mask {begin.source_mask}")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ldm_us.data.opening import open_image
 from ldm_us.data.records import load_mask
+from ldm_us.data.structure import in_channels
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
@@ -96,7 +97,11 @@ def verify(path: Path, means: Means) -> Verdict:
         unreadable.append(f"settings: {error}")
     problems = changed_since(picture, text, size) + untrue_claims(text, means.words)
     problems += other_files(text, means.source, means.digest) + unreadable
-    if not problems and means.mask is not None and text.get("mask_sha256") not in means.masks(means.mask, size):
+    if (
+        not problems
+        and means.mask is not None
+        and text.get("mask_sha256") not in means.masks(means.mask, size, means.words.hint)
+    ):
         problems.append(f"mask: made with {text.get('mask', 'none')}, which is not --mask {means.mask}")
     if problems:
         return Verdict(False, f"{path}: {'; '.join(problems)}.")
@@ -144,8 +149,9 @@ def problem_of(folder: Path, entry: Fields, means: Means) -> str:
     if {key: value for key, value in text.items() if key not in (DIGEST, *OF_FOLDER)} | {DIGEST: line[DIGEST]} != line:
         return f"{path}: its line of {MANIFEST} says something else than the picture."
     if "mask_file" in entry:
-        size = settings_of(text)["sampling"]["size"]
-        mask = load_mask([folder / entry["mask_file"]], tuple(size) if isinstance(size, list) else int(size))
+        size, file = settings_of(text)["sampling"]["size"], folder / entry["mask_file"]
+        masks = in_channels([file], (), means.words.hint)
+        mask = load_mask(masks, tuple(size) if isinstance(size, list) else int(size))
         if text.get("mask_sha256", mask_sha256(mask * 0)) != mask_sha256(mask):
             return f"{folder / entry['mask_file']}: not the mask of {path.name}."
     return ""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ldm_us.config import ModelConfig
 from ldm_us.data.framing import Framing
 from ldm_us.data.records import trained_framing
-from ldm_us.data.words import Words, words_of
+from ldm_us.data.words import Words, hint_in, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
@@ -50,7 +50,9 @@ def taught_words(source: Source) -> Words:
         added += [entry for entry in entries if entry.get("stage") == "controlnet"]
     for path, _ in source.loras:
         added += read_lineage(load_lora(path).metadata).entries[-1:]  # those before are of its base
-    return words_of(source.weights, added)
+    words = words_of(source.weights, added)
+    hint = words.hint if source.controlnet is None else hint_in(read_metadata(source.controlnet))
+    return dataclasses.replace(words, hint=hint)
 
 
 def framing_of(source: Source, config: ModelConfig) -> Framing:

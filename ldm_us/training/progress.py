@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.records import Record
+from ldm_us.data.records import Record, shown_mask
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import decoder_noise, generators_of
 from ldm_us.diffusion.sampling import Sampling, generate
@@ -190,7 +190,8 @@ def preview(training: Stage) -> Image.Image:
         size = common if mask is None else (mask.shape[1], mask.shape[2])
         sampling = Sampling(steps=STEPS, size=size, threads=None, exact=False, precision=precision)
         samples = generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
-        return [to_picture(x) for x in ([] if mask is None else [mask]) + [*samples]]
+        shown = [] if mask is None else [shown_mask(mask, model.config.control.hint)]
+        return [to_picture(x) for x in (*shown, *samples)]
 
     rows = shared_out(training, count, row)
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]

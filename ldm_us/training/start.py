@@ -8,21 +8,20 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ldm_us.config import PRESETS, ModelConfig
+from ldm_us.config import MASK, PICTURE, PRESETS, ModelConfig
 from ldm_us.data.audit.summary import cut_off_notes
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.framing import Framing
+from ldm_us.data.readers.datasets import Reading, hint_shown
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
-from ldm_us.files.half_precision import cast_frozen
 from ldm_us.files.lineage import Lineage, read_lineage
 from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
-from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
@@ -38,8 +37,11 @@ BROUGHT = {  # the fields of each table of a config that come with trained weigh
 SIDE = re.compile(r"\b(left|right)\b|o'clock", re.IGNORECASE)
 
 
-def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[str]]:
-    """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
+def start_model(options: TrainOptions, readings: Sequence[Reading]) -> tuple[LatentDiffusion, Lineage, list[str]]:
+    """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out.
+
+    A new ControlNet follows what the datasets show.
+    """
     renewed: list[str] = []
     if options.weights is not None:
         parts = {*needed_parts(options), *(["vae"] * bool(options.variations))}
@@ -56,12 +58,28 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
-    if options.stage == "controlnet" and model.controlnet is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
-            model.add_controlnet()
+    if options.stage == "controlnet":
+        notes += with_controlnet(model, options, hint_shown(readings))
     check_size(model.config, framing_of(options, model.config).side)
     return model, dataclasses.replace(lineage, parent=parent), notes
+
+
+def with_controlnet(model: LatentDiffusion, options: TrainOptions, hint: tuple[str, ...]) -> list[str]:
+    """Give a model that has none a new ControlNet. Raise ValueError for one that follows something else; -> notes."""
+    if model.controlnet is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
+            model.add_controlnet(hint)
+        return []
+    own, shown = model.config.control.hint, ", ".join(hint)
+    if own == hint:
+        return []
+    if own == MASK and hint != PICTURE:
+        return [f"the ControlNet of {options.weights} follows one mask: {shown} are joined."]
+    raise ValueError(
+        f"--weights {options.weights}: its ControlNet has channels for {', '.join(own)}, and --data shows {shown}. "
+        "Describe the data so in dataset.json, or train a new one on the model of the stage unet."
+    )
 
 
 def framing_of(options: TrainOptions, config: ModelConfig) -> Framing:
@@ -72,7 +90,8 @@ def framing_of(options: TrainOptions, config: ModelConfig) -> Framing:
 def decoded_of(options: TrainOptions, config: ModelConfig) -> Decoded:
     """What the files of a run decode to; a --dry-run makes no folder for it."""
     folder = None if options.dry_run and not options.cache.is_dir() else options.cache
-    return Decoded(folder, framing_of(options, config), options.stage == "vae" or bool(options.variations))
+    levels = options.stage == "controlnet" and config.control.hint != MASK
+    return Decoded(folder, framing_of(options, config), options.stage == "vae" or bool(options.variations), levels)
 
 
 def with_new_part(options: TrainOptions, start: LatentDiffusion) -> tuple[LatentDiffusion, list[str]]:
@@ -230,19 +249,3 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
 def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
     """{full name: parameter} of those that are free."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Apply --precision, --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
-    cast_frozen(model, options.precision, None if options.shard else options.weights, needed_parts(options))
-    if model.device.type == "cuda":  # for the whole process: backward computes outside of any block
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
-    for part in needed_parts(options):
-        network = model.get_submodule(part)
-        if options.gradient_checkpointing and part != "text":
-            set_recompute(network, True)
-        if options.channels_last:
-            network.to(memory_format=torch.channels_last)
-        if options.compile:  # the VAE is called through methods, not as a whole
-            for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
-                called.compile()

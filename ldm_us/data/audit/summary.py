@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ldm_us.config import MASK, PICTURE
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.organ import BREAST, UNKNOWN
@@ -62,6 +63,9 @@ def describe_reading(
         lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
     lines += describe_masks(covered, size)
     lines += describe_sizes(records, decoded) if decoded is not None else []
+    if records and (hint := records[0].organ.hint) != MASK:
+        said = "a picture" if hint == PICTURE else f"a channel for each of {', '.join(hint)}"
+        lines.append(f"hint of a ControlNet: {said}")
     prompts = {record.prompt for record in records}
     long = sum(is_long(prompt, length) for prompt in prompts)
     if long:
@@ -86,7 +90,7 @@ def named(shown: Sequence[Record]) -> str:
 
 def coverages(records: Sequence[Record], decoded: Decoded) -> list[Coverage]:
     """Measure the masks of images that may show a lesion and have some. ValueError: a mask cannot be read."""
-    masked = [record for record in records if record.masks and record.shows is not False]
+    masked = [r for r in records if r.masks and r.shows is not False and not r.organ.hint_is_picture]
     table, at = decoded.mask_facts(masked)
     facts = table[["share", "inverted", "lost"]][at].tolist()
     return [Coverage(record.image.name, *of_record) for record, of_record in zip(masked, facts, strict=True)]

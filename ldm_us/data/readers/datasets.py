@@ -115,6 +115,18 @@ def records_of(readings: Sequence[Reading]) -> list[Record]:
     return [record for reading in readings for record in reading.records]
 
 
+def hint_shown(readings: Sequence[Reading]) -> tuple[str, ...]:
+    """What the masks of the datasets show. Raise ValueError where that is not the same."""
+    hints = {record.organ.hint: reading.folder for reading in readings for record in reading.records[:1]}
+    if len(hints) > 1:
+        (one, folder), (other, another), *_ = hints.items()
+        raise ValueError(
+            f"--data: {folder} shows {', '.join(one)}, and {another} {', '.join(other)}. Describe both alike in "
+            "dataset.json."
+        )
+    return next(iter(hints))
+
+
 def check_folders(folders: Sequence[Path], sets: Sequence[Sequence[Record]]) -> None:
     """Refuse an image file that two of the folders hold, by whichever paths or links they lead to it."""
     holder: dict[str, int] = {}
