@@ -77,7 +77,11 @@ def fields_by_file(config: ModelConfig) -> dict[str, Fields]:
             "sample_size": config.image_size,
             "scaling_factor": vae.scale,
         },
-        "controlnet/config.json": encoder | {"conditioning_embedding_out_channels": list(config.control.hint_channels)},
+        "controlnet/config.json": encoder
+        | {
+            "conditioning_channels": config.control.channels,
+            "conditioning_embedding_out_channels": list(config.control.hint_channels),
+        },
     }
 
 

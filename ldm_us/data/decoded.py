@@ -27,7 +27,7 @@ from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.opening import open_image
 from ldm_us.data.records import Record, image_tensor, mask_tensor, open_pair, small_lesions, to_uint8, union_of_masks
 from ldm_us.data.regions import share_cut_off
-from ldm_us.data.structure import MaskFile
+from ldm_us.data.structure import MaskFile, Structure
 from ldm_us.files.rows import Rows, as_tensor
 from ldm_us.runtime.entry import note
 
@@ -82,7 +82,7 @@ class Decoded:
     def mask_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
         """A table of masks, OR-ed for each record, and the row in it of each. ValueError: a mask cannot be read."""
         names = iter(self.file_names([mask for record in records for mask in record.masks]))
-        keys = [" ".join(next(names) for _ in record.masks) for record in records]
+        keys = [" ".join(next(names) + channel_of(mask) for mask in record.masks) for record in records]
         at = self.rows_of(self.masks, keys, lambda i: self.decode_masks(records[i]), "masks")
         return self.masks.rows.view(self.of_masks)[:, 0], at
 
@@ -175,6 +175,11 @@ def decoder(more: tuple[str, ...] = ()) -> str:
 def small_image(picture: Image.Image) -> NDArray[np.uint8]:
     """What near-duplicates are searched in: (96, 96) grey."""
     return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+
+
+def channel_of(mask: MaskFile) -> str:
+    """What tells a mask in a channel of its own from the same file as a plain mask."""
+    return f"={mask.value}" if isinstance(mask, Structure) and mask.value != 255 else ""
 
 
 class Pictures:

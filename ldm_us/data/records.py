@@ -163,6 +163,22 @@ def structured(record: Record) -> Record:
     return replace(record, masks=masks, structures=organ.structures * len(own))
 
 
+def of_structure(records: Sequence[Record], name: str | None) -> list[Record]:
+    """With the masks of one structure alone; None: as they are. Raise ValueError where no record has such masks."""
+    known = sorted({one for record in records for one in record.structures})
+    if name is not None and name not in known:
+        raise ValueError(f"--structure {name}: the masks show {', '.join(known) or 'one structure without a name'}.")
+    return list(records) if name is None else [only(record, name) for record in records]
+
+
+def only(record: Record, name: str) -> Record:
+    """With the masks of this structure alone."""
+    if len(record.masks) != len(record.structures):
+        raise ValueError(f"--structure {name}: nothing says what the masks of {record.image} show. Name it.")
+    masks = tuple(mask for mask, shown in zip(record.masks, record.structures, strict=True) if shown == name)
+    return replace(record, masks=masks, structures=(name,) * len(masks))
+
+
 def followed(record: Record, hint: tuple[str, ...]) -> Record:
     """With its masks as a ControlNet with this hint follows them. ValueError: a structure that has no channel."""
     return replace(record, masks=in_channels(record.masks, record.structures, hint))

@@ -51,10 +51,11 @@ class Structure:
         return f"{self.source.name} ({self.key})"
 
     def digest(self) -> str:
-        """SHA-256 of what is drawn, wherever the file lies."""
-        of_file = self.levels or self.whole
-        content = sha256_file(self.source) if of_file else [self.size, self.outlines, self.runs]
-        return sha256(json.dumps([content, self.levels, self.value]).encode()).hexdigest()
+        """SHA-256 of what is drawn, wherever the file lies and whatever channel it has."""
+        if self.whole:
+            return sha256_file(self.source)
+        content = sha256_file(self.source) if self.levels else [self.size, self.outlines, self.runs]
+        return sha256(json.dumps([content, self.levels]).encode()).hexdigest()
 
     def drawn(self, labels: Image.Image | None) -> Image.Image:
         """The mask, mode L, 0 or 255. labels: the decoded file, where it is some levels of that."""

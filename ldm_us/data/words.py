@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldm_us.config import MASK, ControlConfig
+from ldm_us.config import MASK, PICTURE, ControlConfig
 from ldm_us.data.organ import BREAST, UNKNOWN, is_plain
 from ldm_us.data.records import Record
 from ldm_us.files.checkpoint import read_metadata
@@ -107,6 +107,9 @@ class Words:
     def lines(self) -> list[str]:
         """For --info: the classes in the order of --balance, and every prompt with its images."""
         lines = [f"classes, in the order of --balance: {', '.join(self.classes) or 'none'}"]
+        if self.hint != MASK:
+            labels = ", ".join(f"{name} {i}" for i, name in enumerate(self.hint, 1))
+            lines.append("--mask is any picture" if self.hint == PICTURE else f"labels of --mask: {labels}")
         for label in sorted(self.taught):
             of_class = sorted(self.taught[label].items(), key=lambda item: (-item[1], item[0]))
             for prompt, images in of_class:

@@ -55,7 +55,7 @@ def check_span(start: float, end: float) -> None:
         raise ValueError(f"control starts at {start} of the steps, after its end at {end}: swap them.")
 
 
-def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int], channels: int = 3) -> None:
+def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int], channels: int) -> None:
     """Refuse hints of another shape than (b, channels, H, W)."""
     if shape != (batch, channels, *size):
         raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, channels, *size)}.")

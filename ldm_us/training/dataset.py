@@ -97,7 +97,7 @@ class TrainingSet:
         digest = hashlib.sha256(json.dumps(self.keys).encode())
         together = TOGETHER if len(self.members) == 1 else 1
         for start in range(0, len(self) if masks else 0, together):
-            digest.update(self.masks[start : start + together].numpy().data)
+            digest.update(self.masks[start : start + together].contiguous().numpy().data)
         return digest.hexdigest()
 
 

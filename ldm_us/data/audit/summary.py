@@ -63,9 +63,8 @@ def describe_reading(
         lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
     lines += describe_masks(covered, size)
     lines += describe_sizes(records, decoded) if decoded is not None else []
-    if records and (hint := records[0].organ.hint) != MASK:
-        said = "a picture" if hint == PICTURE else f"a channel for each of {', '.join(hint)}"
-        lines.append(f"hint of a ControlNet: {said}")
+    if names := describe_hint(records):
+        lines.append(names)
     prompts = {record.prompt for record in records}
     long = sum(is_long(prompt, length) for prompt in prompts)
     if long:
@@ -73,6 +72,16 @@ def describe_reading(
             f"prompts of more than {length - 2} tokens, of which the rest is not read: {long} of {len(prompts)}"
         )
     return lines
+
+
+def describe_hint(records: Sequence[Record]) -> str:
+    """Write what a ControlNet is shown, where that is not one mask of one structure."""
+    hint = records[0].organ.hint if records else MASK
+    if hint != MASK:
+        return f"hint of a ControlNet: {'a picture' if hint == PICTURE else 'a channel for each of ' + ', '.join(hint)}"
+    names = list(dict.fromkeys(name for record in records for name in record.structures))
+    joined = f"structures joined to one mask, unless dataset.json lists them: {', '.join(names)}"
+    return joined if len(names) > 1 else ""
 
 
 def showing_lesions(records: Iterable[Record], masked: Iterable[Record]) -> list[Record]:

@@ -15,10 +15,9 @@ from ldm_us.data.records import Record
 from ldm_us.data.structure import Structure
 
 VIEWS, PHASES, SUFFIXES = ("2CH", "4CH"), ("ED", "ES"), (".nii.gz", ".mhd", ".nii")
-CAMUS = Organ(
-    "Ultrasound image of a heart, {label}, from CAMUS", tuple(map(" ".join, product(VIEWS, PHASES))), without=()
-)
 STRUCTURES = ("left ventricle", "myocardium", "left atrium")  # levels 1, 2 and 3
+CLASSES = tuple(map(" ".join, product(VIEWS, PHASES)))
+CAMUS = Organ("Ultrasound image of a heart, {label}, from CAMUS", CLASSES, (), structures=STRUCTURES)
 
 
 def list_frames(root: Path) -> list[tuple[Path, str]]:

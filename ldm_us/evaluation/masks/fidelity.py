@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.framing import Framing
-from ldm_us.data.records import Record, load_pair
+from ldm_us.data.records import Record, load_pair, of_structure
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.mask_errors import MaskErrors, mask_errors
@@ -41,14 +41,16 @@ def mask_fidelity(
     seed: int = 0,
     batch: int = 8,
     framing: Framing | None = None,
+    structure: str | None = None,
 ) -> Fidelity:
     """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class.
 
     With a Framing samples are drawn in the aspects of their masks; all is compared on squares, each resized whole.
+    structure: which of its masks is compared with what is found; None: all as one.
     """
     framing = framing or Framing(model.config.image_size)
     others = other_of_its_class([record.label for record in records])
-    real_images, masks = load_batch(records, framing.side)
+    real_images, masks = load_batch(of_structure(records, structure), framing.side)
     real = mask_errors(find(real_images), masks)  # first: what cannot be found is said before the long sampling
     samples = draw_for_records(model, records, sampling, framing, seed, batch)
     found = find(samples)
