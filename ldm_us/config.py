@@ -12,6 +12,7 @@ SAMPLERS = ("ddim", "ddpm", "dpm")  # here, for command lines name these before 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # likewise, as all of these
 ASPECTS = ("bucket", "letterbox", "crop", "squash")  # how images get their sizes: data/framing.py
 AUGMENTATIONS = ("gain", "gamma", "tgc", "zoom", "shift", "turn")  # likewise; see data/augment.py
+MASK, PICTURE = ("mask",), ("picture",)  # hints in three equal channels, as the released ControlNets have them
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 STRENGTH = 0.6  # of an edit: share of the steps that are walked
@@ -106,9 +107,6 @@ class UNetConfig:
     groups: int = 32  # of every GroupNorm
 
 
-MASK, PICTURE = ("mask",), ("picture",)  # hints of one kind, in three equal channels as the released weights have them
-
-
 @dataclass(frozen=True)
 class ControlConfig:
     """The hint network of ControlNet. Source: cldm_v15.yaml and cldm.py, which the released weights follow."""
@@ -117,11 +115,6 @@ class ControlConfig:
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)  # each step halves h and w: as many steps as the VAE has
     scale: float = 1.0  # weight of a mask in sample.py unless told
     guidance: float | None = None  # weight of the text in sample.py where there is a mask; None: as without
-
-    @property
-    def channels(self) -> int:
-        """Of a hint: 3 in the released weights."""
-        return 3 if len(self.hint) == 1 else len(self.hint)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
-from ldm_us.networks.controlnet import ControlNet
+from ldm_us.networks.controlnet import ControlNet, hint_channels
 from ldm_us.networks.unet import Control
 
 GUESS_DECAY = 0.825  # from one residual to the next finer one; gradio_canny2image.py of lllyasviel/ControlNet
@@ -72,7 +72,7 @@ def check_batch(
     for side in size:
         check_size(model.config, side)
     for term in controls:
-        check_hint(tuple(term.hint.shape), batch, size, term.controlnet.config.channels)
+        check_hint(tuple(term.hint.shape), batch, size, hint_channels(term.controlnet.config.hint))
     if masks is not None and tuple(masks.shape) != (batch, 1, *size):
         raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")
 

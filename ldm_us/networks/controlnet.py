@@ -24,13 +24,18 @@ def zero_conv(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Conv2d
     return conv
 
 
+def hint_channels(hint: tuple[str, ...]) -> int:
+    """Three equal ones of a mask or a picture, as in the released weights; else one for each structure."""
+    return 3 if len(hint) == 1 else len(hint)
+
+
 class HintNetwork(nn.Module):
     """Pixels of the condition -> features at latent resolution (ControlNet section 3.2, Eq. 4)."""
 
     def __init__(self, config: ControlConfig, width_out: int):
         super().__init__()
         channels = config.hint_channels
-        convs = [nn.Conv2d(config.channels, channels[0], 3, padding=1)]
+        convs = [nn.Conv2d(hint_channels(config.hint), channels[0], 3, padding=1)]
         for a, b in pairwise(channels):
             convs += [nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1, stride=2)]
         self.convs = nn.ModuleList(convs)

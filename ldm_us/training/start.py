@@ -38,10 +38,7 @@ SIDE = re.compile(r"\b(left|right)\b|o'clock", re.IGNORECASE)
 
 
 def start_model(options: TrainOptions, readings: Sequence[Reading]) -> tuple[LatentDiffusion, Lineage, list[str]]:
-    """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out.
-
-    A new ControlNet follows what the datasets show.
-    """
+    """The model a run starts from, where that came from, and notes. A new ControlNet follows what the datasets show."""
     renewed: list[str] = []
     if options.weights is not None:
         parts = {*needed_parts(options), *(["vae"] * bool(options.variations))}

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ldm_us.config import MASK, PICTURE, ControlConfig
+from ldm_us.config import MASK, PICTURE
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.readers.datasets import hint_shown, read_datasets, read_whole
 from ldm_us.data.records import followed, load_mask, mask_file, of_structure, shown_mask, union_of_masks
 from ldm_us.data.structure import in_channels, labels_of, sums_of
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.networks.controlnet import hint_channels
 from ldm_us.training.dataset import load_training_set
 
 NAMES = ("lobe", "nodule")
@@ -178,7 +179,7 @@ def test_a_controlnet_sees_a_channel_for_each_structure_and_else_three_equal_one
     model = LatentDiffusion(micro)
     controlnet = model.add_controlnet(hint)
     assert model.config.control.hint == hint
-    channels = ControlConfig(hint=hint).channels
+    channels = hint_channels(hint)
     assert controlnet.hint_network.convs[0].weight.shape[1] == channels == (3 if len(hint) == 1 else len(hint))
     most = {MASK: 1, PICTURE: 255}.get(hint, 2 ** len(hint) - 1)
     masks = torch.randint(0, most + 1, (2, 1, 8, 8)).float()
