@@ -9,8 +9,9 @@ from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
 from ldm_us.data.organ import BREAST, organ_of
 from ldm_us.data.readers.busi import class_folder, read_busi, told_of
+from ldm_us.data.readers.datasets import layouts_of, read_dataset
 from ldm_us.data.readers.left_out import list_left_out
-from ldm_us.data.records import Record, structured
+from ldm_us.data.records import Record, followed, structured
 from ldm_us.data.structure import MaskFile, in_channels
 from ldm_us.data.words import Words
 from ldm_us.synthesis.recipe import Beginning, Inversion
@@ -74,10 +75,7 @@ def masked_subjects(path: Path, classes: Sequence[str] = (), hint: tuple[str, ..
     ControlNet that follows the masks has channels for.
     """
     known = {label.lower(): label for label in (*BREAST.classes, *classes)}  # letters of a file's name have any case
-    return [
-        replace(subject, label=known.get(subject.label.lower(), ""), masks=as_described(path, subject.masks, hint))
-        for subject in read_masks(path)[0]
-    ]
+    return [replace(one, label=known.get(one.label.lower(), "")) for one in read_masks(path, hint)[0]]
 
 
 def as_described(path: Path, masks: Sequence[MaskFile], hint: tuple[str, ...]) -> tuple[MaskFile, ...]:
@@ -93,22 +91,33 @@ def left_out(path: Path | None) -> list[str]:
     return [f"--mask {path}, left out: {format_names([file.name for file in files])}."] if files else []
 
 
-def read_masks(path: Path) -> tuple[list[Subject], list[Path]]:
+def read_masks(path: Path, hint: tuple[str, ...] = MASK) -> tuple[list[Subject], list[Path]]:
     """The subjects of --mask, and the files in its folder that are of none."""
     if path.is_file():
-        return [subject_of_file(path)], []
+        subject = subject_of_file(path)
+        return [replace(subject, masks=as_described(path, subject.masks, hint))], []
     if not path.is_dir():
         raise ValueError(f"--mask {path}: no such file or folder.")
-    if holds_busi(path):
-        records = read_busi(path)
-        files = [file for kind in list_left_out(path, "BUSI", records).values() for file in kind]
-        subjects = [Subject(r.image.stem, "", r.masks, r.image, r.label) for r in records if r.masks]
+    if layout := dataset_in(path):
+        records = read_busi(path) if layout == "BUSI" else read_dataset(path)
+        files = [file for kind in list_left_out(path, layout, records).values() for file in kind]
+        followed_here = [followed(structured(record), hint) for record in records if record.masks]
+        subjects = [Subject(r.image.stem, "", r.masks, r.image, r.label) for r in followed_here]
         return subjects, files + [record.image for record in records if not record.masks]
     masks, files = list_masks(path)
     by_name = {subject.name: subject for subject in map(subject_of_file, masks)}  # _mask_1 joins its _mask
     if not by_name:
         raise ValueError(f"--mask {path}: no image files in this folder. Give PNG masks, white on black.")
-    return list(by_name.values()), files
+    subjects = [replace(one, masks=as_described(path, one.masks, hint)) for one in by_name.values()]
+    return subjects, files
+
+
+def dataset_in(path: Path) -> str:
+    """The layout of a dataset whose images have masks, which has a name for each; empty for a folder of masks alone."""
+    if holds_busi(path):
+        return "BUSI"
+    layouts = [layout for layout in layouts_of(path) if layout not in ("BUSI", "described")]
+    return layouts[0] if layouts and any(record.masks for record in read_dataset(path)) else ""
 
 
 def holds_busi(path: Path) -> bool:
