@@ -133,11 +133,11 @@ def load_mask(paths: Sequence[MaskFile], size: Size) -> Tensor:
 
 
 def shown_mask(mask: Tensor, hint: tuple[str, ...]) -> Tensor:
-    """A mask (1, H, W) as people see it, in [0, 1]: of several structures the first white, the others in greys."""
+    """A mask (1, H, W) as people see it, in [0, 1]: of several structures the last white, those before in greys."""
     if len(hint) == 1:
         return mask / 255 if hint == PICTURE else mask
     n = len(hint)
-    return torch.stack([(mask.long() >> k & 1) * (n - k) / n for k in range(n)]).amax(dim=0)
+    return torch.stack([(mask.long() >> k & 1) * (k + 1) / n for k in range(n)]).amax(dim=0)
 
 
 def mask_file(mask: Tensor, hint: tuple[str, ...]) -> Image.Image:
