@@ -1,16 +1,14 @@
 """What a room was told becomes the command line of sample.py that draws the same picture."""
 
 import math
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ldm_us.synthesis.serving.engine import Command
+
 MOST_PICTURES = 16  # of one request
 MOST_STEPS = 1000
-
-Words = tuple[str | Path, ...]  # of a command line; files as paths
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,13 @@ class Asked:
         if not self.label and not self.prompt.strip():
             raise ValueError("There is no text to draw. Choose a class, or write a prompt.")
 
-    def commands(self, *more: str | Path | float) -> list[Words]:
+    def commands(self, *more: str | Path | float) -> list[Command]:
         """A command for each picture; `more` is what a room asks for beside this."""
-        what = f"--class={self.label}" if self.label else f"--prompt={self.prompt}"
-        rest = [one if isinstance(one, Path) else f"{one:g}" if isinstance(one, float) else one for one in more]
-        end = ["--watermark"] * self.watermark
-        numbers = range(self.seed, self.seed + self.n)
-        return [(what, *rest, "--n=1", f"--seed={seed}", f"--steps={self.steps}", *end) for seed in numbers]
+        name, value = ("--class", self.label) if self.label else ("--prompt", self.prompt)
+        what = (f"{name}={value}",) if value.startswith("-") else (name, value)  # not to be taken for an option
+        rest = tuple(f"{one:g}" if isinstance(one, float) else one for one in more)
+        end = ("--steps", str(self.steps), *["--watermark"] * self.watermark)
+        return [(*what, *rest, "--n", "1", "--seed", str(seed), *end) for seed in range(self.seed, self.seed + self.n)]
 
 
 def asked(label: Any, prompt: Any, n: Any, seed: Any, steps: Any, watermark: Any) -> Asked:
@@ -56,16 +54,3 @@ def number(name: str, value: Any, least: float, most: float) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
         raise ValueError(f"{name}: {str(value)[:20]} is not possible. Use a number from {least:g} to {most:g}.")
     return float(value)
-
-
-def shown(words: Sequence[str | Path]) -> str:
-    """The command as a user types it; of files the names alone, for where they lie is the server's own business."""
-    typed = [part for word in words for part in (word.partition("=")[::2] if is_pair(word) else [word])]
-    return shlex.join(["python", "sample.py", *(one.name if isinstance(one, Path) else one for one in typed)])
-
-
-def is_pair(word: str | Path) -> bool:
-    """Whether --option=value may be written as two words: not where the value looks like an option itself."""
-    return (
-        isinstance(word, str) and word.startswith("--") and "=" in word and word.partition("=")[2][:1] not in ("-", "")
-    )

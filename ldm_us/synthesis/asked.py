@@ -1,4 +1,4 @@
-"""What sample.py or the studio was asked for, brought together with the model: samples, recipe, fields."""
+"""What a call asked for, brought together with the model: samples, recipe, fields and notes."""
 
 import secrets
 from dataclasses import replace

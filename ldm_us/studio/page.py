@@ -1,0 +1,148 @@
+"""The page: what is where, and which room of rooms.py answers which button. It holds no logic of its own."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ldm_us.display.pages import render
+from ldm_us.studio.commands import MOST_PICTURES
+from ldm_us.studio.rooms import Rooms
+
+HERE = Path(__file__).parent
+LOOK: dict[str, Any] = {
+    "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    "css": (HERE / "page.css").read_text("utf-8"),
+    "head": f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
+}
+PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+MODEL: dict[str, Any] = PLAIN | {"concurrency_id": "model", "concurrency_limit": 1}  # one after the other, in order
+QUICK: dict[str, Any] = PLAIN | {"concurrency_id": "quick", "concurrency_limit": 8}
+EVENTS = "studio.canvas(element, {stroke: () => trigger('stroke'), open: () => trigger('open')})"
+WAYS = [("Draw a region anew", "region"), ("Move or grow the lesion", "move"), ("Change the whole picture", "class")]
+
+
+def of_tab(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of Rooms with the tab that asks."""
+
+    def answer(request: gr.Request, *values: Any) -> Any:
+        return method(request.session_hash, *values)
+
+    return answer
+
+
+def drawing(method: Callable[..., Iterator[tuple[str, str | None]]]) -> Callable[..., Any]:
+    """The same of one that yields; pictures that are as they were are not sent again."""
+
+    def answer(request: gr.Request, *values: Any) -> Iterator[Any]:
+        for said, pictures in method(request.session_hash, *values):
+            yield said, gr.skip() if pictures is None else pictures
+
+    return answer
+
+
+def build(rooms: Rooms) -> gr.Blocks:
+    """The page with its four rooms."""
+    with gr.Blocks(title="ldm_us studio", analytics_enabled=False) as page:
+        gr.HTML(render("ldm_us/studio/head.html", model=Path(rooms.engine.words.name).name, size=rooms.engine.size))
+        with gr.Tab("Draw"):
+            draw_room(rooms)
+        with gr.Tab("Make"), gr.Row():
+            with gr.Column(scale=2):
+                asked = common(rooms, 20)
+            results(rooms, rooms.make, asked, "Draw samples")
+        with gr.Tab("Change"):
+            change_room(rooms)
+        with gr.Tab("How"):
+            how_room(rooms)
+        with gr.Accordion("All pictures of this tab", open=False):
+            save, link = gr.Button("Make a dataset of them"), gr.HTML()
+            save.click(of_tab(rooms.dataset), None, link, **QUICK)
+        page.unload(of_tab(rooms.close))
+    return page
+
+
+def common(rooms: Rooms, steps: int) -> list[Any]:
+    """What every room asks, in the order of `asked`."""
+    classes = rooms.engine.words.classes
+    label = gr.Radio([*((one, one) for one in classes), ("another text", "")], value=(*classes, "")[0], label="Class")
+    prompt = gr.Textbox(label="Text to draw", visible=not classes)
+    label.change(lambda chosen: gr.update(visible=not chosen), label, prompt, **QUICK)
+    with gr.Row():
+        n = gr.Slider(1, MOST_PICTURES, 4, step=1, label="How many", min_width=120)
+        walked = gr.Slider(1, 100, steps, step=1, label="Steps", min_width=120)
+    with gr.Row():
+        seed = gr.Number(0, precision=0, minimum=0, label="Seed of the first", min_width=120)
+        watermark = gr.Checkbox(label="Invisible watermark", min_width=120)
+    time = gr.HTML(lambda: rooms.estimate(4, steps))
+    gr.on([n.change, walked.change], rooms.estimate, [n, walked], time, **QUICK)
+    return [label, prompt, n, seed, walked, watermark]
+
+
+def results(rooms: Rooms, method: Callable[..., Any], inputs: list[Any], text: str, js: str | None = None) -> None:
+    """A column with the button that draws, the one that stops, and what came of it."""
+    with gr.Column(scale=3):
+        with gr.Row():
+            start, stop = gr.Button(text, variant="primary"), gr.Button("Stop")
+        said, pictures = gr.HTML(), gr.HTML()
+    event = start.click(drawing(method), inputs, [said, pictures], js=js, **MODEL)
+    stop.click(of_tab(rooms.stop), None, said, cancels=[event], queue=False, **PLAIN)
+
+
+def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> tuple[Any, str]:
+    """A canvas with what is said of it; -> a component that carries what it holds, and the script that fills it."""
+    size = dict(zip(("width", "height"), rooms.engine.size, strict=True))
+    board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
+    said, sent, told = gr.HTML(), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
+    read = f"(...values) => [studio.read('{name}'), ...values.slice(1)]"
+    write = f"(text) => {{ studio.write('{name}', text); return [] }}"
+    events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
+    events += [board.open(of_tab(rooms.open), sent, [said, told], js=read, **QUICK)]
+    if move:
+        take = gr.Button("Take the last picture")
+        events += [take.click(of_tab(rooms.take), None, [said, told], **QUICK)]
+        events += [gr.on([one.release for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
+    for event in events:
+        event.then(None, told, None, js=write, **PLAIN)
+    return sent, read
+
+
+def draw_room(rooms: Rooms) -> None:
+    """A mask that samples follow."""
+    if not rooms.engine.labels:
+        gr.HTML(rooms.unmasked())
+        return
+    with gr.Row():
+        with gr.Column(scale=2):
+            files = [("mask", "Open a mask"), ("image", "Open an image behind it")]
+            sent, read = canvas(rooms, "draw", "Canvas for the lesion", files, [])
+        with gr.Column(scale=2):
+            asked = common(rooms, 20)
+            scale = gr.Slider(0, 4, rooms.engine.model.config.control.scale, step=0.1, label="Weight of the mask")
+    with gr.Row():
+        results(rooms, rooms.draw, [sent, scale, *asked], "Draw samples that follow the mask", read)
+
+
+def change_room(rooms: Rooms) -> None:
+    """An image, changed."""
+    with gr.Row():
+        with gr.Column(scale=2):
+            way = gr.Radio(WAYS, value="region", label="What to change")
+            with gr.Row():
+                right = gr.Slider(-50, 50, 0, step=1, label="Move right, %", min_width=110)
+                down = gr.Slider(-50, 50, 0, step=1, label="Move down, %", min_width=110)
+                factor = gr.Slider(50, 200, 100, step=5, label="Size, %", min_width=110)
+            files = [("image", "Open an image"), ("mask", "Open a mask")]
+            sent, read = canvas(rooms, "change", "Canvas for the region or the lesion", files, [right, down, factor])
+        with gr.Column(scale=2):
+            asked = common(rooms, 50)
+            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength: 0 as it is, 1 anew (not of a region)")
+    with gr.Row():
+        results(rooms, rooms.change, [sent, way, strength, right, down, factor, *asked], "Change the image", read)
+
+
+def how_room(rooms: Rooms) -> None:
+    """How the last picture came about."""
+    results(rooms, rooms.look, [], "Look into the last picture")
+    results(rooms, rooms.compare, [], "Compare guidance and weight of the mask")
