@@ -1,8 +1,7 @@
-"""Command line of the studio: python -m ldm_us.studio serves one page on this machine, for drawing lesions and samples."""
+"""Command line of the studio: python -m ldm_us.studio serves one page on this machine, to draw lesions and samples."""
 
 import argparse
 import os
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -10,8 +9,6 @@ from pathlib import Path
 from ldm_us.config import BUNDLED
 from ldm_us.runtime.command_line import answer_at_once, short_usage
 from ldm_us.runtime.help_page import describe
-
-HOST = "127.0.0.1"  # this machine alone
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,6 +27,7 @@ answer_at_once(__name__, build_parser)
 
 from ldm_us.runtime.checks import check_extra
 from ldm_us.runtime.entry import run_command
+from ldm_us.runtime.local_server import check_port
 from ldm_us.studio.rooms import Rooms
 from ldm_us.synthesis.serving.engine import Engine
 
@@ -43,20 +41,10 @@ def main(argv: list[str] | None = None) -> int:
         tempfile.tempdir = root  # all that is written lies in here, and goes with it
         os.environ |= {"GRADIO_TEMP_DIR": root, "GRADIO_ANALYTICS_ENABLED": "False"}  # before it is imported
         engine = Engine(options.weights, options.device)
-        from ldm_us.studio.server import serve
+        from ldm_us.studio.page import serve
 
-        serve(Rooms(engine, Path(root)), HOST, options.port)
+        serve(Rooms(engine, Path(root)), options.port)
     return 0
-
-
-def check_port(port: int) -> None:
-    """Refuse a port that is in use, or none."""
-    try:
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((HOST, port))
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--port {port}: not free here ({error}). Choose another one.") from error
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ class Asked:
         if not self.label and not self.prompt.strip():
             raise ValueError("There is no text to draw. Choose a class, or write a prompt.")
 
-    def commands(self, *more: str | Path | float) -> list[Command]:
-        """A command for each picture; `more` is what a room asks for beside this."""
+    def commands(self, *more: str | Path) -> list[tuple[str, Command]]:
+        """A command for each picture, none with a name; `more` is what a room asks for beside this."""
         name, value = ("--class", self.label) if self.label else ("--prompt", self.prompt)
         what = (f"{name}={value}",) if value.startswith("-") else (name, value)  # not to be taken for an option
-        rest = tuple(f"{one:g}" if isinstance(one, float) else one for one in more)
         end = ("--steps", str(self.steps), *["--watermark"] * self.watermark)
-        return [(*what, *rest, "--n", "1", "--seed", str(seed), *end) for seed in range(self.seed, self.seed + self.n)]
+        seeds = range(self.seed, self.seed + self.n)
+        return [("", (*what, *more, "--n", "1", "--seed", str(seed), *end)) for seed in seeds]
 
 
 def asked(label: Any, prompt: Any, n: Any, seed: Any, steps: Any, watermark: Any) -> Asked:

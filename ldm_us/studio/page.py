@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from ldm_us.display.pages import render
+from ldm_us.runtime.local_server import HOST, Guard
 from ldm_us.studio.commands import MOST_PICTURES
 from ldm_us.studio.rooms import Rooms
 
@@ -19,6 +21,10 @@ LOOK: dict[str, Any] = {
 PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = PLAIN | {"concurrency_id": "model", "concurrency_limit": 1}  # one after the other, in order
 QUICK: dict[str, Any] = PLAIN | {"concurrency_id": "quick", "concurrency_limit": 8}
+# What the page needs of Gradio. Its routes for files, uploads and other servers are not among them.
+STATIC = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/gradio_api/startup-events")
+LIVE = ("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/cancel", "/gradio_api/run/", "/gradio_api/reset")
+GUARD = Middleware(Guard, paths=(*STATIC, *LIVE), most_bytes=32 << 20)  # a picture of 16 MB as text, and room
 EVENTS = "studio.canvas(element, {stroke: () => trigger('stroke'), open: () => trigger('open')})"
 WAYS = [("Draw a region anew", "region"), ("Move or grow the lesion", "move"), ("Change the whole picture", "class")]
 
@@ -146,3 +152,12 @@ def how_room(rooms: Rooms) -> None:
     """How the last picture came about."""
     results(rooms, rooms.look, [], "Look into the last picture")
     results(rooms, rooms.compare, [], "Compare guidance and weight of the mask")
+
+
+def serve(rooms: Rooms, port: int) -> None:
+    """Serve the page until Ctrl-C."""
+    page = build(rooms).queue(max_size=100, api_open=False)
+    about: dict[str, Any] = {"share": False, "quiet": True, "ssr_mode": False, "prevent_thread_lock": True}
+    page.launch(server_name=HOST, server_port=port, app_kwargs={"middleware": [GUARD]}, **about, **LOOK)
+    print(f"the studio is at http://{HOST}:{port}; Ctrl-C ends it", flush=True)
+    page.block_thread()

@@ -14,15 +14,12 @@ from PIL import Image
 
 from ldm_us.data.masks.opened import open_bytes
 from ldm_us.data.masks.shape import described, mask_picture, moved, outline
-from ldm_us.data.regions import Mask
+from ldm_us.display.data_urls import data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
 from ldm_us.studio.commands import asked, number
 from ldm_us.studio.session import Kept, Session
-from ldm_us.studio.urls import data_url, drawn_mask, unpack
-from ldm_us.synthesis.fields import unpack_mask
 from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError, shown
-from ldm_us.synthesis.serving.inside import Inside, look, variants
-from ldm_us.synthesis.serving.single import Made
+from ldm_us.synthesis.serving.inside import look, variants
 
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")  # of a path, which is the server's own business
 Said = tuple[str, str | None]
@@ -52,7 +49,9 @@ class Rooms:
 
     def session(self, tab: str) -> Session:
         """The files of a tab."""
-        return self.sessions.setdefault(tab, Session(self.root)) if tab not in self.sessions else self.sessions[tab]
+        if tab not in self.sessions:
+            self.sessions[tab] = Session(self.root)
+        return self.sessions[tab]
 
     def close(self, tab: str) -> None:
         """Free all that a tab had."""
@@ -66,10 +65,7 @@ class Rooms:
 
     def unmasked(self) -> str:
         """Why nothing follows a mask here."""
-        name = Path(self.engine.words.name).name
-        return message(
-            f"{name} has no ControlNet to follow a mask. Train one: python train.py controlnet --weights {name}"
-        )
+        return message("This model has no ControlNet, which follows masks. Train one with `train.py controlnet`.")
 
     def estimate(self, n: Any, steps: Any) -> str:
         """How long a request may take, by the last picture."""
@@ -79,7 +75,7 @@ class Rooms:
             return sentence(error)
         if self.engine.seconds is None:
             return message("Time: known after the first picture.")
-        seconds = wanted.n * self.engine.seconds * self.engine.cost(wanted.commands()[0])
+        seconds = wanted.n * self.engine.seconds * self.engine.cost(wanted.commands()[0][1])
         return message(f"Time: about {max(seconds, 1):.0f} s.")
 
     def make(self, tab: str, *common: Any) -> Iterator[Said]:
@@ -89,79 +85,67 @@ class Rooms:
     def draw(self, tab: str, sent: str, scale: Any, *common: Any) -> Iterator[Said]:
         """Pictures that follow the mask of the canvas."""
 
-        def commands(session: Session) -> list[Command]:
+        def commands(session: Session) -> list[tuple[str, Command]]:
             mask = session.keep("mask", mask_picture(drawn_mask(json.loads(sent)["mask"], self.engine.size)))
             weight = number("The weight of the mask", scale, 0, 10)
-            return asked(*common).commands("--mask", mask, "--control-scale", weight)
+            more = () if weight == self.engine.model.config.control.scale else ("--control-scale", f"{weight:g}")
+            return asked(*common).commands("--mask", mask, *more)
 
         return self.pictures(tab, commands)
 
     def change(self, tab: str, sent: str, way: str, strength: Any, *rest: Any) -> Iterator[Said]:
         """The opened image, changed in one of three ways."""
 
-        def commands(session: Session) -> list[Command]:
+        def commands(session: Session) -> list[tuple[str, Command]]:
             state, move, wanted = json.loads(sent), rest[:3], asked(*rest[3:])
             image, part = session.named(state["image"]), number("Strength", strength, 0, 1)
             if way == "class":
-                return wanted.commands("--init", image, "--strength", part)
+                return wanted.commands("--init", image, "--strength", f"{part:g}")
             drawn = drawn_mask(state["mask"], self.engine.size)
             if way == "region":
-                return wanted.commands("--init", image, "--inpaint", session.keep("region", mask_picture(drawn)))
+                region = session.keep("region", mask_picture(drawn))
+                return wanted.commands("--init", image, "--inpaint", region)
             before = session.keep("lesion", mask_picture(drawn))
             after = session.keep("lesion", mask_picture(moved(drawn, *movement(move))))
-            edit = ("--init", image, "--invert", "--source-mask", before, "--mask", after, "--strength", part)
+            edit = ("--init", image, "--invert", "--source-mask", before, "--mask", after, "--strength", f"{part:g}")
             return wanted.commands(*edit)[:1]  # an inversion draws no noise: one picture
 
         return self.pictures(tab, commands)
 
-    def pictures(self, tab: str, commands: Callable[[Session], list[Command]]) -> Iterator[Said]:
-        """Draw the pictures of commands, one by one."""
+    def pictures(self, tab: str, commands: Callable[[Session], list[tuple[str, Command]]]) -> Iterator[Said]:
+        """Draw the pictures of commands, one by one. Those with a name are for a look: the gallery has them not."""
         session, cards = self.session(tab), list[dict[str, Any]]()
         yield message("Waiting for the model."), ""
         try:
             todo = commands(session)
             with session.waiting() as stop:
-                for i, words in enumerate(todo):
-                    for moment in self.engine.draw(words, session.next_folder(), stop):
+                for i, (name, command) in enumerate(todo):
+                    for moment in self.engine.draw(command, session.next_folder(), stop):
                         if isinstance(moment, Progress):
-                            left = None if moment.seconds is None else moment.seconds * (len(todo) - i)
-                            yield progress(f"Picture {i + 1} of {len(todo)}, step", moment, left), None
+                            yield progress(f"Picture {i + 1} of {len(todo)}, step", moment, len(todo) - i), None
                             continue
-                        cards.append(card(session.add(words, moment)))
-                        yield message(" ".join(["Done." * (i + 1 == len(todo)), *moment.notes])), cards_page(cards)
-        except Exception as error:
+                        kept = Kept(command, moment) if name else session.add(command, moment)
+                        cards.append(card(kept, name))
+                        text = " ".join(["Done." if i + 1 == len(todo) else "", *moment.notes])
+                        yield message(text), render("ldm_us/studio/cards.html", cards=cards)
+        except Exception as error:  # a fault in one request ends no other
             yield sentence(error), None
-
-    def look(self, tab: str) -> Iterator[Said]:
-        """What the last picture passed through."""
-        yield from self.of_last(tab, lambda words: [("", words)], inside=True)
 
     def compare(self, tab: str) -> Iterator[Said]:
         """The last picture at other guidance, and at other weights of its mask."""
-        yield from self.of_last(tab, lambda words: variants(words, "--mask" in words), inside=False)
+        return self.pictures(tab, lambda session: variants(session.last().command))
 
-    def of_last(self, tab: str, ways: Callable[[Command], list[tuple[str, Command]]], inside: bool) -> Iterator[Said]:
-        """Draw the last picture again, in ways that have names."""
-        session, cards = self.session(tab), list[dict[str, Any]]()
+    def look(self, tab: str) -> Iterator[Said]:
+        """What the last picture passed through."""
+        session = self.session(tab)
         try:
-            if not session.pictures:
-                raise ValueError("There is no picture yet. Draw one in another room first.")
+            command = session.last().command
             with session.waiting() as stop:
-                for name, words in ways(session.pictures[-1].command):
-                    job = (lambda: look(self.engine, words)) if inside else None  # noqa: B023
-                    run = (
-                        self.engine.run(job, words, stop)
-                        if job
-                        else self.engine.draw(words, session.next_folder(), stop)
-                    )
-                    for moment in run:
-                        if isinstance(moment, Progress):
-                            yield progress(name or "Step", moment, moment.seconds), None
-                        elif isinstance(moment, Inside):
-                            yield message("Done."), render("ldm_us/studio/inside.html", seen=moment, url=data_url)
-                        else:
-                            cards.append(card(Kept(words, moment), name))
-                            yield message("Done."), cards_page(cards)
+                for moment in self.engine.run(lambda: look(self.engine, command), command, stop):
+                    if isinstance(moment, Progress):
+                        yield progress("Step", moment), None
+                    else:
+                        yield message("Done."), render("ldm_us/studio/inside.html", seen=moment, url=data_url)
         except Exception as error:
             yield sentence(error), None
 
@@ -178,16 +162,15 @@ class Rooms:
 
     def take(self, tab: str) -> tuple[str, str]:
         """The last picture as the image to change, with the mask that it followed."""
-        session = self.session(tab)
-        if not session.pictures:
-            return message("There is no picture yet. Draw one in another room first.", "error"), "{}"
-        made = session.pictures[-1].made
+        try:
+            made = self.session(tab).last().made
+        except ValueError as error:
+            return sentence(error), "{}"
         with Image.open(made.path) as picture:
-            found = self.background(session, picture.convert("L"))
-        mask = mask_of(made)
-        return message("This is the last picture."), json.dumps(
-            found | ({} if mask is None else {"mask": data_url(mask_picture(mask))})
-        )
+            found = self.background(self.session(tab), picture.convert("L"))
+        if made.mask is not None:
+            found["mask"] = data_url(mask_picture(made.mask))
+        return message("This is the last picture."), json.dumps(found)
 
     def background(self, session: Session, picture: Image.Image) -> dict[str, str]:
         """An image behind the canvas, kept under a name that a command can give."""
@@ -220,15 +203,9 @@ def movement(move: Any) -> tuple[float, float, float]:
     return right / 100, down / 100, max(factor, 1) / 100
 
 
-def mask_of(made: Made) -> Mask | None:
-    """The mask (h, w) that a picture followed."""
-    bits = made.fields.get("mask_bits")
-    return None if bits is None else unpack_mask(bits, made.recipe.size)[0].numpy() > 0
-
-
 def card(kept: Kept, title: str = "") -> dict[str, Any]:
     """What a page shows of a picture."""
-    made, mask, before = kept.made, mask_of(kept.made), getattr(kept.made.recipe.begin, "init", None)
+    made, mask, before = kept.made, kept.made.mask, getattr(kept.made.recipe.begin, "init", None)
     return {
         "title": title or f"{made.sample.subject.label or 'prompt'}, seed {made.sample.seed}",
         "url": data_url(made.path.read_bytes()),
@@ -239,13 +216,8 @@ def card(kept: Kept, title: str = "") -> dict[str, Any]:
     }
 
 
-def cards_page(cards: list[dict[str, Any]]) -> str:
-    """Pictures with their commands."""
-    return render("ldm_us/studio/cards.html", cards=cards)
-
-
-def progress(what: str, moment: Progress, seconds: float | None) -> str:
-    """A bar."""
-    left = "" if seconds is None else f", about {seconds:.0f} s left"
+def progress(what: str, moment: Progress, pictures: int = 1) -> str:
+    """A bar, and the time that is left of this many pictures."""
+    left = "" if moment.seconds is None else f", about {moment.seconds * pictures:.0f} s left"
     text = f"{what} {moment.call} of {moment.total}{left}"
     return render("ldm_us/studio/said.html", text=text, kind="note", progress=moment)

@@ -75,6 +75,12 @@ class Session:
         del self.pictures[:-MOST_KEPT]
         return self.pictures[-1]
 
+    def last(self) -> Kept:
+        """The newest picture."""
+        if not self.pictures:
+            raise ValueError("There is no picture yet. Draw one in another room first.")
+        return self.pictures[-1]
+
     @contextmanager
     def waiting(self) -> Iterator[Event]:
         """A request of this tab, with what stops it."""

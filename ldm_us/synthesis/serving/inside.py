@@ -67,9 +67,10 @@ def equation_of(sampler: str) -> tuple[str, int, list[tuple[int, str]]]:
     return path.as_posix(), [number for number, line in numbered if TAG.search(line)][-1], numbered
 
 
-def variants(command: Command, masked: bool) -> list[tuple[str, Command]]:
+def variants(command: Command) -> list[tuple[str, Command]]:
     """Commands that differ from one in guidance alone, or in the weight of the mask alone, with what differs."""
     found = []
     for option, values in COMPARED.items():
-        found += [(f"{option} {x:g}", (*command, option, f"{x:g}")) for x in values if masked or option == "--guidance"]
+        if option == "--guidance" or "--mask" in command:
+            found += [(f"{option} {x:g}", (*command, option, f"{x:g}")) for x in values]
     return found

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from ldm_us.data.records import load_mask
+from ldm_us.data.regions import Mask
 from ldm_us.data.words import Words
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.synthesis.asked import Settled, grey_picture, plan_of, settle
@@ -28,6 +30,12 @@ class Made:
     recipe: Recipe
     fields: Fields
     notes: list[str]
+
+    @property
+    def mask(self) -> Mask | None:
+        """The mask (h, w) that it followed."""
+        bits = self.fields.get("mask_bits")
+        return None if bits is None else unpack_mask(bits, self.recipe.size)[0].numpy() > 0
 
 
 def draw_one(options: SampleOptions, model: LatentDiffusion, weights_fields: Fields, words: Words, out: Path) -> Made:
@@ -62,7 +70,7 @@ def write_busi(made: Sequence[Made], out: Path) -> list[Made]:
     plan = Plan(tuple(one.sample.subject for one in filed), False, 0, n=1, layout="busi")
     with open_list(out, 0) as done:
         for sample, one in zip(plan, filed, strict=True):
-            mask = unpack_mask(one.fields["mask_bits"], one.recipe.size) if "mask_bits" in one.fields else None
+            mask = None if one.mask is None else torch.from_numpy(one.mask)[None]
             mask_name = sample.mask_name if mask is None else f"{sample.file_name.removesuffix('.png')}_mask.png"
             with Image.open(one.path) as picture:
                 write_sample(out, done, replace(sample, mask_name=mask_name), picture.copy(), mask, one.fields, {})

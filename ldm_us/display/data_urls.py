@@ -5,9 +5,8 @@ import binascii
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-from ldm_us.data.regions import Mask
 
 MOST_BYTES = 16 << 20  # of a file
 
@@ -34,7 +33,7 @@ def data_url(picture: Image.Image | bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
-def drawn_mask(url: object, size: tuple[int, int]) -> Mask:
+def drawn_mask(url: object, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask that was drawn on the canvas, (h, w)."""
     try:
         with Image.open(io.BytesIO(unpack(url)), formats=["PNG"]) as picture:
