@@ -28,6 +28,7 @@ answer_at_once(__name__, build_parser)
 from ldm_us.runtime.checks import check_extra
 from ldm_us.runtime.entry import run_command
 from ldm_us.runtime.local_server import check_port
+from ldm_us.runtime.stopping import caught_signals
 from ldm_us.studio.rooms import Rooms
 from ldm_us.synthesis.serving.engine import Engine
 
@@ -37,10 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     check_extra("ui", "gradio")
     check_port(options.port)
-    with tempfile.TemporaryDirectory(prefix="ldm_us_studio_") as root:
+    with caught_signals(), tempfile.TemporaryDirectory(prefix="ldm_us_studio_") as root:
         tempfile.tempdir = root  # all that is written lies in here, and goes with it
         os.environ |= {"GRADIO_TEMP_DIR": root, "GRADIO_ANALYTICS_ENABLED": "False"}  # before it is imported
         engine = Engine(options.weights, options.device)
+        engine.warm_up(Path(root))
         from ldm_us.studio.page import serve
 
         serve(Rooms(engine, Path(root)), options.port)

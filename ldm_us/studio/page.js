@@ -172,8 +172,7 @@ window.studio = (() => {
     write(told) {
       if (told.image) this.image = told.image;
       for (const [name, url] of [[".ground", told.background], [".target", told.outline]]) {
-        if (!url) continue;
-        Object.assign(this.root.querySelector(name), { src: url, hidden: false });
+        if (url !== undefined) Object.assign(this.root.querySelector(name), { src: url, hidden: !url });
       }
       if (!told.mask) return;
       const picture = new Image();

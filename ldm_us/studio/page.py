@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,9 @@ from ldm_us.studio.rooms import Rooms
 
 HERE = Path(__file__).parent
 LOOK: dict[str, Any] = {
-    "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+    "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+        body_text_color_subdued="#4b5563", body_text_color_subdued_dark="#b4bcc8", block_label_text_color="#374151"
+    ),
     "css": (HERE / "page.css").read_text("utf-8"),
     "head": f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
 }
@@ -52,16 +55,9 @@ def build(rooms: Rooms) -> gr.Blocks:
     """The page with its four rooms."""
     with gr.Blocks(title="ldm_us studio", analytics_enabled=False) as page:
         gr.HTML(render("ldm_us/studio/head.html", model=Path(rooms.engine.words.name).name, size=rooms.engine.size))
-        with gr.Tab("Draw"):
-            draw_room(rooms)
-        with gr.Tab("Make"), gr.Row():
-            with gr.Column(scale=2):
-                asked = common(rooms, 20)
-            results(rooms, rooms.make, asked, "Draw samples")
-        with gr.Tab("Change"):
-            change_room(rooms)
-        with gr.Tab("How"):
-            how_room(rooms)
+        for name, room in (("Draw", draw_room), ("Make", make_room), ("Change", change_room), ("How", how_room)):
+            with gr.Tab(name):
+                room(rooms)
         with gr.Accordion("All pictures of this tab", open=False):
             save, link = gr.Button("Make a dataset of them"), gr.HTML()
             save.click(of_tab(rooms.dataset), None, link, **QUICK)
@@ -81,37 +77,52 @@ def common(rooms: Rooms, steps: int) -> list[Any]:
     with gr.Row():
         seed = gr.Number(0, precision=0, minimum=0, label="Seed of the first", min_width=120)
         watermark = gr.Checkbox(label="Invisible watermark", min_width=120)
-    time = gr.HTML(lambda: rooms.estimate(4, steps))
-    gr.on([n.change, walked.change], rooms.estimate, [n, walked], time, **QUICK)
     return [label, prompt, n, seed, walked, watermark]
 
 
-def results(rooms: Rooms, method: Callable[..., Any], inputs: list[Any], text: str, js: str | None = None) -> None:
-    """A column with the button that draws, the one that stops, and what came of it."""
-    with gr.Column(scale=3):
-        with gr.Row():
-            start, stop = gr.Button(text, variant="primary"), gr.Button("Stop")
-        said, pictures = gr.HTML(), gr.HTML()
+def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[Any], js: str | None = None) -> gr.HTML:
+    """The button that draws, the one that stops, what is said; -> the pictures, to be placed."""
+    pictures = gr.HTML(render=False)
+    with gr.Row():
+        start, stop = gr.Button(text, variant="primary", min_width=120), gr.Button("Stop", min_width=80)
+    said = gr.HTML(lambda: rooms.ready())
     event = start.click(drawing(method), inputs, [said, pictures], js=js, **MODEL)
     stop.click(of_tab(rooms.stop), None, said, cancels=[event], queue=False, **PLAIN)
+    return pictures
+
+
+def timed(rooms: Rooms, asked: list[Any], pictures: gr.HTML) -> None:
+    """The estimated time, anew with every number and every picture."""
+    time = gr.HTML(lambda: rooms.estimate(asked[2].value, asked[4].value))
+    gr.on([asked[2].change, asked[4].change, pictures.change], rooms.estimate, [asked[2], asked[4]], time, **QUICK)
 
 
 def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> tuple[Any, str]:
     """A canvas with what is said of it; -> a component that carries what it holds, and the script that fills it."""
     size = dict(zip(("width", "height"), rooms.engine.size, strict=True))
     board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
-    said, sent, told = gr.HTML(), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
+    said, sent, told = gr.HTML(rooms.undrawn()), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     read = f"(...values) => [studio.read('{name}'), ...values.slice(1)]"
     write = f"(text) => {{ studio.write('{name}', text); return [] }}"
     events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
     events += [board.open(of_tab(rooms.open), sent, [said, told], js=read, **QUICK)]
     if move:
-        take = gr.Button("Take the last picture")
-        events += [take.click(of_tab(rooms.take), None, [said, told], **QUICK)]
-        events += [gr.on([one.release for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
+        events += [gr.Button("Take the last picture").click(of_tab(rooms.take), None, [said, told], **QUICK)]
+        events += [gr.on([one.change for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
     for event in events:
         event.then(None, told, None, js=write, **PLAIN)
     return sent, read
+
+
+def make_room(rooms: Rooms) -> None:
+    """Samples by class or prompt."""
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            asked = common(rooms, 20)
+            pictures = buttons(rooms, rooms.make, "Draw samples", asked)
+            timed(rooms, asked, pictures)
+        with gr.Column(scale=3, min_width=300):
+            pictures.render()
 
 
 def draw_room(rooms: Rooms) -> None:
@@ -120,44 +131,50 @@ def draw_room(rooms: Rooms) -> None:
         gr.HTML(rooms.unmasked())
         return
     with gr.Row():
-        with gr.Column(scale=2):
+        with gr.Column(min_width=300):
             files = [("mask", "Open a mask"), ("image", "Open an image behind it")]
             sent, read = canvas(rooms, "draw", "Canvas for the lesion", files, [])
-        with gr.Column(scale=2):
+        with gr.Column(min_width=300):
             asked = common(rooms, 20)
             scale = gr.Slider(0, 4, rooms.engine.model.config.control.scale, step=0.1, label="Weight of the mask")
-    with gr.Row():
-        results(rooms, rooms.draw, [sent, scale, *asked], "Draw samples that follow the mask", read)
+            pictures = buttons(rooms, rooms.draw, "Draw samples of the mask", [sent, scale, *asked], read)
+            timed(rooms, asked, pictures)
+    pictures.render()
 
 
 def change_room(rooms: Rooms) -> None:
     """An image, changed."""
     with gr.Row():
-        with gr.Column(scale=2):
+        with gr.Column(min_width=300):
             way = gr.Radio(WAYS, value="region", label="What to change")
-            with gr.Row():
-                right = gr.Slider(-50, 50, 0, step=1, label="Move right, %", min_width=110)
-                down = gr.Slider(-50, 50, 0, step=1, label="Move down, %", min_width=110)
-                factor = gr.Slider(50, 200, 100, step=5, label="Size, %", min_width=110)
+            with gr.Row(visible=False) as moves:
+                right = gr.Slider(-50, 50, 0, step=1, label="Right, %", min_width=100)
+                down = gr.Slider(-50, 50, 0, step=1, label="Down, %", min_width=100)
+                factor = gr.Slider(50, 200, 100, step=5, label="Size, %", min_width=100)
             files = [("image", "Open an image"), ("mask", "Open a mask")]
-            sent, read = canvas(rooms, "change", "Canvas for the region or the lesion", files, [right, down, factor])
-        with gr.Column(scale=2):
+            move = [way, right, down, factor]
+            sent, read = canvas(rooms, "change", "Canvas for the region or the lesion", files, move)
+        with gr.Column(min_width=300):
             asked = common(rooms, 50)
-            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength: 0 as it is, 1 anew (not of a region)")
-    with gr.Row():
-        results(rooms, rooms.change, [sent, way, strength, right, down, factor, *asked], "Change the image", read)
+            strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength: 0 as it is, 1 all anew", visible=False)
+            pictures = buttons(rooms, rooms.change, "Change the image", [sent, *move, strength, *asked], read)
+            timed(rooms, asked, pictures)
+    pictures.render()
+    seen = {"region": (False, False, 0.5), "move": (True, True, 1.0), "class": (False, True, 0.5)}
+    shown = {key: [gr.update(visible=a), gr.update(visible=b, value=x)] for key, (a, b, x) in seen.items()}
+    way.change(lambda chosen: shown[chosen], way, [moves, strength], **QUICK)
 
 
 def how_room(rooms: Rooms) -> None:
     """How the last picture came about."""
-    results(rooms, rooms.look, [], "Look into the last picture")
-    results(rooms, rooms.compare, [], "Compare guidance and weight of the mask")
+    buttons(rooms, rooms.look, "Look into the last picture", []).render()
+    buttons(rooms, rooms.compare, "Compare guidance and weight of the mask", []).render()
 
 
 def serve(rooms: Rooms, port: int) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until a signal ends it."""
     page = build(rooms).queue(max_size=100, api_open=False)
     about: dict[str, Any] = {"share": False, "quiet": True, "ssr_mode": False, "prevent_thread_lock": True}
     page.launch(server_name=HOST, server_port=port, app_kwargs={"middleware": [GUARD]}, **about, **LOOK)
     print(f"the studio is at http://{HOST}:{port}; Ctrl-C ends it", flush=True)
-    page.block_thread()
+    Event().wait()

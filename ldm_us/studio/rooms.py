@@ -58,6 +58,14 @@ class Rooms:
         if tab in self.sessions:
             self.sessions.pop(tab).close()
 
+    def ready(self) -> str:
+        """What a room says before it is asked."""
+        return message("Ready.")
+
+    def undrawn(self) -> str:
+        """What stands below an empty canvas."""
+        return message("Draw here: by hand, or as an ellipse from corner to corner.")
+
     def stop(self, tab: str) -> str:
         """Stop what a tab waits for."""
         self.session(tab).stop()
@@ -93,21 +101,23 @@ class Rooms:
 
         return self.pictures(tab, commands)
 
-    def change(self, tab: str, sent: str, way: str, strength: Any, *rest: Any) -> Iterator[Said]:
+    def change(self, tab: str, sent: str, *rest: Any) -> Iterator[Said]:
         """The opened image, changed in one of three ways."""
 
         def commands(session: Session) -> list[tuple[str, Command]]:
-            state, move, wanted = json.loads(sent), rest[:3], asked(*rest[3:])
-            image, part = session.named(state["image"]), number("Strength", strength, 0, 1)
+            state, (way, *move, strength), wanted = json.loads(sent), rest[:5], asked(*rest[5:])
+            init = ("--init", session.named(state["image"]))
+            part = ("--strength", f"{number('Strength', strength, 0, 1):g}")
             if way == "class":
-                return wanted.commands("--init", image, "--strength", f"{part:g}")
+                return wanted.commands(*init, *part)
             drawn = drawn_mask(state["mask"], self.engine.size)
             if way == "region":
-                region = session.keep("region", mask_picture(drawn))
-                return wanted.commands("--init", image, "--inpaint", region)
-            before = session.keep("lesion", mask_picture(drawn))
-            after = session.keep("lesion", mask_picture(moved(drawn, *movement(move))))
-            edit = ("--init", image, "--invert", "--source-mask", before, "--mask", after, "--strength", f"{part:g}")
+                return wanted.commands(*init, "--inpaint", session.keep("region", mask_picture(drawn)))
+            right, down, factor = movement(move)
+            before = ("--source-mask", session.keep("lesion", mask_picture(drawn)))
+            after = session.keep("lesion", mask_picture(moved(drawn, right, down, factor)))
+            grown = right == down == 0 and factor >= 1  # then the lesion as it was would hold it: docs/results.md
+            edit = (*init, "--invert", *(() if grown else before), "--mask", after, *part)
             return wanted.commands(*edit)[:1]  # an inversion draws no noise: one picture
 
         return self.pictures(tab, commands)
@@ -180,7 +190,8 @@ class Rooms:
         """Something was drawn: its area and pieces with a link that saves it, and where a movement takes it."""
         try:
             mask = drawn_mask(json.loads(sent)["mask"], self.engine.size)
-            target = {} if not move else {"outline": data_url(outline(moved(mask, *movement(move))))}
+            goes = move[1:] if move and move[0] == "move" else None
+            target = {"outline": "" if goes is None else data_url(outline(moved(mask, *movement(goes))))}
             text = described(mask, (self.engine.labels or ("region",))[0])
             return render("ldm_us/studio/mask.html", text=text, url=data_url(mask_picture(mask))), json.dumps(target)
         except Exception as error:

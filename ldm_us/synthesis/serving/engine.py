@@ -61,16 +61,22 @@ class Engine:
         sampling = options.recipe.sampling.resolved(self.model.config, options.mask is not None)
         return calls_of(options.recipe) * (1 if sampling.guidance == 1 else 2)
 
+    def drawn(self, command: Command, out: Path) -> Made:
+        """Draw the picture of a command as sample.py does, and measure how long it took."""
+        begun = monotonic()
+        made = draw_one(self.options_of(command), self.model, self.weights_fields, self.words, out)
+        self.seconds = (monotonic() - begun) / self.cost(command)
+        return made
+
+    def warm_up(self, folder: Path) -> None:
+        """Draw in the thread, unseen: the first calls are slow, and then the time of others is known."""
+        what = ("--class", self.words.classes[0]) if self.words.classes else ("--prompt", "ultrasound")
+        for i in range(2):
+            self.pool.submit(self.drawn, (*what, "--n", "1", "--steps", "4"), folder / str(i))
+
     def draw(self, command: Command, out: Path, stop: Event) -> Iterator[Progress | Made]:
-        """Draw the picture of a command as sample.py does: -> how far it is, call by call, and the picture."""
-
-        def draw() -> Made:
-            begun = monotonic()
-            made = draw_one(self.options_of(command), self.model, self.weights_fields, self.words, out)
-            self.seconds = (monotonic() - begun) / self.cost(command)
-            return made
-
-        yield from self.run(draw, command, stop)
+        """Draw the picture of a command in the thread: -> how far it is, call by call, and the picture."""
+        yield from self.run(lambda: self.drawn(command, out), command, stop)
 
     def run(self, job: Callable[[], Result], command: Command, stop: Event) -> Iterator[Progress | Result]:
         """Do a job of a command in the thread; -> its progress, and what it gives. Raise StoppedError after `stop`.

@@ -23,7 +23,10 @@ from ldm_us.synthesis.serving.engine import Command, Engine
 from ldm_us.synthesis.serving.single import settle_one
 
 STEPS: dict[str, Callable] = {"dpm": dpm_step, "ddim": ddim_step, "ddpm": ddpm_step}
-COMPARED = {"--guidance": (1.0, 3.0, 7.5), "--control-scale": (0.0, 1.0, 2.0)}  # the values side by side
+COMPARED = (  # side by side
+    ("--guidance", "guidance", (1.0, 3.0, 7.5)),
+    ("--control-scale", "weight of the mask", (0.0, 1.0, 2.0)),
+)
 TAG = re.compile(r"# .*(Eq\.|algorithm) \d")
 
 
@@ -60,9 +63,10 @@ def look(engine: Engine, command: Command) -> Inside:
 
 
 def equation_of(sampler: str) -> tuple[str, int, list[tuple[int, str]]]:
-    """The step of a sampler: its file, the line of its last tagged equation, and the code around that."""
+    """The step of a sampler: its file, the line of its last tagged equation, and the code below its docstring."""
     lines, first = inspect.getsourcelines(STEPS[sampler])
-    numbered = list(enumerate((line.rstrip("\n") for line in lines), first))
+    begin = max(i for i, line in enumerate(lines) if '"""' in line) + 1
+    numbered = list(enumerate((line.rstrip("\n") for line in lines[begin:]), first + begin))
     path = Path(inspect.getfile(STEPS[sampler])).relative_to(Path(ldm_us.__file__).parents[1])
     return path.as_posix(), [number for number, line in numbered if TAG.search(line)][-1], numbered
 
@@ -70,7 +74,7 @@ def equation_of(sampler: str) -> tuple[str, int, list[tuple[int, str]]]:
 def variants(command: Command) -> list[tuple[str, Command]]:
     """Commands that differ from one in guidance alone, or in the weight of the mask alone, with what differs."""
     found = []
-    for option, values in COMPARED.items():
+    for option, name, values in COMPARED:
         if option == "--guidance" or "--mask" in command:
-            found += [(f"{option} {x:g}", (*command, option, f"{x:g}")) for x in values]
+            found += [(f"{name} {value:g}", (*command, option, f"{value:g}")) for value in values]
     return found
