@@ -41,10 +41,10 @@ def main(argv: list[str] | None = None) -> int:
     with caught_signals(), tempfile.TemporaryDirectory(prefix="ldm_us_studio_") as root:
         tempfile.tempdir = root  # all that is written lies in here, and goes with it
         os.environ |= {"GRADIO_TEMP_DIR": root, "GRADIO_ANALYTICS_ENABLED": "False"}  # before it is imported
-        engine = Engine(options.weights, options.device)
-        engine.warm_up(Path(root))
         from ldm_us.studio.page import serve
 
+        engine = Engine(options.weights, options.device)
+        engine.warm_up(Path(root))
         serve(Rooms(engine, Path(root)), options.port)
     return 0
 

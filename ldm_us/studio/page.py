@@ -1,33 +1,27 @@
 """The page: what is where, and which room of rooms.py answers which button. It holds no logic of its own."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import gradio as gr
-from starlette.middleware import Middleware
-
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
-from ldm_us.studio.commands import MOST_PICTURES
 from ldm_us.studio.rooms import Rooms
+from ldm_us.synthesis.serving.commands import MOST_PICTURES
+
+with suppress(ImportError):  # the extra ui: python -m ldm_us.studio says so
+    import gradio as gr
+    from starlette.middleware import Middleware
 
 HERE = Path(__file__).parent
-LOOK: dict[str, Any] = {
-    "theme": gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
-        body_text_color_subdued="#4b5563", body_text_color_subdued_dark="#b4bcc8", block_label_text_color="#374151"
-    ),
-    "css": (HERE / "page.css").read_text("utf-8"),
-    "head": f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
-}
 PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = PLAIN | {"concurrency_id": "model", "concurrency_limit": 1}  # one after the other, in order
 QUICK: dict[str, Any] = PLAIN | {"concurrency_id": "quick", "concurrency_limit": 8}
 # What the page needs of Gradio. Its routes for files, uploads and other servers are not among them.
 STATIC = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/gradio_api/startup-events")
 LIVE = ("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/cancel", "/gradio_api/run/", "/gradio_api/reset")
-GUARD = Middleware(Guard, paths=(*STATIC, *LIVE), most_bytes=32 << 20)  # a picture of 16 MB as text, and room
 EVENTS = "studio.canvas(element, {stroke: () => trigger('stroke'), open: () => trigger('open')})"
 WAYS = [("Draw a region anew", "region"), ("Move or grow the lesion", "move"), ("Change the whole picture", "class")]
 
@@ -51,7 +45,7 @@ def drawing(method: Callable[..., Iterator[tuple[str, str | None]]]) -> Callable
     return answer
 
 
-def build(rooms: Rooms) -> gr.Blocks:
+def build(rooms: Rooms) -> Any:
     """The page with its four rooms."""
     with gr.Blocks(title="ldm_us studio", analytics_enabled=False) as page:
         gr.HTML(render("ldm_us/studio/head.html", model=Path(rooms.engine.words.name).name, size=rooms.engine.size))
@@ -80,7 +74,7 @@ def common(rooms: Rooms, steps: int) -> list[Any]:
     return [label, prompt, n, seed, walked, watermark]
 
 
-def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[Any], js: str | None = None) -> gr.HTML:
+def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[Any], js: str | None = None) -> Any:
     """The button that draws, the one that stops, what is said; -> the pictures, to be placed."""
     pictures = gr.HTML(render=False)
     with gr.Row():
@@ -91,7 +85,7 @@ def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[An
     return pictures
 
 
-def timed(rooms: Rooms, asked: list[Any], pictures: gr.HTML) -> None:
+def timed(rooms: Rooms, asked: list[Any], pictures: Any) -> None:
     """The estimated time, anew with every number and every picture."""
     time = gr.HTML(lambda: rooms.estimate(asked[2].value, asked[4].value))
     gr.on([asked[2].change, asked[4].change, pictures.change], rooms.estimate, [asked[2], asked[4]], time, **QUICK)
@@ -173,8 +167,17 @@ def how_room(rooms: Rooms) -> None:
 
 def serve(rooms: Rooms, port: int) -> None:
     """Serve the page until a signal ends it."""
-    page = build(rooms).queue(max_size=100, api_open=False)
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme.set(body_text_color_subdued="#4b5563", body_text_color_subdued_dark="#b4bcc8")
+    look = {"theme": theme, "css": (HERE / "page.css").read_text("utf-8")}
+    look["head"] = f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>"
+    guard = Middleware(Guard, paths=(*STATIC, *LIVE), most_bytes=32 << 20)  # a picture of 16 MB as text, and room
     about: dict[str, Any] = {"share": False, "quiet": True, "ssr_mode": False, "prevent_thread_lock": True}
-    page.launch(server_name=HOST, server_port=port, app_kwargs={"middleware": [GUARD]}, **about, **LOOK)
+    page = build(rooms).queue(max_size=100, api_open=False)
+    page.launch(server_name=HOST, server_port=port, app_kwargs={"middleware": [guard]}, **about, **look)
     print(f"the studio is at http://{HOST}:{port}; Ctrl-C ends it", flush=True)
-    Event().wait()
+    try:
+        Event().wait()
+    finally:
+        for tab in list(rooms.sessions):
+            rooms.close(tab)

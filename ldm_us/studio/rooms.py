@@ -16,9 +16,9 @@ from ldm_us.data.masks.opened import open_bytes
 from ldm_us.data.masks.shape import described, mask_picture, moved, outline
 from ldm_us.display.data_urls import data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
-from ldm_us.studio.commands import asked, number
 from ldm_us.studio.session import Kept, Session
-from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError, shown
+from ldm_us.synthesis.serving.commands import asked, number
+from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError
 from ldm_us.synthesis.serving.inside import look, variants
 
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")  # of a path, which is the server's own business
@@ -134,8 +134,10 @@ class Rooms:
                         if isinstance(moment, Progress):
                             yield progress(f"Picture {i + 1} of {len(todo)}, step", moment, len(todo) - i), None
                             continue
-                        kept = Kept(command, moment) if name else session.add(command, moment)
+                        kept = Kept(command, self.engine.shown(command), moment)
                         cards.append(card(kept, name))
+                        if not name:
+                            session.add(kept)
                         text = " ".join(["Done." if i + 1 == len(todo) else "", *moment.notes])
                         yield message(text), render("ldm_us/studio/cards.html", cards=cards)
         except Exception as error:  # a fault in one request ends no other
@@ -222,7 +224,7 @@ def card(kept: Kept, title: str = "") -> dict[str, Any]:
         "url": data_url(made.path.read_bytes()),
         "outline": None if mask is None else data_url(outline(mask)),
         "before": None if before is None else data_url(before.read_bytes()),
-        "command": shown(kept.command),
+        "command": kept.typed,
         "name": made.path.name,
     }
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ldm_us.files.pictures import save_png
-from ldm_us.synthesis.serving.engine import Command, shown
+from ldm_us.synthesis.serving.engine import Command
 from ldm_us.synthesis.serving.single import Made, write_busi
 
 MOST_KEPT = 200  # pictures of a tab
@@ -31,6 +31,7 @@ class Kept(NamedTuple):
     """A picture of a tab, and the command that makes it."""
 
     command: Command
+    typed: str  # the same, to be read
     made: Made
 
 
@@ -67,13 +68,12 @@ class Session:
         self.count += 1
         return self.folder / "made" / f"{self.count:04d}"
 
-    def add(self, command: Command, made: Made) -> Kept:
+    def add(self, picture: Kept) -> None:
         """Keep a picture, and forget the oldest beyond MOST_KEPT."""
-        self.pictures.append(Kept(command, made))
+        self.pictures.append(picture)
         for old in self.pictures[:-MOST_KEPT]:
             shutil.rmtree(old.made.path.parent, ignore_errors=True)
         del self.pictures[:-MOST_KEPT]
-        return self.pictures[-1]
 
     def last(self) -> Kept:
         """The newest picture."""
@@ -107,7 +107,7 @@ class Session:
             folder = Path(name)
             left = write_busi([one.made for one in self.pictures], folder / "dataset")
             shutil.copytree(self.folder / "inputs", folder / "inputs") if self.inputs else None
-            commands = "".join(f"{shown(one.command)}\n" for one in self.pictures)
+            commands = "".join(f"{one.typed}\n" for one in self.pictures)
             (folder / "commands.txt").write_text(commands, encoding="utf-8")
             (folder / "README.txt").write_text(README, encoding="utf-8")
             file = io.BytesIO()

@@ -38,7 +38,7 @@ class Engine:
 
     def __init__(self, weights: Path = BUNDLED, device: str = "auto"):
         self.own: Command = () if weights == BUNDLED else ("--weights", weights)
-        self.own += () if device == "auto" else (f"--device={device}",)
+        self.own += () if device == "auto" else ("--device", device)
         usual = self.options_of(())
         self.words = taught_words(Source(weights))
         precision = usual.recipe.sampling.precision
@@ -53,7 +53,12 @@ class Engine:
         try:
             return parse_options([str(word) for word in (*command, *self.own)])
         except SystemExit as error:
-            raise ValueError(f"sample.py does not read this: {shown(command)}") from error
+            raise ValueError(f"sample.py does not read this: {self.shown(command)}") from error
+
+    def shown(self, command: Command) -> str:
+        """What a user types; of files the names alone, for where they lie is the server's own business."""
+        words = [word.name if isinstance(word, Path) else word for word in (*command, *self.own)]
+        return shlex.join(["python", "sample.py", *words])
 
     def cost(self, command: Command) -> int:
         """How many images the denoiser sees for a picture: two a call with guidance."""
@@ -126,8 +131,3 @@ def calls_of(recipe: Recipe) -> int:
     if isinstance(begin, Inversion):
         return steps * (begin.iterations + 2)
     return steps * (begin.resample if isinstance(begin, Region) else 1)
-
-
-def shown(command: Command) -> str:
-    """What a user types; of files the names alone, for where they lie is the server's own business."""
-    return shlex.join(["python", "sample.py", *(one.name if isinstance(one, Path) else one for one in command)])
