@@ -61,14 +61,12 @@ def opened_mask(path: Path, name: str, size: Size) -> Opened:
     assert union is not None
     notes = []
     if union.size != size:
-        notes.append(
-            f"{name} of {union.width}x{union.height} was resized to {size[0]}x{size[1]}, the nearest pixel each."
-        )
+        notes.append(f"{name} of {union.width}x{union.height} was resized to {size[0]}x{size[1]}, by nearest pixels.")
     if small_lesions(union, size[0]):
         notes.append(f"{name} has lesions smaller than a pixel: each is kept as one pixel.")
     if looks_inverted(union):
         notes.append(
-            f"{name} is white in most of the picture and in all four corners: only white is lesion. Invert it?"
+            f"{name} is white in most of the picture and in its corners, as an inverted mask is: white is lesion."
         )
     with Image.open(path) as picture:
         if picture.getexif().get(0x0112, 1) != 1:
