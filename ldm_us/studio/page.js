@@ -146,15 +146,16 @@ window.studio = (() => {
       this.paper.putImageData(image, 0, 0);
     }
 
+    // A file is read here and sent as text; of one that is too large the size alone, for a sentence.
     open(input) {
       const file = input.files[0], reader = new FileReader();
       if (!file) return;
       reader.onload = () => {
-        this.file = { kind: input.dataset.open, name: file.name, data: reader.result };
+        this.file = { kind: input.dataset.open, name: file.name, size: file.size, data: reader.result };
         this.events.open();
         input.value = "";
       };
-      reader.readAsDataURL(file.size > 16 * 2 ** 20 + 1 ? file.slice(0, 16 * 2 ** 20 + 1) : file);
+      reader.readAsDataURL(file.size > Number(this.root.dataset.most) ? file.slice(0, 1) : file);
     }
 
     // What the server is told: white on black, and the name of the image behind.

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from ldm_us.display.data_urls import MOST_BYTES
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
 from ldm_us.studio.rooms import Rooms
@@ -93,7 +94,7 @@ def timed(rooms: Rooms, asked: list[Any], pictures: Any) -> None:
 
 def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> tuple[Any, str]:
     """A canvas with what is said of it; -> a component that carries what it holds, and the script that fills it."""
-    size = dict(zip(("width", "height"), rooms.engine.size, strict=True))
+    size = dict(zip(("width", "height"), rooms.engine.size, strict=True)) | {"most": MOST_BYTES}
     board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
     said, sent, told = gr.HTML(rooms.undrawn()), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     read = f"(...values) => [studio.read('{name}'), ...values.slice(1)]"
@@ -168,7 +169,7 @@ def how_room(rooms: Rooms) -> None:
 def serve(rooms: Rooms, port: int) -> None:
     """Serve the page until a signal ends it."""
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    theme.set(body_text_color_subdued="#4b5563", body_text_color_subdued_dark="#b4bcc8")
+    theme.set(body_text_color_subdued="#4b5563", body_text_color_subdued_dark="#b4bcc8")  # to be read by all
     look = {"theme": theme, "css": (HERE / "page.css").read_text("utf-8")}
     look["head"] = f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>"
     guard = Middleware(Guard, paths=(*STATIC, *LIVE), most_bytes=32 << 20)  # a picture of 16 MB as text, and room

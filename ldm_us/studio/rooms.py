@@ -14,7 +14,7 @@ from PIL import Image
 
 from ldm_us.data.masks.opened import open_bytes
 from ldm_us.data.masks.shape import described, mask_picture, moved, outline
-from ldm_us.display.data_urls import data_url, drawn_mask, unpack
+from ldm_us.display.data_urls import MOST_BYTES, data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
 from ldm_us.studio.session import Kept, Session
 from ldm_us.synthesis.serving.commands import asked, number
@@ -165,8 +165,10 @@ class Rooms:
         """A file that was opened: what there is to say, and what the canvas is to show, as JSON."""
         try:
             file, session = json.loads(sent)["file"], self.session(tab)
-            mask = file["kind"] == "mask"
-            picture, notes = open_bytes(str(file["name"])[:80], unpack(file["data"]), self.engine.size, mask)
+            name, mask = str(file["name"])[:80], file["kind"] == "mask"
+            if file.get("size", 0) > MOST_BYTES:
+                raise ValueError(f"{name} is larger than {MOST_BYTES >> 20} MB. Make it smaller.")
+            picture, notes = open_bytes(name, unpack(file["data"]), self.engine.size, mask)
             shown_there = {"mask": data_url(picture)} if mask else self.background(session, picture)
             return message(" ".join(notes) or "Opened."), json.dumps(shown_there)
         except Exception as error:
