@@ -132,7 +132,7 @@ def draw_room(rooms: Rooms) -> None:
         with gr.Column(min_width=300):
             asked = common(rooms, 20)
             scale = gr.Slider(0, 4, rooms.engine.model.config.control.scale, step=0.1, label="Weight of the mask")
-            pictures = buttons(rooms, rooms.draw, "Draw samples of the mask", [sent, scale, *asked], read)
+            pictures = buttons(rooms, rooms.draw, "Follow the mask", [sent, scale, *asked], read)
             timed(rooms, asked, pictures)
     pictures.render()
 

@@ -64,7 +64,7 @@ class Rooms:
 
     def undrawn(self) -> str:
         """What stands below an empty canvas."""
-        return message("Draw here: by hand, or as an ellipse from corner to corner.")
+        return message("Nothing is drawn yet. Use the brush, or drag an ellipse from corner to corner.")
 
     def stop(self, tab: str) -> str:
         """Stop what a tab waits for."""

@@ -156,7 +156,7 @@ def test_four_samples_follow_an_ellipse_and_the_command_line_verifies_one(open_p
     ellipse(page)
     assert 6 < area(page) < 8
     numbers(page, Steps=4)
-    page.get_by_role("button", name="Draw samples of the mask").click()
+    page.get_by_role("button", name="Follow the mask").click()
     first = cards(page, 4).nth(1)
     assert first.locator(".outline").evaluate("one => getComputedStyle(one).opacity") == "0"
     first.hover()
@@ -266,7 +266,7 @@ def test_what_is_no_picture_or_too_large_is_a_sentence_in_the_page(open_page, tm
     for name, sentence in said.items():
         page.locator("#draw [data-open=mask]").set_input_files(tmp_path / name)
         page.get_by_text(sentence).locator("visible=true").wait_for()
-    page.get_by_role("button", name="Draw samples of the mask").click()
+    page.get_by_role("button", name="Follow the mask").click()
     page.get_by_text("an empty mask for the class benign").locator("visible=true").wait_for(timeout=WAIT)
 
 
@@ -274,7 +274,7 @@ def test_how_shows_every_step_and_the_gallery_becomes_a_dataset(open_page, tmp_p
     page = open_page()
     ellipse(page)
     numbers(page, How_many=1, Steps=4)
-    page.get_by_role("button", name="Draw samples of the mask").click()
+    page.get_by_role("button", name="Follow the mask").click()
     cards(page, 1)
     page.get_by_role("tab", name="How").click()
     page.get_by_role("button", name="Look into the last picture").click()
