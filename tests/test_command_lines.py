@@ -21,7 +21,19 @@ from weights_convert.convert import DTYPES
 from weights_convert.lora_export import NAMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHES = ("bars", "bundled", "copies", "many", "memory", "parity", "proofs", "samplers", "starts", "studio", "training")
+BENCHES = (
+    "bars",
+    "bundled",
+    "copies",
+    "many",
+    "memory",
+    "parity",
+    "proofs",
+    "samplers",
+    "starts",
+    "studio",
+    "training",
+)
 PROGRAMS = {  # how each is started -> where its parser is built
     "-m ldm_us.data": "ldm_us.data.__main__",
     "-m ldm_us.training": "ldm_us.training.__main__",

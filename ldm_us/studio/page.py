@@ -64,7 +64,8 @@ def common(rooms: Rooms, steps: int) -> list[Any]:
     """What every room asks, in the order of `asked`."""
     classes = rooms.engine.words.classes
     label = gr.Radio([*((one, one) for one in classes), ("another text", "")], value=(*classes, "")[0], label="Class")
-    prompt = gr.Textbox(label="Text to draw", visible=not classes)
+    known = [*rooms.engine.words.prompts[:50], ""]  # the model's own, most frequent first; or any other
+    prompt = gr.Dropdown(known, value=known[0], allow_custom_value=True, label="Text to draw", visible=not classes)
     label.change(lambda chosen: gr.update(visible=not chosen), label, prompt, **QUICK)
     with gr.Row():
         n = gr.Slider(1, MOST_PICTURES, 4, step=1, label="How many", min_width=120)

@@ -38,23 +38,33 @@ def free_port():
         return tried.getsockname()[1]
 
 
-def start(port, temporary, *options):
-    command = [sys.executable, "-m", "ldm_us.studio", "--port", str(port), "--device", "cpu", *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+WATCHED = """
+import runpy, sys
+def see(event, about):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        name = about[0] if event == "socket.getaddrinfo" else about[1]
+        if str(name[0] if isinstance(name, tuple) else name) not in ("127.0.0.1", "localhost", "None"):
+            print("outside:", event, name, file=sys.stderr, flush=True)
+sys.addaudithook(see)
+runpy.run_module("ldm_us.studio", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The studio with the bundled model: its address and the folder of what is temporary, which it leaves empty."""
-    temporary, port = tmp_path_factory.mktemp("temporary"), free_port()
-    process = start(port, temporary)
+    temporary, log, port = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("log") / "stderr", free_port()
+    command = [sys.executable, "-c", WATCHED, "--port", str(port), "--device", "cpu"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
+    with log.open("w") as said:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, text=True)
     try:
         assert f"http://127.0.0.1:{port}" in process.stdout.readline()
         yield f"http://127.0.0.1:{port}/", temporary
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 143
         assert list(temporary.iterdir()) == []
+        assert log.read_text() == "terminated\n", "no error, and no call of another host"
     finally:
         process.kill()
 
