@@ -181,5 +181,4 @@ def serve(rooms: Rooms, port: int) -> None:
     try:
         Event().wait()
     finally:
-        for tab in list(rooms.sessions):
-            rooms.close(tab)
+        rooms.close(*rooms.sessions)

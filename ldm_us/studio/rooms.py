@@ -53,10 +53,13 @@ class Rooms:
             self.sessions[tab] = Session(self.root)
         return self.sessions[tab]
 
-    def close(self, tab: str) -> None:
-        """Free all that a tab had."""
-        if tab in self.sessions:
-            self.sessions.pop(tab).close()
+    def close(self, *tabs: str) -> None:
+        """Free all that tabs had, once the thread that writes into their folders has stopped."""
+        closed = [self.sessions.pop(tab) for tab in tabs if tab in self.sessions]
+        for session in closed:
+            session.stop()
+        for session in closed:
+            self.engine.pool.submit(session.close).result()
 
     def ready(self) -> str:
         """What a room says before it is asked."""

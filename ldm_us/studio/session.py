@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import NamedTuple
 
@@ -39,8 +39,7 @@ class Session:
     """The files of a tab, and what it waits for."""
 
     def __init__(self, root: Path):
-        self.temporary = TemporaryDirectory(dir=root)
-        self.folder = Path(self.temporary.name)
+        self.folder = Path(mkdtemp(dir=root))
         self.inputs: dict[str, Path] = {}  # by SHA-256 of what is in them
         self.pictures: list[Kept] = []
         self.running: set[Event] = set()
@@ -98,7 +97,6 @@ class Session:
 
     def close(self) -> None:
         """End with nothing left."""
-        self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def zipped(self) -> tuple[bytes, int]:

@@ -309,6 +309,9 @@ def test_every_room_fits_its_screen_and_its_text_can_be_read(open_page, scheme, 
         page.evaluate(
             "text => document.querySelectorAll('.said span').forEach(one => { one.textContent = text })", LONG
         )
+        page.locator("label span >> visible=true").evaluate_all(
+            f"every => every.forEach(one => {{ if (!one.children.length) one.textContent = '{LONG}' }})"
+        )
         widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert widths[0] <= widths[1], f"{room}: {widths}"
         assert page.evaluate(CONTRAST) == [], room
