@@ -12,8 +12,8 @@ killed one stopped.
 
 import hashlib
 import sys
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 
 from ldm_us.runtime.command_line import answer_at_once
@@ -23,7 +23,7 @@ answer_at_once(__name__, build_parser)  # before the imports that take seconds
 
 from tqdm import tqdm
 
-from ldm_us.data.records import load_mask
+from ldm_us.data.records import mask_file
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies, load_training_images
@@ -44,9 +44,10 @@ from ldm_us.synthesis.folder import (
 )
 from ldm_us.synthesis.grid import draw_grid, load_original, shown_subjects
 from ldm_us.synthesis.info import describe_model
+from ldm_us.synthesis.inputs import asked_mask
 from ldm_us.synthesis.option_checks import first_free
 from ldm_us.synthesis.options import SampleOptions, parse_options
-from ldm_us.synthesis.plan import Plan
+from ldm_us.synthesis.plan import Plan, Sample
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.verify import Means, verify, verify_folder
 from ldm_us.synthesis.weights import load_sampler, taught_words
@@ -69,10 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     with joined() as world:
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say, options.recipe.sampling.precision)
-        recipe, added, fields, masks_sha256, notes = settle(options, plan, model, weights_fields, words)
-        size = recipe.size
-        training = known_images(options, model, recipe)
-        command = fields | describe_plan(plan, size, options.strips) | {"masks_sha256": masks_sha256}
+        plan, recipe, added, fields, masks_sha256, notes = settle(options, plan, model, weights_fields, words)
+        training = known_images(options, model, plan, recipe)
+        command = fields | describe_plan(plan, recipe, options.strips) | {"masks_sha256": masks_sha256}
         for sentence in notes:
             say(sentence)
         out = options.out or first_free(Path("samples"))
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
             if world.main:
                 finish(out, plan)
                 about = as_text(fields | {SHOWS: "the first samples of a folder, beside their masks and originals"})
-                save_png(draw_grid(plan, out, size), out / "grid.png", about)
+                save_png(draw_grid(plan, out, recipe), out / "grid.png", about)
         if world.main:
             before = f"; {plan.total - made} of them were there already" * (made < plan.total)
             print(f"{plan.total} images, manifest.jsonl and grid.png are in {out}, drawn on {options.device}{before}")
@@ -109,30 +109,42 @@ def make_samples(
     total = sum(world.takes(number) for number in range(plan.total)) - sum(map(world.takes, done))
     steps, quiet = total * recipe.walked_steps, not world.main or total == 0
     with tqdm(total=steps, unit="step", desc="sampling", disable=quiet) as bar, open_list(out, world.rank) as finished:
-        while samples := list(islice(left, at_a_time(options.batch, recipe, options.device))):
-            masks = [load_mask(one.subject.masks, recipe.size) if plan.masked else None for one in samples]
+        for samples in batches(left, at_a_time(options.batch, recipe, options.device)):
+            own_recipe = recipe.at(samples[0].subject.size)
+            of_size = fields if own_recipe is recipe else fields | {"settings": own_recipe.to_dict()}
+            masks = [asked_mask(one.subject, recipe) if plan.masked else None for one in samples]
             wanted = [Wanted(one.subject.prompt, one.seed, mask) for one, mask in zip(samples, masks, strict=True)]
-            drawn = draw_samples(model, wanted, recipe, added, strips, bar)
-            drawn, tried = drop_copies(drawn, wanted, training, model, recipe, added, strips)
+            drawn = draw_samples(model, wanted, own_recipe, added, strips, bar)
+            drawn, tried = drop_copies(drawn, wanted, training, model, own_recipe, added, strips)
             for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):
                 picture = grey_picture(x, options.watermark)
                 own = subject_fields(sample.subject, seeds[-1], one.mask)
                 own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
-                write_sample(out, finished, sample, picture, one.mask, fields | own, pictures)
+                mask = None if one.mask is None else mask_file(one.mask, plan.hint)
+                write_sample(out, finished, sample, picture, mask, of_size | own, pictures)
     return total
 
 
-def known_images(options: SampleOptions, model: LatentDiffusion, recipe: Recipe) -> TrainingImages | None:
+def batches(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
+    """Samples in their order, at most so many at a time and of one size."""
+    for _, of_size in groupby(samples, key=lambda sample: sample.subject.size):
+        while some := list(islice(of_size, most)):
+            yield some
+
+
+def known_images(options: SampleOptions, model: LatentDiffusion, plan: Plan, recipe: Recipe) -> TrainingImages | None:
     """The training images that --drop-memorised compares with; None where it is not asked for."""
     if options.drop_memorised is None or options.data is None:
         return None
+    if not all(isinstance(recipe.at(subject.size).sampling.size, int) for subject in plan.subjects):
+        raise ValueError("--drop-memorised compares squares, as the report's thresholds are for: add --size PIXELS.")
     return load_training_images(options.drop_memorised, model, options.source.weights, options.data, recipe.sampling)
 
 
-def describe_plan(plan: Plan, size: int, strips: Sequence[str]) -> Fields:
+def describe_plan(plan: Plan, recipe: Recipe, strips: Sequence[str]) -> Fields:
     """What else decides which files there will be; every original that will be shown is read and checked."""
     for subject in shown_subjects(plan):
-        load_original(subject, size)
+        load_original(subject, recipe)
     return {
         "n": plan.n,
         "counts": None if plan.counts is None else list(plan.counts),

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from ldm_us.config import BUNDLED
-from ldm_us.data.audit.summary import describe_reading
-from ldm_us.data.decoded import Decoded
+from ldm_us.config import BUNDLED, MASK
+from ldm_us.data.audit.summary import check_hints, describe_reading
 from ldm_us.data.readers.datasets import read_folders, records_of
 from ldm_us.data.readers.findings import captioned
+from ldm_us.data.records import followed
 from ldm_us.evaluation.judge.file import load_judge
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import loaded
@@ -35,10 +35,12 @@ from ldm_us.runtime.entry import note, run_command
 from ldm_us.runtime.processes import World, joined
 from ldm_us.runtime.stopping import Stopped
 from ldm_us.training.curves import write_curves
-from ldm_us.training.dataset import check_hints, load_training_set, mix_folders, run_hashes, split_records
+from ldm_us.training.dataset import load_training_set, mix_folders, run_hashes, split_records
 from ldm_us.training.distributed import average_gradients, distribute, gathered_state
 from ldm_us.training.log import Log, check_finite
+from ldm_us.training.losses import warm_up_text
 from ldm_us.training.memory.fitting import fitted
+from ldm_us.training.memory.layout import speed_up
 from ldm_us.training.optimizers import (
     EMA,
     check_scale,
@@ -56,13 +58,12 @@ from ldm_us.training.result import keep_model, save_result
 from ldm_us.training.run import opened_run, resume, save_state
 from ldm_us.training.stages import Stage, StageLoss, stream
 from ldm_us.training.start import (
+    decoded_of,
     free_weights,
     notes_on_data,
-    speed_up,
     start_model,
     summary,
     trained_parameters,
-    warm_up_text,
 )
 
 
@@ -75,28 +76,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: TrainOptions, world: World) -> int:
     """Start from a model and data that are all right, hold the folder of the run, and fit."""
-    model, lineage, notes = start_model(options)
+    readings, said = captioned(read_folders(options.data), options.captions)
+    model, lineage, notes = start_model(options, readings)
     free_weights(model, options)
     options, memory = fitted(model, options)
-    readings, said = captioned(read_folders(options.data), options.captions)
-    size, with_pixels = options.size or model.config.image_size, options.stage == "vae" or bool(options.variations)
-    decoded = Decoded(None if options.dry_run and not options.cache.is_dir() else options.cache, size, with_pixels)
-    every, share, device = records_of(readings), options.held_out, options.device
-    records, held_out = world.first_here(lambda: split_records(every, share, decoded, device))
+    hint = model.config.control.hint if options.stage == "controlnet" else MASK
+    every, share = [followed(record, hint) for record in records_of(readings)], options.held_out
+    decoded = decoded_of(options, model.config)
+    records, held_out = world.first_here(lambda: split_records(every, share, decoded, options.device))
     steps = options.total_steps(len(records))
     if world.main:
         for reading in readings:
-            print(*describe_reading(reading, size, model.config.text.read, decoded=decoded), sep="\n")
+            print(*describe_reading(reading, length=model.config.text.read, decoded=decoded), sep="\n")
         print(summary(options, model, len(records), len(held_out), steps, memory))
-    tell([*notes, *said, *notes_on_data(options, records, held_out)], world)
+    tell([*notes, *said, *notes_on_data(options, records, held_out, decoded)], world)
     if options.dry_run:
         return 0
 
     features, of_features = perceptual_features(options)
-    data = world.first_here(lambda: load_training_set(records, size, with_pixels, decoded))
+    data = world.first_here(lambda: load_training_set(records, decoded))
     mix_folders(data, options.data, options.data_weights, options.class_weights)
-    tell(check_hints(data) if options.stage == "controlnet" else [], world)
-    shown = load_training_set(spread_out(held_out) if options.validate_every else [], size, with_pixels, decoded)
+    tell(check_hints(records, data.drawn().tolist()) if options.stage == "controlnet" else [], world)
+    shown = load_training_set(spread_out(held_out) if options.validate_every else [], decoded)
     hashes = run_hashes(data, decoded, options.stage == "controlnet") | of_features | {"parent_sha256": lineage.parent}
     hashes |= end_of_schedule(options, steps)
     with opened_run(options, hashes, world) as notes:

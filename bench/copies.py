@@ -38,8 +38,8 @@ from PIL import Image, ImageOps
 
 from ldm_us.data.decoded import small_image
 from ldm_us.data.near_duplicates import copies
+from ldm_us.data.opening import open_image
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import open_image
 from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import run_command
 

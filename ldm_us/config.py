@@ -10,7 +10,9 @@ PREDICTIONS = ("eps", "v")
 SPACINGS = ("leading", "trailing")
 SAMPLERS = ("ddim", "ddpm", "dpm")  # here, for command lines name these before PyTorch is imported
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # likewise, as all of these
+ASPECTS = ("bucket", "letterbox", "crop", "squash")  # how images get their sizes: data/framing.py
 AUGMENTATIONS = ("gain", "gamma", "tgc", "zoom", "shift", "turn")  # likewise; see data/augment.py
+MASK, PICTURE = ("mask",), ("picture",)  # hints in three equal channels, as the released ControlNets have them
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 STRENGTH = 0.6  # of an edit: share of the steps that are walked
@@ -109,6 +111,7 @@ class UNetConfig:
 class ControlConfig:
     """The hint network of ControlNet. Source: cldm_v15.yaml and cldm.py, which the released weights follow."""
 
+    hint: tuple[str, ...] = MASK  # or PICTURE, or the names of the structures of a mask, a channel each
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)  # each step halves h and w: as many steps as the VAE has
     scale: float = 1.0  # weight of a mask in sample.py unless told
     guidance: float | None = None  # weight of the text in sample.py where there is a mask; None: as without

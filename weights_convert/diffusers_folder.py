@@ -17,6 +17,7 @@ import torch
 from ldm_us.config import ModelConfig, ScheduleConfig, UNetConfig
 from ldm_us.diffusion.ddpm import end_in_noise, make_schedule
 from ldm_us.networks.clip import byte_pair_encoding
+from ldm_us.networks.controlnet import hint_channels
 
 START, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's names, which open_clip's file of merges leaves out
 SPECIAL = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
@@ -77,7 +78,11 @@ def fields_by_file(config: ModelConfig) -> dict[str, Fields]:
             "sample_size": config.image_size,
             "scaling_factor": vae.scale,
         },
-        "controlnet/config.json": encoder | {"conditioning_embedding_out_channels": list(config.control.hint_channels)},
+        "controlnet/config.json": encoder
+        | {
+            "conditioning_channels": hint_channels(config.control.hint),
+            "conditioning_embedding_out_channels": list(config.control.hint_channels),
+        },
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ldm_us.config import PRESETS, ModelConfig, config_from_dict
 from ldm_us.files.checkpoint import read_metadata
-from ldm_us.files.safetensors_header import parse_json
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.stored_tensor import shown
 from ldm_us.runtime.entry import note
 from weights_convert.convert import target_shapes

@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import LazyTensor
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.originals import WHAT, import_command, option_for
 from ldm_us.files.pickle_file import stored_weights, without_wrappers
-from ldm_us.files.safetensors_header import DTYPES, parse_json, read_header
+from ldm_us.files.safetensors_header import DTYPES, read_header
 from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, Storage, StoredTensor, row_major, shown
 
 PICKLE_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")

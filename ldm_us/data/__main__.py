@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace a folder that this command made before")
 
     add_mask_commands(commands)
-    about = "Print grey levels, texture and lesion contrast of a dataset as JSON. Nothing is written."
+    about = "Print grey levels, texture, lesion contrast and shape of a dataset as JSON. Nothing is written."
     figures = add_command(commands, "statistics", about, "phantoms")
     figures.add_argument("folder", metavar="DIR", type=Path, help="a dataset, or the folder that holds it")
     return short_usage(parser)
@@ -95,6 +95,7 @@ def add_mask_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
 answer_at_once(__name__, build_parser)
 
 from ldm_us.data.audit.findings import audit_folder, audit_groups
+from ldm_us.data.audit.shapes import lesion_shapes
 from ldm_us.data.audit.statistics import record_statistics, summarize
 from ldm_us.data.audit.summary import format_names
 from ldm_us.data.audit.text import format_audit, format_groups
@@ -155,7 +156,8 @@ def note_left_out(files: Sequence[Path]) -> None:
 def run_statistics(args: argparse.Namespace) -> int:
     """Print the figures of a dataset."""
     records = read_dataset(args.folder)
-    print(json.dumps(summarize(records, [record_statistics(record) for record in records]), indent=2))
+    figures = summarize(records, [record_statistics(record) for record in records])
+    print(json.dumps(figures | {"lesion_shapes": lesion_shapes(records)}, indent=2))
     return 0
 
 

@@ -28,7 +28,7 @@ DEVIATES = 7  # that an image takes, whichever variations are asked for: gain, g
 
 
 def augmented(x: Tensor, masks: Tensor, deviates: Tensor, names: Collection[str]) -> tuple[Tensor, Tensor]:
-    """Images (b, 1, H, W) in [0, 1], masks (b, 1, H, W) bool, deviates (b, 7) in [-1, 1] -> images, masks.
+    """Images (b, 1, H, W) in [0, 1], masks (b, 1, H, W), deviates (b, 7) in [-1, 1] -> images, masks.
 
     names: those of AUGMENTATIONS that are made.
     """
@@ -40,7 +40,7 @@ def augmented(x: Tensor, masks: Tensor, deviates: Tensor, names: Collection[str]
         return x, masks
     grid = places(x.shape[2:], (ZOOM * zoom).exp(), SHIFT * down, SHIFT * right, turn * math.radians(TURN))
     moved = F.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False).clamp(0, 1)
-    return moved, F.grid_sample(masks.float(), grid, mode="nearest", align_corners=False) > 0.5
+    return moved, F.grid_sample(masks.float(), grid, mode="nearest", align_corners=False).to(masks.dtype)
 
 
 def with_keys(x: Tensor, gain: Tensor, gamma: Tensor, tgc: Tensor) -> Tensor:

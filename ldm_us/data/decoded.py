@@ -5,10 +5,9 @@ these hashes, the size, and the code and libraries that decode: what is found is
 Without a folder everything is kept in this process alone, and files are not hashed.
 """
 
+import copy
 import hashlib
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,53 +21,57 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm_us.data.altered_copies import SIDE
-from ldm_us.data.digests import lineage_digest
+from ldm_us.data.digests import hash_of, lineage_digest, signature, stamp
+from ldm_us.data.framing import Frame, Framing
 from ldm_us.data.mask_rule import looks_inverted
-from ldm_us.data.records import (
-    Record,
-    decode,
-    image_tensor,
-    mask_tensor,
-    open_image,
-    open_pair,
-    small_lesions,
-    to_uint8,
-    union_of_masks,
-)
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, image_tensor, mask_tensor, open_pair, small_lesions, to_uint8, union_of_masks
+from ldm_us.data.regions import share_cut_off
 from ldm_us.data.structure import MaskFile, Structure
-from ldm_us.files.atomic import sha256_file
 from ldm_us.files.rows import Rows, as_tensor
 from ldm_us.runtime.entry import note
 
-SETTLED = 2.0  # seconds after a change from which the next one has other times
 TOGETHER = 64  # files whose values are written at once
 CODE = (  # that decides what files decode to
-    *("decoded.py", "digests.py", "mask_rule.py", "medical.py", "records.py", "regions.py", "structure.py"),
+    *("decoded.py", "digests.py", "framing.py", "mask_rule.py", "medical.py", "opening.py", "records.py"),
+    *("regions.py", "structure.py"),
 )
 Facts = NDArray[np.void]
 Index = NDArray[np.int64]
 
 
 class Decoded:
-    """The images and masks of records at `size` pixels a side, each opened once."""
+    """The images and masks of records in the sizes of a Framing, a side for squares, each opened once."""
 
-    def __init__(self, folder: Path | None, size: int, with_pixels: bool = False):
-        """folder: where all is kept. with_pixels: whole images too, as the stage vae sees them."""
-        self.folder, self.size = folder, size
-        small, pixels, bits = ("u1", (SIDE, SIDE)), ("u1", size * size * with_pixels), ("u1", -(-size * size // 8))
-        self.of_image = np.dtype(
-            [("digest", "u1", 8), ("key", "u1", 32), ("shape", "i4", 2), ("small", *small), ("pixels", *pixels)]
-        )
-        self.of_masks = np.dtype(
-            [("shape", "i4", 2), ("share", "f8"), ("inverted", "?"), ("lost", "i4"), ("bits", *bits)]
-        )
-        kind = f"{decoder()[:16]}-{size}"
+    def __init__(self, folder: Path | None, framing: int | Framing, with_pixels: bool = False, levels: bool = False):
+        """folder: where all is kept. with_pixels: whole images too, as the stage vae sees them.
+
+        levels: a mask is more than 0 and 1, see union_of_masks.
+        """
+        self.folder, self.framing = folder, Framing(framing) if isinstance(framing, int) else framing
+        self.with_pixels, self.levels = with_pixels, levels
+        size = self.framing.side  # no size has more pixels than the square: all lie in rows that have room for that
+        pixels, bits = (size * size * with_pixels,), (size * size if levels else -(-size * size // 8),)
+        shape, small = ("shape", "i4", 2), ("small", "u1", (SIDE, SIDE))
+        self.of_image = np.dtype([("digest", "u1", 8), ("key", "u1", 32), shape, small, ("pixels", "u1", pixels)])
+        about = [("share", "f8"), ("inverted", "?"), ("lost", "i4"), ("cut", "f8")]
+        self.of_masks = np.dtype([shape, *about, ("bits", "u1", bits)])
+        kind = f"{decoder()[:16]}-{'-'.join(map(str, self.framing))}"
         self.hashes = Rows(folder and folder / "files", 32)
         self.images = Rows(folder and folder / f"images-{kind}{'-pixels' * with_pixels}", self.of_image.itemsize)
-        self.masks = Rows(folder and folder / f"masks-{kind}", self.of_masks.itemsize)
+        self.masks = Rows(folder and folder / f"masks-{kind}{'-levels' * levels}", self.of_masks.itemsize)
         self.told = False  # that the folder cannot be written
         self.names: dict[MaskFile, str] = {}  # hashes of files, as this process has used them
         self.stamps: dict[MaskFile, tuple[int, ...]] = {}  # of these files, when they were hashed
+
+    def frames_of(self, records: Sequence[Record]) -> list[Frame]:
+        """The size of each image. ValueError: one does not open."""
+        table, at = self.image_facts(records)
+        return self.frames(table["shape"][at])
+
+    def frames(self, shapes: NDArray[np.int32]) -> list[Frame]:
+        """The sizes that pictures of these widths and heights (n, 2) have here."""
+        return [self.framing.frame(width, height) for width, height in shapes.tolist()]
 
     def image_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
         """A table of images, and the row in it of each record. ValueError: an image does not open."""
@@ -79,7 +82,7 @@ class Decoded:
     def mask_facts(self, records: Sequence[Record]) -> tuple[Facts, Index]:
         """A table of masks, OR-ed for each record, and the row in it of each. ValueError: a mask cannot be read."""
         names = iter(self.file_names([mask for record in records for mask in record.masks]))
-        keys = [" ".join(next(names) for _ in record.masks) for record in records]
+        keys = [" ".join(next(names) + channel_of(mask) for mask in record.masks) for record in records]
         at = self.rows_of(self.masks, keys, lambda i: self.decode_masks(records[i]), "masks")
         return self.masks.rows.view(self.of_masks)[:, 0], at
 
@@ -116,12 +119,13 @@ class Decoded:
     def decode_image(self, record: Record) -> Facts:
         """One row of the table of images."""
         picture = open_image(record.image)
-        grey = to_uint8(image_tensor(picture, self.size)[:1]).numpy()
+        grey = to_uint8(image_tensor(picture, self.framing.frame(*picture.size))[:1]).numpy()
         row = np.zeros(1, self.of_image)
         row["digest"] = list(lineage_digest(picture))
         row["key"] = list(hashlib.sha256(grey.tobytes()).digest())
         row["shape"], row["small"] = picture.size, small_image(picture)
-        row["pixels"] = grey.reshape(-1)[: row["pixels"].size]
+        pixels = grey.reshape(-1)[: row["pixels"].size]
+        row["pixels"][:, : pixels.size] = pixels
         self.check_unchanged([record.image])
         return row
 
@@ -129,9 +133,12 @@ class Decoded:
         """One row of the table of masks; zeros where there is none."""
         union, row = union_of_masks(record.masks), np.zeros(1, self.of_masks)
         if union is not None:
-            row["shape"], row["share"] = union.size, (np.asarray(union) > 0).mean()
-            row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, self.size)
-            row["bits"] = np.packbits(mask_tensor(union, self.size).numpy() > 0.5)
+            frame, drawn = self.framing.frame(*union.size), np.asarray(union) > 0
+            row["shape"], row["share"], row["cut"] = union.size, drawn.mean(), share_cut_off(drawn, frame)
+            row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, frame)
+            mask = mask_tensor(union, frame).numpy()
+            bits = mask.astype(np.uint8).reshape(-1) if self.levels else np.packbits(mask > 0.5)
+            row["bits"][:, : bits.size] = bits
         self.check_unchanged(record.masks)
         return row
 
@@ -157,37 +164,6 @@ class Decoded:
         return [self.names[path] for path in paths]
 
 
-def hash_of(path: MaskFile) -> str:
-    """SHA-256 of a file, which is refused as an image is, or of what is drawn."""
-    if isinstance(path, Structure):
-        return path.digest()
-    try:
-        return sha256_file(path)
-    except OSError:
-        decode(path)
-        raise
-
-
-def stamp(path: MaskFile) -> tuple[int, ...]:
-    """Inode, size and both times of a file; nothing where there is none, or a structure of one."""
-    try:
-        found = () if isinstance(path, Structure) else os.stat(path)
-    except OSError:
-        return ()
-    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else ()
-
-
-def signature(path: MaskFile) -> str:
-    """What tells a file from any other and from itself before a change; empty where that cannot be told.
-
-    A program may set the time of a file's content, but not that of its last change. Whole seconds are not the time of a
-    change: some file systems know no finer ones, and images of disks are given any.
-    """
-    found = stamp(path)
-    settled = found and time.time() - found[-1] / 10**9 > SETTLED and found[-1] % 10**9
-    return json.dumps([os.path.abspath(str(path)), *found]) if settled else ""
-
-
 @cache
 def decoder(more: tuple[str, ...] = ()) -> str:
     """A hash of the code, and more beside it, and of the libraries that decode: others may see other pixels."""
@@ -201,22 +177,39 @@ def small_image(picture: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-class Pictures:
-    """Pictures of one size, bytes or bits (n, 1, H, W), out of a table that processes share: any index takes a copy."""
+def channel_of(mask: MaskFile) -> str:
+    """What tells a mask in a channel of its own from the same file as a plain mask."""
+    return f"={mask.value}" if isinstance(mask, Structure) and mask.value != 255 else ""
 
-    def __init__(self, table: NDArray[np.uint8], at: Index, size: int, bits: bool):
-        self.table, self.at, self.size, self.bits = as_tensor(table), torch.from_numpy(at), size, bits
+
+class Pictures:
+    """Pictures, bytes or bits, out of a table that processes share: any index takes a copy of those, all of one size.
+
+    frames: the size of each; a row has room for the largest.
+    """
+
+    def __init__(self, table: NDArray[np.uint8], at: Index, frames: Sequence[Frame], bits: bool):
+        self.table, self.at, self.bits = as_tensor(table), torch.from_numpy(at), bits
+        self.sizes = torch.tensor([frame.size for frame in frames]).view(-1, 2)  # (n, 2)
 
     def __len__(self) -> int:
         return len(self.at)
 
     def __getitem__(self, index: int | slice | Tensor) -> Tensor:
         """The pictures (..., 1, H, W) of an index: uint8, or bool of bits."""
-        at = self.at[index]
+        at, sizes = self.at[index], self.sizes[index].view(-1, 2)
+        height, width = (sizes if len(sizes) else self.sizes)[0].tolist()
+        assert bool((sizes == sizes[:1]).all()), "pictures of several sizes are no tensor"
         rows = self.table[at]
         if self.bits:
-            rows = torch.from_numpy(np.unpackbits(rows.numpy(), axis=-1, count=self.size**2).view(np.bool_))
-        return rows.view(*at.shape, 1, self.size, self.size)
+            rows = torch.from_numpy(np.unpackbits(rows.numpy(), axis=-1, count=height * width).view(np.bool_))
+        return rows[..., : height * width].reshape(*at.shape, 1, height, width)
+
+    def of(self, index: Tensor) -> "Pictures":
+        """Some of the pictures, out of the same table."""
+        chosen = copy.copy(self)
+        chosen.at, chosen.sizes = self.at[index], self.sizes[index]
+        return chosen
 
     def any(self) -> Tensor:
         """Which pictures are not all 0: (n,) bool."""

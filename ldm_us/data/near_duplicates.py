@@ -77,7 +77,7 @@ def near_duplicates(
         return []
     images, listed = [records[i] for i in compared], [is_listed(records[i]) for i in compared]
     if decoded is None or decoded.folder is None:
-        found = search(images, listed, decoded or Decoded(None, size=1), device)
+        found = search(images, listed, decoded or Decoded(None, 1), device)
     else:
         names = decoded.file_hashes([record.image for record in images])
         key = sha256(json.dumps([decoder(CODE), names, listed]).encode()).hexdigest()[:32]

@@ -4,9 +4,13 @@ A folder says its own in `dataset.json`, where each key may be left out:
 
     {"template": "Ultrasound image of a {label} thyroid", "classes": ["benign", "malignant"], "without": []}
 
+    {"structures": {"nodule": 1, "lobe": [2, 3]}}        labels of the mask files, or colours such as "#ff0000"
+
 `classes` may also be a table, {"benign": ["2", "3"], "malignant": ["4", "5"]}: what the data call each. Without it
 every label of the data is a class. `without` lists the classes of images in which there is nothing to draw, as in a
-normal breast; if it is left out, that is `normal`, where there is such a class.
+normal breast; if it is left out, that is `normal`, where there is such a class. Of `structures` each has a channel of
+its own in a ControlNet's hint; a list instead of the table goes with masks that are named one by one. With
+`"hint": "picture"` the files of masks are any pictures that a ControlNet is to follow.
 """
 
 import difflib
@@ -18,12 +22,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ldm_us.config import MASK, PICTURE
+
 DESCRIPTION = "dataset.json"
 UNKNOWN = "unknown"  # the label of an image whose class nobody told
 LONGEST_CLASS = 100  # characters
 MOST_CLASSES = 100  # of a column that may be something else, and of what is compared for misspellings
 ALIKE = 0.85  # of difflib, from which two classes of a set may be one that is misspelled once
-KEYS = ("template", "classes", "without")
+KEYS = ("template", "classes", "without", "structures", "hint")
+MOST_STRUCTURES = 8
+COLOUR = re.compile(r"#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,14 @@ class Organ:
     classes: tuple[str, ...] = ()  # empty: whatever the data say
     without: tuple[str, ...] = ("normal",)  # classes that show no structure
     names: tuple[tuple[str, str], ...] = ()  # (what the data say, its class) where that is not the class itself
+    structures: tuple[str, ...] = ()  # that masks show apart from each other; empty: a mask shows one
+    levels: tuple[tuple[int | str, ...], ...] = ()  # of each in a file of labels; empty: each has masks of its own
+    hint_is_picture: bool = False  # what stands for masks are pictures of any kind
+
+    @property
+    def hint(self) -> tuple[str, ...]:
+        """What the channels of a hint show, as a ControlConfig has it."""
+        return PICTURE if self.hint_is_picture else self.structures if len(self.structures) > 1 else MASK
 
     def prompt(self, label: str) -> str:
         """The prompt of a class; without one, the template without its {label}."""
@@ -136,7 +152,34 @@ def described(given: dict[str, Any], default: Organ, path: Path) -> Organ:
         for label in organ.without:
             if organ.classes and label not in organ.classes:
                 organ.class_of(label, f"{path}, without")
+    if "structures" in given:
+        organ = replace(organ, **structures_of(given["structures"], path))
+    if "hint" in given:
+        if given["hint"] not in ("mask", "picture") or (given["hint"] == "picture" and organ.structures):
+            raise ValueError(f"{path}: the hint is {given['hint']!r}. Write mask or, without structures, picture.")
+        organ = replace(organ, hint_is_picture=given["hint"] == "picture")
     return organ
+
+
+def structures_of(given: Any, path: Path) -> dict[str, Any]:
+    """The names of structures, and their levels where these are told."""
+    names = list(given) if isinstance(given, dict) else list_of(given, "structures", path)
+    wrong = [one for one in names if not is_plain(one)]
+    if wrong or not 1 <= len(names) <= MOST_STRUCTURES:
+        said = f"{wrong[0]!r} cannot be a structure" if wrong else f"there are {len(names)} structures"
+        raise ValueError(f"{path}: {said}. Name 1 to {MOST_STRUCTURES}, in a few words without / and a dot in front.")
+    if not isinstance(given, dict):
+        return {"structures": tuple(names)}
+    levels = tuple(tuple(of_one if isinstance(of_one, list) else [of_one]) for of_one in given.values())
+    every = [level for of_one in levels for level in of_one]
+    as_colours = [isinstance(level, str) and COLOUR.fullmatch(level) and level != "#000000" for level in every]
+    as_numbers = [type(level) is int and 1 <= level < 2**16 for level in every]
+    if not (all(as_colours) or all(as_numbers)) or not all(levels):
+        raise ValueError(
+            f"{path}: the structures are {given!r}. Give each a label, from 1 on, or a colour such as '#ff0000', or a "
+            "list of them; black is what is none of them."
+        )
+    return {"structures": tuple(names), "levels": levels}
 
 
 def list_of(value: Any, key: str, path: Path) -> list[str]:

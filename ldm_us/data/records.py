@@ -1,33 +1,26 @@
 """One record of the data, and how its files become tensors: image in [-1, 1], hint in {0, 1}."""
 
-import struct
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from ldm_us.config import PICTURE, ModelConfig
+from ldm_us.data.framing import Frame, Framing, Size, as_frame
 from ldm_us.data.mask_rule import drawn_lesion
-from ldm_us.data.medical import Spacing, is_medical, open_medical
+from ldm_us.data.medical import Spacing
+from ldm_us.data.opening import fitted, open_image, open_mask
 from ldm_us.data.organ import BREAST, Organ
 from ldm_us.data.regions import label_regions, lost_regions, resize_mask
-from ldm_us.data.structure import MaskFile, Structure, file_of
+from ldm_us.data.structure import MaskFile, Structure, file_of, in_channels, labelled, sums_of
+from ldm_us.files.lineage import read_lineage
 
-# What Pillow raises on bad files.
-UNREADABLE = (OSError, ValueError, TypeError, LookupError, SyntaxError, EOFError, struct.error, zlib.error)
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # become grey without a guess
-ONE_SHOWN = ("MPO", "PSD")  # formats whose further pictures are previews or layers, which no viewer shows
-IMAGE_SUFFIXES = (  # in small letters; other files are taken where they are named themselves, but not in folders
-    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx"),
-    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
-)
-HIDDEN = 8  # grey levels by which transparency may change an image over black
 DISAGREE = 2.0  # times, of the mm of a pixel within a set
 BUSI_GROUP, PHANTOM_GROUP, SAMPLES_GROUP = "busi:", "phantom ", "samples "  # start the names of their families
 
@@ -51,94 +44,37 @@ class Record:
         return self.organ.shows(self.label)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open and decode an 8-bit image file in its own mode, turned as a viewer shows it.
-
-    A transparent part that is not black would show in the colour of any page, so an image with one is refused.
-    """
-    picture = eight_bits(decode(path), path)
-    if picture.has_transparency_data:
-        rgba = np.asarray(picture.convert("RGBA")).astype(int)
-        colours, alpha = rgba[..., :3].max(axis=2), rgba[..., 3]
-        if alpha.min() < alpha.max() and (colours * (255 - alpha)).max() > HIDDEN * 255:
-            raise ValueError(f"{path} is partly transparent, so what it shows is not known. Save it without alpha.")
-    return picture
-
-
-def open_mask(mask: MaskFile) -> Image.Image:
-    """Open and decode a file as open_image does, whatever its transparency, or draw what is no file of its own.
-
-    Whole numbers of 16 or 32 bits are taken as they are where all fit into 8, and of two levels the higher is white.
-    """
-    path = file_of(mask)
-    if isinstance(mask, Structure):
-        return mask.drawn(decode(path) if mask.level else None)
-    picture = decode(path)
-    if picture.mode[0] == "I" and not picture.has_transparency_data:
-        levels = np.asarray(picture)
-        if levels.min() >= 0 and levels.max() <= 255:
-            picture = Image.fromarray(levels.astype(np.uint8))
-        elif levels.max() > 255 and len(np.unique(levels)) <= 2:
-            picture = Image.fromarray((levels == levels.max()).astype(np.uint8) * 255)
-    return eight_bits(picture, path)
-
-
-def eight_bits(picture: Image.Image, path: Path) -> Image.Image:
-    """Refuse a picture of another mode. Pillow clips more than 8 bits at 255 instead of scaling them."""
-    if picture.mode not in MODES:
-        problem = "more than 8 bits a pixel" if picture.mode[0] in "IF" else "whose colours are not read"
-        raise ValueError(f"{path} has mode {picture.mode}, {problem}. Save it as 8-bit grey or RGB.")
-    return picture
-
-
-def decode(path: Path) -> Image.Image:
-    """Open and decode a file of one picture, in any mode, turned as a viewer shows it."""
-    path = Path(path)
-    if is_medical(path) and path.is_file():
-        return open_medical(path)
-    try:
-        with path.open("rb") as file, Image.open(file) as picture:  # by its name, Pillow garbles a turned raw TIFF
-            frames = 1 if picture.format in ONE_SHOWN else getattr(picture, "n_frames", 1)
-            picture.load()
-            with suppress(*UNREADABLE):  # an EXIF block that no program can read says nothing
-                ImageOps.exif_transpose(picture, in_place=True)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"{path} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"{path} is a folder, not an image. Give an image file.") from error
-    except PermissionError as error:
-        raise ValueError(f"{path} may not be read: permission denied. Change its permissions.") from error
-    except Image.UnidentifiedImageError as error:
-        problem = "is an empty file" if path.stat().st_size == 0 else "is not an image that Pillow can read"
-        raise ValueError(f"{path} {problem}. Replace or remove it.") from error
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large to decode safely ({error}). Make it smaller.") from error
-    except UNREADABLE as error:
-        raise ValueError(f"{path} is damaged and does not decode ({error}). Copy it again from its source.") from error
-    if min(picture.size) == 0:
-        raise ValueError(f"{path} has size {picture.width}x{picture.height}: no pixels. Replace or remove it.")
-    if frames > 1:
-        raise ValueError(f"{path} holds {frames} pages or frames, not one picture. Save each as a file of its own.")
-    return picture
-
-
 def union_of_masks(paths: Sequence[MaskFile]) -> Image.Image | None:
-    """OR the masks at their own size: mode L, 0 or 255; None when there are no paths. mask_rule.py says what counts."""
-    union = None
+    """OR the masks at their own size; None when there are no paths. mask_rule.py says what counts.
+
+    Mode L, 0 or 255; of masks in channels P, the sum of 2^k over the structures of a pixel; of a picture I, its greys.
+    """
+    union, value = None, 255
     for path in paths:
-        lesion = drawn_lesion(open_mask(path), file_of(path))
-        if union is not None and union.shape != lesion.shape:
+        value = path.value if isinstance(path, Structure) else 255
+        picture = open_mask(path)
+        drawn = drawn_lesion(picture, file_of(path)) * np.uint8(value) if value else np.asarray(picture.convert("L"))
+        if union is not None and union.shape != drawn.shape:
             raise ValueError(
-                f"{path} is {lesion.shape[1]}x{lesion.shape[0]}, but {paths[0]} is {union.shape[1]}x{union.shape[0]}. "
+                f"{path} is {drawn.shape[1]}x{drawn.shape[0]}, but {paths[0]} is {union.shape[1]}x{union.shape[0]}. "
                 "Give masks of one size."
             )
-        union = lesion if union is None else union | lesion
-    return None if union is None else Image.fromarray(union.astype(np.uint8) * 255)
+        union = drawn if union is None else union | drawn
+    if union is None or value == 255:
+        return None if union is None else Image.fromarray(union)
+    return Image.fromarray(union).convert("I") if value == 0 else with_palette(union)
 
 
-def image_tensor(picture: Image.Image, size: int) -> Tensor:
-    """Turn a decoded image into (3, size, size) in [-1, 1]."""
-    grey = picture.convert("L").resize((size, size), Image.Resampling.BICUBIC)
+def with_palette(sums: NDArray[np.uint8]) -> Image.Image:
+    """Sums of 2^k as a picture of mode P, in which programs show each in a colour of its own."""
+    picture = Image.fromarray(sums)
+    picture.putpalette([channel for s in range(256) for channel in (s * 97 % 256, s * 151 % 256, s * 211 % 256)])
+    return picture
+
+
+def image_tensor(picture: Image.Image, size: Size) -> Tensor:
+    """Turn a decoded image into (3, H, W) in [-1, 1]."""
+    grey = fitted(picture.convert("L"), size, Image.Resampling.BICUBIC)
     x = torch.from_numpy(np.array(grey, dtype=np.float32)) / 127.5 - 1
     return repeat(x, "h w -> 3 h w").contiguous()
 
@@ -148,40 +84,117 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def mask_tensor(union: Image.Image | None, size: int, keep_small: bool = True) -> Tensor:
-    """Turn a mask of 0 and 255 into (1, size, size) in {0, 1}; zeros for None. Keep lesions smaller than a pixel?"""
-    if union is None:
-        return torch.zeros(1, size, size)
-    resized = resize_mask(np.asarray(union) > 127, size, keep_small)
-    return rearrange(torch.from_numpy(resized).float(), "h w -> 1 h w")
+def mask_tensor(union: Image.Image | None, size: Size, keep_small: bool = True) -> Tensor:
+    """Turn what union_of_masks gives into (1, H, W): in {0, 1}, or sums of 2^k, or 0 to 255; zeros for None.
 
-
-def small_lesions(union: Image.Image, size: int) -> int:
-    """Count the lesions of which no pixel would be left at this size, if each were not kept as one."""
-    return len(lost_regions(label_regions(np.asarray(union) > 127), size))
-
-
-def load_image(path: Path, size: int) -> Tensor:
-    """Load a grey image as (3, size, size) float32 in [-1, 1].
-
-    The WHOLE image is resized to a square, not cropped, so that no lesion is cut off. Coloured marks become grey.
+    Each pixel comes from the nearest one. keep_small: of a lesion smaller than a pixel one is left.
     """
-    check_size(size)
+    if union is None:
+        return torch.zeros(1, *as_frame(size).size)
+    if union.mode == "I":
+        return torch.from_numpy(np.array(fitted(union, size, Image.Resampling.NEAREST), dtype=np.float32))[None]
+    levels = np.asarray(union)
+    bits = [1 << k for k in range(8) if union.mode == "P" and (levels >> k & 1).any()]
+    if bits:
+        resized = sum(bit * resize_mask(levels & bit > 0, size, keep_small).astype(np.float32) for bit in bits)
+    else:
+        resized = resize_mask(levels > 127, size, keep_small).astype(np.float32)
+    return rearrange(torch.from_numpy(resized), "h w -> 1 h w")
+
+
+def small_lesions(union: Image.Image, size: Size) -> int:
+    """Count the lesions of which no pixel would be left at this size, if each were not kept as one."""
+    return 0 if union.mode == "I" else len(lost_regions(label_regions(np.asarray(union) > 0), size))
+
+
+def trained_framing(metadata: dict[str, str], config: ModelConfig) -> Framing:
+    """How the images of the last stage of a model file came into their sizes."""
+    return Framing(config.image_size, read_lineage(metadata).aspect, config.size_multiple)
+
+
+def framed(path: Path, framing: Framing) -> Frame:
+    """The size that an image file has by a Framing."""
+    return framing.frame(*open_image(path).size)
+
+
+def load_image(path: Path, size: Size) -> Tensor:
+    """Load a grey image as (3, H, W) float32 in [-1, 1]. Coloured marks become grey.
+
+    The WHOLE image is resized unless a Frame says otherwise, so that no lesion is cut off.
+    """
+    as_frame(size)  # refuses a size before a file is opened
     return image_tensor(open_image(path), size)
 
 
-def load_mask(paths: Sequence[MaskFile], size: int) -> Tensor:
-    """Load masks OR-ed together as (1, size, size) float32 in {0, 1}; all zeros when there are no paths."""
-    check_size(size)
+def load_mask(paths: Sequence[MaskFile], size: Size) -> Tensor:
+    """Load masks OR-ed together as (1, H, W) float32 in {0, 1}; all zeros when there are no paths."""
+    as_frame(size)
     return mask_tensor(union_of_masks(paths), size)
 
 
-def load_pair(record: Record, size: int, flip: bool = False) -> tuple[Tensor, Tensor]:
-    """Load image (3, size, size) in [-1, 1] and hint (1, size, size) in {0, 1}; flip mirrors both left to right."""
-    check_size(size)
+def shown_mask(mask: Tensor, hint: tuple[str, ...]) -> Tensor:
+    """A mask (1, H, W) as people see it, in [0, 1]: of several structures the first white, the others in greys."""
+    if len(hint) == 1:
+        return mask / 255 if hint == PICTURE else mask
+    n = len(hint)
+    return torch.stack([(mask.long() >> k & 1) * (n - k) / n for k in range(n)]).amax(dim=0)
+
+
+def mask_file(mask: Tensor, hint: tuple[str, ...]) -> Image.Image:
+    """A mask (1, H, W) as a file that is read as the same: white on black, the labels of sums_of, or greys."""
+    values = mask[0].cpu().numpy().astype(np.uint8)
+    if len(hint) == 1:
+        return Image.fromarray(values if hint == PICTURE else values * 255)
+    labels = np.zeros(256, np.uint8)
+    sums = sums_of(len(hint))
+    labels[sums] = np.arange(1, len(sums) + 1)
+    return with_palette(labels[values])
+
+
+def structured(record: Record) -> Record:
+    """With a mask for each structure, where a description says which label of its files is which."""
+    organ, own = record.organ, record.masks
+    if organ.hint_is_picture:
+        return replace(record, masks=in_channels(own, (), organ.hint))
+    if not organ.levels or not all(isinstance(mask, Path) for mask in own):
+        return record
+    levels = dict(zip(organ.structures, organ.levels, strict=True))
+    masks = tuple(one for mask in own for one in labelled(file_of(mask), organ.structures, levels))
+    return replace(record, masks=masks, structures=organ.structures * len(own))
+
+
+def of_structure(records: Sequence[Record], name: str | None) -> list[Record]:
+    """With the masks of one structure alone; None: as they are. Raise ValueError where no record has such masks."""
+    known = sorted({one for record in records for one in record.structures})
+    if name is not None and name not in known:
+        raise ValueError(f"--structure {name}: the masks show {', '.join(known) or 'one structure without a name'}.")
+    return list(records) if name is None else [only(record, name) for record in records]
+
+
+def only(record: Record, name: str) -> Record:
+    """With the masks of this structure alone."""
+    if len(record.masks) != len(record.structures):
+        raise ValueError(f"--structure {name}: nothing says what the masks of {record.image} show. Name it.")
+    masks = tuple(mask for mask, shown in zip(record.masks, record.structures, strict=True) if shown == name)
+    return replace(record, masks=masks, structures=(name,) * len(masks))
+
+
+def followed(record: Record, hint: tuple[str, ...]) -> Record:
+    """With its masks as a ControlNet with this hint follows them. ValueError: a structure that has no channel."""
+    return replace(record, masks=in_channels(record.masks, record.structures, hint))
+
+
+def load_pair(record: Record, size: Size, flip: bool = False) -> tuple[Tensor, Tensor]:
+    """Load image (3, H, W) in [-1, 1] and hint (1, H, W) in {0, 1}; flip mirrors both left to right."""
+    as_frame(size)
     picture, union = open_pair(record)
     x, hint = image_tensor(picture, size), mask_tensor(union, size)
     return (x.flip(-1), hint.flip(-1)) if flip else (x, hint)
+
+
+def load_framed(record: Record, framing: int | Framing) -> tuple[Tensor, Tensor]:
+    """Load image and hint as load_pair does, in the size of a Framing."""
+    return load_pair(record, framing if isinstance(framing, int) else framed(record.image, framing))
 
 
 def open_pair(record: Record) -> tuple[Image.Image, Image.Image | None]:
@@ -194,12 +207,6 @@ def open_pair(record: Record) -> tuple[Image.Image, Image.Image | None]:
             f"{picture.width}x{picture.height}. Replace the mask by one drawn on this image."
         )
     return picture, union
-
-
-def check_size(size: int) -> None:
-    """Refuse an image size below 1."""
-    if size < 1:
-        raise ValueError(f"Image size {size}: must be at least 1 pixel. Use the size of the model's preset.")
 
 
 def spacing_notes(records: Sequence[Record]) -> list[str]:

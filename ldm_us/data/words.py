@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldm_us.config import MASK, PICTURE, ControlConfig
 from ldm_us.data.organ import BREAST, UNKNOWN, is_plain
 from ldm_us.data.records import Record
 from ldm_us.files.checkpoint import read_metadata
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.lineage import DIGEST_LENGTH, Lineage, pack, read_lineage, unpack
 from ldm_us.files.stored_tensor import shown
 
@@ -40,6 +42,7 @@ class Words:
     complete: bool  # whether every prompt is among them: none was taught before there was a record
     doubtful: bool = False  # breast classes without a record, and nothing says that it was breast
     shown: Mapping[str, bool | None] = field(default_factory=dict)  # of classes that are not as those of a breast
+    hint: tuple[str, ...] = MASK  # what the channels of its ControlNet's hint show
 
     def shows(self, label: str) -> bool | None:
         """Whether images of a class show a structure; None where nobody said."""
@@ -104,6 +107,9 @@ class Words:
     def lines(self) -> list[str]:
         """For --info: the classes in the order of --balance, and every prompt with its images."""
         lines = [f"classes, in the order of --balance: {', '.join(self.classes) or 'none'}"]
+        if self.hint != MASK:
+            labels = ", ".join(f"{name} {i}" for i, name in enumerate(self.hint, 1))
+            lines.append("--mask is any picture" if self.hint == PICTURE else f"labels of --mask: {labels}")
         for label in sorted(self.taught):
             of_class = sorted(self.taught[label].items(), key=lambda item: (-item[1], item[0]))
             for prompt, images in of_class:
@@ -140,7 +146,13 @@ def words_in(name: str, metadata: dict[str, str], more: Entries = ()) -> Words:
     doubtful, shown = taught == OLD and not recorded and not breast, dict[str, bool | None]()
     for entry in recorded:
         shown |= entry[WORDS].get("shows", {})
-    return Words(name, taught, digests_in(recorded), complete, doubtful, shown)
+    return Words(name, taught, digests_in(recorded), complete, doubtful, shown, hint_in(metadata))
+
+
+def hint_in(metadata: dict[str, str]) -> tuple[str, ...]:
+    """What the ControlNet of a model file follows, by its config."""
+    config = parse_json(metadata.get("config", "{}"))
+    return tuple(config.get("control", {}).get("hint", ControlConfig().hint))
 
 
 def rows_of(name: str, entry: Mapping[str, Any]) -> Taught:

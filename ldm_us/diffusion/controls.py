@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.model import LatentDiffusion, check_size, pixels_of
-from ldm_us.networks.controlnet import ControlNet
+from ldm_us.networks.controlnet import ControlNet, hint_channels
 from ldm_us.networks.unet import Control
 
 GUESS_DECAY = 0.825  # from one residual to the next finer one; gradio_canny2image.py of lllyasviel/ControlNet
@@ -26,7 +26,7 @@ class ControlTerm:
     """One ControlNet and what it follows. Shares of the steps count from noise (0) to image (1)."""
 
     controlnet: ControlNet
-    hint: Tensor  # (b, 3, H, W) in [0, 1]
+    hint: Tensor  # (b, channels, H, W) in [0, 1]
     scale: float = 1.0
     start: float = 0.0  # share of the steps before the first one with control
     end: float = 1.0  # share of the steps up to the last one with control
@@ -44,7 +44,7 @@ class ReadyControl(NamedTuple):
     weights: tuple[float, ...]  # of the residuals, from fine to coarse, the middle last
     timesteps: frozenset[int] | None  # at which it acts; None: always
     guess: bool
-    hint_shape: tuple[int, ...]  # (b, 3, H, W)
+    hint_shape: tuple[int, ...]  # (b, channels, H, W)
 
 
 def check_span(start: float, end: float) -> None:
@@ -55,10 +55,10 @@ def check_span(start: float, end: float) -> None:
         raise ValueError(f"control starts at {start} of the steps, after its end at {end}: swap them.")
 
 
-def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> None:
-    """Refuse hints of another shape than (b, 3, H, W)."""
-    if shape != (batch, 3, *size):
-        raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, 3, *size)}.")
+def check_hint(shape: tuple[int, ...], batch: int, size: tuple[int, int], channels: int) -> None:
+    """Refuse hints of another shape than (b, channels, H, W)."""
+    if shape != (batch, channels, *size):
+        raise ValueError(f"a hint of shape {shape}: this batch needs {(batch, channels, *size)}.")
 
 
 def check_batch(
@@ -72,7 +72,7 @@ def check_batch(
     for side in size:
         check_size(model.config, side)
     for term in controls:
-        check_hint(tuple(term.hint.shape), batch, size)
+        check_hint(tuple(term.hint.shape), batch, size, hint_channels(term.controlnet.config.hint))
     if masks is not None and tuple(masks.shape) != (batch, 1, *size):
         raise ValueError(f"masks of shape {tuple(masks.shape)}: this batch needs {(batch, 1, *size)}.")
 

@@ -72,7 +72,7 @@ def check_latents(conditions: Conditions, z: Tensor) -> None:
         raise ValueError(f"{len(z)} images or latents for {batch} prompts: give one per prompt.")
     for control in conditions.controls:
         f = control.hint_shape[2] // control.hint_features.shape[2]  # pixels per latent, along one side
-        check_hint(control.hint_shape, batch, (z.shape[2] * f, z.shape[3] * f))
+        check_hint(control.hint_shape, batch, (z.shape[2] * f, z.shape[3] * f), control.hint_shape[1])
 
 
 def guided_prediction(model: LatentDiffusion, z_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:

@@ -35,8 +35,13 @@ class LatentDiffusion(nn.Module):
         self.prior = StartPrior(config.vae.latent_channels, rank, prompts) if rank else None
         self.grain = Grain(config.vae.grain_bands) if config.vae.grain else None
 
-    def add_controlnet(self) -> ControlNet:
-        """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output."""
+    def add_controlnet(self, hint: tuple[str, ...] | None = None) -> ControlNet:
+        """Make the ControlNet a fresh copy of this UNet; until it is trained it changes no output.
+
+        hint: what it is to follow, as a ControlConfig has it; None: what the config says.
+        """
+        if hint is not None:
+            self.config = dataclasses.replace(self.config, control=dataclasses.replace(self.config.control, hint=hint))
         self.controlnet = ControlNet.from_unet(self.unet, self.config.control)
         return self.controlnet
 
@@ -126,7 +131,13 @@ def pixels_of(model: LatentDiffusion, z: Tensor) -> tuple[int, int]:
     return z.shape[2] * f, z.shape[3] * f
 
 
-def check_size(config: ModelConfig, size: int) -> None:
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size, which is these or the side of a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def check_size(config: ModelConfig, size: int | tuple[int, int]) -> None:
     """Refuse an image size that the networks cannot halve often enough."""
-    if size < 1 or size % config.size_multiple != 0:
-        raise ValueError(f"image size {size}: {config.name} needs a multiple of {config.size_multiple} pixels.")
+    if min(sides(size)) < 1 or any(side % config.size_multiple for side in sides(size)):
+        shown = size if isinstance(size, int) else f"{size[1]}x{size[0]}"
+        raise ValueError(f"image size {shown}: {config.name} needs a multiple of {config.size_multiple} pixels.")

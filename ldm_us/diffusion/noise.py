@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.grain import noise_shape
-from ldm_us.diffusion.model import LatentDiffusion, check_size
+from ldm_us.diffusion.model import LatentDiffusion, check_size, sides
 from ldm_us.diffusion.start_prior import start_latents
 
 
@@ -28,12 +28,12 @@ def draw(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape[1:]), generator=generator) for generator in generators])
 
 
-def latent_shape(model: LatentDiffusion, size: int | None) -> tuple[int, int, int]:
-    """(c, h, w) of the latents of an image of `size` pixels a side."""
+def latent_shape(model: LatentDiffusion, size: int | tuple[int, int] | None) -> tuple[int, int, int]:
+    """(c, h, w) of the latents of an image of `size`: the side of a square, or (height, width)."""
     size = model.config.image_size if size is None else size
     check_size(model.config, size)
-    side = size // model.config.vae.downsampling
-    return model.config.vae.latent_channels, side, side
+    height, width = (side // model.config.vae.downsampling for side in sides(size))
+    return model.config.vae.latent_channels, height, width
 
 
 def start_from(

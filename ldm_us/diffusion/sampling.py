@@ -44,7 +44,7 @@ class Sampling:
     guess: bool = False  # guess mode, see controls.py
     prior: bool = True  # start from the model's prior, where it has one; False: from N(0, I)
     grain: bool = True  # draw texture that latents do not hold: the model's grain, or its decoder's noise
-    size: int | None = None  # pixels along one side
+    size: int | tuple[int, int] | None = None  # pixels: the side of a square, or (height, width)
     tile: int | None = None  # pixels along one side of what the autoencoder sees at a time; None: all
     precision: str = "fp32"  # of PRECISIONS; bf16 and fp16 by autocast
     threads: int | None = 1  # of the CPU; sums are split among them, which changes the last bits. None: as they are

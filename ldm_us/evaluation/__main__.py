@@ -18,6 +18,7 @@ WORDS: dict[str, dict[str, Any]] = {  # that mean the same in several commands
     "--real": SETS | {"help": "datasets; best what no stage, and no judge, has seen"},
     "--generated": SETS | {"help": "folders of sample.py, or datasets"},
     "--judge": FILE | {"help": "what finds lesions and names classes (a rule finds lesions)"},
+    "--structure": {"metavar": "NAME", "help": "which of those that masks show (that of the judge, or all as one)"},
     "--size": {"type": int, "metavar": "PIXELS", "help": "side that images are resized to (their own, or the model's)"},
     "--batch": NUMBER | {"default": 8, "help": "images at a time (%(default)s)"},
     "--steps": NUMBER | {"default": 50, "metavar": "S", "help": "DDIM steps (%(default)s)"},
@@ -70,7 +71,7 @@ def add_measuring(commands: Any) -> None:
     add("--n", type=int, metavar="N", help="masks to sample (all lesions)")
     add("--control-scale", type=float, metavar="X", help="(1 for sd15, 2 for us128)")
     sampling = ("--seed", "--steps", "--guidance", "--batch", "--device")
-    add_words(masks, "--judge", "--save-grid", *sampling, out="masks.json")
+    add_words(masks, "--judge", "--structure", "--save-grid", *sampling, out="masks.json")
 
     about = "How often samples of a class are of that class."
     classes = add_command(commands, "classes", about, f"--weights model.safetensors --judge {JUDGE}")
@@ -88,8 +89,8 @@ def add_comparing(commands: Any) -> None:
     sets = "--real phantoms --generated samples"
     about = "The same as masks of samples in folders, with their masks beside them, as --layout busi lays them."
     command = add_command(commands, "mask-fidelity", about, f"{sets} --judge {JUDGE}")
-    words = ("--real", "--generated", "--judge", "--batch", "--save-grid", "--device")
-    add_words(command, *words, out="mask-fidelity.json")
+    words = ("--real", "--generated", "--judge", "--structure", "--batch", "--device")
+    add_words(command, *words, "--save-grid", out="mask-fidelity.json")
     command.set_defaults(batch=32)
 
     about = "Which samples are copies of training images. Copies are planted too, to say how many would be found."
@@ -161,6 +162,7 @@ def add_training(commands: Any) -> None:
     add("--steps", type=int, default=2000, metavar="N", help="of its training (%(default)s)")
     add("--size", type=int, default=128, metavar="PIXELS", help="side of the images (%(default)s)")
     add("--held-out", type=float, default=0.1, metavar="P", help="share kept to measure the judge on (%(default)s)")
+    add("--structure", metavar="NAME", help="to find, of several that the masks show (all as one)")
     add("--out", **FILE, required=True, help="the .safetensors file to write")
     add_words(command, "--batch", "--seed", "--device", "--overwrite")
     command.set_defaults(batch=16)

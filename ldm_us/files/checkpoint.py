@@ -16,8 +16,9 @@ import ldm_us
 from ldm_us.config import ModelConfig, config_from_dict, config_to_dict
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import atomic_file
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.originals import advice, import_command, option_for
-from ldm_us.files.safetensors_header import DTYPES, open_safetensors, parse_json, read_tensors
+from ldm_us.files.safetensors_header import DTYPES, open_safetensors, read_tensors
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import is_update
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_us.files.safetensors_header import parse_json
+from ldm_us.files.json_values import parse_json
 
 DIGESTS = "new_images"  # of an entry: base64 of the sorted digests of images that no stage before was trained on
 DIGEST_LENGTH = 8  # bytes
@@ -34,6 +34,11 @@ class Lineage:
     def trained_on(self) -> dict[bytes, dict[str, Any]]:
         """{digest of an image: the first stage that was trained on it}, of the stages that keep digests."""
         return {digest: entry for entry in self.entries for digest in unpack(entry.get(DIGESTS, ""))}
+
+    @property
+    def aspect(self) -> str:
+        """How the images of the last stage came into its size; one that does not say it squashed them to a square."""
+        return str(self.entries[-1].get("aspect") or "squash") if self.entries else "squash"
 
     def metadata(self) -> dict[str, str]:
         """For the header of a safetensors file."""

@@ -17,8 +17,9 @@ from torch import Tensor
 import ldm_us
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import check_numbers, lazy_tensors, misfits, write_safetensors
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.originals import advice, import_command
-from ldm_us.files.safetensors_header import open_safetensors, parse_json
+from ldm_us.files.safetensors_header import open_safetensors
 from ldm_us.files.stored_tensor import shown
 from ldm_us.networks.lora import LoRAConfig, Update, add_update, is_update, lora_shapes, lora_state
 

@@ -34,7 +34,10 @@ def save_png(picture: Image.Image, path: Path, fields: dict[str, str] | None = N
 def labelled_grid(
     rows: Sequence[Sequence[Image.Image | None]], row_labels: Sequence[str], column_labels: Sequence[str] = ()
 ) -> Image.Image:
-    """Pictures in rows, with a label left of each row and above each column. None leaves a cell empty."""
+    """Pictures in rows, with a label left of each row and above each column; smaller ones in the middle of their cells.
+
+    None leaves a cell empty.
+    """
     cells = [cell for row in rows for cell in row if cell is not None]
     width, height = max(cell.width for cell in cells), max(cell.height for cell in cells)
     columns = max(len(row) for row in rows)
@@ -50,7 +53,8 @@ def labelled_grid(
         draw.text((GAP, y + height / 2), label, fill=INK, font=font, anchor="lm")
         for j, cell in enumerate(row):
             if cell is not None:
-                grid.paste(cell.convert("L"), (left + j * (width + GAP), y))
+                inset = (width - cell.width) // 2, (height - cell.height) // 2
+                grid.paste(cell.convert("L"), (left + j * (width + GAP) + inset[0], y + inset[1]))
     for j, label in enumerate(column_labels):
         draw.text((left + j * (width + GAP) + width / 2, top - GAP - font_size // 4), label, INK, font, anchor="ms")
     return grid

@@ -6,7 +6,6 @@ what is wrong; here the size is bounded first, and names that occur twice or can
 The metadata hold JSON themselves, such as a config, a lineage or the settings of a LoRA: parse_json reads it.
 """
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ldm_us.files.json_values import parse_json
 from ldm_us.files.stored_tensor import DESCRIPTION_LIMIT, check_name, check_shape, shown
 
 DTYPES = {  # the library's names
@@ -99,21 +99,6 @@ def _header_of(file: BufferedReader) -> Header:
         return _checked(parse_json(text), 8 + length, size)
     except ValueError as error:
         raise SafetensorError(f"its header is damaged: {shown(str(error))}") from error
-
-
-def parse_json(text: str | bytes) -> Any:
-    """json.loads, but a name that an object has twice and a nesting too deep for the parser are a ValueError too."""
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise ValueError("JSON that is nested too deeply") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("JSON with a name that occurs twice")
-    return values
 
 
 def _checked(header: Any, begin: int, size: int) -> Header:

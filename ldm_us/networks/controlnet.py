@@ -6,10 +6,11 @@ The paper's text describes the hint network with 4x4 kernels and ReLU; the relea
 import copy
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldm_us.config import ControlConfig, UNetConfig
+from ldm_us.config import PICTURE, ControlConfig, UNetConfig
 from ldm_us.networks.lora import has_lora
 from ldm_us.networks.unet import Control, UNet, encoder_widths
 
@@ -23,20 +24,25 @@ def zero_conv(channels_in: int, channels_out: int, kernel: int = 1) -> nn.Conv2d
     return conv
 
 
+def hint_channels(hint: tuple[str, ...]) -> int:
+    """Three equal ones of a mask or a picture, as in the released weights; else one for each structure."""
+    return 3 if len(hint) == 1 else len(hint)
+
+
 class HintNetwork(nn.Module):
     """Pixels of the condition -> features at latent resolution (ControlNet section 3.2, Eq. 4)."""
 
     def __init__(self, config: ControlConfig, width_out: int):
         super().__init__()
         channels = config.hint_channels
-        convs = [nn.Conv2d(3, channels[0], 3, padding=1)]
+        convs = [nn.Conv2d(hint_channels(config.hint), channels[0], 3, padding=1)]
         for a, b in pairwise(channels):
             convs += [nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=1, stride=2)]
         self.convs = nn.ModuleList(convs)
         self.conv_out = zero_conv(channels[-1], width_out, kernel=3)
 
     def forward(self, hint: Tensor) -> Tensor:
-        """(b, 3, H, W) in [0, 1] -> (b, width_out, h, w)."""
+        """(b, channels, H, W) in [0, 1], of SD 1.5 three -> (b, width_out, h, w)."""
         features = hint
         for conv in self.convs:
             features = F.silu(conv(features))
@@ -71,8 +77,16 @@ class ControlNet(nn.Module):
         return cls(unet, config or ControlConfig()).to(device=weight.device, dtype=weight.dtype)
 
     def hint_of(self, masks: Tensor) -> Tensor:
-        """What this ControlNet is shown of masks (b, 1, H, W) in {0, 1}: (b, 3, H, W) in [0, 1]."""
-        return masks.expand(-1, 3, -1, -1)
+        """What this ControlNet is shown of masks (b, 1, H, W): (b, channels, H, W) in [0, 1].
+
+        A mask is 0 or 1; of several structures it is the sum of 2^k over those that are there, of a picture its grey
+        levels from 0 to 255.
+        """
+        names = self.config.hint
+        if len(names) > 1:
+            k = torch.arange(len(names), device=masks.device).view(1, -1, 1, 1)
+            return (masks.long().bitwise_right_shift(k) & 1).to(masks.dtype)
+        return (masks / 255 if names == PICTURE else masks).expand(-1, 3, -1, -1)
 
     def forward(
         self,
@@ -82,7 +96,7 @@ class ControlNet(nn.Module):
         hint: Tensor | None = None,
         hint_features: Tensor | None = None,
     ) -> Control:
-        """(b, 4, h, w), (b,) int64, (b, m, d), (b, 3, H, W) in [0, 1] -> Control.
+        """(b, 4, h, w), (b,) int64, (b, m, d), (b, channels, H, W) in [0, 1] -> Control.
 
         Instead of the hint, its features (b, width, h, w) from `hint_network`: they are the same in every step.
         """

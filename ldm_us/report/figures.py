@@ -1,7 +1,7 @@
 """Pictures made with the result of a run: how a sample comes about, and what the model makes by class or by mask."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.records import Record, load_pair
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import Record, load_framed
 from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
@@ -62,8 +63,9 @@ def result_figures(
         return [], [f"No samples: {error}"]
     check_steps(model.schedule, steps)
     size = int(run.config.get("size") or model.config.image_size)
+    framing = Framing(size, run.config.get("aspect", "squash"), model.config.size_multiple)
     sampling = Sampling(steps=steps, size=size, threads=None, exact=False)
-    examples, notes = read_examples(run.config, folders, size)
+    examples, notes = read_examples(run.config, folders, framing)
     if run.stage == "vae":
         return [reconstructions(model, examples)] if examples else [], notes
     if run.stage == "unet":
@@ -131,6 +133,7 @@ def strip(
 ) -> Figure:
     """One sample in the making: the latents and the predicted clean ones, decoded, at a few timesteps."""
     mask = None if example is None else example.mask
+    sampling = of_size(sampling, mask)
     with computing(model, sampling):
         recipe = Recipe(sampling.resolved(model.config, masked=mask is not None))
         one = Wanted(prompt, seed, mask)
@@ -151,8 +154,13 @@ def sample(
 ) -> list[Image.Image]:
     """One sample per seed."""
     masks = None if mask is None else mask.expand(len(seeds), -1, -1, -1)
-    images = generate(model, [prompt] * len(seeds), seeds=seeds, masks=masks, sampling=sampling)
+    images = generate(model, [prompt] * len(seeds), seeds=seeds, masks=masks, sampling=of_size(sampling, mask))
     return [to_picture(x.mean(dim=0, keepdim=True)) for x in images]
+
+
+def of_size(sampling: Sampling, mask: Tensor | None) -> Sampling:
+    """A Sampling at the size of a mask (1, H, W), where there is one."""
+    return sampling if mask is None else replace(sampling, size=(mask.shape[1], mask.shape[2]))
 
 
 def settings_of(model: LatentDiffusion, sampling: Sampling, masked: bool, more: str) -> str:
@@ -161,7 +169,7 @@ def settings_of(model: LatentDiffusion, sampling: Sampling, masked: bool, more: 
     return f"{more} DDIM, {sampling.steps} steps, guidance {model.config.guidance(masked):g}{control}."
 
 
-def read_examples(config: dict[str, Any], folders: Sequence[Path], size: int) -> tuple[list[Example], list[str]]:
+def read_examples(config: dict[str, Any], folders: Sequence[Path], framing: Framing) -> tuple[list[Example], list[str]]:
     """A few held-out images of each class, and notes; none where the data cannot be read."""
     try:
         train, held_out = split_data(folders, float(config["held_out"]))
@@ -174,7 +182,7 @@ def read_examples(config: dict[str, Any], folders: Sequence[Path], size: int) ->
             )
         examples = []
         for record in choose(held_out or train):
-            x, mask = load_pair(record, size)
+            x, mask = load_framed(record, framing)
             examples.append(Example(record.image.stem, record.label, record.prompt, mask, x))
         return examples, notes
     except (ValueError, OSError) as error:

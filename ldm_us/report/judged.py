@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ldm_us.data.records import trained_framing
 from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
@@ -14,9 +15,9 @@ from ldm_us.evaluation.judge.file import asked_classes, check_judged, load_judge
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.mask_errors import mask_errors
 from ldm_us.evaluation.masks.fidelity import load_batch
-from ldm_us.evaluation.samples import draw_samples
+from ldm_us.evaluation.samples import draw_for_records, draw_samples
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge
-from ldm_us.files.checkpoint import load_model
+from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.report.run_folder import Run
 from ldm_us.training.dataset import split_data
 
@@ -61,10 +62,12 @@ def judged(
             check_unseen_by_judge(path, training, lesions)
             images, masks = load_batch(lesions, model.config.image_size)
             prompts = [record.prompt for record in lesions]
-            dice = [
-                f"{follows(network, draw_samples(model, prompts, sampling, seed, BATCH, asked), masks):.2f}"
-                for asked in (None, masks)
-            ]
+            framing = trained_framing(read_metadata(run.path / "model.safetensors"), model.config)
+            drawn = (
+                draw_samples(model, prompts, sampling, seed, BATCH),
+                draw_for_records(model, lesions, sampling, framing, seed, BATCH),
+            )
+            dice = [f"{follows(network, samples, masks):.2f}" for samples in drawn]
             real = follows(network, images, masks)
             reading = f"{len(lesions)} held-out masks, before: without the ControlNet; of the real images {real:.2f}"
             return [Judged("Dice with the mask asked for", reading, *dice)], []

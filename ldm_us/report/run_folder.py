@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ldm_us.data.records import open_image
+from ldm_us.data.opening import open_image
 from ldm_us.files.checkpoint import open_model_file, read_metadata
 from ldm_us.files.lineage import read_lineage
 from ldm_us.training.command_line import read_config

@@ -14,8 +14,10 @@ from PIL import Image
 
 from ldm_us.data.masks.opened import open_bytes
 from ldm_us.data.masks.shape import described, mask_picture, moved, outline
+from ldm_us.data.records import shown_mask
 from ldm_us.display.data_urls import MOST_BYTES, data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
+from ldm_us.files.pictures import to_picture
 from ldm_us.studio.session import Kept, Session
 from ldm_us.synthesis.serving.commands import asked, number
 from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError
@@ -76,6 +78,11 @@ class Rooms:
 
     def unmasked(self) -> str:
         """Why nothing follows a mask here."""
+        if self.engine.model.controlnet is not None:
+            shown = ", ".join(self.engine.words.hint)
+            return message(
+                f"The ControlNet of this model follows {shown}, which cannot be drawn here: sample.py --mask."
+            )
         return message("This model has no ControlNet, which follows masks. Train one with `train.py controlnet`.")
 
     def estimate(self, n: Any, steps: Any) -> str:
@@ -171,9 +178,9 @@ class Rooms:
             name, mask = str(file["name"])[:80], file["kind"] == "mask"
             if file.get("size", 0) > MOST_BYTES:
                 raise ValueError(f"{name} is larger than {MOST_BYTES >> 20} MB. Make it smaller.")
-            picture, notes = open_bytes(name, unpack(file["data"]), self.engine.size, mask)
-            shown_there = {"mask": data_url(picture)} if mask else self.background(session, picture)
-            return message(" ".join(notes) or "Opened."), json.dumps(shown_there)
+            picture, notes = open_bytes(name, unpack(file["data"]), self.engine.size, mask, self.engine.aspect)
+            held = {"mask": data_url(picture)} if mask else self.background(session, picture)
+            return message(" ".join(notes) or "Opened."), json.dumps(held)
         except Exception as error:
             return sentence(error), "{}"
 
@@ -186,7 +193,7 @@ class Rooms:
         with Image.open(made.path) as picture:
             found = self.background(self.session(tab), picture.convert("L"))
         if made.mask is not None:
-            found["mask"] = data_url(mask_picture(made.mask))
+            found["mask"] = data_url(to_picture(shown_mask(made.mask, made.hint)))
         return message("This is the last picture."), json.dumps(found)
 
     def background(self, session: Session, picture: Image.Image) -> dict[str, str]:
@@ -227,7 +234,7 @@ def card(kept: Kept, title: str = "") -> dict[str, Any]:
     return {
         "title": title or f"{made.sample.subject.label or 'prompt'}, seed {made.sample.seed}",
         "url": data_url(made.path.read_bytes()),
-        "outline": None if mask is None else data_url(outline(mask)),
+        "outline": None if mask is None else data_url(outline(mask[0].numpy() > 0)),
         "before": None if before is None else data_url(before.read_bytes()),
         "command": kept.typed,
         "name": made.path.name,

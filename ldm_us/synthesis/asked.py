@@ -17,18 +17,20 @@ from ldm_us.runtime.entry import note
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.synthesis.fields import Fields, origin_fields
 from ldm_us.synthesis.folder import COMMAND, begun_with
-from ldm_us.synthesis.inputs import check_files, check_masks, load_added, resizing_notes
+from ldm_us.synthesis.inputs import check_files, check_masks, load_added, own_sizes, resizing_notes
 from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, ignored_notes
 from ldm_us.synthesis.options import SampleOptions
 from ldm_us.synthesis.plan import Plan, make_plan
 from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.subjects import left_out, with_source
 from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
+from ldm_us.synthesis.weights import framing_of
 
 
 class Settled(NamedTuple):
     """All that the samples of a call share, decided before the first is drawn."""
 
+    plan: Plan  # with the size of each sample
     recipe: Recipe  # resolved
     added: list[ControlTerm]  # its further ControlNets
     fields: Fields  # what every picture says
@@ -38,13 +40,13 @@ class Settled(NamedTuple):
 
 def settle(options: SampleOptions, plan: Plan, model: LatentDiffusion, weights_fields: Fields, words: Words) -> Settled:
     """Bring a plan and a model together. Raise ValueError, before anything is written, for what does not fit."""
-    recipe = resolved(options, model, plan, words)
-    size = recipe.size
+    plan, recipe = own_sizes(plan, options.recipe, framing_of(options.source, model.config))
+    recipe = resolved(options, recipe, model, plan, words)
     check_files(recipe, model, {subject.prompt for subject in plan.subjects}, words)
-    added = load_added(recipe.controls, model, options.device, size)
+    added = load_added(recipe, model, options.device)
     fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
-    fields |= more_fields(options, size)
-    masks_sha256, mask_notes = check_masks(plan, size)
+    fields |= more_fields(options, min(min(recipe.at(one.size).size.size) for one in plan.subjects))
+    masks_sha256, mask_notes = check_masks(plan, recipe)
     prompt = None if options.prompt is None else recipe.plain(options.prompt)
     notes = words.notes(prompt, sorted({subject.label for subject in plan.subjects}))
     notes += ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
@@ -55,7 +57,7 @@ def settle(options: SampleOptions, plan: Plan, model: LatentDiffusion, weights_f
         *left_out(options.mask),
         *mask_notes,
     ]
-    return Settled(recipe, added, fields, masks_sha256, notes)
+    return Settled(plan, recipe, added, fields, masks_sha256, notes)
 
 
 def plan_of(options: SampleOptions, words: Words) -> Plan:
@@ -78,15 +80,15 @@ def seed_of(options: SampleOptions) -> int:
     return seed
 
 
-def resolved(options: SampleOptions, model: LatentDiffusion, plan: Plan, words: Words) -> Recipe:
+def resolved(options: SampleOptions, recipe: Recipe, model: LatentDiffusion, plan: Plan, words: Words) -> Recipe:
     """The recipe with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
     if plan.masked and model.controlnet is None:
         weights = options.source.weights
         raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
-    sampling = options.recipe.sampling.resolved(model.config, plan.masked)
+    sampling = recipe.sampling.resolved(model.config, plan.masked)
     check_steps(model.schedule, sampling.steps)
-    begin = with_source(options.recipe.begin, options.source_class, words)
-    return replace(options.recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
+    begin = with_source(recipe.begin, options.source_class, words)
+    return replace(recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
 
 
 def more_fields(options: SampleOptions, size: int) -> Fields:

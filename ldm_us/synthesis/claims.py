@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from ldm_us.config import ASPECTS
+from ldm_us.data.framing import Frame, fit_by
 from ldm_us.data.masks.files import parse_name
 from ldm_us.data.records import mask_tensor, union_of_masks
 from ldm_us.data.words import Words
@@ -20,7 +22,7 @@ from ldm_us.synthesis.weights import Source
 ORIGIN = ("software", "torch", "device")  # no picture of sample.py is without these
 
 
-def changed_since(picture: Image.Image, text: Mapping[str, str], size: int | None) -> list[str]:
+def changed_since(picture: Image.Image, text: Mapping[str, str], size: Frame | None) -> list[str]:
     """What was changed after the picture was made, told by the digests alone: by accident, not by a forger.
 
     size: of its mask; None where the settings do not say it, so that a mask cannot be read.
@@ -84,7 +86,8 @@ def recorded_loras(text: Mapping[str, str]) -> Sequence[dict[str, str]]:
         return []
 
 
-def mask_digests(path: Path, size: int) -> set[str]:
-    """SHA-256 of the mask in a file, or of every mask in a folder, at this size; also as old versions resized it."""
-    unions = [union_of_masks(subject.masks) for subject in masked_subjects(path)]
-    return {mask_sha256(mask_tensor(union, size, keep)) for union in unions for keep in (True, False)}
+def mask_digests(path: Path, size: Frame, hint: tuple[str, ...]) -> set[str]:
+    """SHA-256 of the mask in a file, or of every mask in a folder, at this size, by any rule or as in old versions."""
+    found = (union_of_masks(subject.masks) for subject in masked_subjects(path, hint=hint))
+    ways = [(union, fit_by(rule, size, *union.size)) for union in found if union is not None for rule in ASPECTS]
+    return {mask_sha256(mask_tensor(union, frame, keep)) for union, frame in ways for keep in (True, False)}

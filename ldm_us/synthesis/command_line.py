@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldm_us.config import BUNDLED, ITERATIONS, PRECISIONS, SAMPLERS, STRENGTH
+from ldm_us.data.framing import parse_size
 from ldm_us.runtime.command_line import EXIT_CODES, add_two_helps
 
 LAYOUTS = ("flat", "busi")
@@ -30,6 +31,14 @@ Examples: the bundled model; masks; an edit; is a picture what it says it is?
 def seed(text: str) -> int | None:
     """--seed N, or random: None."""
     return None if text == "random" else int(text)
+
+
+def size(text: str) -> int | tuple[int, int]:
+    """--size 512, or 640x448; see parse_size."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +86,7 @@ def add_how(add: Callable[..., object]) -> None:
     add("--control-scale", type=float, metavar="X", help="weight of the mask (sd15 1; us128 2)")
     add("--no-prior", dest="prior", action="store_false", help="start from N(0, I), not from the start prior")
     add("--no-grain", dest="grain", action="store_false", help="what latents hold: no grain, no noise of the decoder")
-    add("--size", type=int, metavar="PIXELS", help="side of the images (that of the model)")
+    add("--size", type=size, metavar="PIXELS", help="a side, or WIDTHxHEIGHT (as --init or --mask, or the model's)")
     add("--tile", type=int, metavar="PIXELS", help="decode and encode by overlapping tiles: less memory, other bits")
     add("--batch", type=int, metavar="N", help="images at a time; changes no bit (4; a CPU of more cores: one a core)")
     add("--fast", action="store_true", help="a batch in one call, which changes the last bits (with a GPU)")

@@ -160,7 +160,7 @@ def walk(
 
     x = edited_images(recipe, len(wanted))
     if isinstance(begin, Region):
-        region = load_masks(begin.inpaint, recipe.size, len(wanted))
+        region = load_masks(begin.inpaint, recipe, len(wanted))
         clean_level = model.schedule.final_alpha_bar if recipe.edition == 1 else 1.0
         yield from inpaint(model, x, region, conditions, generators, sampling, begin.resample, clean_level)
     elif isinstance(begin, Inversion):
@@ -177,7 +177,7 @@ def pictured(model: LatentDiffusion, last: Step, recipe: Recipe, generators: Seq
         return finished(model, last.z, recipe.sampling, generators)
     if not isinstance(begin, Region):
         return decode(model, last.z)
-    x, region = edited_images(recipe, batch), load_masks(begin.inpaint, recipe.size, batch)
+    x, region = edited_images(recipe, batch), load_masks(begin.inpaint, recipe, batch)
     return composed(model, last.z, x, region, recipe.sampling, generators, begin.paste)
 
 
@@ -186,6 +186,10 @@ def source_conditions(model: LatentDiffusion, recipe: Recipe, prompts: Sequence[
     begin, sampling = recipe.begin, replace(recipe.sampling, guidance=1.0, guidance_rescale=0.0, guidance_interval=None)
     assert isinstance(begin, Inversion)
     shown = prompts if begin.source_prompt is None else [begin.source_prompt] * len(prompts)
-    masks = None if begin.source_mask is None else load_masks(begin.source_mask, recipe.size, len(prompts))
+    masks = (
+        None
+        if begin.source_mask is None
+        else load_masks(begin.source_mask, recipe, len(prompts), model.config.control.hint)
+    )
     conditions = conditions_of(model, [recipe.plain(prompt) for prompt in shown], sampling, masks=masks)
     return weigh_conditions(conditions, shown, "", model.config.text) if recipe.prompt_weights else conditions

@@ -14,6 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 import ldm_us
+from ldm_us.data.framing import Size, as_frame
+from ldm_us.data.structure import file_of
 from ldm_us.runtime.machine import device_kind, libraries
 from ldm_us.synthesis.subjects import Subject
 
@@ -36,12 +38,12 @@ def origin_fields(device: str | torch.device) -> Fields:
 
 
 def subject_fields(subject: Subject, seed: int, mask: Tensor | None) -> Fields:
-    """What one sample has for itself; mask (1, H, W) in {0, 1}, as the ControlNet saw it."""
+    """What one sample has for itself; mask (1, H, W) as the ControlNet saw it."""
     fields: Fields = {"prompt": subject.prompt, "seed": seed}
     if subject.label:
         fields["class"] = subject.label
     if mask is not None:
-        fields["mask"] = ", ".join(path.name for path in subject.masks)
+        fields["mask"] = ", ".join(dict.fromkeys(file_of(mask).name for mask in subject.masks))
         fields["mask_sha256"] = mask_sha256(mask)
         fields["mask_bits"] = pack_mask(mask)
     return fields
@@ -69,7 +71,7 @@ def pixels_sha256(picture: Image.Image) -> str:
 
 
 def mask_sha256(mask: Tensor) -> str:
-    """SHA-256 of a mask (1, H, W) in {0, 1}, one byte a pixel."""
+    """SHA-256 of a mask (1, H, W), one byte a pixel."""
     return hashlib.sha256(mask.to(torch.uint8).numpy().tobytes()).hexdigest()
 
 
@@ -84,19 +86,22 @@ def mask_is_empty(entry: Mapping[str, Any]) -> bool:
 
 
 def pack_mask(mask: Tensor) -> str:
-    """(1, H, W) in {0, 1} -> base64 of zlib of the bits, row by row: some 200 characters at 128x128."""
-    bits = np.packbits(mask.numpy() > 0.5)
-    return base64.b64encode(zlib.compress(bits.tobytes(), 9)).decode()
+    """(1, H, W) -> base64 of zlib of its bits, row by row, or of bytes if one is above 1: 200 characters at 128x128."""
+    values = mask.numpy().astype(np.uint8)
+    return base64.b64encode(zlib.compress((values if values.max() > 1 else np.packbits(values)).tobytes(), 9)).decode()
 
 
-def unpack_mask(text: str, size: int) -> Tensor:
-    """Undo pack_mask: (1, size, size) float32. Raise ValueError for a text that holds no such mask."""
-    room = (size * size + 7) // 8
+def unpack_mask(text: str, size: Size) -> Tensor:
+    """Undo pack_mask: (1, H, W) float32. Raise ValueError for a text that holds no such mask."""
+    frame = as_frame(size)
+    room = frame.height * frame.width
     try:
         bits = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), room + 1)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(f"no mask can be read from mask_bits ({error})") from error
-    if len(bits) != room:
-        raise ValueError(f"mask_bits holds no mask of {size}x{size} pixels")
-    values = np.unpackbits(np.frombuffer(bits, np.uint8), count=size * size).reshape(1, size, size)
-    return torch.from_numpy(values.astype(np.float32))
+    values = np.frombuffer(bits, np.uint8)
+    if len(values) == (room + 7) // 8:
+        values = np.unpackbits(values, count=room)
+    if len(values) != room:
+        raise ValueError(f"mask_bits holds no mask of {frame} pixels")
+    return torch.from_numpy(values.reshape(1, *frame.size).astype(np.float32))

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from PIL import Image
-from torch import Tensor
 
+from ldm_us.config import MASK
 from ldm_us.data.organ import BREAST
 from ldm_us.data.readers.busi import SAMPLES_INFO
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import atomic_file
 from ldm_us.files.locks import take_shared, try_exclusive
-from ldm_us.files.pictures import save_png, to_picture
+from ldm_us.files.pictures import save_png
 from ldm_us.synthesis.fields import SHOWS, Fields, as_text, mask_is_empty, pixels_sha256
 from ldm_us.synthesis.plan import Plan, Sample
 from ldm_us.synthesis.recipe import BEGINNINGS, RARE, edited_image, settings_of
@@ -144,7 +144,7 @@ def write_sample(
     done: TextIO,
     sample: Sample,
     picture: Image.Image,
-    mask: Tensor | None,
+    mask: Image.Image | None,
     fields: Fields,
     strips: Mapping[str, Image.Image],
 ) -> None:
@@ -157,7 +157,7 @@ def write_sample(
     if sample.mask_name is not None:
         entry["mask_file"] = sample.mask_name
         empty = Image.new("L", picture.size)
-        save_png(empty if mask is None else to_picture(mask), out / sample.mask_name)
+        save_png(empty if mask is None else mask, out / sample.mask_name)
     for kind, strip in strips.items():
         name = sample.strip_name(kind)
         entry["strips"] = [*entry.get("strips", []), name]
@@ -204,7 +204,7 @@ def finish(out: Path, plan: Plan) -> None:
             "set": hashlib.sha256((out / COMMAND).read_bytes()).hexdigest()[:12],
             "families": [names for names in families.values() if len(names) > 1],
             **{key: table for key, table in (("prompts", others), ("shows", shows)) if table},  # else it is a breast
-        }
+        } | ({} if plan.hint == MASK else {"hint": plan.hint})
         with atomic_file(out / SAMPLES_INFO) as file:
             file.write((json.dumps(info, indent=1) + "\n").encode())
 

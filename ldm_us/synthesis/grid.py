@@ -4,9 +4,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.records import Record, load_mask, load_pair
+from ldm_us.data.records import Record, image_tensor, open_pair, shown_mask
 from ldm_us.files.pictures import labelled_grid, to_picture
+from ldm_us.synthesis.inputs import asked_mask
 from ldm_us.synthesis.plan import Plan
+from ldm_us.synthesis.recipe import Recipe
 from ldm_us.synthesis.subjects import Subject
 
 MOST_ROWS = 24  # the files hold every sample
@@ -18,17 +20,20 @@ def shown_subjects(plan: Plan) -> tuple[Subject, ...]:
     return plan.subjects[:MOST_ROWS]
 
 
-def draw_grid(plan: Plan, out: Path, size: int) -> Image.Image:
+def draw_grid(plan: Plan, out: Path, recipe: Recipe) -> Image.Image:
     """Rows of samples; with masks, the mask and its original first (Figure 4), else samples alone (Figure 3)."""
     subjects = shown_subjects(plan)
     rows = sample_rows(plan, out, len(subjects))
     names = [subject.name for subject in subjects]
     if not plan.masked:
         return labelled_grid(rows, names)
-    originals = [load_original(subject, size) for subject in subjects]
+    originals = [load_original(subject, recipe) for subject in subjects]
     with_original = any(original is not None for original in originals)
     for subject, original, row in zip(subjects, originals, rows, strict=True):
-        row[:0] = [to_picture(load_mask(subject.masks, size)), *([original] if with_original else [])]
+        row[:0] = [
+            to_picture(shown_mask(asked_mask(subject, recipe), plan.hint)),
+            *([original] if with_original else []),
+        ]
     before = 2 if with_original else 1
     columns = ["mask", *(["original"] if with_original else []), *["sample"] * (max(map(len, rows)) - before)]
     return labelled_grid(rows, names, columns)
@@ -48,9 +53,10 @@ def sample_rows(plan: Plan, out: Path, count: int) -> list[list[Image.Image | No
     return rows
 
 
-def load_original(subject: Subject, size: int) -> Image.Image | None:
+def load_original(subject: Subject, recipe: Recipe) -> Image.Image | None:
     """The image a mask was drawn on, for the grid; its size must be that of the mask."""
     if subject.original is None:
         return None
-    x, _ = load_pair(Record(subject.original, subject.masks, subject.name, subject.prompt, subject.name), size)
+    record = Record(subject.original, subject.masks, subject.name, subject.prompt, subject.name)
+    x = image_tensor(picture := open_pair(record)[0], recipe.at(subject.size).frame(picture))
     return to_picture(x[:1] / 2 + 0.5)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_us.data.records import open_image
+from ldm_us.data.opening import open_image
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.runtime.command_line import short_usage
 from ldm_us.runtime.machine import half_precision

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from ldm_us.config import MASK
 from ldm_us.data.organ import BREAST
 from ldm_us.data.words import Words
 from ldm_us.synthesis.subjects import Subject, choose_subjects, masked_subjects
@@ -41,6 +42,7 @@ class Plan:
     counts: tuple[int, ...] | None = None  # of each of the classes
     classes: tuple[str, ...] = ()  # where there are counts
     layout: str = "flat"
+    hint: tuple[str, ...] = MASK  # what the masks show
 
     @property
     def total(self) -> int:
@@ -117,7 +119,7 @@ def make_plan(
         unnamed = [subject.name for subject in plan.subjects if not subject.label]
         if unnamed:
             raise ValueError(f"--layout busi: {unnamed[0]} has no class to be filed under. Give --class.")
-    return plan
+    return replace(plan, hint=words.hint)
 
 
 def class_counts(balance: Sequence[float], n: int | None, classes: Sequence[str]) -> tuple[int, ...]:
@@ -145,7 +147,7 @@ def balanced_subjects(counts: Mapping[str, int], mask: Path | None, words: Words
     Masks whose names tell no class serve a class that has no masks of its own. A class without a structure, such as
     normal, has an empty mask.
     """
-    masks = [] if mask is None else masked_subjects(mask, words.classes)
+    masks = [] if mask is None else masked_subjects(mask, words.classes, words.hint)
     subjects: list[Subject] = []
     for label in (label for label, count in counts.items() if count > 0):
         prompt, shows = words.prompt(label), words.shows(label)

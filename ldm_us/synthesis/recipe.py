@@ -8,16 +8,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from ldm_us.config import ITERATIONS, LIMITS, STRENGTH
+from PIL import Image
+
+from ldm_us.config import ASPECTS, ITERATIONS, LIMITS, STRENGTH
+from ldm_us.data.framing import Frame, as_frame, fit_by
 from ldm_us.diffusion.ddim import ddim_timesteps
 from ldm_us.diffusion.ddpm import Schedule
 from ldm_us.diffusion.editing import first_step
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.safetensors_header import parse_json
+from ldm_us.files.json_values import from_json, parse_json
 from ldm_us.synthesis.old_fields import settings_of_old_fields
 from ldm_us.synthesis.prompt_weights import plain_text
 
@@ -67,7 +69,7 @@ class Inversion:
 Beginning = FromNoise | FromImage | Region | Inversion
 EDITION = 2  # the newest
 # Fields that JSON has where they are not these.
-RARE: dict[str, Any] = {"edition": 1, "prompt_weights": False, "long_prompts": None}
+RARE: dict[str, Any] = {"aspect": "squash", "edition": 1, "prompt_weights": False, "long_prompts": None}
 SETTINGS = {"sampling", "negative_prompt", "begin", "controls", *RARE}  # the tables of a recipe in JSON
 BEGINNINGS: dict[str, Any] = {"noise": FromNoise, "image": FromImage, "region": Region, "inversion": Inversion}
 
@@ -93,6 +95,7 @@ class Recipe:
     negative_prompt: str = ""
     begin: Beginning = FromNoise()
     controls: tuple[AddedControl, ...] = ()
+    aspect: str = "squash"  # of ASPECTS: how masks, hints and the image to edit come into the size of the samples
     # 1: any grid spaced by floor(T / steps), RePaint's last noise from DDIM's last level, the last 32 bits of a seed
     edition: int = EDITION
     prompt_weights: bool = False  # read (word:1.3) in prompts, see prompt_weights.py
@@ -101,6 +104,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.sampling.sampler == "dpm" and isinstance(self.begin, Region):
             raise ValueError("--inpaint changes what a step has made, which --sampler dpm remembers: use ddim or ddpm.")
+        if self.aspect not in ASPECTS:
+            raise ValueError(f"aspect {self.aspect} of the settings is not known here: made by a newer version?")
         if self.edition not in range(1, EDITION + 1):
             raise ValueError(f"edition {self.edition} of the settings is not known here: made by a newer version?")
         if self.long_prompts not in (None, *range(1, LIMITS["chunks"] + 1)):
@@ -121,11 +126,20 @@ class Recipe:
         return plain_text(prompt) if self.prompt_weights else prompt
 
     @property
-    def size(self) -> int:
-        """Pixels along one side. Raise ValueError where they are missing: sample.py writes its settings resolved."""
+    def size(self) -> Frame:
+        """Of the samples. Raise ValueError where it is missing: sample.py writes its settings resolved."""
         if self.sampling.size is None:
             raise ValueError("the field size is missing")
-        return self.sampling.size
+        return as_frame(self.sampling.size)
+
+    def frame(self, picture: Image.Image) -> Frame:
+        """How a mask, a hint or an image comes into the size of the samples."""
+        return fit_by(self.aspect, self.size, *picture.size)
+
+    def at(self, size: int | tuple[int, int] | None) -> "Recipe":
+        """The same at another size; None: at its own."""
+        sampling = dataclasses.replace(self.sampling, size=size)
+        return self if size is None else dataclasses.replace(self, sampling=sampling)
 
     @property
     def draws_no_noise(self) -> bool:
@@ -165,11 +179,11 @@ def read_recipe(fields: Mapping[str, Any], given: Given, digest: Callable[[Path]
         begin = dict(values["begin"])
         kind = BEGINNINGS[begin.pop("from")]
         return Recipe(
-            _build(Sampling, values["sampling"]),
+            from_json(Sampling, values["sampling"]),
             str(values["negative_prompt"]),
-            _build(kind, _with_files(begin, given, digest)),
-            tuple(_build(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
-            *(values.get(name, usual) for name, usual in RARE.items()),
+            from_json(kind, _with_files(begin, given, digest)),
+            tuple(from_json(AddedControl, _with_files(each, given, digest)) for each in values["controls"]),
+            **{name: values.get(name, usual) for name, usual in RARE.items()},
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"the settings are no Recipe ({error!r})") from error
@@ -222,25 +236,3 @@ def _same_file(option: str, recorded: Any, given: Sequence[Path], digest: Callab
     if len(given) == 1:
         raise ValueError(f"{made}, but {given[0]} is {digest(given[0])[:12]}")
     raise ValueError(f"{made}: give that file with {option}")
-
-
-def _build(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A dataclass from values of JSON; a field that is missing takes its default: the picture is older than it."""
-    fields = {each.name: each.type for each in dataclasses.fields(kind)}
-    for name, value in values.items():
-        if name not in fields:
-            raise ValueError(f"the field {name} is not known here: made by a newer version?")
-        if not _fits(value, fields[name]):
-            raise ValueError(f"the field {name} has no such value: {str(value)[:40]!r}")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, UnionType):
-        return any(_fits(value, each) for each in get_args(kind))
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        return isinstance(value, list | tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if kind is float:
-        return type(value) in (int, float)
-    return value is None if kind is NoneType else isinstance(value, kind) and not (kind is int and value is True)

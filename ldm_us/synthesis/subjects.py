@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ldm_us.config import MASK
 from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
-from ldm_us.data.organ import BREAST
+from ldm_us.data.organ import BREAST, organ_of
 from ldm_us.data.readers.busi import class_folder, read_busi, told_of
 from ldm_us.data.readers.left_out import list_left_out
-from ldm_us.data.structure import MaskFile
+from ldm_us.data.records import Record, structured
+from ldm_us.data.structure import MaskFile, in_channels
 from ldm_us.data.words import Words
 from ldm_us.synthesis.recipe import Beginning, Inversion
 
@@ -24,6 +26,7 @@ class Subject:
     original: Path | None = None  # the image the mask was drawn on, where it lies beside it
     label: str = ""  # a class of the model, or that in a mask's name; empty where nobody told
     shows: bool | None = None  # whether this class shows a structure; None where nobody said
+    size: int | tuple[int, int] | None = None  # of its samples, where its mask says it: a side, or (height, width)
 
 
 def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None, words: Words) -> list[Subject]:
@@ -34,7 +37,8 @@ def choose_subjects(labels: list[str], prompt: str | None, mask: Path | None, wo
     if mask is not None:
         if len(labels) > 1:
             raise ValueError("--mask takes one --class for all masks. Run sample.py once per class.")
-        return [with_text(subject, labels, prompt, words) for subject in masked_subjects(mask, words.classes)]
+        subjects = masked_subjects(mask, words.classes, words.hint)
+        return [with_text(subject, labels, prompt, words) for subject in subjects]
     if prompt is not None:
         return [Subject("prompt", prompt)]
     if not labels:
@@ -63,13 +67,24 @@ def with_source(begin: Beginning, label: str | None, words: Words) -> Beginning:
     return replace(begin, source_prompt=words.prompt(label, f"--source-class {label}"))
 
 
-def masked_subjects(path: Path, classes: Sequence[str] = ()) -> list[Subject]:
+def masked_subjects(path: Path, classes: Sequence[str] = (), hint: tuple[str, ...] = MASK) -> list[Subject]:
     """The subjects of a mask file, of a folder of mask files, or of BUSI itself, whose masks come with originals.
 
-    They have no prompt yet, and a class where their names tell one of a breast or of those of the model.
+    They have no prompt yet, and a class where their names tell one of a breast or of those of the model. hint: what the
+    ControlNet that follows the masks has channels for.
     """
     known = {label.lower(): label for label in (*BREAST.classes, *classes)}  # letters of a file's name have any case
-    return [replace(subject, label=known.get(subject.label.lower(), "")) for subject in read_masks(path)[0]]
+    return [
+        replace(subject, label=known.get(subject.label.lower(), ""), masks=as_described(path, subject.masks, hint))
+        for subject in read_masks(path)[0]
+    ]
+
+
+def as_described(path: Path, masks: Sequence[MaskFile], hint: tuple[str, ...]) -> tuple[MaskFile, ...]:
+    """Masks as a ControlNet follows them, by the labels that a dataset.json beside them names, if there is one."""
+    organ = organ_of(path if path.is_dir() else path.parent, BREAST)
+    described = structured(Record(path, tuple(masks), "", "", "", organ))
+    return in_channels(described.masks, described.structures, hint)
 
 
 def left_out(path: Path | None) -> list[str]:

@@ -10,10 +10,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ldm_us.data.records import load_mask, open_image
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import load_mask
+from ldm_us.data.structure import in_channels
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.model import LatentDiffusion
+from ldm_us.diffusion.sampling import Sampling
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.pictures import to_picture
 from ldm_us.runtime.entry import note
@@ -23,7 +26,7 @@ from ldm_us.synthesis.drawing import Wanted, draw_samples
 from ldm_us.synthesis.fields import DIGEST, SHOWS, Fields, as_text, mask_sha256, origin_fields, unpack_mask
 from ldm_us.synthesis.folder import MANIFEST, ends_as_png, files_of, read_list
 from ldm_us.synthesis.inputs import load_added
-from ldm_us.synthesis.recipe import AddedControl, Given, Recipe, Region, read_recipe, settings_of
+from ldm_us.synthesis.recipe import Given, Recipe, Region, read_recipe, settings_of
 from ldm_us.synthesis.watermark import add_watermark, has_watermark, watermark_version
 from ldm_us.synthesis.weights import ScaledLoRA, Source, load_sampler, taught_words
 
@@ -41,14 +44,12 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-def load_all(
-    source: Source, device: str, controls: tuple[AddedControl, ...], size: int, precision: str
-) -> tuple[LatentDiffusion, list[ControlTerm]]:
+def load_all(source: Source, device: str, recipe: Recipe) -> tuple[LatentDiffusion, list[ControlTerm]]:
     """The model, and the terms of these further ControlNets."""
-    for sentence in emulation_notes(precision, device):
+    for sentence in emulation_notes(recipe.sampling.precision, device):
         note(sentence)
-    model, _ = load_sampler(source, device, lambda sentence: None, precision)
-    return model, load_added(controls, model, device, size)
+    model, _ = load_sampler(source, device, lambda sentence: None, recipe.sampling.precision)
+    return model, load_added(recipe, model, device)
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ def verify(path: Path, means: Means) -> Verdict:
     recipe, size, unreadable = Recipe(), None, list[str]()
     try:
         recipe = read_recipe(text, means.given, means.digest)
-        if picture.size != (recipe.size, recipe.size):
-            raise ValueError(f"size {recipe.size}, but the picture is {picture.width}x{picture.height}")
+        if picture.size != recipe.size.size[::-1]:
+            said = recipe.size.width if isinstance(recipe.size.plain, int) else recipe.size
+            raise ValueError(f"size {said}, but the picture is {picture.width}x{picture.height}")
         if None in (recipe.sampling.guidance, recipe.sampling.control_scale):
             raise ValueError("the field guidance or control_scale is missing")
         size = recipe.size
@@ -95,7 +97,11 @@ def verify(path: Path, means: Means) -> Verdict:
         unreadable.append(f"settings: {error}")
     problems = changed_since(picture, text, size) + untrue_claims(text, means.words)
     problems += other_files(text, means.source, means.digest) + unreadable
-    if not problems and means.mask is not None and text.get("mask_sha256") not in means.masks(means.mask, size):
+    if (
+        not problems
+        and means.mask is not None
+        and text.get("mask_sha256") not in means.masks(means.mask, size, means.words.hint)
+    ):
         problems.append(f"mask: made with {text.get('mask', 'none')}, which is not --mask {means.mask}")
     if problems:
         return Verdict(False, f"{path}: {'; '.join(problems)}.")
@@ -143,7 +149,9 @@ def problem_of(folder: Path, entry: Fields, means: Means) -> str:
     if {key: value for key, value in text.items() if key not in (DIGEST, *OF_FOLDER)} | {DIGEST: line[DIGEST]} != line:
         return f"{path}: its line of {MANIFEST} says something else than the picture."
     if "mask_file" in entry:
-        mask = load_mask([folder / entry["mask_file"]], int(settings_of(text)["sampling"]["size"]))
+        size, file = settings_of(text)["sampling"]["size"], folder / entry["mask_file"]
+        masks = in_channels([file], (), means.words.hint)
+        mask = load_mask(masks, tuple(size) if isinstance(size, list) else int(size))
         if text.get("mask_sha256", mask_sha256(mask * 0)) != mask_sha256(mask):
             return f"{folder / entry['mask_file']}: not the mask of {path.name}."
     return ""
@@ -158,8 +166,9 @@ def draw_again(text: Mapping[str, str], recipe: Recipe, means: Means) -> Image.I
     """The picture that the fields describe."""
     paths = {means.digest(lora.path): lora.path for lora in means.source.loras}
     loras = tuple(ScaledLoRA(paths[lora["sha256"]], float(lora["scale"])) for lora in recorded_loras(text))
-    precision = recipe.sampling.precision
-    model, terms = means.load(means.source._replace(loras=loras), means.device, recipe.controls, recipe.size, precision)
+    # Without further controls one model serves samples of every size.
+    needed = recipe if recipe.controls else Recipe(Sampling(precision=recipe.sampling.precision))
+    model, terms = means.load(means.source._replace(loras=loras), means.device, needed)
     mask = unpack_mask(text["mask_bits"], recipe.size) if "mask_bits" in text else None
     ((x, _),) = draw_samples(model, [Wanted(text["prompt"], int(text["seed"]), mask)], recipe, terms)
     again = to_picture(x.mean(dim=0, keepdim=True))

@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ldm_us.data.words import Words, words_of
+from ldm_us.config import ModelConfig
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import trained_framing
+from ldm_us.data.words import Words, hint_in, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
@@ -47,7 +50,17 @@ def taught_words(source: Source) -> Words:
         added += [entry for entry in entries if entry.get("stage") == "controlnet"]
     for path, _ in source.loras:
         added += read_lineage(load_lora(path).metadata).entries[-1:]  # those before are of its base
-    return words_of(source.weights, added)
+    words = words_of(source.weights, added)
+    hint = words.hint if source.controlnet is None else hint_in(read_metadata(source.controlnet))
+    return dataclasses.replace(words, hint=hint)
+
+
+def framing_of(source: Source, config: ModelConfig) -> Framing:
+    """How the images of the last stage came into their sizes: of the model, or of a ControlNet or LoRA joined to it."""
+    files = [read_metadata(path) for path in (source.weights, source.controlnet) if path is not None]
+    files += [load_lora(path).metadata for path, _ in source.loras]
+    trained_here = [metadata for metadata in files if read_lineage(metadata).entries]
+    return trained_framing((trained_here or files)[-1], config)
 
 
 def load_sampler(

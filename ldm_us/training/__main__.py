@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from ldm_us.runtime.command_line import answer_at_once, short_usage
@@ -36,7 +37,7 @@ answer_at_once(__name__, build_parser)
 import torch
 
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import load_image
+from ldm_us.data.records import framed, load_image, trained_framing
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.start_prior import estimate_priors
 from ldm_us.files.checkpoint import (
@@ -67,12 +68,16 @@ def main(argv: list[str] | None = None) -> int:
             f"{options.weights}: its decoder draws texture of its own, so that no grain is to be measured."
         )
     records = read_datasets(options.data)
+    framing = trained_framing(read_metadata(options.weights), model.config)
     if options.command == "prior":
         own = members([record.prompt for record in records], options.rank)
-        model.set_prior(estimate_priors(encode_records(model, records), options.rank, own))
+        model.set_prior(estimate_priors(encode_records(model, records, framing), options.rank, own))
     else:
         records = [records[i] for i in evenly(len(records), IMAGES)]
-        x = torch.stack([load_image(record.image, model.config.image_size)[:1] / 2 + 0.5 for record in records])
+        frames = [framed(record.image, framing) for record in records]
+        frame = Counter(frames).most_common(1)[0][0]
+        records = [record for record, its in zip(records, frames, strict=True) if its == frame]
+        x = torch.stack([load_image(record.image, frame)[:1] / 2 + 0.5 for record in records])
         model.set_grain(lost_grain(model, x))
     write_measured(model, options.weights, options.out)
     print(f"wrote {options.out}, with the {options.command} of {len(records)} images, on {options.device}")

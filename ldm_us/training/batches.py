@@ -1,5 +1,6 @@
 """The stream of batches: every order and every draw is a function of (seed, step), so none of it needs saving."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from ldm_us.training.dataset import TrainingSet, to_signed
 ALL = slice(None)
 VARIED = 5  # stream of the run's seed that --augment draws from
 MIXING = 3  # stream of the run's seed that draws the folder and the image of each slot
+TURNS = 11  # the same of the order in which sizes take turns
 
 
 class ImageBatch(NamedTuple):
@@ -61,20 +63,68 @@ def batch_indices(n: int, seed: int, step: int, size: int) -> Tensor:
     return torch.stack([epoch_order(n, seed, p // n)[p % n] for p in range(step * size, (step + 1) * size)])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=32)
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The order (n,) of an epoch; it is the same for all its steps."""
     return torch.randperm(n, generator=stream_generator(seed, 0, epoch))
 
 
 def step_indices(data: TrainingSet, seed: int, step: int, size: int) -> Tensor:
-    """The images (size,) of a step: epoch after epoch, or drawn from the shares of folders and classes."""
+    """The images (size,) of a step: epoch after epoch, or drawn from the shares of folders and classes.
+
+    Images of several sizes take turns, those of one size a step.
+    """
+    several = list(data.members.values()) if len(data.members) > 1 else []
     if data.weights is None:
-        return batch_indices(len(data.records), seed, step, size)
+        if not several:
+            return batch_indices(len(data.records), seed, step, size)
+        turn = turn_of(tuple(map(len, several)), seed, step, size)
+        return several[turn.bucket][batch_indices(len(several[turn.bucket]), seed, turn.number, size)]
     assert data.folder_index is not None
+    if several:
+        generator = stream_generator(seed, MIXING, step)
+        in_folder = data.folder_index.bincount(minlength=len(data.weights))
+        chance = (torch.tensor(data.weights, dtype=torch.float64) / in_folder)[data.folder_index]  # of each image
+        of_each = torch.stack([chance[index].sum() for index in several])
+        index = several[int(torch.multinomial(of_each, 1, generator=generator))]
+        return index[torch.multinomial(chance[index], size, replacement=True, generator=generator)]
     by_folder = data.folder_index.argsort(stable=True)
     sizes = data.folder_index.bincount(minlength=len(data.weights)).tolist()
     return by_folder[mixed_indices(sizes, data.weights, stream_generator(seed, MIXING, step), size)]
+
+
+class Turn(NamedTuple):
+    """Which bucket a step belongs to, and how many of its turns were before."""
+
+    bucket: int
+    number: int
+
+
+def turn_of(images: tuple[int, ...], seed: int, step: int, size: int) -> Turn:
+    """Whose turn a step of `size` images is, among buckets of so many images: every image comes as often as any other.
+
+    In an epoch a bucket has the whole turns that its images fill, n / size of them, with what is left over carried on
+    to the next one, and their order is drawn for each epoch. A bucket of fewer images than a step has a turn in some.
+    """
+    most = (step + 1 + len(images)) * size // sum(images) + 2  # epochs, by whose end this step is over
+    epoch = bisect_right(range(most), step, key=lambda epoch: sum(turns_before(images, epoch, size))) - 1
+    before, order = turns_before(images, epoch, size), turn_order(images, seed, epoch, size)
+    place = step - sum(before)
+    bucket = int(order[place])
+    return Turn(bucket, before[bucket] + int((order[:place] == bucket).sum()))
+
+
+def turns_before(images: Sequence[int], epoch: int, size: int) -> list[int]:
+    """How many turns each bucket had before an epoch: epoch * n / size, rounded."""
+    return [(2 * epoch * n + size) // (2 * size) for n in images]
+
+
+@lru_cache(maxsize=2)
+def turn_order(images: tuple[int, ...], seed: int, epoch: int, size: int) -> Tensor:
+    """The bucket of each step of an epoch, (steps,)."""
+    before, after = (torch.tensor(turns_before(images, e, size)) for e in (epoch, epoch + 1))
+    turns = torch.arange(len(images)).repeat_interleave(after - before)
+    return turns[torch.randperm(len(turns), generator=stream_generator(seed, TURNS, epoch))]
 
 
 def own_places(size: int, parts: int, rank: int, processes: int) -> list[Tensor]:

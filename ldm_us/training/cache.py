@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ldm_us.data.framing import Frame
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import open_model_file
 from ldm_us.files.rows import Rows, as_tensor
@@ -68,9 +69,9 @@ def open_cache(root: Path, values: str, model: LatentDiffusion, weights: Path | 
     return Cache(root / f"{values}-{digest[:SHORT]}", digest, shape)
 
 
-def moments_key(pixels: bytes, size: int) -> str:
+def moments_key(pixels: bytes, frame: Frame) -> str:
     """Name the moments of an image by the SHA-256 of its pixels (1, H, W) uint8, as the autoencoder is given them."""
-    return json.dumps([pixels.hex(), size, size])
+    return json.dumps([pixels.hex(), *frame.size])
 
 
 @torch.no_grad()

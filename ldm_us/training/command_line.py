@@ -9,6 +9,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from ldm_us.config import ASPECTS
 from ldm_us.runtime.checks import check_device, check_seed
 from ldm_us.runtime.command_line import EXIT_CODES, add_two_helps, short_usage
 from ldm_us.runtime.processes import local_device, process_count
@@ -56,6 +57,7 @@ def parse_options(argv: list[str] | None = None) -> TrainOptions:
         "workers": 2 if gpu else 0,
         "channels_last": gpu and not values["shard"],
         "caption_dropout": usual_dropout(values["stage"], None if values["restart"] else values["out"]),
+        "aspect": usual_aspect(None if values["restart"] else values["out"]),
     }
     values |= {name: value for name, value in defaults.items() if values[name] is None}
     values["lr_schedule"] = values["lr_schedule"] if values["lr_schedule"] != "constant" else None  # as in old runs
@@ -71,6 +73,12 @@ def usual_dropout(stage: str, run: Path | None) -> float:
     if begun is not None and begun.get("caption_dropout") == CAPTION_DROPOUT["unet"]:
         return CAPTION_DROPOUT["unet"]
     return CAPTION_DROPOUT[stage]
+
+
+def usual_aspect(run: Path | None) -> str:
+    """How images come into a size unless told otherwise: as always before there were others, where a run is older."""
+    begun = None if run is None else read_config(run / "config.json")
+    return "squash" if begun is not None and "aspect" not in begun else ASPECTS[0]
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
@@ -182,6 +190,8 @@ def check_together(options: TrainOptions) -> None:
         raise ValueError(f"--text-lr {options.text_lr:g} needs --train-text or --prompt-tokens, and not --shard.")
     if options.keep_every and (options.stage == "vae" or options.shard):
         raise ValueError("--keep-every belongs to the unet and controlnet stages, and does not go with --shard.")
+    if options.precision == "fp16" and options.stage == "vae":
+        raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     if options.text_warmup and (not options.train_text or options.lora):
         raise ValueError(f"--text-warmup {options.text_warmup} trains the whole text encoder: add --train-text alone.")
     if options.decoder_only and options.weights is None:

@@ -4,18 +4,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ldm_us.data.audit.summary import format_names, named, showing_lesions
 from ldm_us.data.decoded import TOGETHER, Decoded, Pictures, check_pairs
+from ldm_us.data.framing import Frame, Framing
 from ldm_us.data.mixing import check_weights, class_shares, group_shares
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.readers.left_out import more_than_a_few
 from ldm_us.data.records import Record, load_pair, to_uint8
 from ldm_us.data.split import SPLIT_SEED, split_by_group
 from ldm_us.diffusion.model import LatentDiffusion
@@ -27,11 +27,14 @@ OTHER_SPLIT = "or the split is another: near-duplicates and patients are found n
 
 @dataclass
 class TrainingSet:
-    """The images of a run. What is large is mapped from files that all processes share, where there is a cache."""
+    """The images of a run. What is large is mapped from files that all processes share, where there is a cache.
+
+    Images, masks and moments of one size alone can be asked for at once: see `of_each_size`.
+    """
 
     records: list[Record]
     pixels: Pictures | Tensor | None  # (n, 1, H, W) uint8, grey; None where only latents are needed
-    masks: Pictures | Tensor  # (n, 1, H, W) bool
+    masks: Pictures | Tensor  # (n, 1, H, W) bool, or uint8 where a pixel is more than in or out: see union_of_masks
     prompts: list[str]  # the distinct ones; the first is "", for caption dropout
     prompt_index: Tensor  # (n,) int64 into prompts
     moments: dict[int, Tensor] = field(default_factory=dict)  # (2, 2c, h, w): of an image and its mirror image
@@ -39,14 +42,51 @@ class TrainingSet:
     folder_index: Tensor | None = None  # (n,) int64: which of these each image is of, where there are weights
     keys: list[str] = field(default_factory=list)  # of the moments of each image in the cache
     images: set[bytes] = field(default_factory=set)  # digests of the images, as a lineage keeps them
+    frames: Sequence[Frame] = ()  # the size of each image; without them all are of one
 
     def __len__(self) -> int:
         return len(self.records)
 
-    @property
-    def size(self) -> int:
-        """Pixels along one side."""
-        return self.masks[:1].shape[-1]
+    def frame(self, i: int) -> Frame:
+        """Height and width of an image, and how it got there."""
+        return self.frames[i] if self.frames else Frame(*self.masks[:1].shape[-2:])
+
+    @cached_property
+    def members(self) -> dict[Frame, Tensor]:
+        """The images of each size (n,) int64, the size of most images first; a Frame here has no fit."""
+        if not self.frames:
+            return {} if len(self) == 0 else {self.frame(0): torch.arange(len(self))}
+        found: dict[Frame, list[int]] = {}
+        for i, frame in enumerate(self.frames):
+            found.setdefault(Frame(*frame.size), []).append(i)
+        ordered = sorted(found, key=lambda frame: (-len(found[frame]), frame))
+        return {frame: torch.tensor(found[frame]) for frame in ordered}
+
+    def of_each_size(self) -> "list[TrainingSet]":
+        """The images of each size, the size of most images first; itself where all are of one."""
+        return [self] if len(self.members) == 1 else [self.chosen(index) for index in self.members.values()]
+
+    def chosen(self, index: Tensor) -> "TrainingSet":
+        """Some of the images, (n,) int64, out of the same tables; their folders are not weighed."""
+        places = index.tolist()
+
+        def some(values: Pictures | Tensor) -> Pictures | Tensor:
+            return values.of(index) if isinstance(values, Pictures) else values[index]
+
+        return TrainingSet(
+            [self.records[i] for i in places],
+            None if self.pixels is None else some(self.pixels),
+            some(self.masks),
+            self.prompts,
+            self.prompt_index[index],
+            {new: self.moments[old] for new, old in enumerate(places) if old in self.moments},
+            keys=[self.keys[i] for i in places] if self.keys else [],
+            frames=[self.frame(i) for i in places],
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """How many images have each size, as WIDTHxHEIGHT."""
+        return {str(frame): len(index) for frame, index in self.members.items()}
 
     def drawn(self) -> Tensor:
         """Which images have a lesion in their masks: (n,) bool."""
@@ -55,8 +95,9 @@ class TrainingSet:
     def decoded_sha256(self, masks: bool) -> str:
         """SHA-256 of the pixels that the networks see, in order, and of the masks where they see these."""
         digest = hashlib.sha256(json.dumps(self.keys).encode())
-        for start in range(0, len(self) if masks else 0, TOGETHER):
-            digest.update(self.masks[start : start + TOGETHER].numpy().data)
+        together = TOGETHER if len(self.members) == 1 else 1
+        for start in range(0, len(self) if masks else 0, together):
+            digest.update(self.masks[start : start + together].contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -75,25 +116,27 @@ def split_records(
     return split_by_group(merge_families(records, decoded, device), held_out, SPLIT_SEED)
 
 
-def load_training_set(
-    records: list[Record], size: int, with_pixels: bool = True, decoded: Decoded | None = None
-) -> TrainingSet:
-    """Have every record at `size` pixels; of the pixels only a key where the latents come from a cache."""
-    decoded = decoded or Decoded(None, size, with_pixels)
+def load_training_set(records: list[Record], sizes: int | Framing | Decoded, with_pixels: bool = True) -> TrainingSet:
+    """Have every record in its size of a Framing, or squashed to a side; of the pixels only a key where the latents
+    come from a cache, as a Decoded says itself.
+    """
+    decoded = sizes if isinstance(sizes, Decoded) else Decoded(None, sizes, with_pixels)
     check_pairs(records, decoded)
     (images, of_image), (masks, of_masks) = decoded.image_facts(records), decoded.mask_facts(records)
-    pixels = Pictures(images["pixels"], of_image, size, bits=False) if with_pixels else None
-    keys = [moments_key(key.tobytes(), size) for key in images["key"][of_image]]
+    frames = decoded.frames(images["shape"][of_image])
+    pixels = Pictures(images["pixels"], of_image, frames, bits=False) if decoded.with_pixels else None
+    keys = [moments_key(key.tobytes(), frame) for key, frame in zip(images["key"][of_image], frames, strict=True)]
     prompts = ["", *sorted({record.prompt for record in records})]
     place = {prompt: i for i, prompt in enumerate(prompts)}
     return TrainingSet(
         records,
         pixels,
-        Pictures(masks["bits"], of_masks, size, bits=True),
+        Pictures(masks["bits"], of_masks, frames, bits=not decoded.levels),
         prompts,
         torch.tensor([place[record.prompt] for record in records]),
         keys=keys,
         images={digest.tobytes() for digest in images["digest"][of_image]},
+        frames=frames,
     )
 
 
@@ -119,31 +162,6 @@ def mix_folders(
     data.weights, data.folder_index = weights, torch.tensor(index)
 
 
-def check_hints(data: TrainingSet) -> list[str]:
-    """Note the lesion images without a drawn lesion: a ControlNet learns from them that an empty mask has one.
-
-    ValueError: more than a few are so, or all images.
-    """
-    drawn = data.drawn().tolist()
-    if not any(drawn):
-        raise ValueError(
-            f"--data: the masks of all {len(data)} training images are empty, so a ControlNet has nothing to learn "
-            "from. Give images with drawn lesions."
-        )
-    has_lesion = {record for record, has in zip(data.records, drawn, strict=True) if has}
-    lesions = showing_lesions(data.records, has_lesion)
-    empty = [record.image.name for record in lesions if record not in has_lesion]
-    if not empty:
-        return []
-    found = f"of {len(lesions)} {named(lesions)}, these have no lesion in their masks or no mask: {format_names(empty)}"
-    if more_than_a_few(len(empty), len(lesions)):
-        raise ValueError(
-            f"--data: {found}. A ControlNet would learn to put a lesion where the mask has none. Draw their lesions, "
-            "give them a class without any, such as normal, or remove them."
-        )
-    return [f"{found}."]
-
-
 @torch.no_grad()
 def image_moments(model: LatentDiffusion, data: TrainingSet, i: int) -> Tensor:
     """The moments of an image and of its mirror image: (2, 2c, h, w).
@@ -151,7 +169,7 @@ def image_moments(model: LatentDiffusion, data: TrainingSet, i: int) -> Tensor:
     Each is encoded alone: in a batch the last bits would depend on its neighbours.
     """
     if data.pixels is None:
-        x, _ = load_pair(data.records[i], data.size)  # the mask is checked too
+        x, _ = load_pair(data.records[i], data.frame(i))  # the mask is checked too
         pixels = to_uint8(x[None, :1])
     else:
         pixels = data.pixels[i : i + 1]
@@ -174,7 +192,7 @@ def data_hashes(
     """
     digest = hashlib.sha256()
     of_each = [[record.image, *record.masks] for record in records]
-    hashes = (decoded or Decoded(None, size=1)).file_hashes([path for paths in of_each for path in paths])
+    hashes = (decoded or Decoded(None, 1)).file_hashes([path for paths in of_each for path in paths])
     left = iter(hashes)
     for record, paths in zip(records, of_each, strict=True):
         files = [next(left) for _ in paths]

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from ldm_us.diffusion.ddpm import Schedule, on_device, q_sample, target_of
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.networks.clip import END_OF_TEXT
+from ldm_us.networks.clip import END_OF_TEXT, TextEncoder
 from ldm_us.networks.vae import kl_to_standard_normal, posterior_from_moments
 from ldm_us.training.adversary import Adversary
-from ldm_us.training.batches import ImageBatch, LatentBatch
+from ldm_us.training.batches import ImageBatch, LatentBatch, stream_generator
 from ldm_us.training.perceptual import Perceptual
 
 KL_WEIGHT = 1e-6  # LDM's kl-f8 autoencoder, with both terms summed over an image
+WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws from
+WARMUP_LR = 1e-3
 TEMPERATURE = 0.07  # where CLIP's starts (section 2.5)
 
 
@@ -103,3 +105,19 @@ def after_end(tokens: Tensor, generator: torch.Generator) -> Tensor:
     end = (tokens == END_OF_TEXT).int().argmax(dim=1)
     share = torch.rand(len(tokens), generator=generator).to(tokens.device)
     return end + (share * (tokens.shape[1] - end)).long()
+
+
+def warm_up_text(text: TextEncoder, tokens: Tensor, steps: int, seed: int) -> None:
+    """Teach a text encoder from random weights to tell the prompts `tokens` (p, n) apart, in place.
+
+    CLIP learned its text states against images before LDM used them. A text encoder that nothing was taught gives the
+    prompts of two classes nearly the same states, and the denoiser takes thousands of steps to notice a class word.
+    """
+    optimizer = torch.optim.AdamW(text.parameters(), lr=WARMUP_LR)
+    generator = stream_generator(seed, WARMUP)
+    for _ in range(steps):
+        loss = contrastive_loss(text(tokens), tokens, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    text.zero_grad(set_to_none=True)

@@ -7,13 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ldm_us.config import LONGEST, LONGEST_TEXT
-from ldm_us.data.records import Record, load_image
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import Record, framed, load_image
 from ldm_us.diffusion.grain import FEWEST, SMALLEST, Grain, estimate_grain
 from ldm_us.diffusion.model import LatentDiffusion
-from ldm_us.diffusion.start_prior import estimate_priors
+from ldm_us.diffusion.start_prior import POOLED, estimate_priors
 from ldm_us.networks.vae import posterior_from_moments
 from ldm_us.training.dataset import TrainingSet, to_signed
 from ldm_us.training.reconstruction import reconstruct_grey
@@ -79,18 +81,26 @@ def evenly(images: int, most: int) -> list[int]:
 
 def latents_of(data: TrainingSet, scale: float, flip: bool) -> Tensor:
     """The mean latents (n, c, h, w) of these images, which must be encoded, and of their mirror images with --flip."""
-    moments = torch.stack([data.moments[i] for i in shown_to_prior(len(data))])  # (n, 2, 2c, h, w)
-    moments = moments.flatten(0, 1) if flip else moments[:, 0]
-    return posterior_from_moments(moments, scale).mean
+    of_each = (data.moments[i][: 1 + flip] for i in shown_to_prior(len(data)))  # (1 or 2, 2c, h, w)
+    return joined([posterior_from_moments(moments, scale).mean for moments in of_each])
+
+
+def joined(latents: Sequence[Tensor]) -> Tensor:
+    """Latents (k, c, h, w) one after the other; those of several sizes pooled, (n, c, 8, 8), as a prior is."""
+    if len({one.shape[-2:] for one in latents}) > 1:
+        latents = [F.adaptive_avg_pool2d(one.double(), POOLED) for one in latents]
+    return torch.cat(list(latents))
 
 
 def grain_of(model: LatentDiffusion, data: TrainingSet) -> tuple[Grain | None, list[str]]:
     """The grain that reconstructions of some training images lack; None, and why, where they are too small."""
+    several = " of one size" * (len(data.members) > 1)
+    data = data.of_each_size()[0]  # those of the most common size
     assert data.pixels is not None
     if len(data) < FEWEST:
-        return None, [f"no grain is measured: that takes {FEWEST} images, not {len(data)}."]
-    if data.size < SMALLEST:
-        return None, [f"no grain is measured: that takes images of {SMALLEST} pixels, not {data.size}."]
+        return None, [f"no grain is measured: that takes {FEWEST} images{several}, not {len(data)}."]
+    if (side := min(data.frame(0).size)) < SMALLEST:
+        return None, [f"no grain is measured: that takes images of {SMALLEST} pixels, not {side}."]
     index = torch.linspace(0, len(data) - 1, min(IMAGES, len(data))).long()
     x = to_signed(data.pixels[index])[:, :1] / 2 + 0.5
     return lost_grain(model, x), []
@@ -102,8 +112,8 @@ def lost_grain(model: LatentDiffusion, x: Tensor) -> Grain:
 
 
 @torch.no_grad()
-def encode_records(model: LatentDiffusion, records: Sequence[Record]) -> Tensor:
-    """Mean latents (n, c, h, w) of image files at the size of the model."""
-    size = model.config.image_size
-    images = (load_image(record.image, size)[None].to(model.device) for record in records)
-    return torch.cat([model.vae.encode(x).mean.float().cpu() for x in images])
+def encode_records(model: LatentDiffusion, records: Sequence[Record], framing: Framing | None = None) -> Tensor:
+    """Mean latents (n, c, h, w) of image files by a Framing, else squashed; those of several sizes are pooled."""
+    framing = framing or Framing(model.config.image_size)
+    images = (load_image(path, framed(path, framing))[None].to(model.device) for path in (r.image for r in records))
+    return joined([model.vae.encode(x).mean.float().cpu() for x in images])

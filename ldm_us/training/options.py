@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_us.config import AUGMENTATIONS, LIMITS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
+from ldm_us.config import ASPECTS, AUGMENTATIONS, LIMITS, PRECISIONS, PREDICTIONS, PRESETS, PROJECTIONS, TARGETS
 
 if TYPE_CHECKING:  # a command line is read before PyTorch is imported
     from ldm_us.networks.lora import LoRAConfig
@@ -25,7 +25,6 @@ VAE_LR_PER_IMAGE = 4.5e-6  # LDM's base learning rate, times the images of a ste
 DIFFUSION_LR = 1e-5
 CAPTION_DROPOUT = {"vae": 0.1, "unet": 0.1, "controlnet": 0.5}  # SD 1.5's model card; ControlNet, section 3.3
 FIRST_STAGE = ("adversarial", "adversarial_start", "perceptual", "perceptual_network", "noise_levels")  # vae stage only
-
 
 Bound = tuple[str, Callable[[float], bool]]  # the numbers that make sense, in words and as a test
 ANY: Bound = ("any", lambda value: True)
@@ -76,6 +75,7 @@ class TrainOptions:
     held_out: float = option("share kept for evaluation (%(default)s)", 0.1, "P", BELOW_1)
     seed: int = option("of weights, order and noise (%(default)s)", 0, "N")
     size: int | None = option("side of the training images (the preset's)", None, "PIXELS", ABOVE_0)
+    aspect: str = option("sizes of the images' own aspects, bars, cut, squashed (bucket)", among=ASPECTS)
     # what the unet and controlnet stages learn
     caption_dropout: float = option("share of empty prompts (unet 0.1, controlnet 0.5)", None, "P", SHARE)
     objective: str | None = option("the denoiser's output (that of the start, else eps)", among=PREDICTIONS)

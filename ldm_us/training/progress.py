@@ -6,8 +6,9 @@ in. The loss is the plain mean squared error of the model's own target, eps or v
 Guidance and control scale of the pictures are the model's own, as in sample.py.
 """
 
+import copy
 import dataclasses
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.data.records import Record
+from ldm_us.data.records import Record, shown_mask
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import decoder_noise, generators_of
 from ldm_us.diffusion.sampling import Sampling, generate
@@ -67,11 +68,12 @@ def validate(held_out: Stage) -> dict[str, float]:
 
 def reconstruction_figures(held_out: Stage) -> dict[str, float]:
     """PSNR in dB and L1 in [-1, 1] of images decoded from their posterior means."""
-    pixels, at_once = held_out.data.pixels, held_out.options.images_at_once
+    data, at_once = held_out.data, held_out.options.images_at_once
+    pixels, groups = data.pixels, [part for of_size in data.members.values() for part in of_size.split(at_once)]
     assert pixels is not None
 
     def figures(nth: int) -> list[tuple[float, float]]:
-        x = to_signed(pixels[nth * at_once : (nth + 1) * at_once]).to(held_out.model.device)
+        x = to_signed(pixels[groups[nth]]).to(held_out.model.device)
         return [
             (
                 psnr(image_hat.mean(dim=0) / 2 + 0.5, image.mean(dim=0) / 2 + 0.5),
@@ -80,34 +82,42 @@ def reconstruction_figures(held_out: Stage) -> dict[str, float]:
             for image, image_hat in zip(x, reconstruct(held_out.model, x), strict=True)
         ]
 
-    every = shared_out(held_out, -(-len(held_out.data) // at_once), figures)
+    every = shared_out(held_out, len(groups), figures)
     psnrs, distances = zip(*(both for some in every for both in some), strict=True)
     return {"val_psnr_db": sum(psnrs) / len(psnrs), "val_l1": sum(distances) / len(distances)}
 
 
 def denoising_figures(held_out: Stage) -> dict[str, float]:
-    """The loss in each band of t and its mean; of a ControlNet also with true, shuffled and empty masks."""
-    data, timesteps = held_out.data, held_out.model.schedule.timesteps
-    held_out.encode(range(len(data)))
-    lesion = data.drawn()
-    lesions = int(lesion.sum())
-    masks = {"true": data.masks[lesion]}  # of the images with a lesion
-    if held_out.options.stage == "controlnet" and lesions >= 2:
-        labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
-        other = masks["true"][others_of_their_class(labels)]
-        masks |= {"shuffled": other, "empty": torch.zeros_like(other)}
+    """The loss in each band of t and its mean; of a ControlNet also with true, shuffled and empty masks.
+
+    Masks are shuffled among images of one size.
+    """
+    timesteps = held_out.model.schedule.timesteps
+    held_out.encode(range(len(held_out.data)))
     bands: dict[str, float] = {}
-    sums = dict.fromkeys(masks, 0.0)
-    for band in range(BANDS):
-        first, last = timesteps * band // BANDS, timesteps * (band + 1) // BANDS - 1
-        batch = band_batch(held_out, band, first, last)
-        with_lesion, without = take(batch, lesion), take(batch, ~lesion)
-        losses = {kind: summed_loss(held_out, with_lesion._replace(mask=mask)) for kind, mask in masks.items()}
-        bands[f"val_loss_{first}_{last}"] = (losses["true"] + summed_loss(held_out, without)) / len(data)
-        sums = {kind: total + losses[kind] for kind, total in sums.items()}
+    sums: Counter[str] = Counter()
+    shuffled = 0  # images whose masks were
+    for data in held_out.data.of_each_size():
+        part = copy.copy(held_out)  # the same networks and prompts
+        part.data, lesion = data, data.drawn()
+        masks = {"true": data.masks[lesion]} if lesion.any() else {}  # of the images with a lesion
+        if held_out.options.stage == "controlnet" and int(lesion.sum()) >= 2:
+            labels = [record.label for record, drawn in zip(data.records, lesion.tolist(), strict=True) if drawn]
+            other = masks["true"][others_of_their_class(labels)]
+            masks |= {"shuffled": other, "empty": torch.zeros_like(other)}
+            shuffled += len(other)
+        for band in range(BANDS):
+            first, last = timesteps * band // BANDS, timesteps * (band + 1) // BANDS - 1
+            batch = band_batch(part, band, first, last)
+            with_lesion, without = take(batch, lesion), take(batch, ~lesion)
+            losses = {kind: summed_loss(part, with_lesion._replace(mask=mask)) for kind, mask in masks.items()}
+            whole = losses.get("true", 0.0) + summed_loss(part, without)
+            name = f"val_loss_{first}_{last}"
+            bands[name] = bands.get(name, 0.0) + whole / len(held_out.data)
+            sums.update(losses if "shuffled" in losses else {})
     figures = {"val_loss": sum(bands.values()) / BANDS} | bands
-    if "shuffled" in masks:
-        by_mask = {f"val_loss_{kind}_mask": total / (lesions * BANDS) for kind, total in sums.items()}
+    if shuffled:
+        by_mask = {f"val_loss_{kind}_mask": total / (shuffled * BANDS) for kind, total in sums.items()}
         figures |= by_mask | {"control_gap": by_mask["val_loss_shuffled_mask"] - by_mask["val_loss_true_mask"]}
     return figures
 
@@ -171,14 +181,17 @@ def preview(training: Stage) -> Image.Image:
     count = min(ROWS, len(prompts))
     prompts = [prompts[i * len(prompts) // count] for i in range(count)]  # from all over the list
     precision = training.options.precision
-    sampling = Sampling(steps=STEPS, size=data.size, threads=None, exact=False, precision=precision)
+    common = next(iter(data.members)).size  # what most images have
 
     def row(nth: int) -> list[Image.Image | None]:
         prompt = prompts[nth]
         mask = data.masks[first_of(data, prompt)].float() if stage == "controlnet" else None
         masks = None if mask is None else mask.expand(COLUMNS, -1, -1, -1)
+        size = common if mask is None else (mask.shape[1], mask.shape[2])
+        sampling = Sampling(steps=STEPS, size=size, threads=None, exact=False, precision=precision)
         samples = generate(model, [prompt] * COLUMNS, seeds=range(COLUMNS), masks=masks, sampling=sampling)
-        return [to_picture(x) for x in ([] if mask is None else [mask]) + [*samples]]
+        shown = [] if mask is None else [shown_mask(mask, model.config.control.hint)]
+        return [to_picture(x) for x in (*shown, *samples)]
 
     rows = shared_out(training, count, row)
     labels = [prompt.removeprefix("Ultrasound image of a ") for prompt in prompts]
@@ -186,7 +199,8 @@ def preview(training: Stage) -> Image.Image:
 
 
 def reconstructions(model: LatentDiffusion, data: TrainingSet) -> Image.Image:
-    """Four images, and what the autoencoder makes of them, with noise where the decoder adds some."""
+    """Four images of the most common size, and what the autoencoder makes of them, with noise where it adds some."""
+    data = data.of_each_size()[0]
     index = torch.linspace(0, len(data) - 1, COLUMNS).long()
     assert data.pixels is not None
     x = to_signed(data.pixels[index]).to(model.device)

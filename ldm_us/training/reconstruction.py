@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from ldm_us.data.records import Record, load_image
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import Record, framed, load_image
 from ldm_us.diffusion.model import LatentDiffusion
 
 
@@ -27,11 +28,11 @@ def reconstruct_grey(model: LatentDiffusion, x: Tensor) -> Tensor:
     return x_hat.mean(dim=1, keepdim=True) / 2 + 0.5
 
 
-def reconstruction_psnr(model: LatentDiffusion, records: list[Record]) -> list[float]:
-    """PSNR in dB of each record, at the size the model was made for."""
-    values = []
+def reconstruction_psnr(model: LatentDiffusion, records: list[Record], framing: Framing | None = None) -> list[float]:
+    """PSNR in dB of each record, in its size by a Framing, else squashed to the size the model was made for."""
+    values, framing = [], framing or Framing(model.config.image_size)
     for record in records:
-        x = load_image(record.image, model.config.image_size)[None]
+        x = load_image(record.image, framed(record.image, framing))[None]
         grey, grey_hat = (image.mean(dim=1) / 2 + 0.5 for image in (x, reconstruct(model, x)))  # -> (1, H, W) in [0, 1]
         values.append(psnr(grey_hat, grey))
     return values

@@ -1,7 +1,7 @@
 """RUN/model.safetensors: the averaged weights, the frozen ones as they were, and where all of them came from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ RECORDED = (  # of the options, in the lineage
     *("stage", "images_per_step", "learning_rate", "seed", "held_out", "caption_dropout", "min_snr", "offset_noise"),
     *("train_text", "text_warmup", "prompt_tokens", "decoder_only", "unlock_decoder", "optimizer", "precision"),
     *FIRST_STAGE,
-    *("preset", "processes", "class_weights", "lr_schedule", "text_lr", "captions", "augment"),
+    *("preset", "processes", "aspect", "class_weights", "lr_schedule", "text_lr", "captions", "augment"),
 )
 
 
@@ -136,15 +136,23 @@ def set_latents(model: LatentDiffusion, data: TrainingSet) -> None:
 
 @torch.no_grad()
 def measure_latents(model: LatentDiffusion, data: TrainingSet, images: int = 64) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations (n, c, h, w) of the unscaled latents of some training images."""
+    """Means and standard deviations (n, c, h, w) of the unscaled latents of some training images.
+
+    (1, c, places of all, 1) where their sizes differ.
+    """
     count = min(images, len(data))
     index = torch.linspace(0, len(data) - 1, count).long()
     assert data.pixels is not None
     images_alone = (to_signed(data.pixels[i : i + 1]).to(model.device) for i in index.tolist())
     latents = [posterior_from_moments(model.vae.moments(x).float(), scale=1.0) for x in images_alone]
-    means = torch.cat([latent.mean for latent in latents])
-    stds = torch.cat([latent.std for latent in latents])
-    return means, stds
+    return joined([latent.mean for latent in latents]), joined([latent.std for latent in latents])
+
+
+def joined(latents: Sequence[Tensor]) -> Tensor:
+    """Latents (1, c, h, w) of several images as one tensor; of several sizes place after place."""
+    if len({one.shape for one in latents}) == 1:
+        return torch.cat(list(latents))
+    return torch.cat([one.flatten(2)[..., None] for one in latents], dim=2)
 
 
 def result_metadata(stage: Stage, steps: int) -> dict[str, str]:
@@ -152,6 +160,7 @@ def result_metadata(stage: Stage, steps: int) -> dict[str, str]:
     assert stage.origin is not None
     options, (lineage, data_sha256) = stage.options, stage.origin
     entry = {name: getattr(options, name) for name in RECORDED} | {
+        "sizes": stage.data.sizes(),
         "steps": steps,
         "objective": stage.model.config.schedule.prediction,
         "lora": None if options.adapter is None else dataclasses.asdict(options.adapter),

@@ -78,6 +78,8 @@ def notes_on_resuming(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     usual, old = CAPTION_DROPOUT[now["stage"]], CAPTION_DROPOUT["unet"]
     if now["caption_dropout"] == old != usual:
         notes.append(f"the run was begun with --caption-dropout {old} and goes on with that, not with {usual}.")
+    if "aspect" not in before:
+        notes.append("the run was begun when all images were squashed to a square, and goes on so: --aspect squash.")
     return notes
 
 
@@ -105,7 +107,7 @@ def check_folder(options: TrainOptions, config: dict[str, Any]) -> dict[str, Any
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In what two configurations are of different runs, in words. Contents are compared, not where they lie."""
-    skipped = PLACES
+    skipped, before = PLACES, {"aspect": "squash"} | before  # an older run knew nothing else
     if now["data_weights"] is not None and "folders_sha256" not in before:  # of an older run: it knows paths alone
         skipped = (PLACES | {"folders_sha256"}) - {"data"}
     names = sorted(name for name in (now.keys() | before.keys()) - skipped if now.get(name) != before.get(name))
@@ -227,8 +229,7 @@ def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Opt
             stage.adversary.load_state_dict(state["adversary"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # torch's of another width
             raise ValueError(
-                f"{stage.options.out / 'state'}: the state of step {state['step']} has no discriminator that fits. Add "
-                "--restart."
+                f"{stage.options.out}: the state of step {state['step']} has no discriminator that fits. Add --restart."
             ) from error
     if stage.scaler.is_enabled():
         stage.scaler.load_state_dict(state["scaler"])
@@ -245,6 +246,5 @@ def put_in_place(state: dict[str, Any], stage: Stage, optimizer: torch.optim.Opt
 
 def laid_out_like(value: Any, parameter: nn.Parameter) -> Any:
     """A moment in its parameter's memory layout: fused AdamW walks memory, and would take another weight's."""
-    if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter).copy_(value)
+    other = not isinstance(value, torch.Tensor) or value.shape != parameter.shape
+    return value if other else torch.empty_like(parameter).copy_(value)

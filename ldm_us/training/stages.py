@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from ldm_us.data.framing import Frame
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.files.checkpoint import loaded
 from ldm_us.files.lineage import Lineage
@@ -78,12 +79,10 @@ class Stage(Dataset):
         text = self.model.config.text
         return tokenize(self.data.prompts, text.length, text.chunks).to(self.device)
 
-    @cached_property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of an image."""
+    def latent_shape(self, frame: Frame) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of images of this size."""
         config = self.model.config.vae
-        side = self.data.size // config.downsampling
-        return config.latent_channels, side, side
+        return config.latent_channels, frame.height // config.downsampling, frame.width // config.downsampling
 
     def add_losses(self, features: Features | None) -> None:
         """Let the vae stage learn from what the options add to L1 and KL; features: those of --perceptual."""
@@ -108,9 +107,15 @@ class Stage(Dataset):
 
     def encode(self, index: Iterable[int]) -> None:
         """Have the latents of these images, from the cache or from the autoencoder, which is loaded only if needed."""
-        options, data, (channels, *sides) = self.options, self.data, self.latent_shape
+        missing = set(index) - self.data.moments.keys()
+        for frame, members in self.data.members.items():
+            if images := sorted(missing & set(members.tolist())):
+                self.encode_size(frame, images)
+
+    def encode_size(self, frame: Frame, images: Sequence[int]) -> None:
+        """Have the latents of images of one size, which lie in one file."""
+        options, data, (channels, *sides) = self.options, self.data, self.latent_shape(frame)
         cache = open_cache(options.cache, "moments", self.model, options.weights, (2, 2 * channels, *sides))
-        images = sorted(set(index) - data.moments.keys())
         keys = [data.keys[i] for i in images]
         found = self.computed(cache, keys, "vae", lambda nth: image_moments(self.model, data, images[nth]))
         data.moments |= {images[nth]: moments for nth, moments in found.items()}
@@ -156,11 +161,14 @@ class Stage(Dataset):
         options, size = self.options, self.options.batch * self.options.accumulate
         places = own_places(size, options.accumulate, self.world.rank, self.world.size)
         draw, own = (options.seed, step, size, options.flip), torch.cat(places)
-        varied: tuple[Any, ...] = (options.variations, self.latent_shape) if options.augment else ()
+        varied: tuple[Any, ...] = ()
+        if options.stage == "vae" or options.augment:  # from pixels, of one size in a step
+            first = int(step_indices(self.data, options.seed, step, size)[0])
+            varied = options.variations, self.latent_shape(self.data.frame(first))
         batch: Batch
         if options.stage == "vae":
-            noise_size = self.model.vae.noise_size(*self.latent_shape[1:])
-            batch = image_batch(self.data, self.latent_shape, *draw, noise_size, own, *varied[:1])
+            variations, shape = varied
+            batch = image_batch(self.data, shape, *draw, self.model.vae.noise_size(*shape[1:]), own, variations)
         else:
             scale, timesteps = self.model.vae.scale, self.model.config.schedule.timesteps
             learned = (options.caption_dropout, options.offset_noise, options.stage == "controlnet")

@@ -6,30 +6,28 @@ import re
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ldm_us.config import PRESETS, ModelConfig
+from ldm_us.config import MASK, PICTURE, PRESETS, ModelConfig
+from ldm_us.data.audit.summary import cut_off_notes
+from ldm_us.data.decoded import Decoded
+from ldm_us.data.framing import Framing
+from ldm_us.data.readers.datasets import Reading, hint_shown
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import torch_seed
 from ldm_us.diffusion.sampling import check_size
 from ldm_us.files.atomic import sha256_file
 from ldm_us.files.checkpoint import load_model, read_metadata
-from ldm_us.files.half_precision import cast_frozen
 from ldm_us.files.lineage import Lineage, read_lineage
-from ldm_us.networks.clip import TextEncoder
 from ldm_us.networks.discriminator import SMALLEST
 from ldm_us.networks.lora import add_lora
-from ldm_us.networks.recompute import set_recompute
 from ldm_us.networks.vae import DECODER_PARTS
 from ldm_us.runtime.machine import emulation_notes
 from ldm_us.training.batches import stream_generator
-from ldm_us.training.losses import contrastive_loss
 from ldm_us.training.options import TrainOptions
 
 ADAPTER = 4  # stream of the run's seed that the initial values of a LoRA come from
-WARMUP = 2  # stream of the run's seed that the warm-up of a text encoder draws from
-WARMUP_LR = 1e-3
 BROUGHT = {  # the fields of each table of a config that come with trained weights, whatever --preset says
     "vae": ("scale", "whitened", "grain", "grain_bands", "noise_levels"),
     "text": ("prompt_tokens", "chunks"),
@@ -39,8 +37,8 @@ BROUGHT = {  # the fields of each table of a config that come with trained weigh
 SIDE = re.compile(r"\b(left|right)\b|o'clock", re.IGNORECASE)
 
 
-def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[str]]:
-    """The model a run starts from, where that came from, and notes. Parts that the stage does not need stay out."""
+def start_model(options: TrainOptions, readings: Sequence[Reading]) -> tuple[LatentDiffusion, Lineage, list[str]]:
+    """The model a run starts from, where that came from, and notes. A new ControlNet follows what the datasets show."""
     renewed: list[str] = []
     if options.weights is not None:
         parts = {*needed_parts(options), *(["vae"] * bool(options.variations))}
@@ -52,21 +50,45 @@ def start_model(options: TrainOptions) -> tuple[LatentDiffusion, Lineage, list[s
     else:
         model = random_model(str(options.preset), options.seed).to(options.device)
         lineage, parent = Lineage(()), "random"
-    if options.precision == "fp16" and options.stage == "vae":
-        raise ValueError("--precision fp16: the vae stage needs numbers beyond its range. Use bf16 or fp32.")
     model.set_prediction(options.objective or model.config.schedule.prediction)
     model.set_chunks(options.long_prompts or model.config.text.chunks)
     notes = renewed + notes_on_start(options, model, denoiser_is_random(options, lineage))
     if options.stage == "unet":
         model.controlnet = None  # it was a copy of another UNet; train it again on the new one
-    if options.stage == "controlnet" and model.controlnet is None:
+    if options.stage == "controlnet":
+        notes += with_controlnet(model, options, hint_shown(readings))
+    check_size(model.config, framing_of(options, model.config).side)
+    return model, dataclasses.replace(lineage, parent=parent), notes
+
+
+def with_controlnet(model: LatentDiffusion, options: TrainOptions, hint: tuple[str, ...]) -> list[str]:
+    """Give a model that has none a new ControlNet. Raise ValueError for one that follows something else; -> notes."""
+    if model.controlnet is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(options.seed))  # of the hint network; the rest is a copy
-            model.add_controlnet()
-    check_size(model.config, size := options.size or model.config.image_size)
-    if options.adversarial is not None and size < SMALLEST:
-        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {size}.")
-    return model, dataclasses.replace(lineage, parent=parent), notes
+            model.add_controlnet(hint)
+        return []
+    own, shown = model.config.control.hint, ", ".join(hint)
+    if own == hint:
+        return []
+    if own == MASK and hint != PICTURE:
+        return [f"the ControlNet of {options.weights} follows one mask: {shown} are joined."]
+    raise ValueError(
+        f"--weights {options.weights}: its ControlNet has channels for {', '.join(own)}, and --data shows {shown}. "
+        "Describe the data so in dataset.json, or train a new one on the model of the stage unet."
+    )
+
+
+def framing_of(options: TrainOptions, config: ModelConfig) -> Framing:
+    """How the images of a run get their sizes."""
+    return Framing(options.size or config.image_size, options.aspect, config.size_multiple)
+
+
+def decoded_of(options: TrainOptions, config: ModelConfig) -> Decoded:
+    """What the files of a run decode to; a --dry-run makes no folder for it."""
+    folder = None if options.dry_run and not options.cache.is_dir() else options.cache
+    levels = options.stage == "controlnet" and config.control.hint != MASK
+    return Decoded(folder, framing_of(options, config), options.stage == "vae" or bool(options.variations), levels)
 
 
 def with_new_part(options: TrainOptions, start: LatentDiffusion) -> tuple[LatentDiffusion, list[str]]:
@@ -140,9 +162,17 @@ def notes_on_start(options: TrainOptions, model: LatentDiffusion, random_denoise
     return notes
 
 
-def notes_on_data(options: TrainOptions, records: Sequence[Record], held_out: Sequence[Record]) -> list[str]:
-    """Nothing held out; and how many captions name a side, which --flip makes wrong for half of the times."""
-    notes = []
+def notes_on_data(
+    options: TrainOptions, records: Sequence[Record], held_out: Sequence[Record], decoded: Decoded
+) -> list[str]:
+    """Nothing held out; lesions that a crop cuts; captions that name a side, which --flip makes wrong half the times.
+
+    ValueError: a crop cuts more than a few; the discriminator of --adversarial has too little to see.
+    """
+    smallest = min(min(frame.size) for frame in decoded.frames_of(records)) if options.adversarial else SMALLEST
+    if smallest < SMALLEST:
+        raise ValueError(f"--adversarial: the discriminator needs images of {SMALLEST} pixels or more, not {smallest}.")
+    notes = cut_off_notes(records, decoded) if options.aspect == "crop" else []
     if options.held_out and not held_out:
         notes.append(
             f"--held-out {options.held_out} holds no image out: all are of one patient, case or family. None is left "
@@ -216,35 +246,3 @@ def free_weights(model: LatentDiffusion, options: TrainOptions) -> None:
 def trained_parameters(model: LatentDiffusion) -> dict[str, nn.Parameter]:
     """{full name: parameter} of those that are free."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def speed_up(model: LatentDiffusion, options: TrainOptions) -> None:
-    """Apply --precision, --gradient-checkpointing, --channels-last and --compile to the networks of the stage."""
-    cast_frozen(model, options.precision, None if options.shard else options.weights, needed_parts(options))
-    if model.device.type == "cuda":  # for the whole process: backward computes outside of any block
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
-    for part in needed_parts(options):
-        network = model.get_submodule(part)
-        if options.gradient_checkpointing and part != "text":
-            set_recompute(network, True)
-        if options.channels_last:
-            network.to(memory_format=torch.channels_last)
-        if options.compile:  # the VAE is called through methods, not as a whole
-            for called in (model.vae.encoder, model.vae.decoder) if part == "vae" else (network,):
-                called.compile()
-
-
-def warm_up_text(text: TextEncoder, tokens: Tensor, steps: int, seed: int) -> None:
-    """Teach a text encoder from random weights to tell the prompts `tokens` (p, n) apart, in place.
-
-    CLIP learned its text states against images before LDM used them. A text encoder that nothing was taught gives the
-    prompts of two classes nearly the same states, and the denoiser takes thousands of steps to notice a class word.
-    """
-    optimizer = torch.optim.AdamW(text.parameters(), lr=WARMUP_LR)
-    generator = stream_generator(seed, WARMUP)
-    for _ in range(steps):
-        loss = contrastive_loss(text(tokens), tokens, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    text.zero_grad(set_to_none=True)

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from ldm_us.data import decoded as module
-from ldm_us.data import near_duplicates
-from ldm_us.data.decoded import Decoded, Pictures, check_pairs, signature
+from ldm_us.data import digests, near_duplicates
+from ldm_us.data.decoded import Decoded, Pictures, check_pairs
+from ldm_us.data.digests import signature
+from ldm_us.data.framing import Frame
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import load_pair, mask_tensor, open_pair
@@ -29,16 +31,16 @@ def records(own_busi):
 @pytest.fixture
 def settled(monkeypatch):
     """Files of a moment ago count as long unchanged."""
-    monkeypatch.setattr(module, "SETTLED", -1.0)
+    monkeypatch.setattr(digests, "SETTLED", -1.0)
 
 
 @pytest.fixture
 def opened(monkeypatch):
     """The names of files that were opened or hashed."""
     seen = []
-    for name in ("open_image", "sha256_file"):
-        call = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda path, call=call: seen.append(path.name) or call(path))
+    for place, name in ((module, "open_image"), (digests, "sha256_file")):
+        call = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda path, call=call: seen.append(path.name) or call(path))
     union = module.union_of_masks
     monkeypatch.setattr(module, "union_of_masks", lambda paths: seen.extend(p.name for p in paths) or union(paths))
     return seen
@@ -53,14 +55,14 @@ def same(one, other):
 
 def test_images_and_masks_are_those_of_load_pair(records, tmp_path):
     for folder in (None, tmp_path / "cache"):
-        data = load_training_set(records, SIZE, True, Decoded(folder, SIZE, True))
+        data = load_training_set(records, Decoded(folder, SIZE, True))
         for i, record in enumerate(records):
             x, mask = load_pair(record, SIZE)
             torch.testing.assert_close(data.pixels[i].float() / 127.5 - 1, x[:1], atol=1e-6, rtol=0)
             assert torch.equal(data.masks[i], mask > 0.5)
             assert data.masks[i].dtype == torch.bool
         assert data.drawn().tolist() == [bool(load_pair(record, SIZE)[1].any()) for record in records]
-        assert data.size == SIZE
+        assert set(data.members) == {(SIZE, SIZE, "squash")}
 
 
 def test_a_second_start_opens_and_hashes_nothing_and_finds_the_same(records, tmp_path, settled, opened):
@@ -70,7 +72,7 @@ def test_a_second_start_opens_and_hashes_nothing_and_finds_the_same(records, tmp
     for _ in range(2):
         decoded = Decoded(tmp_path / "cache", SIZE, True)
         merged = merge_families(records, decoded)
-        starts.append((merged, load_training_set(merged, SIZE, True, decoded), data_hashes(merged, None, decoded)))
+        starts.append((merged, load_training_set(merged, decoded), data_hashes(merged, None, decoded)))
         assert len(opened) == (0 if len(starts) == 2 else once)
         opened.clear()
     assert starts[0][0] == starts[1][0] == merge_families(records)
@@ -79,11 +81,11 @@ def test_a_second_start_opens_and_hashes_nothing_and_finds_the_same(records, tmp
 
 
 def test_of_changed_files_those_alone_are_opened_again(records, tmp_path, settled, opened):
-    load_training_set(records, SIZE, True, Decoded(tmp_path / "cache", SIZE, True))
+    load_training_set(records, Decoded(tmp_path / "cache", SIZE, True))
     opened.clear()
     picture = Image.open(records[3].image)
     Image.fromarray(255 - np.asarray(picture)).save(records[3].image)
-    data = load_training_set(records, SIZE, True, Decoded(tmp_path / "cache", SIZE, True))
+    data = load_training_set(records, Decoded(tmp_path / "cache", SIZE, True))
     assert set(opened) == {records[3].image.name}
     same(data, load_training_set(records, SIZE))
 
@@ -108,7 +110,7 @@ def test_a_file_that_has_just_changed_or_has_whole_seconds_is_hashed_every_time(
     assert signature(path) == "", "another write within the same tick of the clock would leave the same times"
     Decoded(tmp_path / "cache", 8).file_hashes([path])
     assert not (tmp_path / "cache" / "files.rows").exists()
-    monkeypatch.setattr(module, "SETTLED", -1.0)
+    monkeypatch.setattr(digests, "SETTLED", -1.0)
     found = os.stat(path)
     assert signature(path) != ""
 
@@ -147,25 +149,25 @@ def test_a_folder_that_cannot_be_written_is_read_and_the_rest_is_kept_in_memory(
     records, tmp_path, settled, capsys, monkeypatch, error
 ):
     folder = tmp_path / "cache"
-    load_training_set(records[:3], SIZE, True, Decoded(folder, SIZE, True))
-    whole = load_training_set(records, SIZE, True, Decoded(None, SIZE, True))
+    load_training_set(records[:3], Decoded(folder, SIZE, True))
+    whole = load_training_set(records, Decoded(None, SIZE, True))
 
     def refuse(file):
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr("ldm_us.files.rows.take_exclusive", refuse)
     capsys.readouterr()
-    same(load_training_set(records, SIZE, True, Decoded(folder, SIZE, True)), whole)
+    same(load_training_set(records, Decoded(folder, SIZE, True)), whole)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert "cannot be written" in said
     assert str(folder) in said
 
 
 def test_another_version_of_what_decodes_opens_all_again(records, tmp_path, settled, opened, monkeypatch):
-    load_training_set(records, SIZE, False, Decoded(tmp_path / "cache", SIZE))
+    load_training_set(records, Decoded(tmp_path / "cache", SIZE))
     opened.clear()
     monkeypatch.setattr(module, "decoder", lambda more=(): "another Pillow")
-    load_training_set(records, SIZE, False, Decoded(tmp_path / "cache", SIZE))
+    load_training_set(records, Decoded(tmp_path / "cache", SIZE))
     paths = [path for record in records for path in (record.image, *record.masks)]
     assert len(opened) == len({sha256_file(path) for path in paths})
 
@@ -207,7 +209,7 @@ def test_pictures_take_every_index_that_a_tensor_takes(bits):
     flat = whole.reshape(5, -1)
     table = np.packbits(flat, axis=1) if bits else flat
     at = np.array([4, 0, 0, 2])
-    pictures, expected = Pictures(table, at, 3, bits), torch.from_numpy(whole[at])
+    pictures, expected = Pictures(table, at, [Frame(3, 3)] * 4, bits), torch.from_numpy(whole[at])
     expected = expected.bool() if bits else expected
     for index in (
         2,

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ldm_us.data.medical import read_header
+from ldm_us.data.opening import open_image, open_mask
 from ldm_us.data.readers.datasets import read_dataset, read_whole
-from ldm_us.data.records import load_mask, open_image, open_mask
+from ldm_us.data.records import load_mask
 
 NAME = "Mustermann^Erika"
 PIXELS = np.arange(48, dtype=np.uint8).reshape(6, 8)

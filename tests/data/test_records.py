@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageOps
 
+from ldm_us.data.opening import IMAGE_SUFFIXES, open_image
 from ldm_us.data.organ import BREAST
-from ldm_us.data.records import IMAGE_SUFFIXES, Record, load_image, load_mask, load_pair, open_image, union_of_masks
+from ldm_us.data.records import Record, load_image, load_mask, load_pair, union_of_masks
 
 
 def save(path: Path, pixels: np.ndarray | list, mode: str = "L") -> Path:

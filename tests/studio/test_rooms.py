@@ -74,7 +74,7 @@ def test_draw_follows_the_mask_and_shows_its_outline(rooms):
     assert (pixels(page) != pixels(other)).any()
     finished(rooms.draw("tab", sent(), 1.0, *COMMON))
     assert sorted(path.name for path in rooms.sessions["tab"].inputs.values()) == ["mask_1.png", "mask_2.png"]
-    assert (rooms.sessions["tab"].pictures[0].made.mask == ELLIPSE).all()
+    assert (rooms.sessions["tab"].pictures[0].made.mask[0].numpy() == ELLIPSE).all()
 
 
 def test_change_draws_a_region_anew_and_leaves_the_rest(rooms):

@@ -195,6 +195,6 @@ def test_the_parts_of_a_batch_accumulated_or_of_two_processes_are_the_whole_batc
 def test_masks_travel_as_one_bool_a_pixel_and_only_where_a_controlnet_learns(data):
     with_masks, without = (latent_batch(data, 2.0, 1000, 0, 5, 4, True, 0.1, masked=masked) for masked in (True, False))
     assert with_masks.mask.dtype == torch.bool
-    assert with_masks.mask.shape == (4, 1, data.size, data.size)
+    assert with_masks.mask.shape == (4, 1, *data.frame(0).size)
     assert without.mask.numel() == 0
     assert equal(with_masks._replace(mask=without.mask), without)

@@ -6,8 +6,7 @@ import torch
 from ldm_us.config import US128
 from ldm_us.networks.clip import END_OF_TEXT, TextEncoder, tokenize
 from ldm_us.training.batches import stream_generator
-from ldm_us.training.losses import after_end, contrastive_loss
-from ldm_us.training.start import warm_up_text
+from ldm_us.training.losses import after_end, contrastive_loss, warm_up_text
 
 PROMPTS = ["", *(f"Ultrasound image of a {label} breast" for label in ("benign", "malignant", "normal"))]
 

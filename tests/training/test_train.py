@@ -128,9 +128,9 @@ def test_samples_are_made_with_the_averaged_weights(run, tmp_path, monkeypatch):
 def test_held_out_images_never_reach_training(run, tmp_path, busi, monkeypatch):
     seen = []
 
-    def load(records, size, with_pixels, decoded):
+    def load(records, decoded):
         seen.extend(records)
-        return load_training_set(records, size, with_pixels, decoded)
+        return load_training_set(records, decoded)
 
     monkeypatch.setattr(train, "load_training_set", load)
     result = run("vae", tmp_path / "run", "--held-out", 0.3)

@@ -8,13 +8,15 @@ import torch
 from PIL import Image, ImageOps
 
 import train
+from ldm_us.data.records import trained_framing
 from ldm_us.diffusion.ddpm import q_sample
-from ldm_us.files.checkpoint import load_model
+from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.training.command_line import parse_options
 from ldm_us.training.dataset import load_training_set, split_data
 from ldm_us.training.progress import BANDS, band_batch, held_out_stage, others_of_their_class, spread_out, validate
 from ldm_us.training.reconstruction import reconstruction_psnr
 from ldm_us.training.stages import Stage
+from ldm_us.training.start import framing_of
 
 SPEED = {"images_per_s", "data_share"}
 STAGES = ("vae", "unet", "controlnet")
@@ -52,8 +54,9 @@ def held_out(arguments, data, tmp_path):
         options = parse_options(arguments(stage, tmp_path / "unused", "--validate-every", 1, *flags, weights=path))
         training, evaluation = split_data([data], BUSI_SHARE)
         model = load_model(path)
-        stage = Stage(model, load_training_set(training, model.config.image_size), options)
-        return held_out_stage(stage, load_training_set(spread_out(evaluation), model.config.image_size))
+        framing = framing_of(options, model.config)
+        stage = Stage(model, load_training_set(training, framing), options)
+        return held_out_stage(stage, load_training_set(spread_out(evaluation), framing))
 
     return build
 
@@ -150,7 +153,10 @@ def test_the_loss_is_the_mean_squared_error_of_the_noise_over_bands_and_images(t
 
 def test_the_autoencoder_is_judged_as_by_the_evaluation(train_stage, held_out, data, tmp_path):
     path = train_stage("vae", tmp_path / "run").path
-    expected = reconstruction_psnr(load_model(path), split_data([data], BUSI_SHARE)[1])
+    model = load_model(path)
+    framing = trained_framing(read_metadata(path), model.config)
+    assert framing.rule == "bucket"
+    expected = reconstruction_psnr(model, split_data([data], BUSI_SHARE)[1], framing)
     assert validate(held_out("vae", path))["val_psnr_db"] == pytest.approx(sum(expected) / len(expected), abs=1e-3)
 
 

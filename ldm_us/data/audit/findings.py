@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from ldm_us.data.audit.summary import SIDE, Coverage, measured
 from ldm_us.data.near_duplicates import families, merge_groups, near_duplicates
+from ldm_us.data.opening import open_image, open_mask
 from ldm_us.data.readers.bus_uclm import lesions_of_mask
 from ldm_us.data.readers.busi import families as listed_families
 from ldm_us.data.readers.datasets import Reading, check_folders, read_whole
-from ldm_us.data.records import BUSI_GROUP, Record, open_image, open_mask, union_of_masks
+from ldm_us.data.records import BUSI_GROUP, Record, union_of_masks
 from ldm_us.data.split import SPLIT_SEED, mixed_groups, split_by_group
 from ldm_us.data.structure import MaskFile, file_of
 

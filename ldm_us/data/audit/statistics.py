@@ -6,13 +6,15 @@ applied to soft biological tissues" (1993), for the speckle; the lesion figures 
 BI-RADS (contrast of the lesion, shadow or enhancement behind it).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ldm_us.data.records import Record, mask_tensor, open_image, union_of_masks
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, mask_tensor, union_of_masks
 
 SIZE = 256  # pixels of one side; the lengths below, LAGS apart, are those at this size
 BANDS = 8  # of the depth profile
@@ -44,9 +46,14 @@ def depth_profile(grey: np.ndarray) -> tuple[float, ...]:
     return tuple(float(band.mean()) for band in np.array_split(grey, BANDS))
 
 
+def side_of(image: np.ndarray) -> float:
+    """The side of a square with the area of an image (h, w): what lengths are scaled with."""
+    return math.sqrt(image.shape[0] * image.shape[1])
+
+
 def high_passed(image: np.ndarray) -> np.ndarray:
     """A grey image (h, w), uint8, less its Gaussian mean: what is left is texture and edges. float64."""
-    smooth = Image.fromarray(image).filter(ImageFilter.GaussianBlur(HIGH_PASS * len(image) / SIZE))
+    smooth = Image.fromarray(image).filter(ImageFilter.GaussianBlur(HIGH_PASS * side_of(image) / SIZE))
     return image.astype(np.float64) - np.asarray(smooth, dtype=np.float64)
 
 
@@ -60,7 +67,7 @@ def inside_and_ring(grey: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.
     """The grey levels (n,) of a lesion and (m,) of the ring around it; both empty where the lesion is too small."""
     if mask.sum() < SMALLEST_LESION * mask.size / SIZE**2:
         return np.empty(0), np.empty(0)
-    reach = max(1, round(RING * len(mask) / SIZE))
+    reach = max(1, round(RING * side_of(mask) / SIZE))
     grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * reach + 1))
     return grey[mask], grey[(np.asarray(grown) > 0) & ~mask]
 
@@ -72,7 +79,7 @@ def lesion_figures(grey: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
         return np.nan, np.nan
     contrast = float(inside.mean() - ring.mean())
 
-    scale = len(mask) / SIZE
+    scale = side_of(mask) / SIZE
     rows, columns = np.nonzero(mask)
     top = rows.max() + max(1, round(BEHIND * scale))
     bottom = min(top + max(round(8 * scale), (np.ptp(rows) + 1) // 2), len(mask))

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ldm_us.config import MASK, PICTURE
 from ldm_us.data.decoded import Decoded
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.organ import BREAST, UNKNOWN
 from ldm_us.data.readers.datasets import Reading
-from ldm_us.data.readers.left_out import describe_left_out
+from ldm_us.data.readers.left_out import describe_left_out, more_than_a_few
 from ldm_us.data.records import Record, small_lesions
 from ldm_us.networks.clip import token_words
 
@@ -42,7 +43,7 @@ def describe_reading(
     Opens every mask of an image that may show a lesion, unless `covered` says what they cover, or `decoded` keeps it.
     size: of the model's images, in pixels a side. length: tokens that the model reads, with start and end of text.
     """
-    records = reading.records
+    records, size = reading.records, size if decoded is None else decoded.framing.side
     counts = sorted(Counter(record.label for record in records).items())
     classes = ", ".join(f"{n} {label}" for label, n in counts)
     masks = sum(len(record.masks) for record in records)
@@ -61,6 +62,9 @@ def describe_reading(
     if empty:
         lines.append(f"{named(shown)} whose masks are all empty: {format_names(empty)}")
     lines += describe_masks(covered, size)
+    lines += describe_sizes(records, decoded) if decoded is not None else []
+    if names := describe_hint(records):
+        lines.append(names)
     prompts = {record.prompt for record in records}
     long = sum(is_long(prompt, length) for prompt in prompts)
     if long:
@@ -68,6 +72,16 @@ def describe_reading(
             f"prompts of more than {length - 2} tokens, of which the rest is not read: {long} of {len(prompts)}"
         )
     return lines
+
+
+def describe_hint(records: Sequence[Record]) -> str:
+    """Write what a ControlNet is shown, where that is not one mask of one structure."""
+    hint = records[0].organ.hint if records else MASK
+    if hint != MASK:
+        return f"hint of a ControlNet: {'a picture' if hint == PICTURE else 'a channel for each of ' + ', '.join(hint)}"
+    names = list(dict.fromkeys(name for record in records for name in record.structures))
+    joined = f"structures joined to one mask, unless dataset.json lists them: {', '.join(names)}"
+    return joined if len(names) > 1 else ""
 
 
 def showing_lesions(records: Iterable[Record], masked: Iterable[Record]) -> list[Record]:
@@ -85,7 +99,7 @@ def named(shown: Sequence[Record]) -> str:
 
 def coverages(records: Sequence[Record], decoded: Decoded) -> list[Coverage]:
     """Measure the masks of images that may show a lesion and have some. ValueError: a mask cannot be read."""
-    masked = [record for record in records if record.masks and record.shows is not False]
+    masked = [r for r in records if r.masks and r.shows is not False and not r.organ.hint_is_picture]
     table, at = decoded.mask_facts(masked)
     facts = table[["share", "inverted", "lost"]][at].tolist()
     return [Coverage(record.image.name, *of_record) for record, of_record in zip(masked, facts, strict=True)]
@@ -111,6 +125,17 @@ def describe_masks(covered: Sequence[Coverage], size: int) -> list[str]:
     return lines
 
 
+def describe_sizes(records: Sequence[Record], decoded: Decoded) -> list[str]:
+    """Write how many images get which size, where not all get one, and how many of them black bars."""
+    frames = decoded.frames_of(records)
+    if len(set(frames)) <= 1:
+        return []
+    counts = Counter(str(frame) for frame in frames).most_common()
+    bars = sum(frame.fit == "letterbox" for frame in frames)
+    said = f"sizes: {', '.join(f'{size} ({n})' for size, n in counts)}"
+    return [f"{said}; {bars} images with black bars" if bars else said]
+
+
 def is_long(prompt: str, length: int = LENGTH) -> bool:
     """Say whether a prompt is cut. A token has one byte at least, so short ones need no tokenizer."""
     return len(prompt.encode()) > length - 2 and len(token_words(prompt)) > length - 2
@@ -122,3 +147,39 @@ def format_names(names: Sequence[str]) -> str:
         return "0"
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)}: {', '.join(names[:SHOWN])}{more}"
+
+
+def check_hints(records: Sequence[Record], drawn: Sequence[bool]) -> list[str]:
+    """Note the lesion images without a drawn lesion: a ControlNet learns from them that an empty mask has one.
+
+    ValueError: more than a few are so, or all images.
+    """
+    if not any(drawn):
+        raise ValueError(
+            f"--data: the masks of all {len(records)} training images are empty, so a ControlNet has nothing to learn "
+            "from. Give images with drawn lesions."
+        )
+    has_lesion = {record for record, has in zip(records, drawn, strict=True) if has}
+    lesions = showing_lesions(records, has_lesion)
+    empty = [record.image.name for record in lesions if record not in has_lesion]
+    if not empty:
+        return []
+    found = f"of {len(lesions)} {named(lesions)}, these have no lesion in their masks or no mask: {format_names(empty)}"
+    if more_than_a_few(len(empty), len(lesions)):
+        raise ValueError(
+            f"--data: {found}. A ControlNet would learn to put a lesion where the mask has none. Draw their lesions, "
+            "give them a class without any, such as normal, or remove them."
+        )
+    return [f"{found}."]
+
+
+def cut_off_notes(records: Sequence[Record], decoded: Decoded) -> list[str]:
+    """Name the images of which --aspect crop cuts a part of a lesion off. ValueError: more than a few are so."""
+    table, at = decoded.mask_facts(records)
+    cut = [record.image.name for record, share in zip(records, table["cut"][at].tolist(), strict=True) if share > 0]
+    if not cut:
+        return []
+    found = f"--aspect crop cuts a part of the lesions off in {format_names(cut)} of {len(records)} images"
+    if more_than_a_few(len(cut), len(records)):
+        raise ValueError(f"{found}. Use --aspect bucket, which shows images whole.")
+    return [f"{found}."]

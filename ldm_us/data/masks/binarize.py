@@ -12,7 +12,7 @@ import torch
 
 from ldm_us.data.mask_rule import drawn_lesion
 from ldm_us.data.masks.files import check_folder, list_masks
-from ldm_us.data.records import open_mask
+from ldm_us.data.opening import open_mask
 from ldm_us.data.regions import Mask, fill_outlines
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png, to_picture

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
 
-from ldm_us.data.masks.augment import augment_mask
-from ldm_us.data.masks.sampler import Mask, draw_mask, fit_shapes
+from ldm_us.config import MASK, PICTURE
+from ldm_us.data.masks.augment import Levels, augment_mask
+from ldm_us.data.masks.sampler import draw_mask, fit_shapes
+from ldm_us.data.opening import IMAGE_SUFFIXES
 from ldm_us.data.phantom.files import check_numbers
 from ldm_us.data.readers.busi import NAME
 from ldm_us.data.readers.datasets import read_dataset
-from ldm_us.data.records import IMAGE_SUFFIXES, load_mask
+from ldm_us.data.records import followed, load_mask, mask_file
 from ldm_us.data.structure import MaskFile
 from ldm_us.files.atomic import atomic_folder
 from ldm_us.files.pictures import save_png
@@ -29,7 +31,7 @@ def write_masks(
     """
     check_numbers(n, size)
     check_folder(out, overwrite, lambda path: path.name.endswith("_mask.png"), like)
-    given = read_masks(like, size if augment else FIT_SIZE)
+    given, hint = read_masks(like, size if augment else FIT_SIZE, augment)
     models = {} if augment else {label: fit_shapes(masks) for label, masks in given.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
@@ -38,7 +40,8 @@ def write_masks(
             rng = np.random.default_rng([seed, i])  # of its own: the first masks are the same for every n
             masks = given[label]
             mask = augment_mask(rng, masks[nth % len(masks)]) if augment else draw_mask(rng, models[label], size)
-            save_png(Image.fromarray(mask.astype(np.uint8) * 255), folder / f"{label} ({nth + 1})_mask.png")
+            drawn = torch.from_numpy(mask.astype(np.uint8))[None]
+            save_png(mask_file(drawn, hint), folder / f"{label} ({nth + 1})_mask.png")
 
 
 def check_folder(out: Path, overwrite: bool, is_ours: Callable[[Path], bool], source: Path) -> None:
@@ -52,8 +55,12 @@ def check_folder(out: Path, overwrite: bool, is_ours: Callable[[Path], bool], so
         raise ValueError(f"--out {out}: holds {(kept or [source])[0]}, which is not to be deleted. Choose another one.")
 
 
-def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
-    """Masks that are not empty by class, each resized to (size, size): of a dataset, or of files with BUSI's names."""
+def read_masks(folder: Path, size: int, apart: bool = False) -> tuple[dict[str, list[Levels]], tuple[str, ...]]:
+    """Masks that are not empty by class, each resized to (size, size): of a dataset, or of files with BUSI's names.
+
+    -> and what they show. apart: sums of 2^k where a dataset names several structures, which else are joined.
+    """
+    hint: tuple[str, ...] = MASK
     files: dict[str, dict[str, list[MaskFile]]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         match = parse_name(path)
@@ -62,15 +69,20 @@ def read_masks(folder: Path, size: int) -> dict[str, list[Mask]]:
     if not files:
         for record in read_dataset(folder):
             if record.masks and record.shows is not False:
-                files.setdefault(record.label, {})[str(record.image)] = list(record.masks)
+                hint = record.organ.hint if apart else MASK
+                files.setdefault(record.label, {})[str(record.image)] = list(followed(record, hint).masks)
+    if hint == PICTURE:
+        raise ValueError(f"{folder}: what stands for masks there are pictures. Give a dataset with masks.")
+    kind = bool if hint == MASK else np.uint8
     loaded = {
-        label: [load_mask(paths, size)[0].numpy() > 0 for paths in of.values()] for label, of in sorted(files.items())
+        label: [load_mask(paths, size)[0].numpy().astype(kind) for paths in of.values()]
+        for label, of in sorted(files.items())
     }
     masks = {label: [mask for mask in of_class if mask.any()] for label, of_class in loaded.items()}
     found = {label: of_class for label, of_class in masks.items() if of_class}
     if not found:
         raise ValueError(f"{folder}: no mask with anything drawn in it.")
-    return found
+    return found, hint
 
 
 def parse_name(path: Path) -> re.Match[str] | None:

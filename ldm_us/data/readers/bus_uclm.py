@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldm_us.data.records import Record, open_mask
+from ldm_us.data.opening import open_mask
+from ldm_us.data.records import Record
 
 PROMPT = "Ultrasound image of a {label} breast, from BUS-UCLM"  # our choice: the paper's, and where it is from
 NAME = re.compile(r"(?P<patient>[A-Z]{4})_\d+\.png")

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ldm_us.config import MASK, PICTURE
 from ldm_us.data.busi_families import families, first_of_family
+from ldm_us.data.opening import IMAGE_SUFFIXES
 from ldm_us.data.organ import BREAST, DESCRIPTION, Organ, organ_of
-from ldm_us.data.records import BUSI_GROUP, IMAGE_SUFFIXES, PHANTOM_GROUP, SAMPLES_GROUP, Record
+from ldm_us.data.records import BUSI_GROUP, PHANTOM_GROUP, SAMPLES_GROUP, Record
+from ldm_us.data.structure import labels_of
 
 PHANTOM_INFO = "phantom.json"  # in a folder of phantoms, whose families differ from those of BUSI's numbers
 SAMPLES_INFO = "samples.json"  # in a folder of samples, where those of one mask are a family
@@ -121,10 +124,16 @@ def told_of(root: Path) -> tuple[Callable[[str], str], dict[str, str], Organ]:
         prompts = made.get("prompts", {})
         if not all(isinstance(prompt, str) and prompt for prompt in prompts.values()):
             raise TypeError("a prompt is no text")
+        hint = made.get("hint", list(MASK))
+        if not isinstance(hint, list) or not all(isinstance(name, str) for name in hint):
+            raise TypeError("its hint is no list of names")
         shows = {label: made.get("shows", {}).get(label, organ.shows(label)) for label in (*organ.classes, *prompts)}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{info} is damaged ({error!r}). Make the phantoms or samples again, or remove the file."
         ) from error
     organ = replace(organ, classes=tuple(shows), without=tuple(label for label in shows if shows[label] is False))
+    if len(hint) > 1:
+        organ = replace(organ, structures=tuple(hint), levels=labels_of(len(hint)))
+    organ = replace(organ, hint_is_picture=tuple(hint) == PICTURE)
     return lambda stem: f"{prefix}:{first.get(stem, stem)}", prompts, organ

@@ -15,10 +15,9 @@ from ldm_us.data.records import Record
 from ldm_us.data.structure import Structure
 
 VIEWS, PHASES, SUFFIXES = ("2CH", "4CH"), ("ED", "ES"), (".nii.gz", ".mhd", ".nii")
-CAMUS = Organ(
-    "Ultrasound image of a heart, {label}, from CAMUS", tuple(map(" ".join, product(VIEWS, PHASES))), without=()
-)
 STRUCTURES = ("left ventricle", "myocardium", "left atrium")  # levels 1, 2 and 3
+CLASSES = tuple(map(" ".join, product(VIEWS, PHASES)))
+CAMUS = Organ("Ultrasound image of a heart, {label}, from CAMUS", CLASSES, (), structures=STRUCTURES)
 
 
 def list_frames(root: Path) -> list[tuple[Path, str]]:
@@ -39,7 +38,7 @@ def read_camus(root: Path, notes: list[str]) -> list[Record]:
         if not mask.is_file():
             raise ValueError(f"{mask} is missing, the structures of {path.name}. Add it, or remove the image.")
         levels = enumerate(STRUCTURES, start=1)
-        masks = tuple(Structure(pixels_of(mask), f"level {level}, {one}", level=level) for level, one in levels)
+        masks = tuple(Structure(pixels_of(mask), f"level {level}, {one}", levels=(level,)) for level, one in levels)
         label, group = organ.class_of(name, str(path)), f"camus:{path.parent.name}"
         records.append(Record(pixels_of(path), masks, label, organ.prompt(label), group, organ, STRUCTURES))
     if left := len(list(root.glob("patient[0-9]*/*half_sequence*"))):

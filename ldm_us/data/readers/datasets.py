@@ -15,7 +15,7 @@ from ldm_us.data.readers.imagefolder import CSV, JSONL, read_imagefolder
 from ldm_us.data.readers.left_out import describe_left_out, list_left_out, too_many
 from ldm_us.data.readers.plain import TN3K, has_captions, has_dicom, has_pairs, read_plain
 from ldm_us.data.readers.tabled import BUSBRA_TABLE, list_sorted, read_breast, read_busbra, read_dataset_b
-from ldm_us.data.records import Record, spacing_notes
+from ldm_us.data.records import Record, spacing_notes, structured
 
 KNOWN = (
     "BUSI (folders benign, malignant, normal), BUS-BRA (bus_data.csv, Images, Masks), dataset B (original, GT and a "
@@ -73,7 +73,7 @@ def read_whole(folder: Path) -> Reading:
     for layout in layouts:
         notes: list[str] = []
         try:
-            records = READERS[layout](root, notes)
+            records = [structured(record) for record in READERS[layout](root, notes)]
         except ValueError as error:
             errors.append(error)
             continue
@@ -113,6 +113,18 @@ def read_datasets(folders: Sequence[Path]) -> list[Record]:
 def records_of(readings: Sequence[Reading]) -> list[Record]:
     """List the records of datasets that are read, one after the other."""
     return [record for reading in readings for record in reading.records]
+
+
+def hint_shown(readings: Sequence[Reading]) -> tuple[str, ...]:
+    """What the masks of the datasets show. Raise ValueError where that is not the same."""
+    hints = {record.organ.hint: reading.folder for reading in readings for record in reading.records[:1]}
+    if len(hints) > 1:
+        (one, folder), (other, another), *_ = hints.items()
+        raise ValueError(
+            f"--data: {folder} shows {', '.join(one)}, and {another} {', '.join(other)}. Describe both alike in "
+            "dataset.json."
+        )
+    return next(iter(hints))
 
 
 def check_folders(folders: Sequence[Path], sets: Sequence[Sequence[Record]]) -> None:

@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ldm_us.data.opening import decode
 from ldm_us.data.organ import UNKNOWN, Organ, organ_of
-from ldm_us.data.records import Record, decode
+from ldm_us.data.records import Record
 from ldm_us.data.structure import LEAST, Structure
 
 SCORES = ("2", "3", "4a", "4b", "4c", "5")

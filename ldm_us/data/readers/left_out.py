@@ -11,8 +11,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from ldm_us.data.medical import DICOM
+from ldm_us.data.opening import IMAGE_SUFFIXES
 from ldm_us.data.readers.busi import NAME
-from ldm_us.data.records import IMAGE_SUFFIXES, Record
+from ldm_us.data.records import Record
 from ldm_us.data.structure import file_of
 
 PICTURES = (*IMAGE_SUFFIXES, *DICOM)

@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldm_us.data.medical import DICOM, VOLUMES, pixels_of
+from ldm_us.data.opening import IMAGE_SUFFIXES
 from ldm_us.data.organ import ANY, DESCRIPTION, UNKNOWN, Organ, organ_of
 from ldm_us.data.readers.imagefolder import group_prefix, of_scanners
 from ldm_us.data.readers.left_out import MADE_NAMES, files_below
 from ldm_us.data.readers.tables import read_text
-from ldm_us.data.records import IMAGE_SUFFIXES, Record
+from ldm_us.data.records import Record
 
 TN3K = Organ("Ultrasound image of a thyroid nodule, from TN3K", without=())
 SUFFIXES = (*IMAGE_SUFFIXES, *DICOM, *(end for end in VOLUMES if end not in (".raw", ".zraw")))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm_us.data.records import of_structure
 from ldm_us.evaluation.judge.file import Training, image_digests, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, check_judge_size
 from ldm_us.evaluation.judge.training import measure_judge, train_judge
@@ -19,7 +20,7 @@ def run_train_judge(options: argparse.Namespace) -> int:
     if not 0 < options.held_out < 1:
         raise ValueError(f"--held-out {options.held_out}: a judge must be measured. Use more than 0 and less than 1.")
     check_new_file(options.out, options.overwrite)
-    records, held_out = split_data(options.data, options.held_out)
+    records, held_out = (of_structure(s, options.structure) for s in split_data(options.data, options.held_out))
     if not held_out:
         raise ValueError(f"--data: {len(records)} images are too few to hold one of a class out. Give more.")
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -40,6 +41,7 @@ def run_train_judge(options: argparse.Namespace) -> int:
         data_sha256=digest,
         images=images,
         figures=measure_judge(network, held_out),
+        structure=options.structure,
     )
     save_judge(network.cpu(), options.out, training)
     print(json.dumps({"judge": str(options.out), "trained_on": len(records), "held_out": training.figures}, indent=2))

@@ -20,7 +20,8 @@ from ldm_us.data.records import Record
 from ldm_us.data.words import Words
 from ldm_us.evaluation.judge.network import Judge, JudgeConfig, check_judge_size
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
-from ldm_us.files.safetensors_header import open_safetensors, parse_json
+from ldm_us.files.json_values import parse_json
+from ldm_us.files.safetensors_header import open_safetensors
 from ldm_us.files.stored_tensor import shown
 
 TRAIN_ONE = "Train one with `python -m ldm_us.evaluation train-judge`."
@@ -38,6 +39,7 @@ class Training:
     data_sha256: str  # of the training images and masks
     images: list[str]  # digests of the training images, so that none of them is evaluated on
     figures: dict[str, Any]  # as measure_judge gives them
+    structure: str | None = None  # that it finds, of several that masks show
 
 
 def image_digests(records: Sequence[Record]) -> list[str]:
@@ -87,6 +89,14 @@ def load_judge(path: Path | str, device: str = "cpu") -> tuple[Judge, Training]:
         raise ValueError(f"{path}: {wrong}. {TRAIN_ONE}")
     network.load_state_dict(state, strict=True, assign=True)
     return network.to(device).eval().requires_grad_(False), training
+
+
+def structure_of(asked: str | None, judge_file: Path | None, training: Training | None) -> str | None:
+    """The structure that is looked for: what was asked for, which a judge must have learned, else what it has."""
+    if training is None or asked in (None, training.structure):
+        return asked if training is None else training.structure
+    finds = f"finds {training.structure}" if training.structure else "was trained on all structures as one"
+    raise ValueError(f"--structure {asked}: {judge_file} {finds}. {TRAIN_ONE.replace('`.', f' --structure {asked}`.')}")
 
 
 def asked_classes(words: Words, network: Judge, n: int) -> tuple[list[str], list[str]]:

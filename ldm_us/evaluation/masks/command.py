@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from ldm_us.data.near_duplicates import merge_families
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import Record
-from ldm_us.evaluation.judge.file import Training, check_judged, load_judge
+from ldm_us.data.records import Record, of_structure
+from ldm_us.evaluation.judge.file import Training, check_judged, load_judge, structure_of
 from ldm_us.evaluation.judge.network import judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, load_batch, other_of_its_class
 from ldm_us.evaluation.masks.figures import mask_figures, share_figure
@@ -38,7 +38,8 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
     check_picture_path(options.save_grid, options.overwrite)
     check_out(options.out, [RESULT], options.overwrite)
     network, training = (None, None) if options.judge is None else load_judge(options.judge, options.device)
-    samples, real, mask_of, size = read_pairs(options.generated, options.real, options.judge, training)
+    structure = structure_of(options.structure, options.judge, training)
+    samples, real, mask_of, size = read_pairs(options.generated, options.real, options.judge, training, structure)
     if network is not None:
         check_judged(network, [record.label for pairs in samples for record in pairs], "--generated")
 
@@ -77,13 +78,18 @@ def run_mask_fidelity(options: argparse.Namespace) -> int:
 
 
 def read_pairs(
-    generated_folders: Sequence[Path], real_folders: Sequence[Path], judge_file: Path | None, training: Training | None
+    generated_folders: Sequence[Path],
+    real_folders: Sequence[Path],
+    judge_file: Path | None,
+    training: Training | None,
+    structure: str | None = None,
 ) -> tuple[Pairs, Pairs, list[Record], int]:
     """Samples, real images, for each sample with a lesion the one whose mask is its floor, and their side in pixels.
 
     Raise ValueError, before anything is measured, for what cannot be compared.
     """
-    generated, every_real = read_set(generated_folders), read_datasets(real_folders)
+    generated = of_structure(read_set(generated_folders), structure)
+    every_real = of_structure(read_datasets(real_folders), structure)
     size = check_sets(every_real, generated, side_of(generated))
     samples = with_and_without_lesion(generated, size, "--generated")
     if not samples.lesions:
@@ -94,7 +100,7 @@ def read_pairs(
         unseen = sorted(merge_families(every_real))
     else:
         check_unseen_by_judge(judge_file, training, generated)
-        unseen = not_seen_by_judge(judge_file, training, real_folders)
+        unseen = of_structure(not_seen_by_judge(judge_file, training, real_folders), structure)
     labels = {record.label for record in generated}
     real = with_and_without_lesion([record for record in unseen if record.label in labels], size, "--real")
     check_same_classes(samples.lesions, real.lesions)

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm_us.data.records import Record, load_pair
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import Record, load_pair, of_structure
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.mask_errors import MaskErrors, mask_errors
 from ldm_us.evaluation.masks.dark_lesion import dark_lesions
-from ldm_us.evaluation.samples import draw_samples
+from ldm_us.evaluation.samples import draw_for_records
 
 RULE, JUDGE = "dark-lesion rule", "judge"  # what finds lesions
 FindLesions = Callable[[Tensor], Tensor]  # (n, 1, H, W) in [0, 1] -> (n, 1, H, W) in {0, 1}
@@ -39,12 +40,19 @@ def mask_fidelity(
     find: FindLesions = dark_lesions,
     seed: int = 0,
     batch: int = 8,
+    framing: Framing | None = None,
+    structure: str | None = None,
 ) -> Fidelity:
-    """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class."""
+    """Sample one image per record, following its mask, and measure it. Masks are shuffled within each class.
+
+    With a Framing samples are drawn in the aspects of their masks; all is compared on squares, each resized whole.
+    structure: which of its masks is compared with what is found; None: all as one.
+    """
+    framing = framing or Framing(model.config.image_size)
     others = other_of_its_class([record.label for record in records])
-    real_images, masks = load_batch(records, model.config.image_size)
+    real_images, masks = load_batch(of_structure(records, structure), framing.side)
     real = mask_errors(find(real_images), masks)  # first: what cannot be found is said before the long sampling
-    samples = draw_samples(model, [record.prompt for record in records], sampling, seed, batch, masks)
+    samples = draw_for_records(model, records, sampling, framing, seed, batch)
     found = find(samples)
     return Fidelity(mask_errors(found, masks), mask_errors(found, masks[others]), real, samples, real_images, masks)
 

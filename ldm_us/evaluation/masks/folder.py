@@ -4,6 +4,7 @@ A batch of pixels is in memory at a time, so a folder may hold any number of sam
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ldm_us.data.records import Record, load_mask, open_image
+from ldm_us.data.framing import LEAST_AREA
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, load_mask
 from ldm_us.evaluation.mask_errors import joined, mask_errors
 from ldm_us.evaluation.masks.fidelity import FindLesions, load_batch
 from ldm_us.evaluation.masks.figures import Column
@@ -27,14 +30,18 @@ class Pairs(NamedTuple):
 
 
 def side_of(records: Sequence[Record]) -> int:
-    """Return the side in pixels that all generated images have; ValueError where they differ or are not square."""
+    """Return the side in pixels of the squares that all generated images are measured on: their own, if they are such.
+
+    Images of several aspects are resized whole. ValueError: their areas differ.
+    """
     if not records:
         raise ValueError("--generated: no images in it. Give a folder with images.")
     sizes = sorted({open_image(record.image).size for record in records})
-    if len(sizes) > 1 or sizes[0][0] != sizes[0][1]:
+    areas = sorted(width * height for width, height in sizes)
+    if areas[0] < LEAST_AREA * areas[-1]:
         listed = ", ".join(f"{width}x{height}" for width, height in sizes[:3]) + ", ..." * (len(sizes) > 3)
-        raise ValueError(f"--generated: images of {listed} pixels. Measure square images of one size at a time.")
-    return sizes[0][0]
+        raise ValueError(f"--generated: images of {listed} pixels. Measure images of about one area at a time.")
+    return round(math.sqrt(areas[-1]))
 
 
 def with_and_without_lesion(records: Sequence[Record], size: int, option: str) -> Pairs:

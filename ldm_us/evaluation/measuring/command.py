@@ -7,13 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm_us.data.records import Record, load_mask
+from ldm_us.config import PICTURE
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import Record, load_framed, of_structure, trained_framing
 from ldm_us.data.words import words_of
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import accuracy, confusion, mean_and_spread
-from ldm_us.evaluation.judge.file import Training, asked_classes, check_judged, load_judge
+from ldm_us.evaluation.judge.file import Training, asked_classes, check_judged, load_judge, structure_of
 from ldm_us.evaluation.judge.network import Judge, judge
 from ldm_us.evaluation.masks.fidelity import JUDGE, RULE, dark_lesions, mask_fidelity
 from ldm_us.evaluation.masks.figures import Column, mask_figures
@@ -23,7 +25,7 @@ from ldm_us.evaluation.results import check_out, keep
 from ldm_us.evaluation.samples import draw_samples
 from ldm_us.evaluation.sets.evaluated_images import check_unseen_by_judge, held_out_records, unseen_records
 from ldm_us.files.atomic import sha256_file
-from ldm_us.files.checkpoint import load_model
+from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.pictures import labelled_grid, save_png, to_picture
 from ldm_us.runtime.checks import check_finite, check_seed
 from ldm_us.synthesis.folder import MANIFEST
@@ -38,10 +40,11 @@ def run_reconstruction(options: argparse.Namespace) -> int:
     check_out(options.images, [MANIFEST], options.overwrite)
     records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
     model = load_model(options.weights, device=options.device)
-    values = reconstruction_psnr(model, records)
+    framing = trained_framing(read_metadata(options.weights), model.config)
+    values = reconstruction_psnr(model, records, framing)
     if options.images is not None:
         try:
-            write_reconstructions(model, records, options.images, options.grain, options.seed)
+            write_reconstructions(model, records, options.images, framing, options.grain, options.seed)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"interrupted: {options.images} is not whole. Call the same again.") from stop
     return keep({"images": len(values), "psnr_db": mean_and_spread(values)}, options.out, "reconstruction.json")
@@ -55,7 +58,11 @@ def run_masks(options: argparse.Namespace) -> int:
     if model.controlnet is None:
         raise ValueError(f"{options.weights}: no ControlNet in it. Train one with `train.py controlnet`.")
     records = (unseen_records if options.unseen else held_out_records)(options.weights, options.data)
-    records = with_lesions(records, options.n, model.config.image_size)
+    framing = trained_framing(read_metadata(options.weights), model.config)
+    structure = structure_of(options.structure, options.judge, training)
+    if model.config.control.hint == PICTURE:
+        raise ValueError(f"{options.weights}: its ControlNet follows pictures, and what follows one shows no lesion.")
+    records = with_lesions(records, options.n, framing, structure)
     if network is not None and training is not None:
         check_judged(network, [record.label for record in records], "--data")
         check_unseen_by_judge(options.judge, training, records)
@@ -63,12 +70,13 @@ def run_masks(options: argparse.Namespace) -> int:
     def find(images: Tensor) -> Tensor:
         return dark_lesions(images) if network is None else judge(network, images).masks
 
-    fidelity = mask_fidelity(model, records, sampling, find, options.seed, options.batch)
+    fidelity = mask_fidelity(model, records, sampling, find, options.seed, options.batch, framing, structure)
     labels = [record.label for record in records]
     errors = {"true": fidelity.true, "shuffled": fidelity.shuffled, "real": fidelity.real}
     columns = {name: Column(one, labels, [record.group for record in records]) for name, one in errors.items()}
     printed: dict[str, Any] = {
         "masks": len(records),
+        **({} if structure is None else {"structure": structure}),
         "found_by": RULE if network is None else JUDGE,
         **mask_figures(columns, model.config.image_size**2),
     }
@@ -122,9 +130,12 @@ def prepare(options: argparse.Namespace) -> tuple[Sampling, LatentDiffusion, Jud
     return sampling, model, network, training
 
 
-def with_lesions(records: list[Record], most: int | None, size: int) -> list[Record]:
-    """Those with a lesion, at most so many, spread over all."""
-    lesions = [record for record in records if bool(load_mask(record.masks, size).any())]
+def with_lesions(
+    records: list[Record], most: int | None, framing: int | Framing, structure: str | None = None
+) -> list[Record]:
+    """Those with a lesion, or with this structure, at most so many, spread over all."""
+    shown = [bool(load_framed(record, framing)[1].any()) for record in of_structure(records, structure)]
+    lesions = [record for record, there in zip(records, shown, strict=True) if there]
     if not lesions:
         raise ValueError(f"--data: none of the {len(records)} images to measure on has a lesion mask. Give lesions.")
     n = min(most or len(lesions), len(lesions))

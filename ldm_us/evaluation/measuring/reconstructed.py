@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ldm_us.data.records import Record, load_image
+from ldm_us.data.framing import Framing
+from ldm_us.data.records import Record, framed, load_image
 from ldm_us.diffusion.editing import encode_images
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.noise import generators_of
@@ -19,7 +20,7 @@ from ldm_us.synthesis.folder import MANIFEST
 
 @torch.no_grad()
 def write_reconstructions(
-    model: LatentDiffusion, records: Sequence[Record], out: Path, grain: bool, seed: int = 0
+    model: LatentDiffusion, records: Sequence[Record], out: Path, framing: Framing, grain: bool, seed: int = 0
 ) -> None:
     """Write every image after encoding and decoding, image i with noise and grain of seed + i, and last the list.
 
@@ -30,7 +31,7 @@ def write_reconstructions(
     fields = {"synthetic": "made by a generative model, not for diagnosis", "grain": str(grain and textured)}
     lines = []
     for i, record in enumerate(tqdm(records, unit="image", desc="writing reconstructions", delay=0.1)):
-        z_0 = encode_images(model, load_image(record.image, model.config.image_size)[None])
+        z_0 = encode_images(model, load_image(record.image, framed(record.image, framing))[None])
         x_hat = finished(model, z_0, Sampling(grain=grain), generators_of([seed + i]))[0].mean(dim=0, keepdim=True)
         name = f"{folders.index(record.image.parent)}/{record.image.stem}.png"
         (out / name).parent.mkdir(parents=True, exist_ok=True)

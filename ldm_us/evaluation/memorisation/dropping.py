@@ -54,7 +54,7 @@ def load_training_images(
     """
     thresholds, compared = read_thresholds(report)
     training, _ = lineage_split(weights, folders)
-    assert sampling.size is not None
+    assert isinstance(sampling.size, int)  # the thresholds are for squares
     given = {
         "size": sampling.size,
         "search": SEARCH,

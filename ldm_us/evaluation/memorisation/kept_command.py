@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ldm_us.data.records import load_mask
+from ldm_us.data.records import followed, load_mask
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.sampling import Sampling
 from ldm_us.evaluation.figures import share_of
@@ -75,7 +75,8 @@ def run_kept(options: argparse.Namespace) -> int:
 def copies_of(path: Path, audit: Audit, alarms: list[bool], options: argparse.Namespace) -> dict[str, Any]:
     """Draw samples of a model, and count those that are flagged, also beyond the false alarms on held-out images."""
     model, training = load_model(path, device=options.device), audit.training
-    asked = [training[i * len(training) // options.n] for i in range(options.n)]
+    hint = model.config.control.hint
+    asked = [followed(training[i * len(training) // options.n], hint) for i in range(options.n)]
     masks = None if model.controlnet is None else torch.stack([load_mask(one.masks, audit.size) for one in asked])
     sampling = Sampling(steps=options.steps, guidance=options.guidance, threads=None, exact=False)
     samples = draw_samples(model, [one.prompt for one in asked], sampling, options.seed, options.batch, masks)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ldm_us.data.records import open_image
+from ldm_us.data.opening import open_image
 from ldm_us.display.pages import render
 from ldm_us.evaluation.protocol.arms import Arm, manifest_settings, read_generated
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig

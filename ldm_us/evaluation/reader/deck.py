@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ldm_us.data.medical import is_medical
 from ldm_us.data.near_duplicates import merge_groups, near_duplicates
+from ldm_us.data.opening import open_image
 from ldm_us.data.organ import BREAST, UNKNOWN
-from ldm_us.data.records import Record, image_tensor, open_image
+from ldm_us.data.records import Record, image_tensor
 from ldm_us.evaluation.sets.image_sets import check_enough, one_per_group
 from ldm_us.files.atomic import sha256_file, write_text
 

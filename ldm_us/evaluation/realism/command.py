@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ldm_us.data.records import Record, spacing_notes
+from ldm_us.data.framing import KEPT, Framing
+from ldm_us.data.records import Record, spacing_notes, trained_framing
 from ldm_us.evaluation.difference import scipy_stats
 from ldm_us.evaluation.realism.comparison import LEAST, FigureTest, compare
 from ldm_us.evaluation.realism.crops import CROP
@@ -27,9 +28,17 @@ from ldm_us.evaluation.realism.table import (
 )
 from ldm_us.evaluation.realism.two_sample import two_sample_tests
 from ldm_us.evaluation.results import check_out, keep
-from ldm_us.evaluation.sets.image_sets import check_enough, check_sets, one_per_family, read_set, shared_classes
+from ldm_us.evaluation.sets.image_sets import (
+    check_enough,
+    check_sets,
+    one_per_family,
+    read_set,
+    shared_classes,
+    size_of,
+    squashed,
+)
 from ldm_us.files.atomic import sha256_file, write_text
-from ldm_us.files.checkpoint import load_model
+from ldm_us.files.checkpoint import load_model, read_metadata
 from ldm_us.files.pictures import save_png
 from ldm_us.runtime.checks import check_finite
 from ldm_us.training.reconstruction import reconstruct
@@ -49,12 +58,13 @@ def run_realism(options: argparse.Namespace) -> int:
     paired, left_out = weights is not None, [f"--real: {note}." for note in spacing_notes(real)]
     if paired:
         images = len(real), len(real)
-        size, measured = measure_pairs(real, weights, options.size, dynamic_range, options.device, left_out)
+        framing, measured = measure_pairs(real, weights, options.size, dynamic_range, options.device, left_out)
         source: dict[str, Any] = {"weights": str(weights), "weights_sha256": sha256_file(weights)}
     else:
         generated = read_set(options.generated)
         images = len(real), len(generated)
-        size, measured = measure_both(real, generated, options.size, dynamic_range, left_out)
+        rule = "squash" if squashed(options.generated) else KEPT
+        framing, measured = measure_both(real, generated, options.size, rule, dynamic_range, left_out)
         source = {"folders": list(map(str, options.generated))}
     figures, artefacts, missing = compare(*measured, paired)
     compared = "reconstructed" if paired else "generated"
@@ -62,10 +72,11 @@ def run_realism(options: argparse.Namespace) -> int:
     described = [describe_set(*one) for one in zip(measured, images, strict=True)]
     result = {
         "compared": compared,
-        "size": size,
+        "size": framing.side,
+        "aspect": framing.rule,
         "assumed_dynamic_range_db": dynamic_range,
         "gcnr_bins": BINS,
-        "how": how(paired, dynamic_range, len(figures) + len(artefacts)),
+        "how": how(paired, dynamic_range, len(figures) + len(artefacts), framing.rule),
         "real": {"folders": list(map(str, options.real))} | described[0],
         compared: source | described[1],
         "figures": [figure_test_as_json(test) for test in figures],
@@ -101,11 +112,21 @@ def check_speckle_size(size: int | None) -> None:
 
 
 def measure_both(
-    real: Sequence[Record], generated: Sequence[Record], size: int | None, dynamic_range: float, left_out: list[str]
-) -> tuple[int, tuple[Measured, Measured]]:
-    """Measure both sets at one size, one image of each family, in the classes that both have."""
-    size = check_sets(real, generated, size)
-    check_speckle_size(size)
+    real: Sequence[Record],
+    generated: Sequence[Record],
+    size: int | None,
+    rule: str,
+    dynamic_range: float,
+    left_out: list[str],
+) -> tuple[Framing, tuple[Measured, Measured]]:
+    """Measure both sets at one size by one rule, one image of each family, in the classes that both have."""
+    framing = Framing(check_sets(real, generated, size), rule)
+    check_speckle_size(framing.side)
+    if rule == "squash" and any(width != height for width, height in map(size_of, real)):
+        left_out.append(
+            "The aspect of --generated: its model was trained on images squashed to squares, and what they would be "
+            "unsquashed is not known. So the real images are squashed too: grains and lesions have no true widths here."
+        )
     classes = shared_classes(real, generated)
     sets = []
     for option, records in (("--real", real), ("--generated", generated)):
@@ -113,22 +134,24 @@ def measure_both(
             left_out.append(f"{count} {label} images of {option}: the other set has no {label} images.")
         sets.append(independent([record for record in records if record.label in classes], option, left_out))
     with tqdm(total=sum(map(len, sets)), unit="image", desc="measuring", delay=0.1) as bar:
-        first, second = (measure(records, size, dynamic_range, bar.update)[0] for records in sets)
-    return size, (first, second)
+        first, second = (measure(records, framing, dynamic_range, bar.update)[0] for records in sets)
+    return framing, (first, second)
 
 
 def measure_pairs(
     real: Sequence[Record], weights: Path, size: int | None, dynamic_range: float, device: str, left_out: list[str]
-) -> tuple[int, tuple[Measured, Measured]]:
+) -> tuple[Framing, tuple[Measured, Measured]]:
     """Measure each image and what the autoencoder makes of it, one image of each family."""
     model = load_model(weights, device=device)
-    size, factor = size or model.config.image_size, model.config.vae.downsampling
+    trained, factor = trained_framing(read_metadata(weights), model.config), model.config.vae.downsampling
+    size = size or trained.side
     check_speckle_size(size)
     if size % factor:
         raise ValueError(f"--size {size}: this autoencoder needs a multiple of {factor}. Use {size - size % factor}.")
     records = independent(real, "--real", left_out)
     with tqdm(total=len(records), unit="image", desc="measuring", delay=0.1) as bar:
-        return size, measure(records, size, dynamic_range, bar.update, partial(reconstruct, model))
+        framing = trained._replace(side=size)
+        return framing, measure(records, framing, dynamic_range, bar.update, partial(reconstruct, model))
 
 
 def independent(records: Sequence[Record], option: str, left_out: list[str]) -> list[Record]:
@@ -147,6 +170,7 @@ def write_realism(out: Path, result: dict[str, Any], figures: Sequence[FigureTes
     names = (f"{result['real']['measured']:,} real", f"{result[compared]['measured']:,} {compared}")
     effect = "mean difference" if compared == "reconstructed" else "Cliff's delta"
     note = f"under each title: {effect} [95 %], corrected p; vertical lines: medians; outer bins: all beyond"
-    picture = draw_realism(figures, f"Real and {compared} images, {result['size']}x{result['size']}", names, note)
+    size = f"{result['size']}x{result['size']}{'' if result['aspect'] == 'squash' else ' in area'}"
+    picture = draw_realism(figures, f"Real and {compared} images, {size}", names, note)
     save_png(picture, out / FILES[2])
     write_text(out / FILES[1], as_markdown(result, figures))

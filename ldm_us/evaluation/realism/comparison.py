@@ -55,7 +55,7 @@ def compare(real: Measured, other: Measured, paired: bool) -> tuple[list[FigureT
     """
     rng = np.random.default_rng(SEED)
     figures: list[FigureTest] = []
-    wanted, left_out = wanted_figures(real, other)
+    wanted, left_out = wanted_figures(real, other, paired)
     for name, label in wanted:
         classes = known_values(real, other, real.of(name, label), other.of(name, label), paired, label)
         first, second = (np.concatenate([np.empty(0), *(pair[i] for pair in classes)]) for i in (0, 1))
@@ -110,7 +110,7 @@ def artefact_tests(real: Measured, other: Measured, paired: bool, rng: np.random
     return [*tests, ArtefactTest("grey_deviation", None, p, p)]
 
 
-def wanted_figures(real: Measured, other: Measured) -> tuple[list[tuple[str, str | None]], list[str]]:
+def wanted_figures(real: Measured, other: Measured, paired: bool) -> tuple[list[tuple[str, str | None]], list[str]]:
     """Every figure of all images, and of each class with a lesion in either set, unless a set has no lesions.
 
     Also a sentence where a set has none.
@@ -124,6 +124,7 @@ def wanted_figures(real: Measured, other: Measured) -> tuple[list[tuple[str, str
     labels = [] if left_out else sorted(set().union(*classes.values()))
     of_images = [(name, None) for name, figure in FIGURES.items() if not figure.of_lesions]
     of_lesions = [(name, label) for label in labels for name, figure in FIGURES.items() if figure.of_lesions]
+    of_lesions = [(name, label) for name, label in of_lesions if not (paired and FIGURES[name].of_masks)]
     return [*of_images, *of_lesions], left_out
 
 

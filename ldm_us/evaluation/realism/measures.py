@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from ldm_us.data.audit.statistics import BANDS, depth_profile, high_passed, inside_and_ring, lesion_figures
+from ldm_us.data.framing import Framing, placed
 from ldm_us.data.medical import Spacing
-from ldm_us.data.records import Record, load_pair, open_image
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import Record, load_framed
+from ldm_us.data.regions import height_over_width
 from ldm_us.evaluation.realism.speckle import Block, correlation_width, homogeneous_blocks, speckle_figures, widest
 from ldm_us.evaluation.sets.image_sets import grey_deviation
 
@@ -27,6 +30,7 @@ class Figure:
     unit: str
     of_lesions: bool = False  # compared class by class, among the images with a lesion
     log_scale: bool = False  # in the picture
+    of_masks: bool = False  # that of a reconstruction is that of its image
 
 
 FIGURES = {
@@ -37,6 +41,7 @@ FIGURES = {
     "lateral_width": Figure("Lateral grain", "pixels, width of the autocorrelation"),
     "mean_grey": Figure("Mean grey", "grey levels, of the whole image"),
     **{f"depth_{i}": Figure(f"Depth band {i} of {BANDS}", "grey levels") for i in range(1, BANDS + 1)},
+    "lesion_shape": Figure("Lesion shape", "height / width of the mask", of_lesions=True, of_masks=True),
     "lesion_contrast": Figure("Lesion contrast", "grey levels, inside minus ring", of_lesions=True),
     "gcnr": Figure("Lesion gCNR", "0 hidden, 1 apart", of_lesions=True),
     "posterior": Figure("Behind the lesion", "grey levels, strip minus flanks", of_lesions=True),
@@ -49,7 +54,7 @@ class Measured:
 
     names: list[str] = field(default_factory=list)  # of the files, without their endings
     labels: list[str] = field(default_factory=list)
-    greys: list[np.ndarray] = field(default_factory=list)  # (h, h), uint8
+    greys: list[np.ndarray] = field(default_factory=list)  # (h, w), uint8
     figures: list[dict[str, float]] = field(default_factory=list)
     black_corners: list[bool] = field(default_factory=list)
     grey_deviation: list[int] = field(default_factory=list)  # grey levels between red, green and blue
@@ -65,7 +70,7 @@ class Measured:
         deviation: int,
         scale: Spacing | None = None,
     ) -> None:
-        """Take in one image (h, h)."""
+        """Take in one image (h, w)."""
         self.names.append(name)
         self.labels.append(label)
         self.scales.append(scale)
@@ -85,9 +90,9 @@ class Measured:
 
 
 def has_black_corners(grey: np.ndarray) -> bool:
-    """Whether both upper corners of an image (h, h) are black: in BUSI that gives malignant images away."""
-    side = max(1, len(grey) // CORNER)
-    return bool(grey[:side, :side].mean() < BLACK and grey[:side, -side:].mean() < BLACK)
+    """Whether both upper corners of an image (h, w) are black: in BUSI that gives malignant images away."""
+    down, across = (max(1, length // CORNER) for length in grey.shape)
+    return bool(grey[:down, :across].mean() < BLACK and grey[:down, -across:].mean() < BLACK)
 
 
 def gcnr(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -105,23 +110,28 @@ def gcnr(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def figures_of(
-    grey: np.ndarray, lesion: np.ndarray | None, dynamic_range: float, blocks: list[Block]
+    grey: np.ndarray, lesion: np.ndarray | None, dynamic_range: float, blocks: list[Block], side: int
 ) -> dict[str, float]:
-    """Every figure of a grey image (h, h), uint8, and of its lesion (h, h), bool, if any; NaN for what it lacks."""
+    """Every figure of a grey image (h, w), uint8, and of its lesion (h, w), bool, if any; NaN for what it lacks.
+
+    side: of a square of about its area.
+    """
     detail = high_passed(grey)
     m, snr = speckle_figures(grey, blocks, dynamic_range)
-    contrast = apart = posterior = math.nan
+    contrast = apart = posterior = shape = math.nan
     if lesion is not None:
+        shape = height_over_width(lesion)
         contrast, posterior = lesion_figures(grey.astype(np.float64), lesion)
         apart = gcnr(*inside_and_ring(grey, lesion))
     return {
         "nakagami_m": m,
         "envelope_snr": snr,
         "detail": float(detail.std()),
-        "axial_width": correlation_width(detail),
-        "lateral_width": correlation_width(detail.T),
+        "axial_width": correlation_width(detail, side),
+        "lateral_width": correlation_width(detail.T, side),
         "mean_grey": float(grey.mean()),
         **{f"depth_{i}": mean for i, mean in enumerate(depth_profile(grey), start=1)},
+        "lesion_shape": shape,
         "lesion_contrast": contrast,
         "gcnr": apart,
         "posterior": posterior,
@@ -130,31 +140,34 @@ def figures_of(
 
 def measure(
     records: Sequence[Record],
-    size: int,
+    framing: Framing,
     dynamic_range: float,
     on_image: Callable[[], object],
     change: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Measured, Measured]:
-    """Measure every image of a set, resized whole to (size, size), and what `change` makes of (1, 3, size, size).
+    """Measure every image of a set in its size of a Framing, and what `change` makes of (1, 3, H, W).
 
     The second is measured in the same homogeneous blocks, those of the image; it is empty without `change`.
     """
-    bounds = dict.fromkeys(("axial_width", "lateral_width"), widest(size))
+    side = framing.side
+    bounds = dict.fromkeys(("axial_width", "lateral_width"), widest(side))
     measured = Measured(bounds=bounds), Measured(bounds=bounds)
     for record in records:
-        x, hint = load_pair(record, size)
+        x, hint = load_framed(record, framing)
         lesion = hint[0].numpy() > 0 if bool(hint.any()) else None
         blocks = homogeneous_blocks(to_grey(x), lesion)
         picture = open_image(record.image)
         versions, scale = [(x, grey_deviation(picture))], None
-        if record.spacing is not None:  # of the file; the whole image became size x size
-            scale = record.spacing[0] * picture.height / size, record.spacing[1] * picture.width / size
+        if record.spacing is not None:  # of the file
+            part, place = placed(framing.frame(*picture.size), *picture.size)
+            across, down = ((part[i + 2] - part[i]) / (place[i + 2] - place[i]) for i in (0, 1))
+            scale = record.spacing[0] * down, record.spacing[1] * across
         if change is not None:
             x_hat = change(x[None])[0]
             versions.append((x_hat, channel_deviation(x_hat)))
         for one, (version, deviation) in zip(measured, versions, strict=False):
             grey = to_grey(version)
-            figures = figures_of(grey, lesion, dynamic_range, blocks)
+            figures = figures_of(grey, lesion, dynamic_range, blocks, side)
             one.add(record.image.stem, record.label, grey, figures, deviation, scale)
         on_image()
     return measured

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ldm_us.data.audit.statistics import autocorrelation
+from ldm_us.data.audit.statistics import autocorrelation, side_of
 
 DYNAMIC_RANGE = 60.0  # dB from grey 0 to grey 255, assumed
 BLOCKS_A_SIDE = 8  # a block is an eighth of the image high and wide, and they overlap by half
@@ -46,14 +46,14 @@ def envelope_snr(amplitude: np.ndarray) -> float:
 
 
 def homogeneous_blocks(grey: np.ndarray, lesion: np.ndarray | None = None) -> list[Block]:
-    """Choose the blocks of an image (h, h) where speckle can be measured: none may be left.
+    """Choose the blocks of an image (h, w) where speckle can be measured: none may be left.
 
     A block touches no lesion and is neither dark, flat nor cut off by the display. Of these the half is taken whose
     four quarters have the most equal means: that sees edges and layers, and hardly the speckle's own spread.
     """
-    side = len(grey) // BLOCKS_A_SIDE
+    side = int(side_of(grey)) // BLOCKS_A_SIDE
     step = half = side // 2
-    starts = range(0, len(grey) - side + 1, step)
+    tops, lefts = (range(0, length - side + 1, step) for length in grey.shape)
     windows = sliding_window_view(grey, (side, side))[::step, ::step].reshape(-1, side, side)  # (blocks, side, side)
     cut_off = ((windows <= CUT_OFF[0]) | (windows >= CUT_OFF[1])).mean(axis=(1, 2))
     usable = (cut_off <= MOST_CUT_OFF) & (windows.mean(axis=(1, 2)) >= DARKEST) & (np.ptp(windows, axis=(1, 2)) > 0)
@@ -63,7 +63,7 @@ def homogeneous_blocks(grey: np.ndarray, lesion: np.ndarray | None = None) -> li
     parts = (slice(None, half), slice(half, None))
     quarters = [windows[:, rows, columns].mean(axis=(1, 2)) for rows in parts for columns in parts]
     order = [i for i in np.argsort(np.ptp(quarters, axis=0), kind="stable").tolist() if usable[i]]
-    blocks = [(slice(top, top + side), slice(left, left + side)) for top in starts for left in starts]
+    blocks = [(slice(top, top + side), slice(left, left + side)) for top in tops for left in lefts]
     return [blocks[i] for i in order[: math.ceil(len(order) * CHOSEN)]]
 
 
@@ -97,17 +97,19 @@ def widest(side: int) -> float:
     return 2.0 * (side // LONGEST)
 
 
-def correlation_width(detail: np.ndarray) -> float:
+def correlation_width(detail: np.ndarray, side: int | None = None) -> float:
     """Full width at half maximum, in pixels, of the autocorrelation of a high-passed image (h, w) down its rows.
 
     Between two lags a Gaussian is assumed, whose logarithm is linear in the squared lag. NaN for a flat image; a lower
-    bound, that of `widest`, where the correlation is still above one half at an eighth of the side.
+    bound, that of `widest`, where the correlation is still above one half at an eighth of the side: that of a square of
+    the image's area, or its own height.
     """
+    side = side or len(detail)
     if not detail.any():
         return math.nan
-    lags = range(1, len(detail) // LONGEST + 1)
+    lags = range(1, side // LONGEST + 1)
     for lag, (above, below) in enumerate(pairwise((1.0, *autocorrelation(detail, lags)))):
         if below <= 0.5:
             share = math.log(above / 0.5) / math.log(above / max(below, SMALLEST_CORRELATION))
             return 2 * math.sqrt(lag**2 + share * ((lag + 1) ** 2 - lag**2))
-    return widest(len(detail))
+    return widest(side)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_us.data.framing import KEPT
 from ldm_us.display.pages import environment
 from ldm_us.evaluation.figures import share_of
 from ldm_us.evaluation.realism.comparison import ArtefactTest, FigureTest, title_of
@@ -13,6 +14,10 @@ from ldm_us.evaluation.realism.measures import FIGURES, Measured
 
 QUARTILES = (25, 50, 75)
 SMALLEST_P = 0.001
+SIZES_IN_WORDS = {  # by the rule of a Framing
+    "squash": "Whole images are resized to squares, so a pixel is no length.",
+    KEPT: "Images keep their aspects at one area: a pixel is as long across as down, but not in every image.",
+}
 WIDTHS = ("axial_width", "lateral_width")  # down, across
 SIGN_IN_WORDS = {">= ": "lower bounds", "<= ": "upper bounds", "~ ": "bounds neither way"}
 
@@ -120,7 +125,7 @@ def significant(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def how(paired: bool, dynamic_range: float, tests: int) -> str:
+def how(paired: bool, dynamic_range: float, tests: int, rule: str) -> str:
     """What the numbers rest on, in sentences for the reader of the table."""
     test = (
         "Wilcoxon's signed rank test of pairs; the difference is reconstruction minus image, its interval a bootstrap. "
@@ -134,8 +139,8 @@ def how(paired: bool, dynamic_range: float, tests: int) -> str:
     return (
         f"{test} p is corrected for {tests} tests (Holm); with many images it is small for differences that nobody "
         "sees, so read the effect. One image of each family of near-duplicates. Nakagami m and SNR assume a display of "
-        f"{dynamic_range:g} dB: try other ranges, for a difference at one of them alone is none of the speckle. Whole "
-        "images are resized to squares, so a pixel is no length."
+        f"{dynamic_range:g} dB: try other ranges, for a difference at one of them alone is none of the speckle. "
+        f"{SIZES_IN_WORDS.get(rule, SIZES_IN_WORDS[KEPT])}"
     )
 
 

@@ -31,7 +31,7 @@ class Shown(NamedTuple):
 
     place: str  # in the order in which images are chosen: at random, but the same for files of one name
     label: str
-    grey: np.ndarray  # (h, h), uint8
+    grey: np.ndarray  # (h, w), uint8, the same for all
 
 
 def two_sample_tests(
@@ -41,19 +41,27 @@ def two_sample_tests(
 
     Raise ValueError, in one sentence, for too few images.
     """
-    first, second = equally_many(shown(real, seed), shown(other, seed))
+    smallest = np.min([grey.shape for grey in (*real.greys, *other.greys)], axis=0)
+    first, second = equally_many(shown(real, seed, smallest), shown(other, seed, smallest))
     if len(first) < FEWEST:
         raise ValueError(f"it needs {FEWEST} images of each set, of the same classes, not {len(first)}.")
     return tuple(two_sample_test(*pair, steps, seed, on_step) for pair in ((first, second), halves(first)))
 
 
-def shown(measured: Measured, seed: int) -> list[Shown]:
-    """The images of a set, in the order of a hash of their class and name."""
-    parts = zip(measured.names, measured.labels, measured.greys, strict=True)
+def shown(measured: Measured, seed: int, size: np.ndarray | None = None) -> list[Shown]:
+    """The images of a set, or their middles of a size, in the order of a hash of their class and name."""
+    greys = measured.greys if size is None else [middle(grey, *size) for grey in measured.greys]
+    parts = zip(measured.names, measured.labels, greys, strict=True)
     return sorted(
         (Shown(sha256(f"{seed} {label} {name}".encode()).hexdigest(), label, grey) for name, label, grey in parts),
         key=lambda one: one.place,
     )
+
+
+def middle(grey: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle (height, width) of an image (h, w): images of several aspects, none of them stretched."""
+    top, left = (grey.shape[0] - height) // 2, (grey.shape[1] - width) // 2
+    return grey[top : top + height, left : left + width]
 
 
 def equally_many(first: Sequence[Shown], second: Sequence[Shown]) -> tuple[list[Shown], list[Shown]]:

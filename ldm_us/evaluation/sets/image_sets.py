@@ -8,6 +8,7 @@ in training. Only a batch of pixels is in memory at a time.
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from ldm_us.data.digests import pixel_digest
 from ldm_us.data.near_duplicates import join, merge_families
+from ldm_us.data.opening import open_image
 from ldm_us.data.organ import BREAST, UNKNOWN
 from ldm_us.data.readers.busi import SAMPLES_INFO
 from ldm_us.data.readers.datasets import check_folders, read_dataset
-from ldm_us.data.records import Record, load_image, open_image
+from ldm_us.data.records import Record, load_image
 from ldm_us.synthesis.fields import mask_is_empty
-from ldm_us.synthesis.folder import MANIFEST
-from ldm_us.synthesis.recipe import edited_image
+from ldm_us.synthesis.folder import MANIFEST, read_list
+from ldm_us.synthesis.recipe import edited_image, settings_of
 
 COLOURED = 8  # grey levels between the channels of a pixel, above which it has a colour
 LOOKED_AT = 32  # images of a set that decide whether it is a set of colour images
@@ -43,6 +45,20 @@ def read_set(folders: Sequence[Path]) -> list[Record]:
         sets.append(read_samples(folder) if flat else read_dataset(folder))
     check_folders(folders, sets)
     return [record for one in sets for record in one]
+
+
+def squashed(folders: Sequence[Path]) -> bool:
+    """Whether folders of samples are of models that saw all images squashed to squares; other folders are not so."""
+    for manifest in (folder / MANIFEST for folder in folders if (folder / MANIFEST).is_file()):
+        with suppress(ValueError, TypeError, KeyError, AttributeError, StopIteration):  # read_set says what is wrong
+            if settings_of(next(read_list(manifest))).get("aspect", "squash") == "squash":
+                return True
+    return False
+
+
+def size_of(record: Record) -> tuple[int, int]:
+    """Width and height of an image file."""
+    return open_image(record.image).size
 
 
 def read_samples(folder: Path) -> list[Record]:
@@ -149,7 +165,7 @@ def common_size(real: Sequence[tuple[int, int]], generated: Sequence[tuple[int, 
     )
     wanted = max(sizes["--generated"][0])  # a generated image's side, as a rule that of all of them
     raise ValueError(
-        f"{listed}: two sets are compared at one size, square. Add --size {wanted} to resize every image, or "
+        f"{listed}: two sets are compared at one size. Add --size {wanted} to resize every image, or "
         "give sets of one size."
     )
 

@@ -10,12 +10,13 @@ from threading import Event
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
-from ldm_us.config import BUNDLED
+from ldm_us.config import BUNDLED, MASK
+from ldm_us.data.framing import as_frame
 from ldm_us.runtime.entry import note
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.recipe import Inversion, Recipe, Region
 from ldm_us.synthesis.serving.single import Made, draw_one
-from ldm_us.synthesis.weights import Source, load_sampler, taught_words
+from ldm_us.synthesis.weights import Source, framing_of, load_sampler, taught_words
 
 Result = TypeVar("Result")
 Command = tuple[str | Path, ...]  # words of a command line of sample.py, files as paths
@@ -43,8 +44,10 @@ class Engine:
         self.words = taught_words(Source(weights))
         precision = usual.recipe.sampling.precision
         self.model, self.weights_fields = load_sampler(Source(weights), usual.device, note, precision)
-        self.labels = () if self.model.controlnet is None else ("lesion",)  # what a mask can show: one structure today
-        self.size = self.model.config.image_size, self.model.config.image_size  # width and height of pictures
+        drawable = self.model.controlnet is not None and self.words.hint == MASK
+        self.labels = ("lesion",) if drawable else ()  # what can be drawn for it: not several structures, nor pictures
+        self.aspect = framing_of(Source(weights), self.model.config).rule  # by which files come into this size
+        self.size = as_frame(self.model.config.image_size).size[::-1]  # width and height of pictures
         self.pool = ThreadPoolExecutor(1, "studio")
         self.seconds: float | None = None  # of one image in a call of the denoiser, as last measured
 

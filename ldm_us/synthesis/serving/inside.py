@@ -44,7 +44,7 @@ class Inside(NamedTuple):
 
 def look(engine: Engine, command: Command) -> Inside:
     """Draw a sample from noise again, the same bits, and keep what its steps pass through."""
-    _, one, (recipe, added, *_) = settle_one(
+    _, one, (_, recipe, added, *_) = settle_one(
         engine.options_of(command), engine.model, engine.weights_fields, engine.words
     )
     if not isinstance(recipe.begin, FromNoise):

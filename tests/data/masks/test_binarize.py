@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw
 
 from ldm_us.data.__main__ import main
 from ldm_us.data.masks.binarize import binarize
-from ldm_us.data.records import open_image, union_of_masks
+from ldm_us.data.opening import open_image
+from ldm_us.data.records import union_of_masks
 from ldm_us.runtime.entry import run_command
 
 SIZE = (40, 30)

@@ -8,10 +8,10 @@ from PIL import Image
 
 from ldm_us.data.__main__ import main
 from ldm_us.data.masks.augment import Augmentation, augment_mask
-from ldm_us.data.masks.files import read_masks
+from ldm_us.data.masks.files import read_masks, write_masks
 from ldm_us.data.masks.sampler import components, draw_mask, fit_shapes, measure_shape
+from ldm_us.data.opening import open_image
 from ldm_us.data.phantom.simulate import draw_lesions
-from ldm_us.data.records import open_image
 from ldm_us.data.words import words_in
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.subjects import choose_subjects
@@ -190,7 +190,7 @@ def test_files_with_busi_names_are_taken_in_every_format_and_case_and_others_are
     for i, name in enumerate(names):
         Image.fromarray(ellipse(100 + 9 * i, 90, 30 + i, 50)).convert("L").save(folder / name, lossless=True)
     (folder / "notes.txt").touch()
-    assert {label: len(masks) for label, masks in read_masks(folder, 64).items()} == {"benign": 2, "malignant": 2}
+    assert {label: len(masks) for label, masks in read_masks(folder, 64)[0].items()} == {"benign": 2, "malignant": 2}
     assert main(["masks", "--like", str(folder), "--n", "2", "--size", "64", "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err == "note: left out: 1: notes.txt.\n"
 
@@ -247,3 +247,20 @@ def test_masks_take_the_place_of_masks_where_asked_and_of_nothing_else(command, 
     assert call("--overwrite")[0] == 0
     assert open_image(out / names[0]).size == (128, 128)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["given", "out"]
+
+
+def test_structures_are_varied_together_and_the_inner_one_stays_inside(tmp_path):
+    root = tmp_path / "data"
+    (root / "benign").mkdir(parents=True)
+    (root / "dataset.json").write_text('{"structures": {"lobe": [1, 2], "nodule": 2}}')
+    labels = np.zeros((64, 64), np.uint8)
+    labels[16:48, 12:52], labels[28:38, 24:36] = 1, 2
+    for i in (1, 2):
+        Image.fromarray(labels).save(root / "benign" / f"benign ({i})_mask.png")
+        Image.new("L", (64, 64), 90).save(root / "benign" / f"benign ({i}).png")
+    write_masks(root, 6, tmp_path / "out", size=64, augment=True)
+    written = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").iterdir())]
+    assert len({one.tobytes() for one in written}) == 6
+    for one in written:
+        assert set(np.unique(one)) == {0, 1, 3}, "3: where lobe and nodule are"
+        assert len(components(one == 3)) == len(components(one > 0)) == 1

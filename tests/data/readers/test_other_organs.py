@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from ldm_us.data.decoded import Decoded, check_pairs
+from ldm_us.data.opening import open_mask
 from ldm_us.data.organ import UNKNOWN
 from ldm_us.data.readers.datasets import read_dataset, read_whole
-from ldm_us.data.records import load_mask, load_pair, open_mask
+from ldm_us.data.records import load_mask, load_pair
 from ldm_us.data.structure import Structure
 from ldm_us.training.dataset import data_hash
 from tests.data.readers.test_datasets import OTHER_ORGANS, WHITE, busbra, captions, coco, ddti, described, save, tn3k
@@ -177,7 +178,7 @@ def test_a_level_of_a_file_is_a_mask_and_two_levels_are_two(tmp_path):
     pixels = np.zeros((4, 4), np.uint8)
     pixels[0], pixels[1] = 1, 2
     Image.fromarray(pixels).save(tmp_path / "labels.png")
-    first, second = (Structure(tmp_path / "labels.png", f"level {n}", level=n) for n in (1, 2))
+    first, second = (Structure(tmp_path / "labels.png", f"level {n}", levels=(n,)) for n in (1, 2))
     assert first.digest() != second.digest()
     assert load_mask([first, second], 4)[0, :, 0].tolist() == [1, 1, 0, 0]
     assert load_mask([second], 4)[0, :, 0].tolist() == [0, 1, 0, 0]

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 from scipy.ndimage import gaussian_filter
 from scipy.stats import hypergeom, mannwhitneyu
 
+from ldm_us.data.framing import KEPT, Framing
 from ldm_us.data.records import Record
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation import difference
@@ -97,7 +98,7 @@ def test_a_planted_difference_is_found_where_it_is_planted_and_written(real, tmp
 def test_sets_of_one_distribution_do_not_differ(real, tmp_path, capsys):
     assert run("--real", real, "--generated", save_set(tmp_path / "other", 2)) == 0
     rows = by_row(json.loads(capsys.readouterr().out))
-    assert len(rows) == 5 + 1 + 8 + 2 * 3
+    assert len(rows) == 5 + 1 + 8 + 2 * 4
     assert min(row["p_holm"] for row in rows.values()) > 0.05
 
 
@@ -153,7 +154,7 @@ def test_classes_of_one_set_alone_are_left_out_and_named(real, tmp_path, capsys)
 
 def test_a_class_with_too_few_lesions_is_left_out_and_counted(real, tmp_path):
     records = [record for record in read_set([real]) if record.label == "benign" or "9003" in record.image.name]
-    measured, _ = measure(records, SIDE, 60, lambda: None)
+    measured, _ = measure(records, Framing(SIDE), 60, lambda: None)
     rows, _, left_out = compare(measured, measured, paired=False)
     assert {row.label for row in rows} == {None, "benign"}
     assert "Lesion gCNR, malignant: 1 and 1 values, but each set needs 10." in left_out
@@ -183,13 +184,13 @@ def test_only_classes_that_both_sets_have_are_shared_unless_a_class_is_unknown()
 
 def test_a_perfect_autoencoder_changes_nothing_and_a_blur_what_it_blurs(real):
     records = read_set([real])[:IMAGES]
-    rows, _, _ = compare(*measure(records, SIDE, 60, lambda: None, lambda x: x), paired=True)
+    rows, _, _ = compare(*measure(records, Framing(SIDE), 60, lambda: None, lambda x: x), paired=True)
     assert all(row.difference == difference.Difference(0, 0, 0, 1) for row in rows)
 
     def blur(x: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(gaussian_filter(x.numpy(), (0, 0, 0.8, 0.8)))
 
-    rows, _, _ = compare(*measure(records, SIDE, 60, lambda: None, blur), paired=True)
+    rows, _, _ = compare(*measure(records, Framing(SIDE), 60, lambda: None, blur), paired=True)
     found = {row.name: row for row in rows}
     for name, sign in {"nakagami_m": 1, "envelope_snr": 1, "axial_width": 1, "detail": -1}.items():
         assert found[name].p_holm < 0.01
@@ -199,7 +200,7 @@ def test_a_perfect_autoencoder_changes_nothing_and_a_blur_what_it_blurs(real):
 
 def test_means_and_spreads_are_those_of_the_values_and_the_mean_grey_is_that_of_the_pixels(real):
     records = read_set([real])[:IMAGES]
-    measured, _ = measure(records, SIDE, 60, lambda: None)
+    measured, _ = measure(records, Framing(SIDE), 60, lambda: None)
     greys = [np.asarray(Image.open(record.image), float).mean() for record in records]
     assert measured.of("mean_grey") == pytest.approx(greys)
     found = summary(measured.of("mean_grey"), np.inf)
@@ -339,6 +340,19 @@ def test_artefacts_are_tested_by_class_and_corrected_with_the_figures(monkeypatc
     assert [row.p_holm for row in rows] + [test.p_holm for test in tests] == pytest.approx(difference.holm(every))
     _, same, _ = compare(real, real, paired=True)
     assert all(test.p == 1 for test in same)
+
+
+def test_grains_as_wide_as_high_stay_so_at_the_true_aspect_and_not_squashed(tmp_path):
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(256, 512)), 3)
+    path, grey = tmp_path / "image.png", (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
+    Image.fromarray(grey).save(path)
+    record = Record(path, (), "benign", "", "1")
+    ratio = {}
+    for rule in (KEPT, "squash"):
+        (figures,) = measure([record], Framing(128, rule), 60, lambda: None)[0].figures
+        ratio[rule] = figures["lateral_width"] / figures["axial_width"]
+    assert ratio[KEPT] == pytest.approx(1, abs=0.1)
+    assert ratio["squash"] < 0.65
 
 
 def test_widths_are_given_in_mm_where_the_size_of_a_pixel_is_known(real, tmp_path, capsys):
