@@ -9,7 +9,7 @@ from typing import Any
 from ldm_us.display.data_urls import MOST_BYTES
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
-from ldm_us.studio.rooms import Rooms
+from ldm_us.studio.rooms import Rooms, message
 from ldm_us.synthesis.serving.commands import MOST_PICTURES
 
 with suppress(ImportError):  # the extra ui: python -m ldm_us.studio says so
@@ -24,6 +24,7 @@ QUICK: dict[str, Any] = PLAIN | {"concurrency_id": "quick", "concurrency_limit":
 STATIC = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/gradio_api/startup-events")
 LIVE = ("/gradio_api/queue/", "/gradio_api/heartbeat/", "/gradio_api/cancel", "/gradio_api/run/", "/gradio_api/reset")
 EVENTS = "studio.canvas(element, {stroke: () => trigger('stroke'), open: () => trigger('open')})"
+UNDRAWN = "Nothing is drawn yet. Use the brush, or drag an ellipse from corner to corner."
 WAYS = [("Draw a region anew", "region"), ("Move or grow the lesion", "move"), ("Change the whole picture", "class")]
 
 
@@ -81,7 +82,7 @@ def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[An
     pictures = gr.HTML(render=False)
     with gr.Row():
         start, stop = gr.Button(text, variant="primary", min_width=120), gr.Button("Stop", min_width=80)
-    said = gr.HTML(lambda: rooms.ready())
+    said = gr.HTML(message("Ready."))
     event = start.click(drawing(method), inputs, [said, pictures], js=js, **MODEL)
     stop.click(of_tab(rooms.stop), None, said, cancels=[event], queue=False, **PLAIN)
     return pictures
@@ -97,7 +98,7 @@ def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], mo
     """A canvas with what is said of it; -> a component that carries what it holds, and the script that fills it."""
     size = dict(zip(("width", "height"), rooms.engine.size, strict=True)) | {"most": MOST_BYTES}
     board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
-    said, sent, told = gr.HTML(rooms.undrawn()), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
+    said, sent, told = gr.HTML(message(UNDRAWN)), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     read = f"(...values) => [studio.read('{name}'), ...values.slice(1)]"
     write = f"(text) => {{ studio.write('{name}', text); return [] }}"
     events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]

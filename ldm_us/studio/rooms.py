@@ -63,14 +63,6 @@ class Rooms:
         for session in closed:
             self.engine.pool.submit(session.close).result()
 
-    def ready(self) -> str:
-        """What a room says before it is asked."""
-        return message("Ready.")
-
-    def undrawn(self) -> str:
-        """What stands below an empty canvas."""
-        return message("Nothing is drawn yet. Use the brush, or drag an ellipse from corner to corner.")
-
     def stop(self, tab: str) -> str:
         """Stop what a tab waits for."""
         self.session(tab).stop()
