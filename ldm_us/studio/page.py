@@ -98,13 +98,14 @@ def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], mo
     """A canvas with what is said of it; -> a component that carries what it holds, and the script that fills it."""
     size = dict(zip(("width", "height"), rooms.engine.size, strict=True)) | {"most": MOST_BYTES}
     board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
-    said, sent, told = gr.HTML(message(UNDRAWN)), gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
+    said, seen = gr.HTML(message(UNDRAWN)), gr.HTML()  # of the mask; of what was opened
+    sent, told = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     read = f"(...values) => [studio.read('{name}'), ...values.slice(1)]"
     write = f"(text) => {{ studio.write('{name}', text); return [] }}"
     events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
-    events += [board.open(of_tab(rooms.open), sent, [said, told], js=read, **QUICK)]
+    events += [board.open(of_tab(rooms.open), sent, [seen, told], js=read, **QUICK)]
     if move:
-        events += [gr.Button("Take the last picture").click(of_tab(rooms.take), None, [said, told], **QUICK)]
+        events += [gr.Button("Take the last picture").click(of_tab(rooms.take), None, [seen, told], **QUICK)]
         events += [gr.on([one.change for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
     for event in events:
         event.then(None, told, None, js=write, **PLAIN)

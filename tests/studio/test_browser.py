@@ -276,6 +276,8 @@ def test_what_is_no_picture_or_too_large_is_a_sentence_in_the_page(open_page, tm
     for name, sentence in said.items():
         page.locator("#draw [data-open=mask]").set_input_files(tmp_path / name)
         page.get_by_text(sentence).locator("visible=true").wait_for()
+    page.wait_for_timeout(1000)
+    page.get_by_text(sentence).locator("visible=true").wait_for()  # it stays when the area of the mask is told
     page.get_by_role("button", name="Follow the mask").click()
     page.get_by_text("an empty mask for the class benign").locator("visible=true").wait_for(timeout=WAIT)
 

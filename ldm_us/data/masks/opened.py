@@ -24,7 +24,7 @@ class Opened(NamedTuple):
 
 
 def open_bytes(name: str, content: bytes, size: Size, mask: bool, aspect: str = "squash") -> Opened:
-    """Read the content of a file of this name, by a rule of ASPECTS. ValueError: what readers refuse, in one sentence."""
+    """Read a file of this name, by a rule of ASPECTS. Raise ValueError, in one sentence, for what readers refuse."""
     suffix = Path(name).suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         raise ValueError(f"{name} is no image by its name. Give a file such as .png, .jpg or .tif.")
