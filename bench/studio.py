@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
                     return page
 
                 look(open_page, options.out, begun)
-                load(open_page, options.tabs, server.pid)
+                load(open_page, options.tabs, server.pid, Path(temporary))
                 browser.close()
         finally:
             server.terminate()
@@ -155,29 +155,23 @@ def look(open_page: Callable[..., Any], out: Path, begun: float) -> None:
         page.context.close()
 
 
-def load(open_page: Callable[..., Any], tabs: int, server: int) -> None:
+def load(open_page: Callable[..., Any], tabs: int, server: int, temporary: Path) -> None:
     """Ask from many tabs at once, twice; print the order of their ends and the memory of the server."""
     pages = [open_page(PHONE, "light") for _ in range(tabs)]
     for page in pages:
         page.get_by_role("tab", name="Make").click()
         page.get_by_label("number input for How many").locator("visible=true").fill("1")
         page.get_by_label("number input for Steps").locator("visible=true").fill("10")
-        page.evaluate("""() => new MutationObserver(() => {
-            const title = document.querySelector('.card b');
-            if (title && title.textContent.endsWith(` seed ${window.turn}`)) window.ended ??= Date.now();
-        }).observe(document.body, {childList: true, subtree: true})""")
     for turn in (1, 2):
-        begun = time.monotonic()
-        for page in pages:
-            page.evaluate(f"window.turn = {turn}; window.ended = undefined")
-            page.get_by_label("Seed of the first").locator("visible=true").fill(str(turn))
+        begun, seeds = time.monotonic(), range(1000 * turn, 1000 * turn + tabs)
+        for page, seed in zip(pages, seeds, strict=True):
+            page.get_by_label("Seed of the first").locator("visible=true").fill(str(seed))
             with page.expect_response("**/queue/join*"):  # the next one asks when this one is in the queue
                 page.get_by_role("button", name="Draw samples", exact=True).click()
-        ended = []
-        for page in pages:
-            page.wait_for_function("!!window.ended", timeout=WAIT)
-            ended.append(page.evaluate("window.ended"))
-        order = "in order" if ended == sorted(ended) else f"out of order: {ended}"
+        for page, seed in zip(pages, seeds, strict=True):
+            page.get_by_text(f"seed {seed}", exact=False).locator("visible=true").first.wait_for(timeout=WAIT)
+        drawn = [next(temporary.glob(f"*/*/made/*/*_seed{seed}.png")).stat().st_mtime_ns for seed in seeds]
+        order = "in order" if drawn == sorted(drawn) else f"out of order: {drawn}"
         text = Path(f"/proc/{server}/status").read_text(encoding="utf-8")
         memory = int(next(line for line in text.splitlines() if line.startswith("VmRSS")).split()[1])
         seconds = time.monotonic() - begun
