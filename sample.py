@@ -11,10 +11,8 @@ killed one stopped.
 """
 
 import hashlib
-import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -26,22 +24,17 @@ answer_at_once(__name__, build_parser)  # before the imports that take seconds
 from tqdm import tqdm
 
 from ldm_us.data.records import mask_file
-from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
-from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.evaluation.memorisation.dropping import TrainingImages, drop_copies, load_training_images
-from ldm_us.files.atomic import sha256_file
-from ldm_us.files.pictures import save_png, to_picture
+from ldm_us.files.pictures import save_png
 from ldm_us.runtime.entry import note, run_command
-from ldm_us.runtime.machine import emulation_notes
 from ldm_us.runtime.processes import World, joined
+from ldm_us.synthesis.asked import grey_picture, plan_of, settle
 from ldm_us.synthesis.drawing import Wanted, at_a_time, draw_samples
-from ldm_us.synthesis.fields import SHOWS, Fields, as_text, origin_fields, subject_fields
+from ldm_us.synthesis.fields import SHOWS, Fields, as_text, subject_fields
 from ldm_us.synthesis.folder import (
-    COMMAND,
     begin,
-    begun_with,
     check_command,
     done_numbers,
     finish,
@@ -51,15 +44,13 @@ from ldm_us.synthesis.folder import (
 )
 from ldm_us.synthesis.grid import draw_grid, load_original, shown_subjects
 from ldm_us.synthesis.info import describe_model
-from ldm_us.synthesis.inputs import asked_mask, check_files, check_masks, load_added, own_sizes, resizing_notes
-from ldm_us.synthesis.option_checks import check_seeds_matter, cut_notes, first_free, ignored_notes
+from ldm_us.synthesis.inputs import asked_mask
+from ldm_us.synthesis.option_checks import first_free
 from ldm_us.synthesis.options import SampleOptions, parse_options
-from ldm_us.synthesis.plan import Plan, Sample, make_plan
+from ldm_us.synthesis.plan import Plan, Sample
 from ldm_us.synthesis.recipe import Recipe
-from ldm_us.synthesis.subjects import left_out, with_source
 from ldm_us.synthesis.verify import Means, verify, verify_folder
-from ldm_us.synthesis.watermark import add_watermark, check_watermark_size, watermark_version
-from ldm_us.synthesis.weights import framing_of, load_sampler, taught_words
+from ldm_us.synthesis.weights import load_sampler, taught_words
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,21 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     with joined() as world:
         say = note if world.main else lambda sentence: None
         model, weights_fields = load_sampler(options.source, options.device, say, options.recipe.sampling.precision)
-        plan, recipe = own_sizes(plan, options.recipe, framing_of(options.source, model.config))
-        recipe = resolved(options, recipe, model, plan, words)
-        check_files(recipe, model, {subject.prompt for subject in plan.subjects}, words)
-        added = load_added(recipe, model, options.device)
+        plan, recipe, added, fields, masks_sha256, notes = settle(options, plan, model, weights_fields, words)
         training = known_images(options, model, plan, recipe)
-        fields = origin_fields(options.device) | weights_fields | {"settings": recipe.to_dict()}
-        fields |= more_fields(options, min(min(recipe.at(one.size).size.size) for one in plan.subjects))
-        masks_sha256, mask_notes = check_masks(plan, recipe)
         command = fields | describe_plan(plan, recipe, options.strips) | {"masks_sha256": masks_sha256}
-        ignored = ignored_notes(recipe, options.recipe.sampling.guidance, options.fast, options.watermark)
-        ignored += emulation_notes(recipe.sampling.precision, options.device)
-        cut = cut_notes(plan, recipe, model.config.text)
-        prompt = None if options.prompt is None else recipe.plain(options.prompt)
-        said = words.notes(prompt, sorted({subject.label for subject in plan.subjects}))
-        for sentence in (*said, *ignored, *cut, *resizing_notes(recipe), *left_out(options.mask), *mask_notes):
+        for sentence in notes:
             say(sentence)
         out = options.out or first_free(Path("samples"))
         world.first(lambda: begin(out, command, options.overwrite))
@@ -137,8 +117,7 @@ def make_samples(
             drawn = draw_samples(model, wanted, own_recipe, added, strips, bar)
             drawn, tried = drop_copies(drawn, wanted, training, model, own_recipe, added, strips)
             for sample, one, (x, pictures), seeds in zip(samples, wanted, drawn, tried, strict=True):
-                picture = to_picture(x.mean(dim=0, keepdim=True))  # the three channels are one grey image
-                picture = add_watermark(picture) if options.watermark else picture
+                picture = grey_picture(x, options.watermark)
                 own = subject_fields(sample.subject, seeds[-1], one.mask)
                 own |= {"dropped_seeds": seeds[:-1]} if len(seeds) > 1 else {}
                 mask = None if one.mask is None else mask_file(one.mask, plan.hint)
@@ -153,37 +132,6 @@ def batches(samples: Iterable[Sample], most: int) -> Iterator[list[Sample]]:
             yield some
 
 
-def plan_of(options: SampleOptions, words: Words) -> Plan:
-    """Which samples the options ask for."""
-    once = options.n is None and options.balance is None and options.recipe.draws_no_noise
-    n, seed = 1 if once else options.n, seed_of(options)
-    plan = make_plan(options.labels, options.prompt, options.mask, n, seed, options.balance, options.layout, words)
-    check_seeds_matter(options.recipe, plan)
-    return plan
-
-
-def seed_of(options: SampleOptions) -> int:
-    """The seed of the first sample; --seed random draws one, unless it goes on with a folder, which has one."""
-    if options.seed is not None:
-        return options.seed
-    goes_on = options.out is not None and (options.out / COMMAND).is_file() and not options.overwrite
-    begun = begun_with(options.out).get("seed") if goes_on and options.out is not None else None
-    seed = begun if isinstance(begun, int) else secrets.randbelow(2**32)
-    note(f"--seed random is {seed}{f', as {options.out} has it' if goes_on else ''}: --seed {seed} draws the same.")
-    return seed
-
-
-def resolved(options: SampleOptions, recipe: Recipe, model: LatentDiffusion, plan: Plan, words: Words) -> Recipe:
-    """The recipe with the model's own values where nothing was asked for. Raise ValueError where they do not fit."""
-    if plan.masked and model.controlnet is None:
-        weights = options.source.weights
-        raise ValueError(f"{weights}: no ControlNet in it to follow --mask. Train one: `train.py controlnet`.")
-    sampling = recipe.sampling.resolved(model.config, plan.masked)
-    check_steps(model.schedule, sampling.steps)
-    begin = with_source(recipe.begin, options.source_class, words)
-    return replace(recipe, sampling=sampling, begin=begin).settled(model.schedule, plan.last_seed)
-
-
 def known_images(options: SampleOptions, model: LatentDiffusion, plan: Plan, recipe: Recipe) -> TrainingImages | None:
     """The training images that --drop-memorised compares with; None where it is not asked for."""
     if options.drop_memorised is None or options.data is None:
@@ -191,17 +139,6 @@ def known_images(options: SampleOptions, model: LatentDiffusion, plan: Plan, rec
     if not all(isinstance(recipe.at(subject.size).sampling.size, int) for subject in plan.subjects):
         raise ValueError("--drop-memorised compares squares, as the report's thresholds are for: add --size PIXELS.")
     return load_training_images(options.drop_memorised, model, options.source.weights, options.data, recipe.sampling)
-
-
-def more_fields(options: SampleOptions, size: int) -> Fields:
-    """What a picture says of --watermark and --drop-memorised, where they are asked for."""
-    fields: Fields = {}
-    if options.drop_memorised is not None:
-        fields["drop_memorised_sha256"] = sha256_file(options.drop_memorised)
-    if options.watermark:
-        check_watermark_size(size)
-        fields["watermark"] = watermark_version()
-    return fields
 
 
 def describe_plan(plan: Plan, recipe: Recipe, strips: Sequence[str]) -> Fields:

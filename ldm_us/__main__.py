@@ -16,6 +16,7 @@ COMMANDS = {
     "python -m ldm_us.training": "measure the start prior or the grain of a model that has none",
     "python -m ldm_us.evaluation": "is what the model makes any good?",
     "python -m ldm_us.report": "one HTML page of training runs",
+    "python -m ldm_us.studio": "a page on this machine: draw a lesion, see samples that follow it",
 }
 
 

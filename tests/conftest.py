@@ -35,6 +35,7 @@ MICRO = ModelConfig(
 )
 SLOWEST = (  # the files that take longest are started first, so that no process ends with one of them alone
     "test_lessons.py",
+    "studio/test_browser.py",
     "test_reference.py",
     "training/test_train_distributed.py",
     "synthesis/test_folder.py",

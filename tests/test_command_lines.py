@@ -21,12 +21,25 @@ from weights_convert.convert import DTYPES
 from weights_convert.lora_export import NAMINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHES = ("bars", "bundled", "copies", "many", "memory", "parity", "proofs", "samplers", "starts", "training")
+BENCHES = (
+    "bars",
+    "bundled",
+    "copies",
+    "many",
+    "memory",
+    "parity",
+    "proofs",
+    "samplers",
+    "starts",
+    "studio",
+    "training",
+)
 PROGRAMS = {  # how each is started -> where its parser is built
     "-m ldm_us.data": "ldm_us.data.__main__",
     "-m ldm_us.training": "ldm_us.training.__main__",
     "-m ldm_us.evaluation": "ldm_us.evaluation.__main__",
     "-m ldm_us.report": "ldm_us.report.__main__",
+    "-m ldm_us.studio": "ldm_us.studio.__main__",
     "-m weights_convert": "weights_convert.__main__",
     "-m lessons.book": "lessons.book",
     "-m lessons.check": "lessons.check",

@@ -103,12 +103,18 @@ def attention_picture(seen: Recording, x: Tensor, prompt: str) -> Image.Image:
 
     Each map is upsampled to the image, black at its least and white at its most. A word of several tokens has several.
     """
-    (maps,) = F.interpolate(seen.maps().cpu(), size=x.shape[-2:], mode="bilinear", align_corners=False)
+    chosen = word_maps(seen, (x.shape[-2], x.shape[-1]), prompt)
+    row = [to_picture(x.mean(dim=0, keepdim=True)), *(to_picture(cell[None]) for _, cell in chosen)]
+    return labelled_grid([row], [""], ["image", *(word for word, _ in chosen)])
+
+
+def word_maps(seen: Recording, size: tuple[int, int], prompt: str) -> list[tuple[str, Tensor]]:
+    """Each word of a prompt with its map (h, w) of this size, 0 at its least and 1 at its most."""
+    (maps,) = F.interpolate(seen.maps().cpu(), size=size, mode="bilinear", align_corners=False)
     words = token_words(prompt)[: len(maps) - seen.learned - 2]  # between the start, the learned vectors and the end
     chosen = maps[1 + seen.learned : 1 + seen.learned + len(words)]
     cells = [(one - one.min()) / (one.max() - one.min()).clamp(min=1e-12) for one in chosen]
-    row = [to_picture(x.mean(dim=0, keepdim=True)), *(to_picture(cell[None]) for cell in cells)]
-    return labelled_grid([row], [""], ["image", *words])
+    return list(zip(words, cells, strict=True))
 
 
 def control_picture(seen: Recording) -> Image.Image:

@@ -93,7 +93,7 @@ def test_a_prompt_beyond_what_the_model_reads_is_told_with_the_end_of_the_part_t
 
 def test_a_random_seed_is_told_written_and_taken_up_again(run, refused, monkeypatch, capsys, tmp_path):
     seeds = iter([71, 72, 73])
-    monkeypatch.setattr("sample.secrets.randbelow", lambda below: next(seeds))
+    monkeypatch.setattr("ldm_us.synthesis.asked.secrets.randbelow", lambda below: next(seeds))
     out, asked = tmp_path / "out", ("--class", "normal", "--n", 2)
     run(out, *asked, "--seed", "random")
     assert "note: --seed random is 71: --seed 71 draws the same." in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""The studio: one page on which a lesion is drawn and samples follow it."""

@@ -1,0 +1,1 @@
+"""One picture at a time, for a program that stays: its commands, its thread, its inside."""
