@@ -46,6 +46,7 @@ SLOWEST = (  # the files that take longest are started first, so that no process
     "synthesis/test_drawing.py",
     "diffusion/test_inversion.py",
     "test_documents.py",
+    "test_own_data.py",
     "evaluation/protocol/test_protocol.py",
     "training/test_train_fine_tuning.py",
     "runtime/test_scripts.py",

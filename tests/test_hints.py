@@ -11,6 +11,7 @@ from PIL import Image
 import sample
 import train
 from ldm_us.data.framing import fit_by
+from ldm_us.data.opening import open_image
 from ldm_us.data.readers.datasets import read_datasets
 from ldm_us.data.records import followed, load_mask
 from ldm_us.evaluation.__main__ import main as evaluation
@@ -86,8 +87,8 @@ def test_samples_follow_both_structures_verify_and_are_read_as_a_dataset_of_the_
     asked, drawn = (sorted(read_datasets([root])) for root in (thyroid, out))
     for one, other in zip(asked, drawn, strict=True):
         assert other.structures == NAMES
-        size = Image.open(other.image).size[::-1]
-        frame = fit_by("bucket", size, *Image.open(one.image).size)  # as samples of a model of buckets have it
+        size = open_image(other.image).size[::-1]
+        frame = fit_by("bucket", size, *open_image(one.image).size)  # as samples of a model of buckets have it
         hint = load_mask(followed(other, NAMES).masks, size)
         assert torch.equal(load_mask(followed(one, NAMES).masks, frame), hint)
         assert set(hint.unique().tolist()) == {0.0, 1.0, 3.0}, "the nodule lies in the lobe"
@@ -104,7 +105,7 @@ def test_a_nodule_that_moves_changes_the_sample_and_a_mask_without_a_description
         Image.fromarray(labels).save(tmp_path / f"{name}.png")
         out = tmp_path / name
         assert call(trained, out, "--mask", tmp_path / f"{name}.png", "--class", "benign") == 0
-        pictures.append(Image.open(next(out.glob("0*.png"))))
+        pictures.append(open_image(next(out.glob("0*.png"))))
         (line,) = (out / "manifest.jsonl").read_text().splitlines()
         assert json.loads(line)["mask"] == f"{name}.png"
     assert pictures[0].tobytes() != pictures[1].tobytes()

@@ -198,7 +198,7 @@ def test_three_times_the_samples_hold_no_more_pictures_in_memory(command, monkey
 
     monkeypatch.setattr(sample, "write_sample", counted)
     most = []
-    for n in (4, 12):
+    for n in (2, 6):
         alive = []
         on_device.cache_clear()  # of the schedule, a few tables of each model
         assert run_command(lambda n=n: sample.main(command(tmp_path / str(n), "--n", n))) == 0
