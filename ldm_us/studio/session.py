@@ -24,8 +24,8 @@ Synthetic ultrasound: made by a generative model, not for diagnosis.
 dataset/      the pictures in the layout of BUSI, with their masks and manifest.jsonl
 inputs/       the masks and images that the commands name: run the commands in this folder
 commands.txt  a command for each picture
-To draw all again and compare: `python sample.py --verify dataset`; one that was made from an image alone, with the --init,
---inpaint or --source-mask of its command.
+To draw all again and compare: `python sample.py --verify dataset`; a picture that was made from an image by itself, and
+with the --init, --inpaint or --source-mask of its command.
 """
 
 
