@@ -80,7 +80,12 @@ def masked_subjects(path: Path, classes: Sequence[str] = (), hint: tuple[str, ..
 
 def as_described(path: Path, masks: Sequence[MaskFile], hint: tuple[str, ...]) -> tuple[MaskFile, ...]:
     """Masks as a ControlNet follows them, by the labels that a dataset.json beside them names, if there is one."""
-    organ = organ_of(path if path.is_dir() else path.parent, BREAST)
+    try:
+        organ = organ_of(path if path.is_dir() else path.parent, BREAST)
+    except ValueError:
+        if hint != MASK:
+            raise
+        organ = BREAST  # other programs have a dataset.json too, and plain masks need none
     described = structured(Record(path, tuple(masks), "", "", "", organ))
     return in_channels(described.masks, described.structures, hint)
 
@@ -117,12 +122,20 @@ def dataset_in(path: Path) -> str:
     if holds_busi(path):
         return "BUSI"
     layouts = [layout for layout in layouts_of(path) if layout not in ("BUSI", "described")]
-    return layouts[0] if layouts and any(record.masks for record in read_dataset(path)) else ""
+    try:
+        return layouts[0] if layouts and any(record.masks for record in read_dataset(path)) else ""
+    except ValueError:
+        if layouts == ["imagefolder"]:  # whose metadata say that it is one
+            raise
+        return ""
 
 
 def holds_busi(path: Path) -> bool:
     """Say whether a folder holds those of the classes, with masks in them."""
-    classes = told_of(path)[2].classes
+    try:
+        classes = told_of(path)[2].classes
+    except ValueError:
+        classes = BREAST.classes  # where it is a dataset, its reader says what is wrong
     folders = [folder for label in classes if (folder := class_folder(path, label)) is not None]
     names = [parse_name(file) for folder in folders for file in folder.iterdir()]
     return any(name is not None and name["mask"] for name in names)

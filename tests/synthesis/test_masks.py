@@ -179,3 +179,13 @@ def test_masks_beside_an_empty_folder_of_a_class_are_a_folder_of_masks(tmp_path)
     Image.new("L", (16, 16), 255).save(tmp_path / "a.png")
     assert [subject.name for subject in masked_subjects(tmp_path)] == ["a"]
     assert left_out(tmp_path) == [f"--mask {tmp_path}, left out: 1: normal."]
+
+
+def test_a_dataset_json_of_another_program_beside_plain_masks_says_nothing(tmp_path):
+    Image.new("L", (8, 8), 255).save(tmp_path / "a_mask.png")
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0}, "numTraining": 1}')
+    (one,) = masked_subjects(tmp_path)
+    (other,) = masked_subjects(tmp_path / "a_mask.png")
+    assert one.masks == other.masks == (tmp_path / "a_mask.png",)
+    with pytest.raises(ValueError, match="'labels' is not known"):
+        masked_subjects(tmp_path, hint=("lobe", "nodule"))
