@@ -10,6 +10,7 @@ from ldm_us.data.masks.files import list_masks, parse_name
 from ldm_us.data.organ import BREAST, organ_of
 from ldm_us.data.readers.busi import class_folder, read_busi, told_of
 from ldm_us.data.readers.datasets import layouts_of, read_dataset
+from ldm_us.data.readers.imagefolder import CSV, JSONL
 from ldm_us.data.readers.left_out import list_left_out
 from ldm_us.data.records import Record, followed, structured
 from ldm_us.data.structure import MaskFile, in_channels
@@ -121,11 +122,11 @@ def dataset_in(path: Path) -> str:
     """The layout of a dataset whose images have masks, which has a name for each; empty for a folder of masks alone."""
     if holds_busi(path):
         return "BUSI"
-    layouts = [layout for layout in layouts_of(path) if layout not in ("BUSI", "described")]
     try:
+        layouts = [layout for layout in layouts_of(path) if layout not in ("BUSI", "described")]
         return layouts[0] if layouts and any(record.masks for record in read_dataset(path)) else ""
     except ValueError:
-        if layouts == ["imagefolder"]:  # whose metadata say that it is one
+        if (path / JSONL).is_file() or (path / CSV).is_file():  # they say that it is one
             raise
         return ""
 
