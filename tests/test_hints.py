@@ -177,3 +177,21 @@ def test_fidelity_is_measured_of_one_structure_by_its_name_and_a_judge_finds_the
     options = ["--judge", str(tmp_path / "judge.safetensors"), "--structure", "nodule"]
     assert run_command(lambda: evaluation([*words, *options])) == 2
     assert "judge.safetensors finds lobe. Train one with" in capsys.readouterr().err
+
+
+def test_an_image_is_inverted_with_the_structures_it_has_and_a_region_may_be_labels_too(trained, thyroid, tmp_path):
+    label = next(iter(DESCRIPTION["classes"]))
+    image, mask, other = (thyroid / label / f"{label} ({name}.png" for name in ("1)", "1)_mask", "2)_mask"))
+    edits = (["--invert", "--source-mask", mask, "--mask", other], ["--inpaint", mask, "--sampler", "ddim"])
+    for i, edit in enumerate(edits):
+        out, files = tmp_path / str(i), ["--init", image, *edit[: 3 if i == 0 else 2]]
+        assert call(trained, out, "--class", label, "--init", image, *edit) == 0
+        given = [word for word in files if word != "--invert"]
+        words = ["--weights", trained, "--verify", next(out.glob("0*.png")), *given]
+        assert run_command(partial(sample.main, list(map(str, words)))) == 0
+
+
+def test_a_mask_of_black_and_white_is_no_first_label(trained, tmp_path, capsys):
+    Image.fromarray(np.eye(16, dtype=bool)).save(tmp_path / "mask.png")
+    assert call(trained, tmp_path / "out", "--mask", tmp_path / "mask.png", "--class", "benign") == 2
+    assert "mask.png: 255 is there, and the labels with a name are 1, 2, 3." in capsys.readouterr().err

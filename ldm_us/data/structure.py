@@ -111,7 +111,7 @@ def file_of(mask: MaskFile) -> Path:
 def levels_of(labels: Image.Image, colours: bool) -> NDArray[Any]:
     """A decoded file of labels as numbers (h, w): its levels as they are, or each colour as 0xrrggbb."""
     if not colours:
-        levels = np.asarray(labels)
+        levels = np.asarray(labels.convert("L") if labels.mode == "1" else labels)  # white is 255, and no first label
         return levels if levels.ndim == 2 else np.asarray(labels.convert("L"))
     rgb = np.asarray(labels.convert("RGB")).astype(np.int64)
     return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]

@@ -53,7 +53,7 @@ def settle(options: SampleOptions, plan: Plan, model: LatentDiffusion, weights_f
     notes += emulation_notes(recipe.sampling.precision, options.device)
     notes += [
         *cut_notes(plan, recipe, model.config.text),
-        *resizing_notes(recipe),
+        *resizing_notes(recipe, plan.hint),
         *left_out(options.mask),
         *mask_notes,
     ]

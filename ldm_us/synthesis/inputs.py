@@ -135,10 +135,12 @@ def check_files(recipe: Recipe, model: LatentDiffusion, prompts: Iterable[str], 
             )
 
 
-def resizing_notes(recipe: Recipe) -> list[str]:
-    """A sentence for every mask, hint or image to edit that is not of the samples' size."""
-    size, masks = recipe.size, [getattr(recipe.begin, name, None) for name in ("inpaint", "source_mask")]
-    unions = {path: union for path in masks if path is not None and (union := union_of_masks([path])) is not None}
+def resizing_notes(recipe: Recipe, hint: tuple[str, ...] = MASK) -> list[str]:
+    """A sentence for every mask, hint or image to edit that is not of the samples' size; hint: of the ControlNet."""
+    size, masks = recipe.size, {"inpaint": MASK, "source_mask": hint}
+    given = {path: kind for name, kind in masks.items() if (path := getattr(recipe.begin, name, None)) is not None}
+    found = {path: union_of_masks(as_described(path, [path], kind)) for path, kind in given.items()}
+    unions = {path: union for path, union in found.items() if union is not None}
     pictures = unions | {control.hint: open_mask(control.hint) for control in recipe.controls}
     sentences = [
         f"{path} of {picture.width}x{picture.height} resized to {size}, each pixel from the nearest one."

@@ -7,7 +7,7 @@ from pathlib import Path
 from ldm_us.config import MASK
 from ldm_us.data.audit.summary import format_names
 from ldm_us.data.masks.files import list_masks, parse_name
-from ldm_us.data.organ import BREAST, organ_of
+from ldm_us.data.organ import BREAST, DESCRIPTION, organ_of
 from ldm_us.data.readers.busi import class_folder, read_busi, told_of
 from ldm_us.data.readers.datasets import layouts_of, read_dataset
 from ldm_us.data.readers.imagefolder import CSV, JSONL
@@ -80,9 +80,10 @@ def masked_subjects(path: Path, classes: Sequence[str] = (), hint: tuple[str, ..
 
 
 def as_described(path: Path, masks: Sequence[MaskFile], hint: tuple[str, ...]) -> tuple[MaskFile, ...]:
-    """Masks as a ControlNet follows them, by the labels that a dataset.json beside them names, if there is one."""
+    """Masks as a ControlNet follows them, by the labels that a dataset.json beside or above them names, if any does."""
+    folder = path if path.is_dir() else path.parent
     try:
-        organ = organ_of(path if path.is_dir() else path.parent, BREAST)
+        organ = organ_of(folder if (folder / DESCRIPTION).is_file() else folder.parent, BREAST)  # or of a class in it
     except ValueError:
         if hint != MASK:
             raise
