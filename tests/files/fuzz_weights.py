@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -176,6 +177,8 @@ class Opener:
             os.close(self.answers)
             try:
                 self.serve(os.fdopen(to_child, "rb"), from_child)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
         os.close(to_child)
@@ -187,7 +190,7 @@ class Opener:
                 said = open_as(*json.loads(line))
             except BaseException as error:
                 said = f"traceback: {type(error).__name__}: {error}"
-            os.write(answers, json.dumps(said[:10_000]).encode() + b"\n")
+            os.write(answers, json.dumps(str(said)[:10_000]).encode() + b"\n")
 
     def open(self, run, folder, file, seconds, megabytes):
         """-> (outcome, sentence); whoever gets "timeout", "memory" or "signal" needs a new Opener."""
