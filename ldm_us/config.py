@@ -16,7 +16,7 @@ MASK, PICTURE = ("mask",), ("picture",)  # hints in three equal channels, as the
 PROJECTIONS = ("q", "k", "v", "out")  # of an attention, that a LoRA updates
 TARGETS = (*PROJECTIONS, *(f"{kind}.{projection}" for kind in ("self", "cross") for projection in PROJECTIONS))
 STRENGTH = 0.6  # of an edit: share of the steps that are walked
-ITERATIONS = 2  # of an inversion: model calls a step beyond the first; what more of them bring: docs/results.md
+ITERATIONS = 2  # of an inversion: model calls a step beyond the first; what more of them bring: docs/history.md
 BUNDLED = Path(__file__).with_name("weights") / "us128.safetensors"  # trained on phantoms; see the card beside it
 
 
@@ -158,7 +158,7 @@ US128 = ModelConfig(
         context_width=32,
         groups=8,
     ),
-    control=ControlConfig(hint_channels=(16, 32, 64), scale=2.0, guidance=1.0),  # measured: docs/results.md
+    control=ControlConfig(hint_channels=(16, 32, 64), scale=2.0, guidance=1.0),  # measured: docs/history.md
 )
 
 # The same with a schedule that ends in pure noise, where sampling starts (arXiv 2305.08891), and white latents.

@@ -118,7 +118,7 @@ class Rooms:
             right, down, factor = movement(move)
             before = ("--source-mask", session.keep("lesion", mask_picture(drawn)))
             after = session.keep("lesion", mask_picture(moved(drawn, right, down, factor)))
-            grown = right == down == 0 and factor >= 1  # then the lesion as it was would hold it: docs/results.md
+            grown = right == down == 0 and factor >= 1  # then the lesion as it was would hold it: docs/history.md
             edit = (*init, "--invert", *(() if grown else before), "--mask", after, *part)
             return wanted.commands(*edit)[:1]  # an inversion draws no noise: one picture
 
