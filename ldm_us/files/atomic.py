@@ -40,9 +40,10 @@ def write_text(path: Path | str, text: str) -> None:
 def atomic_folder(path: Path | str, unfinished: Path | None = None) -> Iterator[Path]:
     """Give an empty folder to fill that takes the place of `path` when the block ends, and leaves no trace if it fails.
 
-    Its files are to be written with atomic_file. Where `unfinished` is given, that is the folder, beside `path`: what an
-    earlier attempt left there is in it, and a failure leaves it for the next. A folder that is replaced is moved aside first, then deleted: no call
-    of every system swaps two folders, so a kill between the two moves leaves it under the name .NAME.*.old.tmp.
+    Its files are to be written with atomic_file. `unfinished` names that folder, beside `path`: what an earlier attempt
+    left there is in it, and a failure leaves it for the next. A folder that is replaced is moved aside first, then
+    deleted: no call of every system swaps two folders, so a kill between the two moves leaves it under the name
+    .NAME.*.old.tmp.
     """
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     temporary = unfinished or path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

@@ -33,8 +33,8 @@ def simulate(
     """Phantom `number` of `seed`, with so many lesions unless it is normal.
 
     Anatomy and scanner have a random stream of their own, and so has the speckle: both are the same at every size. A
-    `rescan` is another scan of the same breast: its speckle and noise differ, and nothing else. `scan` is the scanner: of
-    bmode.py, or of must.py.
+    `rescan` is another scan of the same breast: its speckle and noise differ, and nothing else. `scan` is the
+    scanner: that of bmode.py or of must.py.
     """
     rng = np.random.default_rng([seed, number, ANATOMY])
     grid = Grid(side=rng.uniform(*FIELD))
