@@ -9,10 +9,11 @@ tissue above attenuates, against the time gain, is applied to the scatterers' re
 applies it to its image: a shadow or an enhancement is where the anatomy has it. Sound goes straight, at one speed, and
 is scattered once: no refraction, no reverberation.
 
-Why these numbers. SIMUS takes .3 ms of one core for a scatterer and a transmit, at 130 elements and some 900
-frequencies. A resolution cell at 6 MHz (half widths of the point response: axially .3 mm, laterally .6 mm) with 4
-scatterers, which is where speckle begins to be that of many (Wagner 1983, Oelze 2016), asks for 20 a mm2: 18,000 to
-35,000 in a field of 30 to 42 mm, 16 to 32 s for three plane waves. At the probe's own 7.6 MHz it were twice that.
+Why these numbers. SIMUS takes some .5 ms of one core for a scatterer and a transmit at 200 elements, in proportion to the
+elements and to the frequency. At 5 MHz and 2 cycles, which the probe's band holds, a resolution cell (half widths .35 mm
+axially, .7 mm laterally) is as large as the fast scanner's. Four scatterers in each, enough for speckle, are 16 a mm2:
+14,000 to 28,000 in a field of 30 to 42 mm, 20 to 40 s for three plane waves. The pitch is what matters most: with the
+.3 mm of an L11-5v, grating lobes 20 dB below the echo fill dark lesions with the tissue beside them; here it is 48 dB.
 """
 
 from typing import Any
