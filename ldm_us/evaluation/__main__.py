@@ -133,11 +133,11 @@ def add_comparing(commands: Any) -> None:
 
 
 def add_reader(commands: Any) -> None:
-    """Describe reader make and reader score."""
+    """Describe reader make, reader stand-in and reader score."""
     about = "A blinded study: can experts tell generated images from real ones?"
     example = "--real phantoms --generated samples --out study"
     reader = add_command(commands, "reader", about, f"make {example}")
-    parts = reader.add_subparsers(dest="command", required=True, metavar="make|score")
+    parts = reader.add_subparsers(dest="command", required=True, metavar="make|stand-in|score")
     make = add_command(parts, "make", "Write the sheet for the readers, and its key.", example)
     add_words(make, "--real", "--generated", "--size")
     add = make.add_argument
@@ -146,6 +146,11 @@ def add_reader(commands: Any) -> None:
     add("--seed", type=int, metavar="N", help="of choice and order: keep it from the readers (drawn, and in the key)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for sheet.html and key.json")
     add("--overwrite", action="store_true", help="replace the files of an earlier study there")
+    about = "Answers of rules and of a network, no human, which try the whole of a study."
+    stand_in = add_command(parts, "stand-in", about, f"--key study/key.json {example.replace('study', 'answers')}")
+    add_words(stand_in, "--real", "--generated", "--seed", "--overwrite")
+    stand_in.add_argument("--key", **FILE, required=True, help="the key.json of the study")
+    stand_in.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files of answers")
     about = "Accuracy and AUC of every reader, with intervals, as JSON."
     score = add_command(parts, "score", about, "answers_1.json answers_2.json --key study/key.json")
     score.add_argument("answers", type=Path, nargs="+", metavar="ANSWERS", help="files that readers sent back")
@@ -184,7 +189,7 @@ from ldm_us.evaluation.measuring.command import run_classes, run_masks, run_reco
 from ldm_us.evaluation.memorisation.command import run_memorisation
 from ldm_us.evaluation.memorisation.kept_command import run_kept
 from ldm_us.evaluation.protocol.command import run_protocol_command
-from ldm_us.evaluation.reader.command import run_make, run_score
+from ldm_us.evaluation.reader.command import run_make, run_score, run_stand_in
 from ldm_us.evaluation.realism.command import run_realism
 from ldm_us.runtime.checks import check_words
 from ldm_us.runtime.entry import NOTHING_WRITTEN, run_command
@@ -195,6 +200,7 @@ RUN = {
     "classes": run_classes,
     "mask-fidelity": run_mask_fidelity,
     "make": run_make,
+    "stand-in": run_stand_in,
     "score": run_score,
     "memorisation": run_memorisation,
     "kept": run_kept,

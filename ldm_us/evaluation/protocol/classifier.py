@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import ldm_us
-from ldm_us.evaluation.distribution.network_file import IMAGENET_MEAN, IMAGENET_STD, in_timm_names, read_weights
+from ldm_us.evaluation.distribution.network_file import config_of, in_timm_names, read_weights
 from ldm_us.evaluation.judge.file import misfits
 from ldm_us.files.checkpoint import lazy_tensors, write_safetensors
+from ldm_us.training.perceptual import EFFICIENTNET, installed_weights, read_efficientnet
 
 PRECISIONS = ("fp32", "bf16")
+IMAGENET = "imagenet"  # instead of a file of weights
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class ClassifierConfig:
 
     network: str = "resnet50"  # a name of timm; the paper: "Resnet-50"
     size: int = 224  # pixels a side, [24]
-    weights: str | None = None  # a state dict to start from, such as of ImageNet; None: random initial weights
+    weights: str | None = None  # a state dict to start from, "imagenet": of the extra; None: random initial weights
     epochs: int = 100  # [24]; of the real training images where equal_steps, see below
     warmup_epochs: int = 5  # linear, [24]
     batch: int = 64  # [24]
@@ -38,7 +40,7 @@ class ClassifierConfig:
     rotation: float = 15.0  # degrees either way, [24]
     brightness: float = 0.02  # ColorJitter, [24]
     contrast: float = 0.2  # ColorJitter, [24]
-    imagenet_normalisation: bool = False  # [24] feeds [0, 1] as it is
+    imagenet_normalisation: bool = False  # that of the network's ImageNet weights; [24] feeds [0, 1] as it is
     validation: float = 0.15  # share of the training images that chooses the epoch, [24]; ours in whole families
     equal_steps: bool = True  # every arm takes as many steps as the real one; ours: else more data is more steps too
     precision: str = "fp32"  # bf16: autocast, 2.5 times as fast on CPUs with bf16 units
@@ -67,8 +69,24 @@ def check_classifier(config: ClassifierConfig) -> None:
 
     if not timm.is_model(config.network):
         raise ValueError(f"classifier.network is {config.network!r}, which timm {timm.__version__} does not know.")
-    if config.weights is not None and not Path(config.weights).is_file():
-        raise ValueError(f"classifier.weights: {config.weights} is no file. Give a state dict, or leave it out.")
+    if config.weights == IMAGENET and config.network != EFFICIENTNET:
+        raise ValueError(
+            f"classifier.weights: the extra `perceptual` holds ImageNet weights of {EFFICIENTNET} alone, and "
+            f"classifier.network is {config.network!r}. Change the network, or give a file of its weights."
+        )
+    start = start_file(config)
+    if start is not None and not start.is_file():
+        raise ValueError(
+            f"classifier.weights: {start} is no file. Give a state dict, {IMAGENET!r} for those of the extra "
+            "`perceptual`, or leave it out."
+        )
+
+
+def start_file(config: ClassifierConfig) -> Path | None:
+    """The file of the weights to start from. Raise ValueError, naming the extra, where it is asked for and missing."""
+    if config.weights == IMAGENET:
+        return installed_weights()
+    return None if config.weights is None else Path(config.weights)
 
 
 def build_classifier(config: ClassifierConfig, classes: int, seed: int) -> tuple[nn.Module, str | None]:
@@ -78,13 +96,16 @@ def build_classifier(config: ClassifierConfig, classes: int, seed: int) -> tuple
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network: nn.Module = timm.create_model(config.network, pretrained=False, num_classes=classes)
-    note = None if config.weights is None else load_start(network, Path(config.weights))
+    path, note = start_file(config), None
+    if path is not None:
+        google = config.weights == IMAGENET
+        state = read_efficientnet(path).state_dict() if google else in_timm_names(read_weights(path))[0]
+        note = load_start(network, path, state)
     return network.to(memory_format=torch.channels_last), note  # a third faster on a CPU
 
 
-def load_start(network: nn.Module, path: Path) -> str | None:
-    """Load a state dict in place; the head of another number of classes is dropped, and a note says so."""
-    state, _ = in_timm_names(read_weights(path))
+def load_start(network: nn.Module, path: Path, state: dict[str, Tensor]) -> str | None:
+    """Load the state dict of a file in place; the head of another number of classes is dropped, and a note says so."""
     head = {name: value for name, value in network.state_dict().items() if name.startswith(classifier_head(network))}
     dropped = {name: one for name, one in head.items() if name not in state or state[name].shape != one.shape}
     state = state | dropped
@@ -102,7 +123,10 @@ def classifier_head(network: nn.Module) -> str:
 
 def normalisation(config: ClassifierConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The mean and the deviation of pixels in [0, 1], per channel, that the network's input is normalised by."""
-    return (IMAGENET_MEAN, IMAGENET_STD) if config.imagenet_normalisation else ((0.0,) * 3, (1.0,) * 3)
+    if not config.imagenet_normalisation:
+        return (0.0,) * 3, (1.0,) * 3
+    made_for = config_of(config.network)
+    return made_for.mean, made_for.std
 
 
 def save_classifier(

