@@ -9,11 +9,12 @@ tissue above attenuates, against the time gain, is applied to the scatterers' re
 applies it to its image: a shadow or an enhancement is where the anatomy has it. Sound goes straight, at one speed, and
 is scattered once: no refraction, no reverberation.
 
-Why these numbers. SIMUS takes some .5 ms of one core for a scatterer and a transmit at 200 elements, in proportion to the
-elements and to the frequency. At 5 MHz and 2 cycles, which the probe's band holds, a resolution cell (half widths .35 mm
-axially, .7 mm laterally) is as large as the fast scanner's. Four scatterers in each, enough for speckle, are 16 a mm2:
-14,000 to 28,000 in a field of 30 to 42 mm, 20 to 40 s for three plane waves. The pitch is what matters most: with the
-.3 mm of an L11-5v, grating lobes 20 dB below the echo fill dark lesions with the tissue beside them; here it is 48 dB.
+Why these numbers. SIMUS takes some .5 ms of one core for a scatterer and a transmit at 200 elements, in proportion to
+the elements and to the frequency. At 5 MHz and 2 cycles, which the probe's band holds, a resolution cell (measured
+half widths: .3 mm axially, .8 mm laterally) is as large as the fast scanner's. Four scatterers in each, enough for
+speckle, are 16 a mm2: 14,000 to 28,000 in a field of 30 to 42 mm, 20 to 40 s for three plane waves. The pitch is what matters most:
+with the .3 mm of an L11-5v, grating lobes 20 dB below the echo fill dark lesions with the tissue beside them; here they
+are 48 dB below it.
 """
 
 from typing import Any
@@ -39,7 +40,7 @@ BATCH = (
 LATTICE = 3.0  # mm between the scatterers that measure the response
 SPREAD = 2.0  # mm, standard deviation of the blur that turns their echoes into it
 ROWS = 16  # beamformed at a time
-Places = NDArray[np.float64]  # depth and lateral position in mm, (2, n)
+Places = NDArray[np.floating[Any]]  # depth and lateral position in mm, (2, n)
 
 
 def scan(rng: np.random.Generator, grid: Grid, echo: Array, gain: Array, scanner: Scanner) -> Array:
