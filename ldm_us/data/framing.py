@@ -53,6 +53,7 @@ class Framing(NamedTuple):
     side: int  # of the model's square
     rule: str = "squash"  # of config.ASPECTS, or KEPT
     multiple: int = 1  # pixels that a height and a width must be multiples of
+    usual: Frame | None = None  # the size that most pictures of a training had, where it kept aspects and says so
 
     def frame(self, width: int, height: int) -> Frame:
         """The size of a picture of this size, and how it gets there."""

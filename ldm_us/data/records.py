@@ -109,7 +109,10 @@ def small_lesions(union: Image.Image, size: Size) -> int:
 
 def trained_framing(metadata: dict[str, str], config: ModelConfig) -> Framing:
     """How the images of the last stage of a model file came into their sizes."""
-    return Framing(config.image_size, read_lineage(metadata).aspect, config.size_multiple)
+    lineage = read_lineage(metadata)
+    framing = Framing(config.image_size, lineage.aspect, config.size_multiple)
+    frames = {str(frame): frame for frame in (Frame(*size) for size in framing.sizes)}
+    return framing._replace(usual=frames.get(lineage.usual_size or ""))
 
 
 def framed(path: Path, framing: Framing) -> Frame:

@@ -40,6 +40,13 @@ class Lineage:
         """How the images of the last stage came into its size; one that does not say it squashed them to a square."""
         return str(self.entries[-1].get("aspect") or "squash") if self.entries else "squash"
 
+    @property
+    def usual_size(self) -> str | None:
+        """The WIDTHxHEIGHT that most images of the last stage had; None where it does not say."""
+        said = self.entries[-1].get("sizes") if self.entries else None
+        counts = {size: n for size, n in said.items() if isinstance(n, int)} if isinstance(said, dict) else {}
+        return max(counts, key=lambda size: counts[size], default=None)
+
     def metadata(self) -> dict[str, str]:
         """For the header of a safetensors file."""
         return {"lineage": json.dumps(self.entries)}

@@ -156,7 +156,8 @@ def resizing_notes(recipe: Recipe, hint: tuple[str, ...] = MASK) -> list[str]:
 def own_sizes(plan: Plan, recipe: Recipe, framing: Framing) -> tuple[Plan, Recipe]:
     """Give the samples the aspect of what they are drawn from: the image to edit, else a hint, else each its own mask.
 
-    Only where no size is asked for, and the model was trained to keep aspects.
+    Only where no size is asked for, and the model was trained to keep aspects. A sample that is drawn from none of them
+    has the size that most images of the training had: a square is one that such a model may hardly have seen.
     """
     recipe = replace(recipe, aspect=framing.rule)
     if recipe.sampling.size is not None or framing.rule != "bucket":
@@ -165,6 +166,7 @@ def own_sizes(plan: Plan, recipe: Recipe, framing: Framing) -> tuple[Plan, Recip
     if shown:
         return plan, recipe.at(framed(shown[0], framing).plain)
     unions = [union_of_masks(subject.masks) for subject in plan.subjects]
-    sizes = [None if union is None else framing.frame(*union.size).plain for union in unions]
+    usual = None if framing.usual is None else framing.usual.plain
+    sizes = [usual if union is None else framing.frame(*union.size).plain for union in unions]
     subjects = [replace(subject, size=size) for subject, size in zip(plan.subjects, sizes, strict=True)]
     return replace(plan, subjects=tuple(subjects)), recipe

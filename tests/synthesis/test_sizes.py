@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import sample
 from ldm_us.diffusion.model import LatentDiffusion
@@ -103,6 +105,21 @@ def test_a_size_that_is_asked_for_puts_bars_around_a_mask_of_another_aspect(run,
     rows, columns = np.nonzero(asked)
     assert np.ptp(columns) > np.ptp(rows), "it still lies"
     assert verify(out, "--weights", of_buckets) == 0
+
+
+def test_a_sample_by_class_has_the_size_that_most_training_images_had(run, verify, of_buckets, tmp_path):
+    entries = json.loads(LINEAGE["lineage"])
+    entries[-1]["sizes"] = {"24x32": 5, "32x24": 30, "32x32": 9}
+    path, out = tmp_path / "model.safetensors", tmp_path / "out"
+    with safe_open(of_buckets, "pt") as file:
+        save_file(load_file(of_buckets), path, file.metadata() | {"lineage": json.dumps(entries)})
+    run(out, "--weights", path, "--class", "benign")
+    assert {picture.size for picture in pictures(out)} == {(32, 24)}
+    assert verify(next(out.glob("0*.png")), "--weights", path) == 0
+    run(tmp_path / "square", "--weights", path, "--class", "benign", "--size", 32)
+    assert {picture.size for picture in pictures(tmp_path / "square")} == {(32, 32)}
+    run(tmp_path / "silent", "--weights", of_buckets, "--class", "benign")
+    assert {picture.size for picture in pictures(tmp_path / "silent")} == {(32, 32)}
 
 
 def test_an_edit_keeps_the_aspect_of_its_image(run, verify, of_buckets, tmp_path, capsys):
