@@ -12,9 +12,9 @@ is scattered once: no refraction, no reverberation.
 Why these numbers. SIMUS takes some .5 ms of one core for a scatterer and a transmit at 200 elements, in proportion to
 the elements and to the frequency. At 5 MHz and 2 cycles, which the probe's band holds, a resolution cell (measured
 half widths: .3 mm axially, .8 mm laterally) is as large as the fast scanner's. Four scatterers in each, enough for
-speckle, are 16 a mm2: 14,000 to 28,000 in a field of 30 to 42 mm, 20 to 40 s for three plane waves. The pitch is what matters most:
-with the .3 mm of an L11-5v, grating lobes 20 dB below the echo fill dark lesions with the tissue beside them; here they
-are 48 dB below it.
+speckle, are 16 a mm2: 14,000 to 28,000 in a field of 30 to 42 mm, 20 to 40 s for three plane waves. The pitch is what
+matters most: with the .3 mm of an L11-5v, grating lobes 20 dB below the echo fill dark lesions with the tissue beside
+them; here they are 48 dB below it.
 """
 
 from typing import Any
