@@ -394,13 +394,11 @@ def test_the_example_configurations_sample_enough_for_the_780_images_of_busi(nam
     assert [n / sum(wanted) for n in wanted] == pytest.approx([n / 780 for n in counts.values()], abs=0.001)
 
 
-def test_the_example_configurations_hold(monkeypatch):
-    for name in ("protocol_us128", "protocol_sd15"):
-        path = Path(__file__).parents[3] / "docs" / f"{name}.json"
-        config = build_configuration(json.loads(path.read_text()))
-        check_configuration(replace(config, device="cpu", classifier=replace(config.classifier, weights=None)))
-        assert [stage.name for stage in plan_stages(config, Path("out"))][:3] == [
-            "unet",
-            "controlnet",
-            "generated",
-        ]
+@pytest.mark.parametrize("name", ["protocol_us128", "protocol_sd15", "protocol_busi", "protocol_imagenet"])
+def test_the_example_configurations_hold(name):
+    path = Path(__file__).parents[3] / "docs" / f"{name}.json"
+    config = build_configuration(json.loads(path.read_text()))
+    check_configuration(replace(config, device="cpu", classifier=replace(config.classifier, weights=None)))
+    stages = [stage.name for stage in plan_stages(config, Path("out"))]
+    masks = ["controlnet"] if name in ("protocol_us128", "protocol_sd15") else []
+    assert stages[: len(masks) + 2] == ["unet", *masks, "generated"]
