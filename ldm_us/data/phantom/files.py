@@ -65,7 +65,7 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
         check_extra("simulation", "pymust")
         unfinished = out.with_name(f"{out.name}.unfinished")
         check_unfinished(plan, unfinished)
-    with atomic_folder(out, unfinished) as folder:
+    with stop_says(unfinished), atomic_folder(out, unfinished) as folder:
         write_text(folder / PHANTOM_INFO, json.dumps(describe(plan), indent=1) + "\n")
         for label in CLASSES[: plan.n]:
             (folder / label).mkdir(exist_ok=True)
@@ -78,6 +78,17 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
         overview(folder).save(folder / OVERVIEW)
         if plan.calipers or plan.text:
             (folder / JSONL).write_text("".join(json.dumps(line) + "\n" for line in captions(plan, folder)))
+
+
+@contextmanager
+def stop_says(unfinished: Path | None) -> Iterator[None]:
+    """Let Ctrl-C say where the images are that were done, where they are kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if unfinished is not None:
+            stop.args = (f"interrupted: what is done is in {unfinished}; the same command goes on there",)
+        raise
 
 
 def describe(plan: Plan) -> dict[str, object]:

@@ -71,6 +71,7 @@ def test_a_simulation_cut_short_goes_on_and_gives_the_bytes_of_one_that_was_not(
     assert phantom("--n", 7, "--out", whole) == 0
     stand_in.made, stand_in.stop = 0, 4
     assert phantom("--n", 7, "--out", out) == 130
+    assert "set.unfinished; the same command goes on there" in capsys.readouterr().err
     assert not out.exists()
     assert len(list((tmp_path / "set.unfinished").glob("*/*).png"))) == 4
     stand_in.made, stand_in.stop = 0, None
