@@ -46,6 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=128, metavar="PIXELS", help="side of the images (%(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="another seed, other breasts (%(default)s)")
     add("--workers", type=int, default=1, metavar="N", help="processes; changes no image (%(default)s)")
+    scanners = "fast, or must: SIMUS, a minute an image, goes on after a stop (%(default)s)"
+    add("--scanner", choices=("fast", "must"), default="fast", help=scanners)
     add("--calipers", action="store_true", help="draw measuring marks across the lesions, and name them in captions")
     add("--text", action="store_true", help="write a side and a quadrant into the images, and say so in captions")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the data set")
@@ -119,7 +121,7 @@ def run_audit(args: argparse.Namespace) -> int:
 
 def run_phantom(args: argparse.Namespace) -> int:
     """Write a phantom data set."""
-    plan = Plan(args.n, args.size, args.seed, args.calipers, args.text)
+    plan = Plan(args.n, args.size, args.seed, args.calipers, args.text, args.scanner)
     write_phantoms(plan, args.out, args.workers, args.overwrite)
     print(f"wrote {args.n} phantoms to {args.out}")
     return 0

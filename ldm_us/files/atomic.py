@@ -37,22 +37,25 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, unfinished: Path | None = None) -> Iterator[Path]:
     """Give an empty folder to fill that takes the place of `path` when the block ends, and leaves no trace if it fails.
 
-    Its files are to be written with atomic_file. A folder that is replaced is moved aside first, then deleted: no call
-    of every system swaps two folders, so a kill between the two moves leaves it under the name .NAME.*.old.tmp.
+    Its files are to be written with atomic_file. `unfinished` names that folder, beside `path`: what an earlier attempt
+    left there is in it, and a failure leaves it for the next. A folder that is replaced is moved aside first, then
+    deleted: no call of every system swaps two folders, so a kill between the two moves leaves it under the name
+    .NAME.*.old.tmp.
     """
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
+    temporary = unfinished or path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary.mkdir(exist_ok=unfinished is not None)
     try:
         yield temporary
         for folder in (temporary, *(inner for inner in temporary.rglob("*") if inner.is_dir())):
             sync_folder(folder)
         _move_folder(temporary, path)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if unfinished is None:
+            shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, OSError) and str(temporary) in str(error.filename):
             error.filename = str(error.filename).replace(str(temporary), str(path))
         raise

@@ -49,9 +49,14 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
 def scan(rng: np.random.Generator, grid: Grid, echo: Array, gain: Array, scanner: Scanner) -> Array:
     """The displayed image (PIXELS, PIXELS), 0 to 1, of maps in dB. `rng` draws the speckle and the noise."""
     intensity = speckle(rng, grid, np.exp(echo * AMPLITUDE), scanner)
-    noise = np.float32(10 ** (scanner.noise_floor / 10)) * rng.standard_exponential(gain.shape, dtype=np.float32)
-    received = 10 * np.log10(intensity * np.exp(2 * AMPLITUDE * gain) + noise)
-    return np.clip(1 + (received + scanner.gain) / scanner.dynamic_range, 0, 1) ** scanner.gamma
+    return display(rng, intensity * np.exp(2 * AMPLITUDE * gain), scanner)
+
+
+def display(rng: np.random.Generator, received: Array, scanner: Scanner) -> Array:
+    """The grey levels, 0 to 1, of received intensities, which get the scanner's noise first."""
+    noise = np.float32(10 ** (scanner.noise_floor / 10)) * rng.standard_exponential(received.shape, dtype=np.float32)
+    level = 10 * np.log10(received + noise)
+    return np.clip(1 + (level + scanner.gain) / scanner.dynamic_range, 0, 1) ** scanner.gamma
 
 
 def speckle(rng: np.random.Generator, grid: Grid, scatterers: Array, scanner: Scanner) -> Array:

@@ -4,6 +4,9 @@ Classes take turns: phantom i is normal, benign or malignant. BUSI's files are R
 marks; masks are 1-bit, a few RGBA, and those of normal images RGB and all zero; an image with several lesions has
 `_mask_1.png`, `_mask_2.png`; and near-duplicates abound. All of that is here, at fixed numbers within each class.
 Where marks are drawn, the captions of `metadata.jsonl` name them: a prompt steers away only from what has a name.
+
+The fast scanner takes a fraction of a second for an image, the physics-based one half a minute. What the second made is
+therefore kept in OUT.unfinished when it is stopped, and the same command goes on there.
 """
 
 import json
@@ -21,18 +24,22 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 import ldm_us
+from ldm_us.data.phantom import bmode, must
 from ldm_us.data.phantom.simulate import Phantom, simulate
 from ldm_us.data.readers.busi import PHANTOM_INFO, read_busi
 from ldm_us.data.readers.imagefolder import JSONL
 from ldm_us.data.structure import file_of
-from ldm_us.files.atomic import atomic_folder
+from ldm_us.files.atomic import atomic_file, atomic_folder, write_text
 from ldm_us.files.pictures import labelled_grid
+from ldm_us.runtime.checks import check_extra
+from ldm_us.runtime.entry import note
 
 CLASSES = ("normal", "benign", "malignant")
 SIZES = (16, 2048)  # pixels
 OVERVIEW = "overview.png"
 INK = (230, 230, 230)  # of what sonographers leave in the picture
 SIDES, QUADRANTS = ("LT", "RT"), ("UOQ", "LOQ", "UIQ", "LIQ")
+SCANNERS = {"fast": bmode.scan, "must": must.scan}
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -45,6 +52,7 @@ class Plan:
     seed: int
     calipers: bool = False
     text: bool = False
+    scanner: str = "fast"  # one of SCANNERS
 
 
 def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = False) -> None:
@@ -52,19 +60,54 @@ def write_phantoms(plan: Plan, out: Path, workers: int = 1, overwrite: bool = Fa
     out = out.resolve()
     check_numbers(plan.n, plan.size, workers)
     check_out(out, overwrite)
-    with atomic_folder(out) as folder:
+    unfinished = None
+    if plan.scanner == "must":
+        check_extra("simulation", "pymust")
+        unfinished = out.with_name(f"{out.name}.unfinished")
+        check_unfinished(plan, unfinished)
+    with stop_says(unfinished), atomic_folder(out, unfinished) as folder:
+        write_text(folder / PHANTOM_INFO, json.dumps(describe(plan), indent=1) + "\n")
         for label in CLASSES[: plan.n]:
-            (folder / label).mkdir()
+            (folder / label).mkdir(exist_ok=True)
         jobs = [plan] * plan.n, range(plan.n), [folder] * plan.n
+        chunk = 8 if unfinished is None else 1
         with process_pool(workers) if workers > 1 else nullcontext() as pool:
-            done = map(write_phantom, *jobs) if pool is None else pool.map(write_phantom, *jobs, chunksize=8)
+            done = map(write_phantom, *jobs) if pool is None else pool.map(write_phantom, *jobs, chunksize=chunk)
             for _ in tqdm(done, total=plan.n, unit="image", desc="phantoms"):
                 pass
         overview(folder).save(folder / OVERVIEW)
-        info = {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
-        (folder / PHANTOM_INFO).write_text(json.dumps(info, indent=1) + "\n")
         if plan.calipers or plan.text:
             (folder / JSONL).write_text("".join(json.dumps(line) + "\n" for line in captions(plan, folder)))
+
+
+@contextmanager
+def stop_says(unfinished: Path | None) -> Iterator[None]:
+    """Let Ctrl-C say where the images are that were done, where they are kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if unfinished is not None:
+            stop.args = (f"interrupted: what is done is in {unfinished}; the same command goes on there",)
+        raise
+
+
+def describe(plan: Plan) -> dict[str, object]:
+    """How a data set was made, as its file says it."""
+    return {"software": f"ldm_us {ldm_us.__version__}", **asdict(plan), "families": families(plan.n)}
+
+
+def check_unfinished(plan: Plan, unfinished: Path) -> None:
+    """Refuse to go on with what another plan began, and say so where a set is gone on with."""
+    if not unfinished.exists():
+        return
+    try:
+        begun = json.loads((unfinished / PHANTOM_INFO).read_text())
+    except (OSError, ValueError):
+        begun = None
+    if begun != describe(plan):
+        raise ValueError(f"{unfinished}: was begun with other options. Give those, or delete it to begin anew.")
+    there = sum(not path.stem.startswith(".") and "_mask" not in path.stem for path in unfinished.glob("*/*.png"))
+    note(f"going on in {unfinished}: {there} of {plan.n} images are there.")
 
 
 @contextmanager
@@ -105,8 +148,12 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def write_phantom(plan: Plan, i: int, folder: Path) -> None:
-    """Write phantom i of a plan: its image and its masks."""
+    """Write phantom i of a plan: its masks, then its image, unless that is there from an attempt before."""
     label, nth = CLASSES[i % len(CLASSES)], i // len(CLASSES) + 1
+    stem = folder / label / f"{label} ({nth})"
+    image = Path(f"{stem}.png")
+    if image.exists():
+        return
     phantom = phantom_of(plan, label, nth)
     picture = Image.fromarray(phantom.image).convert("RGB")
     if plan.calipers and phantom.masks:
@@ -116,13 +163,13 @@ def write_phantom(plan: Plan, i: int, folder: Path) -> None:
     if nth % 40 == 5:
         mark = max(2, plan.size // 40)
         picture.paste((255, 200, 0), (mark, mark, 3 * mark, 3 * mark))
-    stem = folder / label / f"{label} ({nth})"
-    picture.save(f"{stem}.png")
     if not phantom.masks:
         Image.new("RGB", picture.size).save(f"{stem}_mask.png")
     for k, mask in enumerate(phantom.masks):
         mask_picture = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGBA" if nth % 50 == 3 else "1")
         mask_picture.save(f"{stem}_mask{f'_{k}' if k else ''}.png")
+    with open(image, "wb") if plan.scanner == "fast" else atomic_file(image) as file:
+        picture.save(file, "PNG")
 
 
 def draw_calipers(picture: Image.Image, mask: NDArray[np.bool_]) -> None:
@@ -175,7 +222,8 @@ def phantom_of(plan: Plan, label: str, nth: int) -> Phantom:
     original = nth - 1 if is_rescan(nth) else nth
     lesions = 3 if original % 60 == 27 else 2 if original % 20 == 7 else 1
     number = (original - 1) * len(CLASSES) + CLASSES.index(label)
-    return simulate(plan.seed, number, label, plan.size, lesions=lesions, rescan=int(is_rescan(nth)))
+    scan = SCANNERS[plan.scanner]
+    return simulate(plan.seed, number, label, plan.size, lesions=lesions, rescan=int(is_rescan(nth)), scan=scan)
 
 
 def is_rescan(nth: int) -> bool:

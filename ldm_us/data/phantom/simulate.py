@@ -1,5 +1,6 @@
 """One phantom: a seed, a number and a class give an image and its exact lesion masks, at any size."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,12 +8,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ldm_us.data.phantom.anatomy import draw_anatomy
-from ldm_us.data.phantom.bmode import depth_gain, draw_scanner, scan
-from ldm_us.data.phantom.grid import Grid, centres
+from ldm_us.data.phantom.bmode import Scanner, depth_gain, draw_scanner, scan
+from ldm_us.data.phantom.grid import Array, Grid, centres
 from ldm_us.data.phantom.lesion import Lesion, draw_lesion
 
 ANATOMY, SPECKLE = 0, 1  # random streams
 FIELD = (30.0, 42.0)  # mm, least and largest side of the field of view
+Scan = Callable[[np.random.Generator, Grid, Array, Array, Scanner], Array]
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,14 @@ class Phantom:
     side: float  # of the field of view in mm
 
 
-def simulate(seed: int, number: int, label: str, size: int, *, lesions: int = 1, rescan: int = 0) -> Phantom:
+def simulate(
+    seed: int, number: int, label: str, size: int, *, lesions: int = 1, rescan: int = 0, scan: Scan = scan
+) -> Phantom:
     """Phantom `number` of `seed`, with so many lesions unless it is normal.
 
     Anatomy and scanner have a random stream of their own, and so has the speckle: both are the same at every size. A
-    `rescan` is another scan of the same breast: its speckle and noise differ, and nothing else.
+    `rescan` is another scan of the same breast: its speckle and noise differ, and nothing else. `scan` is the
+    scanner: that of bmode.py or of must.py.
     """
     rng = np.random.default_rng([seed, number, ANATOMY])
     grid = Grid(side=rng.uniform(*FIELD))
