@@ -29,6 +29,7 @@ BENCHES = (
     "memory",
     "parity",
     "proofs",
+    "rows",
     "samplers",
     "starts",
     "studio",

@@ -34,9 +34,7 @@ TAPER = 6.0  # mm at each end over which transmission fades in: sharp ends send 
 F_NUMBER = 1.2  # of the receiving aperture, which a Hann window weights
 DENSITY = 16.0  # scatterers a mm2
 STANDOFF = 2.0  # mm of gel between elements and skin: nearer, a pixel lies below one element or none
-BATCH = (
-    500  # scatterers at a time: their matrix fits a core's cache; those of one depth share the length of their echoes
-)
+BATCH = 500  # scatterers at a time, of one depth: their matrix fits a core's cache, and their echoes are as long
 LATTICE = 3.0  # mm between the scatterers that measure the response
 SPREAD = 2.0  # mm, standard deviation of the blur that turns their echoes into it
 ROWS = 16  # beamformed at a time
