@@ -6,12 +6,14 @@ import io
 import json
 import re
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from ldm_us.config import PICTURE
 from ldm_us.data.masks.shape import mask_picture
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.display.data_urls import data_url, unpack
@@ -19,7 +21,7 @@ from ldm_us.files.checkpoint import save_model
 from ldm_us.studio import session
 from ldm_us.studio.rooms import Rooms
 from ldm_us.synthesis.serving.engine import Engine
-from tests.synthesis.conftest import OLD_LINEAGE
+from tests.synthesis.conftest import OLD_LINEAGE, trained
 
 COMMON = ("benign", "", 2, 5, 2, False)  # as `asked` takes them
 ELLIPSE = np.hypot(*(np.mgrid[:16, :16] - 8)) < 4
@@ -262,6 +264,29 @@ def test_a_model_without_a_controlnet_says_what_to_train(micro, tmp_path):
     assert plain.engine.labels == ()
     assert "`train.py controlnet`" in told(plain.unmasked())
     assert "no ControlNet" in refused(plain.draw("tab", sent(), 1.0, *COMMON))
+
+
+def test_a_model_that_follows_structures_or_pictures_says_that_sample_py_does_that(micro, tmp_path):
+    for hint in (("nodule", "capsule"), PICTURE):
+        config = replace(micro, control=replace(micro.control, hint=hint))
+        save_model(trained(LatentDiffusion(config)), tmp_path / "other.safetensors", OLD_LINEAGE)
+        other = Rooms(Engine(tmp_path / "other.safetensors", "cpu"), tmp_path)
+        assert other.engine.labels == ()
+        assert f"follows {', '.join(hint)}, which cannot be drawn here: sample.py --mask" in told(other.unmasked())
+
+
+def test_canvas_and_pictures_have_the_size_that_most_training_images_had(micro, tmp_path):
+    entry = {"stage": "controlnet", "data": ["phantoms"], "aspect": "bucket", "sizes": {"24x32": 1, "32x24": 5}}
+    torch.manual_seed(0)
+    path = tmp_path / "lying.safetensors"
+    save_model(trained(LatentDiffusion(replace(micro, image_size=32))), path, {"lineage": json.dumps([entry])})
+    (tmp_path / "root").mkdir()
+    lying = Rooms(Engine(path, "cpu"), tmp_path / "root")
+    assert lying.engine.size == (32, 24)
+    ellipse = np.hypot(*(np.mgrid[:24, :32] - 12)) < 5
+    for _, page in (finished(lying.make("tab", *COMMON)), finished(lying.draw("tab", sent(ellipse), 1.0, *COMMON))):
+        assert pixels(page).shape[:2] == (24, 32)
+    assert (lying.sessions["tab"].pictures[-1].made.mask[0].numpy() == ellipse).all()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"mask": 1}', "null", '{"file": {"kind": "mask"}}'])

@@ -46,8 +46,9 @@ class Engine:
         self.model, self.weights_fields = load_sampler(Source(weights), usual.device, note, precision)
         drawable = self.model.controlnet is not None and self.words.hint == MASK
         self.labels = ("lesion",) if drawable else ()  # what can be drawn for it: not several structures, nor pictures
-        self.aspect = framing_of(Source(weights), self.model.config).rule  # by which files come into this size
-        self.size = as_frame(self.model.config.image_size).size[::-1]  # width and height of pictures
+        framing = framing_of(Source(weights), self.model.config)
+        self.aspect = framing.rule  # by which files come into this size
+        self.size = (framing.usual or as_frame(framing.side)).size[::-1]  # width and height of pictures
         self.pool = ThreadPoolExecutor(1, "studio")
         self.seconds: float | None = None  # of one image in a call of the denoiser, as last measured
 
