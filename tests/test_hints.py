@@ -10,16 +10,24 @@ from PIL import Image
 
 import sample
 import train
-from ldm_us.data.framing import fit_by
+from ldm_us.config import MASK, PICTURE
+from ldm_us.data.audit.findings import audit_folder
+from ldm_us.data.framing import Framing, fit_by
+from ldm_us.data.mask_rule import looks_inverted
+from ldm_us.data.masks.files import read_masks
 from ldm_us.data.opening import open_image
 from ldm_us.data.readers.datasets import read_datasets
-from ldm_us.data.records import followed, load_mask
+from ldm_us.data.records import followed, load_mask, of_structure, union_of_masks
+from ldm_us.data.words import words_of
 from ldm_us.evaluation.__main__ import main as evaluation
 from ldm_us.evaluation.judge.file import Training, save_judge
 from ldm_us.evaluation.judge.network import JudgeConfig, fresh_judge
+from ldm_us.evaluation.protocol.stages import write_training_masks
 from ldm_us.files.checkpoint import load_model, read_metadata, save_model
+from ldm_us.report import figures
 from ldm_us.runtime.entry import run_command
 from ldm_us.synthesis.info import describe_model
+from ldm_us.synthesis.subjects import masked_subjects
 from weights_convert.__main__ import main as weights_convert
 
 NAMES = ("lobe", "nodule")
@@ -189,6 +197,44 @@ def test_an_image_is_inverted_with_the_structures_it_has_and_a_region_may_be_lab
         given = [word for word in files if word != "--invert"]
         words = ["--weights", trained, "--verify", next(out.glob("0*.png")), *given]
         assert run_command(partial(sample.main, list(map(str, words)))) == 0
+
+
+def test_the_report_draws_by_the_hint_that_training_saw(trained, thyroid):
+    run = trained.parent / "controlnet"
+    config = json.loads((run / "config.json").read_text())
+    examples, notes = figures.read_examples(config, [thyroid], Framing(32, "bucket", 4), NAMES)
+    assert notes == []
+    assert {value for one in examples for value in one.mask.unique().tolist()} == {0, 1, 3}
+    drawn = figures.drawn_examples(16, words_of(trained), NAMES)
+    assert {value for one in drawn for value in one.mask.unique().tolist()} == {0, 3}
+    assert figures.drawn_examples(16, words_of(trained), PICTURE)[0].mask.max() == 255
+
+
+def test_a_protocol_gives_a_controlnet_of_structures_masks_that_it_follows(trained, thyroid, tmp_path):
+    records = read_datasets([thyroid])
+    assert write_training_masks(records, trained, tmp_path / "masks") == len(records)
+    written = load_mask(followed(records[0], NAMES).masks, (24, 32))
+    subject = masked_subjects(tmp_path / "masks", DESCRIPTION["classes"], NAMES)[0]
+    assert torch.equal(load_mask(subject.masks, (24, 32)), written)
+
+
+def test_pictures_to_follow_are_no_masks_wherever_masks_are_measured_or_judged(tmp_path):
+    for i in range(1, 3):
+        Image.new("L", (32, 24), 200).save(tmp_path / f"{i}.png")
+        Image.new("L", (32, 24), 90).save(tmp_path / f"{i}_mask.png")
+    lines = [{"file_name": f"{i}.png", "mask": f"{i}_mask.png", "text": "a breast"} for i in (1, 2)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "dataset.json").write_text('{"hint": "picture"}')
+    records = read_datasets([tmp_path])
+    with pytest.raises(ValueError, match="pictures to follow: nothing is measured against them"):
+        of_structure(records, None)
+    with pytest.raises(ValueError, match="what stands for masks there are pictures"):
+        read_masks(tmp_path, 16)
+    union = union_of_masks(records[0].masks)
+    assert not looks_inverted(union)
+    assert looks_inverted(Image.new("L", (32, 24), 255))
+    assert followed(records[0], MASK).masks == (tmp_path / "1_mask.png",)
+    assert not any(audit_folder(tmp_path).found.values())
 
 
 def test_a_mask_of_black_and_white_is_no_first_label(trained, tmp_path, capsys):

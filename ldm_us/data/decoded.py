@@ -134,7 +134,8 @@ class Decoded:
         union, row = union_of_masks(record.masks), np.zeros(1, self.of_masks)
         if union is not None:
             frame, drawn = self.framing.frame(*union.size), np.asarray(union) > 0
-            row["shape"], row["share"], row["cut"] = union.size, drawn.mean(), share_cut_off(drawn, frame)
+            row["shape"], row["share"] = union.size, drawn.mean()
+            row["cut"] = 0 if union.mode == "I" else share_cut_off(drawn, frame)  # a picture to follow has no lesions
             row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, frame)
             mask = mask_tensor(union, frame).numpy()
             bits = mask.astype(np.uint8).reshape(-1) if self.levels else np.packbits(mask > 0.5)

@@ -117,6 +117,11 @@ def flat(level: Levels) -> Mask:
 
 
 def looks_inverted(union: Image.Image | Mask) -> bool:
-    """Say whether a mask is white in most of the picture and in all four corners, as one drawn black on white is."""
+    """Say whether a mask is white in most of the picture and in all four corners, as one drawn black on white is.
+
+    A picture to follow (mode I) is no mask.
+    """
+    if isinstance(union, Image.Image) and union.mode == "I":
+        return False
     white = np.asarray(union) > 0
     return bool(white.mean() > 0.5 and white[[0, 0, -1, -1], [0, -1, 0, -1]].all())

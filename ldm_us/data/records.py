@@ -167,7 +167,12 @@ def structured(record: Record) -> Record:
 
 
 def of_structure(records: Sequence[Record], name: str | None) -> list[Record]:
-    """With the masks of one structure alone; None: as they are. Raise ValueError where no record has such masks."""
+    """With the masks of one structure alone; None: of all, joined. For what is measured against masks.
+
+    Raise ValueError where no record has such masks, and where pictures stand for them, which show no structure.
+    """
+    if any(record.organ.hint_is_picture and record.masks for record in records):
+        raise ValueError("what stands for masks are pictures to follow: nothing is measured against them. Give masks.")
     known = sorted({one for record in records for one in record.structures})
     if name is not None and name not in known:
         raise ValueError(f"--structure {name}: the masks show {', '.join(known) or 'one structure without a name'}.")

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldm_us.config import MASK, PICTURE
 from ldm_us.data.framing import Framing
-from ldm_us.data.records import Record, load_framed
+from ldm_us.data.records import Record, followed, load_framed, shown_mask
 from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.ddim import check_steps
 from ldm_us.diffusion.model import LatentDiffusion
@@ -37,7 +38,7 @@ class Example(NamedTuple):
     name: str
     label: str
     prompt: str
-    mask: Tensor  # (1, H, W) in {0, 1}
+    mask: Tensor  # (1, H, W) as the ControlNet follows it: 0 and 1, sums of 2^k, or greys
     x: Tensor | None  # (3, H, W) in [-1, 1]; None for a drawn mask
 
 
@@ -65,7 +66,8 @@ def result_figures(
     size = int(run.config.get("size") or model.config.image_size)
     framing = Framing(size, run.config.get("aspect", "squash"), model.config.size_multiple)
     sampling = Sampling(steps=steps, size=size, threads=None, exact=False)
-    examples, notes = read_examples(run.config, folders, framing)
+    hint = model.config.control.hint
+    examples, notes = read_examples(run.config, folders, framing, hint)
     if run.stage == "vae":
         return [reconstructions(model, examples)] if examples else [], notes
     if run.stage == "unet":
@@ -74,7 +76,7 @@ def result_figures(
         figures = [by_class(model, sampling, seed, rows), strip(model, sampling, seed, *one, None)]
         return figures, [] if examples else notes
     if not examples:
-        examples = drawn_examples(size, words)
+        examples = drawn_examples(size, words, hint)
         notes.append("The masks below were drawn for this report.")
     first = examples[0]
     return [
@@ -118,7 +120,7 @@ def by_mask(model: LatentDiffusion, sampling: Sampling, seed: int, examples: Seq
     with_original = any(example.x is not None for example in examples)
     rows: list[tuple[str, Sequence[Image.Image | None]]] = []
     for example in examples:
-        cells: list[Image.Image | None] = [to_picture(example.mask)]
+        cells: list[Image.Image | None] = [to_picture(shown_mask(example.mask, model.config.control.hint))]
         if with_original:
             cells.append(None if example.x is None else to_picture(example.x[:1] / 2 + 0.5))
         samples = sample(model, sampling, example.prompt, example.mask, seeds)
@@ -169,8 +171,10 @@ def settings_of(model: LatentDiffusion, sampling: Sampling, masked: bool, more: 
     return f"{more} DDIM, {sampling.steps} steps, guidance {model.config.guidance(masked):g}{control}."
 
 
-def read_examples(config: dict[str, Any], folders: Sequence[Path], framing: Framing) -> tuple[list[Example], list[str]]:
-    """A few held-out images of each class, and notes; none where the data cannot be read."""
+def read_examples(
+    config: dict[str, Any], folders: Sequence[Path], framing: int | Framing, hint: tuple[str, ...] = MASK
+) -> tuple[list[Example], list[str]]:
+    """A few held-out images of each class, and notes; none where the data cannot be read. hint: of the ControlNet."""
     try:
         train, held_out = split_data(folders, float(config["held_out"]))
         notes = []
@@ -182,7 +186,7 @@ def read_examples(config: dict[str, Any], folders: Sequence[Path], framing: Fram
             )
         examples = []
         for record in choose(held_out or train):
-            x, mask = load_framed(record, framing)
+            x, mask = load_framed(followed(record, hint), framing)
             examples.append(Example(record.image.stem, record.label, record.prompt, mask, x))
         return examples, notes
     except (ValueError, OSError) as error:
@@ -198,12 +202,13 @@ def choose(records: Sequence[Record]) -> list[Record]:
     return chosen
 
 
-def drawn_examples(size: int, words: Words) -> list[Example]:
-    """An oval lying for benign, and one standing for malignant, white in the middle of a black mask."""
+def drawn_examples(size: int, words: Words, hint: tuple[str, ...] = MASK) -> list[Example]:
+    """An oval lying for benign, and one standing for malignant, in the middle, of all structures at once."""
+    white = 255 if hint == PICTURE else 2 ** len(hint) - 1
     examples, place, others = [], torch.linspace(-0.5, 0.5, size), prompts_shown(words)
     # Half axes as shares of the side.
     for name, label, width, height in (("lying", "benign", 0.24, 0.13), ("standing", "malignant", 0.13, 0.24)):
         oval = (place[None, :] / width) ** 2 + (place[:, None] / height) ** 2 <= 1
         label, prompt = (label, words.prompt(label)) if label in words.classes else others[0]
-        examples.append(Example(f"drawn, {name}", label, prompt, oval.float()[None], None))
+        examples.append(Example(f"drawn, {name}", label, prompt, white * oval.float()[None], None))
     return examples

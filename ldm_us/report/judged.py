@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ldm_us.data.records import trained_framing
+from ldm_us.data.records import of_structure, trained_framing
 from ldm_us.data.words import Words, words_of
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.diffusion.sampling import Sampling
@@ -60,7 +60,8 @@ def judged(
                 raise ValueError("no held-out image has a lesion mask.")
             check_judged(network, [record.label for record in lesions], "--data")
             check_unseen_by_judge(path, training, lesions)
-            images, masks = load_batch(lesions, model.config.image_size)
+            sought = of_structure(lesions, training.structure)  # what the judge finds; the samples follow all
+            images, masks = load_batch(sought, model.config.image_size)
             prompts = [record.prompt for record in lesions]
             framing = trained_framing(read_metadata(run.path / "model.safetensors"), model.config)
             drawn = (

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm_us.config import MASK
+from ldm_us.config import MASK, PICTURE
 from ldm_us.data.framing import Framing
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.opening import fitted, open_image, open_mask
@@ -48,14 +48,15 @@ def check_masks(plan: Plan, recipe: Recipe) -> tuple[str | None, list[str]]:
         frame = own.size if union is None else own.frame(union)
         mask = mask_tensor(union, frame)
         where = f"{subject.masks[0] if subject.masks else subject.name} at {frame} pixels"
-        check_mask(subject.label, subject.shows, bool(mask.any()), where)
+        if plan.hint != PICTURE:
+            check_mask(subject.label, subject.shows, bool(mask.any()), where)
         digest.update(bytes(mask.byte().numpy().data))
         if union is None:
             continue
         name = subject.masks[0].name
         resized += [f"{name} of {union.width}x{union.height}"] if union.size != frame.size[::-1] else []
         small += [name] if small_lesions(union, frame) else []
-        cut += [name] if share_cut_off(np.asarray(union) > 0, frame) else []
+        cut += [name] if plan.hint != PICTURE and share_cut_off(np.asarray(union) > 0, frame) else []
         inverted += [name] if looks_inverted(union) else []
     size = recipe.size if all(subject.size is None for subject in plan.subjects) else "the size of its samples"
     told = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ldm_us.config import MASK, PICTURE
+from ldm_us.config import MASK
 from ldm_us.data.masks.augment import Levels, augment_mask
 from ldm_us.data.masks.sampler import draw_mask, fit_shapes
 from ldm_us.data.opening import IMAGE_SUFFIXES
@@ -69,10 +69,10 @@ def read_masks(folder: Path, size: int, apart: bool = False) -> tuple[dict[str, 
     if not files:
         for record in read_dataset(folder):
             if record.masks and record.shows is not False:
+                if record.organ.hint_is_picture:
+                    raise ValueError(f"{folder}: what stands for masks there are pictures. Give a dataset with masks.")
                 hint = record.organ.hint if apart else MASK
                 files.setdefault(record.label, {})[str(record.image)] = list(followed(record, hint).masks)
-    if hint == PICTURE:
-        raise ValueError(f"{folder}: what stands for masks there are pictures. Give a dataset with masks.")
     kind = bool if hint == MASK else np.uint8
     loaded = {
         label: [load_mask(paths, size)[0].numpy().astype(kind) for paths in of.values()]

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ldm_us.config import config_from_dict
-from ldm_us.data.records import Record, mask_tensor, union_of_masks
+import numpy as np
+import torch
+
+from ldm_us.config import MASK, config_from_dict
+from ldm_us.data.records import Record, followed, mask_file, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig
 from ldm_us.evaluation.results import read_json
 from ldm_us.files.atomic import sha256_file, write_text
@@ -162,14 +165,17 @@ def write_training_masks(records: Sequence[Record], weights: Path, folder: Path)
 
     A lesion that no pixel is left of at the model's size is left out: sample.py would refuse it.
     """
-    size = config_from_dict(json.loads(read_metadata(weights)["config"])).image_size
+    config = config_from_dict(json.loads(read_metadata(weights)["config"]))
+    size, hint = config.image_size, config.control.hint
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for label in sorted({record.label for record in records if record.shows is not False}):
-        unions = [union_of_masks(record.masks) for record in sorted(records) if record.label == label]
+        masks = [followed(record, hint).masks for record in sorted(records) if record.label == label]
+        unions = list(map(union_of_masks, masks))
         lesions = [union for union in unions if union is not None and bool(mask_tensor(union, size).any())]
         for nth, union in enumerate(lesions, start=1):
-            save_png(union, folder / f"{label} ({nth})_mask.png")
+            values = torch.from_numpy(np.array(union, np.float32))[None]
+            save_png(union if hint == MASK else mask_file(values, hint), folder / f"{label} ({nth})_mask.png")
         count += len(lesions)
     if count == 0:
         raise ValueError("data: no training image has a lesion mask for the ControlNet. Leave `controlnet` out.")
