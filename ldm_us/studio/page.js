@@ -1,7 +1,8 @@
 // What the page does in the browser: the canvas, the slider of steps, the copy button. Nothing here is fetched.
 "use strict";
 window.studio = (() => {
-  const boards = {};
+  const boards = {}, busy = {};
+  let stops = 0;
 
   class Board {
     constructor(root, events) {
@@ -193,7 +194,17 @@ window.studio = (() => {
       const root = element.querySelector(".studio-canvas");
       boards[root.id] = new Board(root, events);
     },
-    read: (name) => boards[name].read(),
+    // What is sent to the server: of a room with a canvas the first value is what that holds.
+    filled: (name, values) => (name ? [boards[name].read(), ...values.slice(1)] : values),
+    // A request is sent with the stops before it, so that one after a stop is none of those that it ends. A second press
+    // of a button whose request is under way asks for nothing: -1 is before every stop.
+    press(button) {
+      const sent = busy[button] === stops ? -1 : stops;
+      busy[button] = stops;
+      return sent;
+    },
+    done: (button) => { delete busy[button]; },
+    stop: () => ++stops,
     write: (name, text) => boards[name].write(JSON.parse(text || "{}")),
     copy(button) {
       const said = button.textContent;

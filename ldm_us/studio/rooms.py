@@ -18,10 +18,10 @@ from ldm_us.data.records import shown_mask
 from ldm_us.display.data_urls import MOST_BYTES, data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
 from ldm_us.files.pictures import to_picture
-from ldm_us.studio.session import Kept, Session
 from ldm_us.synthesis.serving.commands import asked, number
 from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError
 from ldm_us.synthesis.serving.inside import look, variants
+from ldm_us.synthesis.serving.session import Kept, Session
 
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")  # of a path, which is the server's own business
 Said = tuple[str, str | None]
@@ -63,10 +63,15 @@ class Rooms:
         for session in closed:
             self.engine.pool.submit(session.close).result()
 
-    def stop(self, tab: str) -> str:
-        """Stop what a tab waits for."""
-        self.session(tab).stop()
+    def stop(self, tab: str, stops: Any = None) -> str:
+        """Stop what a tab waits for. stops: how often it was asked to, this time included; later requests go on."""
+        self.session(tab).stop(None if stops is None else number("Stops", stops, 0, 1e9))
         return message("Stopped. What is done stays.")
+
+    def pressed(self, tab: str, stops: Any, answers: Iterator[Said]) -> Iterator[Said]:
+        """A request that was sent after so many stops: nothing of it where a later stop came before its turn."""
+        if self.session(tab).begins(number("Stops", stops, -1, 1e9)):
+            yield from answers
 
     def unmasked(self) -> str:
         """Why nothing follows a mask here."""

@@ -18,8 +18,8 @@ from ldm_us.data.masks.shape import mask_picture
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.display.data_urls import data_url, unpack
 from ldm_us.files.checkpoint import save_model
-from ldm_us.studio import session
 from ldm_us.studio.rooms import Rooms
+from ldm_us.synthesis.serving import session
 from ldm_us.synthesis.serving.engine import Engine
 from tests.synthesis.conftest import OLD_LINEAGE, trained
 
@@ -204,6 +204,20 @@ def test_stop_ends_a_request_and_keeps_what_is_done(rooms):
     (last,) = list(request)[-1:]
     assert told(last[0]) == "Stopped. What is done stays."
     assert len(rooms.sessions["tab"].pictures) == 1
+
+
+def test_a_request_after_a_stop_is_drawn_and_those_before_it_are_not(rooms):
+    request = rooms.pressed("tab", 0, rooms.make("tab", "benign", "", 9, 0, 30, False))
+    next(request)
+    next(request)
+    rooms.stop("tab", 1)
+    queued = rooms.pressed("tab", 0, rooms.make("tab", *COMMON))
+    after = rooms.pressed("tab", 1, rooms.make("tab", *COMMON))
+    assert told(list(request)[-1][0]) == "Stopped. What is done stays."
+    assert list(queued) == []
+    rooms.stop("tab", 1)  # arrives late
+    assert finished(after)[0].startswith("Done.")
+    assert list(rooms.pressed("tab", -1, rooms.make("tab", *COMMON))) == [], "a second press while one is drawn"
 
 
 def test_a_tab_that_closes_stops_what_it_waits_for_and_leaves_nothing(rooms):
