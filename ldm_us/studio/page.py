@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from ldm_us.data.masks.shape import COLOURS
 from ldm_us.display.data_urls import MOST_BYTES
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
@@ -96,16 +97,17 @@ def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[An
     return pictures
 
 
-def timed(rooms: Rooms, asked: list[Any], pictures: Any) -> None:
+def timed(rooms: Rooms, asked: list[Any], pictures: Any, *size: Any) -> None:
     """The estimated time, anew with every number and every picture."""
-    time = gr.HTML(lambda: rooms.estimate(asked[2].value, asked[4].value))
-    gr.on([asked[2].change, asked[4].change, pictures.change], rooms.estimate, [asked[2], asked[4]], time, **QUICK)
+    time, of = gr.HTML(lambda: rooms.estimate(asked[2].value, asked[4].value)), [asked[2], asked[4], *size]
+    gr.on([one.change for one in (*of, pictures)], rooms.estimate, of, time, **QUICK)
 
 
 def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> Any:
     """A canvas with what is said of it; -> a component that carries what it holds once the page has filled it."""
-    size = dict(zip(("width", "height"), rooms.engine.size, strict=True)) | {"most": MOST_BYTES}
-    board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
+    about = {"name": name, "label": label, "files": files, "most": MOST_BYTES, "size": rooms.engine.size}
+    about |= {"structures": list(zip(rooms.engine.labels or ("region",), COLOURS, strict=False))}
+    board = gr.HTML(render("ldm_us/studio/canvas.html", **about), js_on_load=EVENTS)
     said, seen = gr.HTML(message(UNDRAWN)), gr.HTML()  # of the mask; of what was opened
     sent, told = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     read = f"(...values) => studio.filled('{name}', values)"
@@ -115,9 +117,18 @@ def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], mo
     if move:
         events += [gr.Button("Take the last picture").click(of_tab(rooms.take), None, [seen, told], **QUICK)]
         events += [gr.on([one.change for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
+    else:
+        size = sizes(rooms, "Size of the canvas")
+        events += [size.input(rooms.shaped, size, [seen, told], **QUICK)]
     for event in events:
         event.then(None, told, None, js=write, **PLAIN)
     return sent
+
+
+def sizes(rooms: Rooms, label: str) -> Any:
+    """The choice of a size: those that the model was trained with, or any other."""
+    known = rooms.engine.sizes
+    return gr.Dropdown(known, value=known[0], allow_custom_value=True, label=f"{label}, width x height", min_width=120)
 
 
 def make_room(rooms: Rooms) -> None:
@@ -125,8 +136,9 @@ def make_room(rooms: Rooms) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             asked = common(rooms, 20)
-            pictures = buttons(rooms, rooms.make, "Draw samples", asked)
-            timed(rooms, asked, pictures)
+            size = sizes(rooms, "Size")
+            pictures = buttons(rooms, rooms.make, "Draw samples", [size, *asked])
+            timed(rooms, asked, pictures, size)
         with gr.Column(scale=3, min_width=300):
             pictures.render()
 
@@ -139,7 +151,7 @@ def draw_room(rooms: Rooms) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             files = [("mask", "Open a mask"), ("image", "Open an image behind it")]
-            sent = canvas(rooms, "draw", "Canvas for the lesion", files, [])
+            sent = canvas(rooms, "draw", f"Canvas for the {' and the '.join(rooms.engine.labels)}", files, [])
         with gr.Column(min_width=300):
             asked = common(rooms, 20)
             scale = gr.Slider(0, 4, rooms.engine.model.config.control.scale, step=0.1, label="Weight of the mask")
