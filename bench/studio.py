@@ -2,8 +2,8 @@
 
     python bench/studio.py --out docs/images --overwrite
 
-Needs the extra `browser` and Chromium. It starts a studio of its own, with the bundled model; with --structures, another one with
-a model that follows two structures (docs/own_data.md makes it), of which it takes one picture more and no times.
+Needs the extra `browser` and Chromium. It starts a studio of its own, with the bundled model; with --structures
+instead with one whose ControlNet follows two (docs/own_data.md makes it), and takes the picture of that alone.
 """
 
 import argparse
@@ -60,11 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         check_new_file(options.out / name, options.overwrite)
     begun = time.monotonic()
     weights = [] if options.structures is None else ["--weights", str(options.structures)]
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        served(["--device", options.device, *weights], temporary) as started,
-    ):
-        open_page, server = started
+    words = ["--device", options.device, *weights]
+    with tempfile.TemporaryDirectory() as temporary, served(words, temporary) as (open_page, server):
         if options.structures is None:
             look(open_page, options.out, begun)
             load(open_page, options.tabs, server, Path(temporary))
