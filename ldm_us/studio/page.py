@@ -10,7 +10,8 @@ from ldm_us.data.masks.shape import COLOURS
 from ldm_us.display.data_urls import MOST_BYTES
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
-from ldm_us.studio.rooms import Rooms, message
+from ldm_us.studio.rooms import Rooms
+from ldm_us.studio.said import message
 from ldm_us.synthesis.serving.commands import MOST_PICTURES
 
 with suppress(ImportError):  # the extra ui: python -m ldm_us.studio says so
