@@ -422,3 +422,15 @@ def test_whatever_a_canvas_sends_ends_in_a_sentence(rooms, text):
     assert refused(rooms.draw("tab", text, 2.0, *COMMON))
     assert told(rooms.open("tab", text)[0])
     assert told(rooms.stroke(text)[0])
+
+
+def test_look_and_dataset_take_pictures_of_any_size_and_of_several_structures(two):
+    finished(two.draw("look", of_sums(NODULE), 1.0, *COMMON))
+    _, page = finished(two.look("look"))
+    assert page.count("data-t=") == 2 * 2
+    content = unpack(re.search(r'href="([^"]+)"', two.dataset("look"))[1])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        masks = [name for name in archive.namelist() if name.startswith("dataset/") and "_mask" in name]
+        levels = {level for name in masks for level in np.unique(np.asarray(Image.open(archive.open(name)))).tolist()}
+    assert len(masks) == 2
+    assert levels == {0, 1, 2, 3}
