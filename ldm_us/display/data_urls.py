@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,20 @@ def data_url(picture: Image.Image | bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
-def drawn_mask(url: object, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask that was drawn on the canvas, (h, w)."""
+def drawn_mask(url: object, check: Callable[[int, int], None], count: int = 1) -> NDArray[np.uint8]:
+    """The mask that was drawn on the canvas, (h, w): of so many structures the sum of 2^k, of one 0 or 1.
+
+    `check` refuses a width and height, before anything is decoded.
+    """
+    content = unpack(url)
     try:
-        with Image.open(io.BytesIO(unpack(url)), formats=["PNG"]) as picture:
-            if picture.size == size:
-                return np.asarray(picture.convert("L")) > 127
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            size = picture.size
+        check(*size)
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            levels = np.array(picture.convert("L"))
     except (OSError, SyntaxError) as error:
         raise ValueError("The drawing arrived damaged. Draw it anew.") from error
-    raise ValueError(f"The drawing is {picture.width}x{picture.height} and not {size[0]}x{size[1]}. Draw it anew.")
+    if count > 1 and levels.max() >= 1 << count:
+        raise ValueError(f"The drawing has {levels.max()} in it, and there are {count} structures. Draw it anew.")
+    return levels if count > 1 else (levels > 127).astype(np.uint8)

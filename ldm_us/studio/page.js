@@ -1,18 +1,34 @@
 // What the page does in the browser: the canvas, the slider of steps, the copy button. Nothing here is fetched.
 "use strict";
 window.studio = (() => {
-  const boards = {};
+  const boards = {}, busy = {};
+  let stops = 0;
+
+  // Of every sum of structures the mean of their colours, as red, green, blue, alpha.
+  function mixtures(colours) {
+    const parts = colours.map((one) => [1, 3, 5].map((i) => parseInt(one.slice(i, i + 2), 16)));
+    return Array.from({ length: 256 }, (_, label) => {
+      const here = parts.filter((_, k) => label >> k & 1);
+      return here.length ? [...[0, 1, 2].map((i) => here.reduce((sum, one) => sum + one[i], 0) / here.length), 255] : [0, 0, 0, 0];
+    });
+  }
 
   class Board {
+    // labels: of each pixel the sum of 2^k over its structures. wet: what is being drawn, and not yet in them.
     constructor(root, events) {
-      Object.assign(this, { root, events, tool: "brush", past: [], file: null, image: null, corner: null });
+      Object.assign(this, { root, events, tool: "brush", past: [], file: null, image: null, corner: null, structure: 0, keep: false });
       this.canvas = root.querySelector("canvas");
-      this.paper = this.canvas.getContext("2d", { willReadFrequently: true });
+      this.paper = this.canvas.getContext("2d");
+      this.wet = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+      this.colours = mixtures(this.canvas.dataset.colours.split(" "));
+      this.count = this.canvas.dataset.colours.split(" ").length;
+      this.shape(this.canvas.width, this.canvas.height);
       this.width = Number(root.querySelector("[data-do=width]").value);
-      this.pen = { x: this.canvas.width / 2, y: this.canvas.height / 2 };
       root.querySelectorAll("[data-tool]").forEach((one) => { one.onclick = () => this.choose(one.dataset.tool); });
+      root.querySelectorAll("[data-structure]").forEach((one) => { one.onclick = () => this.take(Number(one.dataset.structure)); });
+      root.querySelectorAll("[data-do=keep]").forEach((one) => { one.onchange = () => { this.keep = one.checked; }; });
       root.querySelector("[data-do=undo]").onclick = () => this.undo();
-      root.querySelector("[data-do=clear]").onclick = () => this.edit(() => this.paper.clearRect(0, 0, 1e5, 1e5));
+      root.querySelector("[data-do=clear]").onclick = () => this.edit(() => this.labels.fill(0));
       root.querySelector("[data-do=width]").oninput = (event) => { this.width = Number(event.target.value); this.show(); };
       root.querySelectorAll("[data-open]").forEach((one) => { one.onchange = () => this.open(one); });
       this.canvas.onpointerdown = (event) => this.down(event);
@@ -21,6 +37,27 @@ window.studio = (() => {
       this.canvas.onkeydown = (event) => this.key(event);
       this.canvas.onfocus = () => this.show();
       this.canvas.onblur = () => { root.querySelector(".pen").hidden = true; };
+    }
+
+    // Another size, in which each pixel comes from the nearest one.
+    shape(width, height) {
+      const old = this.labels, [w, h] = [this.canvas.width, this.canvas.height];
+      if (old && w === width && h === height) return;
+      this.labels = new Uint8Array(width * height);
+      for (let i = 0; old && i < this.labels.length; i += 1) {
+        const x = Math.floor((((i % width) + 0.5) * w) / width), y = Math.floor(((Math.floor(i / width) + 0.5) * h) / height);
+        this.labels[i] = old[y * w + x];
+      }
+      for (const one of [this.canvas, this.wet.canvas]) [one.width, one.height] = [width, height];
+      this.root.querySelector(".board").style.setProperty("--ratio", width / height);
+      this.pen = { x: width / 2, y: height / 2 };
+      this.past = [];
+      this.render();
+    }
+
+    take(structure) {
+      this.structure = structure;
+      this.root.querySelectorAll("[data-structure]").forEach((one, k) => one.setAttribute("aria-checked", k === structure));
     }
 
     choose(tool) {
@@ -39,6 +76,7 @@ window.studio = (() => {
       if (event.button) return;
       this.canvas.setPointerCapture(event.pointerId);
       this.remember();
+      this.wipe();
       this.pen = this.last = this.first = this.place(event);
       this.mark(this.pen);
     }
@@ -52,39 +90,33 @@ window.studio = (() => {
     up() {
       if (!this.last) return;
       this.last = null;
-      this.sharpen();
+      this.settle();
       this.events.stroke();
     }
 
-    // One movement of the pen: a line, or the ellipse from the first corner to here, over what was there before.
+    // One movement of the pen: a line, or the ellipse from the first corner to here in place of the one before.
     mark(to) {
       if (this.tool === "ellipse") {
-        this.paper.putImageData(this.past[this.past.length - 1], 0, 0);
+        this.wipe();
         this.ellipse(this.first, to);
-        return;
-      }
-      this.line(this.last, to);
+      } else this.line(this.last, to);
       this.last = to;
+      this.render();
     }
 
     line(from, to) {
-      const paper = this.paper;
-      paper.globalCompositeOperation = this.tool === "eraser" ? "destination-out" : "source-over";
-      paper.strokeStyle = "#ffb000";
-      paper.lineWidth = this.width;
-      paper.lineCap = paper.lineJoin = "round";
-      paper.beginPath();
-      paper.moveTo(from.x, from.y);
-      paper.lineTo(to.x + 1e-3, to.y);
-      paper.stroke();
-      paper.globalCompositeOperation = "source-over";
+      this.wet.lineWidth = this.width;
+      this.wet.lineCap = this.wet.lineJoin = "round";
+      this.wet.beginPath();
+      this.wet.moveTo(from.x, from.y);
+      this.wet.lineTo(to.x + 1e-3, to.y);
+      this.wet.stroke();
     }
 
     ellipse(a, b) {
-      this.paper.fillStyle = "#ffb000";
-      this.paper.beginPath();
-      this.paper.ellipse((a.x + b.x) / 2, (a.y + b.y) / 2, Math.abs(a.x - b.x) / 2, Math.abs(a.y - b.y) / 2, 0, 0, 7);
-      this.paper.fill();
+      this.wet.beginPath();
+      this.wet.ellipse((a.x + b.x) / 2, (a.y + b.y) / 2, Math.abs(a.x - b.x) / 2, Math.abs(a.y - b.y) / 2, 0, 0, 7);
+      this.wet.fill();
     }
 
     key(event) {
@@ -117,33 +149,47 @@ window.studio = (() => {
       Object.assign(pen.style, { left: `${this.pen.x * across}px`, top: `${this.pen.y * across}px`, width: `${this.width * across}px` });
     }
 
-    pixels() {
-      return this.paper.getImageData(0, 0, this.canvas.width, this.canvas.height);
+    wipe() {
+      this.wet.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    }
+
+    // The labels with what is being drawn. A mask has no soft edges: a pixel is drawn or it is not.
+    merged() {
+      const drawn = this.wet.getImageData(0, 0, this.canvas.width, this.canvas.height).data, bit = 1 << this.structure;
+      const become = (label) => (this.tool === "eraser" ? 0 : this.keep ? label | bit : bit);
+      return this.labels.map((label, i) => (drawn[4 * i + 3] > 127 ? become(label) : label));
+    }
+
+    render() {
+      const image = this.paper.createImageData(this.canvas.width, this.canvas.height);
+      this.merged().forEach((label, i) => image.data.set(this.colours[label], 4 * i));
+      this.paper.putImageData(image, 0, 0);
+    }
+
+    settle() {
+      this.labels = this.merged();
+      this.wipe();
+      this.render();
     }
 
     remember() {
-      this.past.push(this.pixels());
+      this.past.push(this.labels.slice());
       this.past.splice(0, this.past.length - 50);
     }
 
     edit(change) {
       this.remember();
+      this.wipe();
       change();
-      this.sharpen();
+      this.settle();
       this.events.stroke();
     }
 
     undo() {
       if (!this.past.length) return;
-      this.paper.putImageData(this.past.pop(), 0, 0);
+      this.labels = this.past.pop();
+      this.render();
       this.events.stroke();
-    }
-
-    // A mask has no soft edges: a pixel is drawn or it is not.
-    sharpen() {
-      const image = this.pixels();
-      for (let i = 0; i < image.data.length; i += 4) image.data.set(image.data[i + 3] > 127 ? [255, 176, 0, 255] : [0, 0, 0, 0], i);
-      this.paper.putImageData(image, 0, 0);
     }
 
     // A file is read here and sent as text; of one that is too large the size alone, for a sentence.
@@ -158,31 +204,34 @@ window.studio = (() => {
       reader.readAsDataURL(file.size > Number(this.root.dataset.most) ? file.slice(0, 1) : file);
     }
 
-    // What the server is told: white on black, and the name of the image behind.
+    // What the server is told: sums of 2^k as grey levels, of one structure white on black; and the name of the image behind.
     read() {
-      const copy = document.createElement("canvas"), image = this.pixels();
+      const copy = document.createElement("canvas"), image = this.paper.createImageData(this.canvas.width, this.canvas.height);
       [copy.width, copy.height] = [this.canvas.width, this.canvas.height];
-      for (let i = 0; i < image.data.length; i += 4) image.data.set([...Array(3).fill(image.data[i + 3]), 255], i);
+      const white = this.count === 1 ? 255 : 1;
+      this.labels.forEach((label, i) => image.data.set([...Array(3).fill(label * white), 255], 4 * i));
       copy.getContext("2d").putImageData(image, 0, 0);
       const told = { mask: copy.toDataURL("image/png"), image: this.image, file: this.file };
       this.file = null;
       return JSON.stringify(told);
     }
 
-    // What the server answers: a mask, an image behind, an outline above.
+    // What the server answers: a size, a mask, an image behind, an outline above.
     write(told) {
       if (told.image) this.image = told.image;
       for (const [name, url] of [[".ground", told.background], [".target", told.outline]]) {
         if (url !== undefined) Object.assign(this.root.querySelector(name), { src: url, hidden: !url });
       }
+      if (told.size) this.shape(...told.size);
+      if (told.size && !told.mask) this.events.stroke();
       if (!told.mask) return;
-      const picture = new Image();
+      const picture = new Image(), white = this.count === 1 ? 255 : 1;
       picture.onload = () => this.edit(() => {
-        this.paper.clearRect(0, 0, 1e5, 1e5);
-        this.paper.drawImage(picture, 0, 0);
-        const image = this.pixels();
-        for (let i = 0; i < image.data.length; i += 4) image.data[i + 3] = image.data[i];
-        this.paper.putImageData(image, 0, 0);
+        const copy = document.createElement("canvas").getContext("2d");
+        [copy.canvas.width, copy.canvas.height] = [this.canvas.width, this.canvas.height];
+        copy.drawImage(picture, 0, 0);
+        const levels = copy.getImageData(0, 0, this.canvas.width, this.canvas.height).data;
+        this.labels = this.labels.map((_, i) => levels[4 * i] / white);
       });
       picture.src = told.mask;
     }
@@ -193,7 +242,17 @@ window.studio = (() => {
       const root = element.querySelector(".studio-canvas");
       boards[root.id] = new Board(root, events);
     },
-    read: (name) => boards[name].read(),
+    // What is sent to the server: of a room with a canvas the first value is what that holds.
+    filled: (name, values) => (name ? [boards[name].read(), ...values.slice(1)] : values),
+    // A request is sent with the stops before it, so that one after a stop is none of those that it ends. A second press
+    // of a button whose request is under way asks for nothing: -1 is before every stop.
+    press(button) {
+      const sent = busy[button] === stops ? -1 : stops;
+      busy[button] = stops;
+      return sent;
+    },
+    done: (button) => { delete busy[button]; },
+    stop: () => ++stops,
     write: (name, text) => boards[name].write(JSON.parse(text || "{}")),
     copy(button) {
       const said = button.textContent;

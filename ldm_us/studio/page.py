@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from ldm_us.data.masks.shape import COLOURS
 from ldm_us.display.data_urls import MOST_BYTES
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
@@ -19,6 +20,7 @@ with suppress(ImportError):  # the extra ui: python -m ldm_us.studio says so
 HERE = Path(__file__).parent
 PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = PLAIN | {"concurrency_id": "model", "concurrency_limit": 1}  # one after the other, in order
+MANY = {"trigger_mode": "multiple"}  # a press counts while another is answered
 QUICK: dict[str, Any] = PLAIN | {"concurrency_id": "quick", "concurrency_limit": 8}
 # What the page needs of Gradio. Its routes for files, uploads and other servers are not among them.
 STATIC = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/gradio_api/startup-events")
@@ -37,11 +39,12 @@ def of_tab(method: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
-def drawing(method: Callable[..., Iterator[tuple[str, str | None]]]) -> Callable[..., Any]:
+def drawing(rooms: Rooms, method: Callable[..., Iterator[tuple[str, str | None]]]) -> Callable[..., Any]:
     """The same of one that yields; pictures that are as they were are not sent again."""
 
-    def answer(request: gr.Request, *values: Any) -> Iterator[Any]:
-        for said, pictures in method(request.session_hash, *values):
+    def answer(request: gr.Request, stops: Any, *values: Any) -> Iterator[Any]:
+        yield gr.skip(), gr.skip()  # of a request that is not wanted any more this is all
+        for said, pictures in rooms.pressed(str(request.session_hash), stops, method(request.session_hash, *values)):
             yield said, gr.skip() if pictures is None else pictures
 
     return answer
@@ -77,39 +80,55 @@ def common(rooms: Rooms, steps: int) -> list[Any]:
     return [label, prompt, n, seed, walked, watermark]
 
 
-def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[Any], js: str | None = None) -> Any:
-    """The button that draws, the one that stops, what is said; -> the pictures, to be placed."""
-    pictures = gr.HTML(render=False)
+def buttons(rooms: Rooms, method: Callable[..., Any], text: str, inputs: list[Any], board: str = "") -> Any:
+    """The button that draws, the one that stops, what is said; -> the pictures, to be placed.
+
+    The page counts stops itself, and Gradio cancels nothing: it would end by the name of the button, and so a request
+    with it that is sent while the one before ends.
+    """
+    pictures, stops = gr.HTML(render=False), gr.Number(visible="hidden")
     with gr.Row():
         start, stop = gr.Button(text, variant="primary", min_width=120), gr.Button("Stop", min_width=80)
     said = gr.HTML(message("Ready."))
-    event = start.click(drawing(method), inputs, [said, pictures], js=js, **MODEL)
-    stop.click(of_tab(rooms.stop), None, said, cancels=[event], queue=False, **PLAIN)
+    js = f"(_, ...values) => [studio.press('{text}'), ...studio.filled('{board}', values)]"
+    event = start.click(drawing(rooms, method), [stops, *inputs], [said, pictures], js=js, **MODEL | MANY)
+    event.then(None, None, None, js=f"() => {{ studio.done('{text}'); return [] }}", **PLAIN)
+    stop.click(of_tab(rooms.stop), stops, said, js="() => [studio.stop()]", queue=False, **PLAIN | MANY)
     return pictures
 
 
-def timed(rooms: Rooms, asked: list[Any], pictures: Any) -> None:
+def timed(rooms: Rooms, asked: list[Any], pictures: Any, *size: Any) -> None:
     """The estimated time, anew with every number and every picture."""
-    time = gr.HTML(lambda: rooms.estimate(asked[2].value, asked[4].value))
-    gr.on([asked[2].change, asked[4].change, pictures.change], rooms.estimate, [asked[2], asked[4]], time, **QUICK)
+    time, of = gr.HTML(lambda: rooms.estimate(asked[2].value, asked[4].value)), [asked[2], asked[4], *size]
+    gr.on([one.change for one in (*of, pictures)], rooms.estimate, of, time, **QUICK)
 
 
-def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> tuple[Any, str]:
-    """A canvas with what is said of it; -> a component that carries what it holds, and the script that fills it."""
-    size = dict(zip(("width", "height"), rooms.engine.size, strict=True)) | {"most": MOST_BYTES}
-    board = gr.HTML(render("ldm_us/studio/canvas.html", name=name, label=label, files=files, **size), js_on_load=EVENTS)
+def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> Any:
+    """A canvas with what is said of it; -> a component that carries what it holds once the page has filled it."""
+    about = {"name": name, "label": label, "files": files, "most": MOST_BYTES, "size": rooms.engine.size}
+    about |= {"structures": list(zip(rooms.engine.labels or ("region",), COLOURS, strict=False))}
+    board = gr.HTML(render("ldm_us/studio/canvas.html", **about), js_on_load=EVENTS)
     said, seen = gr.HTML(message(UNDRAWN)), gr.HTML()  # of the mask; of what was opened
     sent, told = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
-    read = f"(...values) => [studio.read('{name}'), ...values.slice(1)]"
+    read = f"(...values) => studio.filled('{name}', values)"
     write = f"(text) => {{ studio.write('{name}', text); return [] }}"
     events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
     events += [board.open(of_tab(rooms.open), sent, [seen, told], js=read, **QUICK)]
     if move:
         events += [gr.Button("Take the last picture").click(of_tab(rooms.take), None, [seen, told], **QUICK)]
         events += [gr.on([one.change for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
+    else:
+        size = sizes(rooms, "Size of the canvas")
+        events += [size.input(rooms.shaped, size, [seen, told], **QUICK)]
     for event in events:
         event.then(None, told, None, js=write, **PLAIN)
-    return sent, read
+    return sent
+
+
+def sizes(rooms: Rooms, label: str) -> Any:
+    """The choice of a size: those that the model was trained with, or any other."""
+    known = rooms.engine.sizes
+    return gr.Dropdown(known, value=known[0], allow_custom_value=True, label=f"{label}, width x height", min_width=120)
 
 
 def make_room(rooms: Rooms) -> None:
@@ -117,8 +136,9 @@ def make_room(rooms: Rooms) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             asked = common(rooms, 20)
-            pictures = buttons(rooms, rooms.make, "Draw samples", asked)
-            timed(rooms, asked, pictures)
+            size = sizes(rooms, "Size")
+            pictures = buttons(rooms, rooms.make, "Draw samples", [size, *asked])
+            timed(rooms, asked, pictures, size)
         with gr.Column(scale=3, min_width=300):
             pictures.render()
 
@@ -131,11 +151,11 @@ def draw_room(rooms: Rooms) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             files = [("mask", "Open a mask"), ("image", "Open an image behind it")]
-            sent, read = canvas(rooms, "draw", "Canvas for the lesion", files, [])
+            sent = canvas(rooms, "draw", f"Canvas for the {' and the '.join(rooms.engine.labels)}", files, [])
         with gr.Column(min_width=300):
             asked = common(rooms, 20)
             scale = gr.Slider(0, 4, rooms.engine.model.config.control.scale, step=0.1, label="Weight of the mask")
-            pictures = buttons(rooms, rooms.draw, "Follow the mask", [sent, scale, *asked], read)
+            pictures = buttons(rooms, rooms.draw, "Follow the mask", [sent, scale, *asked], "draw")
             timed(rooms, asked, pictures)
     pictures.render()
 
@@ -151,11 +171,11 @@ def change_room(rooms: Rooms) -> None:
                 factor = gr.Slider(50, 200, 100, step=5, label="Size, %", min_width=100)
             files = [("image", "Open an image"), ("mask", "Open a mask")]
             move = [way, right, down, factor]
-            sent, read = canvas(rooms, "change", "Canvas for the region or the lesion", files, move)
+            sent = canvas(rooms, "change", "Canvas for the region or the lesion", files, move)
         with gr.Column(min_width=300):
             asked = common(rooms, 50)
             strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength: 0 as it is, 1 all anew", visible=False)
-            pictures = buttons(rooms, rooms.change, "Change the image", [sent, *move, strength, *asked], read)
+            pictures = buttons(rooms, rooms.change, "Change the image", [sent, *move, strength, *asked], "change")
             timed(rooms, asked, pictures)
     pictures.render()
     seen = {"region": (False, False, 0.5), "move": (True, True, 1.0), "class": (False, True, 0.5)}

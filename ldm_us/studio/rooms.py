@@ -7,21 +7,20 @@ import json
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from ldm_us.data.masks.opened import open_bytes
-from ldm_us.data.masks.shape import described, mask_picture, moved, outline
-from ldm_us.data.records import shown_mask
+from ldm_us.data.masks.shape import Sums, canvas_picture, described, mask_picture, moved, outline
 from ldm_us.display.data_urls import MOST_BYTES, data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
-from ldm_us.files.pictures import to_picture
-from ldm_us.studio.session import Kept, Session
 from ldm_us.synthesis.serving.commands import asked, number
 from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError
 from ldm_us.synthesis.serving.inside import look, variants
+from ldm_us.synthesis.serving.session import Kept, Session
 
 FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")  # of a path, which is the server's own business
 Said = tuple[str, str | None]
@@ -63,43 +62,55 @@ class Rooms:
         for session in closed:
             self.engine.pool.submit(session.close).result()
 
-    def stop(self, tab: str) -> str:
-        """Stop what a tab waits for."""
-        self.session(tab).stop()
+    def stop(self, tab: str, stops: Any = None) -> str:
+        """Stop what a tab waits for. stops: how often it was asked to, this time included; later requests go on."""
+        self.session(tab).stop(None if stops is None else number("Stops", stops, 0, 1e9))
         return message("Stopped. What is done stays.")
+
+    def pressed(self, tab: str, stops: Any, answers: Iterator[Said]) -> Iterator[Said]:
+        """A request that was sent after so many stops: nothing of it where a later stop came before its turn."""
+        if self.session(tab).begins(number("Stops", stops, -1, 1e9)):
+            yield from answers
 
     def unmasked(self) -> str:
         """Why nothing follows a mask here."""
         if self.engine.model.controlnet is not None:
-            shown = ", ".join(self.engine.words.hint)
             return message(
-                f"The ControlNet of this model follows {shown}, which cannot be drawn here: sample.py --mask."
+                "The ControlNet of this model follows pictures, which are not drawn: `sample.py --mask FILE`."
             )
         return message("This model has no ControlNet, which follows masks. Train one with `train.py controlnet`.")
 
-    def estimate(self, n: Any, steps: Any) -> str:
+    def estimate(self, n: Any, steps: Any, size: Any = "") -> str:
         """How long a request may take, by the last picture."""
         try:
             wanted = asked("", "any", n, 0, steps, False)
+            sized = self.engine.asks(self.engine.size_of(size), False)
         except ValueError as error:
             return sentence(error)
         if self.engine.seconds is None:
             return message("Time: known after the first picture.")
-        seconds = wanted.n * self.engine.seconds * self.engine.cost(wanted.commands()[0][1])
+        seconds = wanted.n * self.engine.seconds * self.engine.cost(wanted.commands(*sized)[0][1])
         return message(f"Time: about {max(seconds, 1):.0f} s.")
 
-    def make(self, tab: str, *common: Any) -> Iterator[Said]:
+    def make(self, tab: str, size: Any, *common: Any) -> Iterator[Said]:
         """Pictures by class or prompt."""
-        return self.pictures(tab, lambda session: asked(*common).commands())
+        engine = self.engine
+        return self.pictures(tab, lambda _: asked(*common).commands(*engine.asks(engine.size_of(size), False)))
+
+    def drawn(self, sent: str) -> tuple[dict[str, Any], Sums]:
+        """What a canvas tells, and the mask on it."""
+        state = json.loads(sent)
+        return state, drawn_mask(state["mask"], self.engine.check_size, len(self.engine.labels) or 1)
 
     def draw(self, tab: str, sent: str, scale: Any, *common: Any) -> Iterator[Said]:
         """Pictures that follow the mask of the canvas."""
 
         def commands(session: Session) -> list[tuple[str, Command]]:
-            mask = session.keep("mask", mask_picture(drawn_mask(json.loads(sent)["mask"], self.engine.size)))
+            _, drawn = self.drawn(sent)
+            mask = session.keep("mask", mask_picture(drawn, self.engine.hint))
             weight = number("The weight of the mask", scale, 0, 10)
             more = () if weight == self.engine.model.config.control.scale else ("--control-scale", f"{weight:g}")
-            return asked(*common).commands("--mask", mask, *more)
+            return asked(*common).commands("--mask", mask, *more, *self.engine.asks(drawn.shape[::-1], True))
 
         return self.pictures(tab, commands)
 
@@ -107,17 +118,17 @@ class Rooms:
         """The opened image, changed in one of three ways."""
 
         def commands(session: Session) -> list[tuple[str, Command]]:
-            state, (way, *move, strength), wanted = json.loads(sent), rest[:5], asked(*rest[5:])
-            init = ("--init", session.named(state["image"]))
+            (way, *move, strength), wanted = rest[:5], asked(*rest[5:])
+            state, drawn = self.drawn(sent)
+            init = ("--init", session.named(state["image"]), *self.engine.asks(drawn.shape[::-1], True))
             part = ("--strength", f"{number('Strength', strength, 0, 1):g}")
             if way == "class":
                 return wanted.commands(*init, *part)
-            drawn = drawn_mask(state["mask"], self.engine.size)
             if way == "region":
-                return wanted.commands(*init, "--inpaint", session.keep("region", mask_picture(drawn)))
+                return wanted.commands(*init, "--inpaint", session.keep("region", mask_picture(drawn > 0)))
             right, down, factor = movement(move)
-            before = ("--source-mask", session.keep("lesion", mask_picture(drawn)))
-            after = session.keep("lesion", mask_picture(moved(drawn, right, down, factor)))
+            before = ("--source-mask", session.keep("lesion", mask_picture(drawn, self.engine.hint)))
+            after = session.keep("lesion", mask_picture(moved(drawn, right, down, factor), self.engine.hint))
             grown = right == down == 0 and factor >= 1  # then the lesion as it was would hold it: docs/history.md
             edit = (*init, "--invert", *(() if grown else before), "--mask", after, *part)
             return wanted.commands(*edit)[:1]  # an inversion draws no noise: one picture
@@ -166,12 +177,15 @@ class Rooms:
     def open(self, tab: str, sent: str) -> tuple[str, str]:
         """A file that was opened: what there is to say, and what the canvas is to show, as JSON."""
         try:
-            file, session = json.loads(sent)["file"], self.session(tab)
+            (state, drawn), session = self.drawn(sent), self.session(tab)
+            file, board = state["file"], drawn.shape[::-1]
             name, mask = str(file["name"])[:80], file["kind"] == "mask"
             if file.get("size", 0) > MOST_BYTES:
                 raise ValueError(f"{name} is larger than {MOST_BYTES >> 20} MB. Make it smaller.")
-            picture, notes = open_bytes(name, unpack(file["data"]), self.engine.size, mask, self.engine.aspect)
-            held = {"mask": data_url(picture)} if mask else self.background(session, picture)
+            own = self.engine.framing.rule == "bucket" and not (mask and state["image"])  # else the size of the canvas
+            fit, hint = partial(self.engine.fit, None if own else board), (self.engine.hint if mask else None)
+            picture, notes = open_bytes(name, unpack(file["data"]), fit, hint)
+            held = {"mask": data_url(picture), "size": picture.size} if mask else self.background(session, picture)
             return message(" ".join(notes) or "Opened."), json.dumps(held)
         except Exception as error:
             return sentence(error), "{}"
@@ -185,21 +199,29 @@ class Rooms:
         with Image.open(made.path) as picture:
             found = self.background(self.session(tab), picture.convert("L"))
         if made.mask is not None:
-            found["mask"] = data_url(to_picture(shown_mask(made.mask, made.hint)))
+            found["mask"] = data_url(canvas_picture(made.mask[0].numpy(), len(made.hint)))
         return message("This is the last picture."), json.dumps(found)
 
-    def background(self, session: Session, picture: Image.Image) -> dict[str, str]:
+    def background(self, session: Session, picture: Image.Image) -> dict[str, Any]:
         """An image behind the canvas, kept under a name that a command can give."""
-        return {"background": data_url(picture), "image": session.keep("image", picture).name}
+        return {"background": data_url(picture), "image": session.keep("image", picture).name, "size": picture.size}
+
+    def shaped(self, size: Any) -> tuple[str, str]:
+        """A canvas of another size."""
+        try:
+            return message("What is drawn keeps its place."), json.dumps({"size": self.engine.size_of(size)})
+        except ValueError as error:
+            return sentence(error), "{}"
 
     def stroke(self, sent: str, *move: Any) -> tuple[str, str]:
         """Something was drawn: its area and pieces with a link that saves it, and where a movement takes it."""
         try:
-            mask = drawn_mask(json.loads(sent)["mask"], self.engine.size)
+            _, mask = self.drawn(sent)
             goes = move[1:] if move and move[0] == "move" else None
             target = {"outline": "" if goes is None else data_url(outline(moved(mask, *movement(goes))))}
-            text = described(mask, (self.engine.labels or ("region",))[0])
-            return render("ldm_us/studio/mask.html", text=text, url=data_url(mask_picture(mask))), json.dumps(target)
+            text = described(mask, self.engine.labels or ("region",))
+            url = data_url(mask_picture(mask, self.engine.hint))
+            return render("ldm_us/studio/mask.html", text=text, url=url), json.dumps(target)
         except Exception as error:
             return sentence(error), "{}"
 
@@ -226,7 +248,7 @@ def card(kept: Kept, title: str = "") -> dict[str, Any]:
     return {
         "title": title or f"{made.sample.subject.label or 'prompt'}, seed {made.sample.seed}",
         "url": data_url(made.path.read_bytes()),
-        "outline": None if mask is None else data_url(outline(mask[0].numpy() > 0)),
+        "outline": None if mask is None else data_url(outline(mask[0].numpy().astype("uint8"))),
         "before": None if before is None else data_url(before.read_bytes()),
         "command": kept.typed,
         "name": made.path.name,

@@ -7,19 +7,22 @@ import json
 import re
 import zipfile
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import sample
 from ldm_us.config import PICTURE
 from ldm_us.data.masks.shape import mask_picture
 from ldm_us.diffusion.model import LatentDiffusion
 from ldm_us.display.data_urls import data_url, unpack
 from ldm_us.files.checkpoint import save_model
-from ldm_us.studio import session
+from ldm_us.runtime.entry import run_command
 from ldm_us.studio.rooms import Rooms
+from ldm_us.synthesis.serving import session
 from ldm_us.synthesis.serving.engine import Engine
 from tests.synthesis.conftest import OLD_LINEAGE, trained
 
@@ -54,7 +57,7 @@ def pixels(page, nth=0):
 
 
 def test_make_shows_pictures_one_by_one_with_progress_and_their_commands(rooms):
-    answers = list(rooms.make("tab", *COMMON))
+    answers = list(rooms.make("tab", "", *COMMON))
     counts = [pictures.count("<figure") for _, pictures in answers if pictures is not None]
     assert counts == [0, 1, 2]
     assert "<progress" in answers[1][0]
@@ -150,10 +153,10 @@ def test_bad_input_is_a_sentence_in_the_page_without_a_folder_of_the_server(room
     found = [
         refused(rooms.draw("tab", empty, 2.0, *COMMON)),
         refused(rooms.draw("tab", sent(), 2.0, *whole)),
-        refused(rooms.draw("tab", sent(np.zeros((8, 8))), 2.0, *COMMON)),
+        refused(rooms.draw("tab", sent(np.zeros((7, 7))), 2.0, *COMMON)),
         refused(rooms.draw("tab", sent(), 99, *COMMON)),
         refused(rooms.draw("tab", sent(), 2.0, "benign", "", 99, 0, 2, False)),
-        refused(rooms.make("tab", "cyst", "", 1, 0, 2, False)),
+        refused(rooms.make("tab", "", "cyst", "", 1, 0, 2, False)),
         refused(rooms.change("tab", sent(), "region", 0, 0, 100, 0.5, *COMMON)),
         refused(rooms.change("tab", sent(image="../../etc/passwd"), "region", 0, 0, 100, 0.5, *COMMON)),
         refused(rooms.look("empty tab")),
@@ -168,7 +171,7 @@ def test_bad_input_is_a_sentence_in_the_page_without_a_folder_of_the_server(room
             "mask_2.png at 16x16 pixels: a lesion mask",
         ),
         *(
-            "The drawing is 8x8",
+            "image size 7",
             "The weight of the mask: 99",
             "How many: 99",
             "--class cyst: unknown to model.safetensors",
@@ -189,14 +192,14 @@ def test_a_region_that_is_empty_is_a_sentence(rooms):
 def test_a_fault_of_the_program_is_told_without_its_words_and_the_next_request_is_drawn(rooms, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(Engine, "drawn", lambda *_: 1 / 0)
-        said = refused(rooms.make("tab", *COMMON))
+        said = refused(rooms.make("tab", "", *COMMON))
     assert said.startswith("This failed by a fault of the program")
     assert "ZeroDivisionError" in capsys.readouterr().err, "the terminal has it whole"
-    assert finished(rooms.make("tab", *COMMON))[0].startswith("Done.")
+    assert finished(rooms.make("tab", "", *COMMON))[0].startswith("Done.")
 
 
 def test_stop_ends_a_request_and_keeps_what_is_done(rooms):
-    request = rooms.make("tab", "benign", "", 9, 0, 30, False)
+    request = rooms.make("tab", "", "benign", "", 9, 0, 30, False)
     for _, pictures in request:
         if pictures:
             assert "Stopped" in told(rooms.stop("tab"))
@@ -206,9 +209,23 @@ def test_stop_ends_a_request_and_keeps_what_is_done(rooms):
     assert len(rooms.sessions["tab"].pictures) == 1
 
 
+def test_a_request_after_a_stop_is_drawn_and_those_before_it_are_not(rooms):
+    request = rooms.pressed("tab", 0, rooms.make("tab", "", "benign", "", 9, 0, 30, False))
+    next(request)
+    next(request)
+    rooms.stop("tab", 1)
+    queued = rooms.pressed("tab", 0, rooms.make("tab", "", *COMMON))
+    after = rooms.pressed("tab", 1, rooms.make("tab", "", *COMMON))
+    assert told(list(request)[-1][0]) == "Stopped. What is done stays."
+    assert list(queued) == []
+    rooms.stop("tab", 1)  # arrives late
+    assert finished(after)[0].startswith("Done.")
+    assert list(rooms.pressed("tab", -1, rooms.make("tab", "", *COMMON))) == [], "a second press while one is drawn"
+
+
 def test_a_tab_that_closes_stops_what_it_waits_for_and_leaves_nothing(rooms):
-    finished(rooms.make("other", *COMMON))
-    request = rooms.make("tab", "benign", "", 9, 0, 900, False)
+    finished(rooms.make("other", "", *COMMON))
+    request = rooms.make("tab", "", "benign", "", 9, 0, 900, False)
     next(request)
     next(request)
     rooms.close("tab")
@@ -228,7 +245,7 @@ def test_one_tab_knows_no_file_of_another(rooms):
 
 def test_the_dataset_of_a_tab_holds_pictures_masks_inputs_and_commands(rooms):
     finished(rooms.draw("tab", sent(), 1.0, *COMMON))
-    finished(rooms.make("tab", "", "something", 1, 0, 2, False))
+    finished(rooms.make("tab", "", "", "something", 1, 0, 2, False))
     said = rooms.dataset("tab")
     assert told(said).startswith("Download dataset.zip : 2 pictures in the layout of BUSI")
     assert "1 of a prompt without a class is left out" in told(said)
@@ -243,7 +260,7 @@ def test_the_dataset_of_a_tab_holds_pictures_masks_inputs_and_commands(rooms):
 
 def test_a_tab_keeps_the_newest_pictures_alone(rooms, monkeypatch):
     monkeypatch.setattr(session, "MOST_KEPT", 3)
-    finished(rooms.make("tab", "benign", "", 5, 0, 1, False))
+    finished(rooms.make("tab", "", "benign", "", 5, 0, 1, False))
     assert [one.made.sample.seed for one in rooms.sessions["tab"].pictures] == [2, 3, 4]
     assert len(list((rooms.sessions["tab"].folder / "made").iterdir())) == 3
 
@@ -266,13 +283,130 @@ def test_a_model_without_a_controlnet_says_what_to_train(micro, tmp_path):
     assert "no ControlNet" in refused(plain.draw("tab", sent(), 1.0, *COMMON))
 
 
-def test_a_model_that_follows_structures_or_pictures_says_that_sample_py_does_that(micro, tmp_path):
-    for hint in (("nodule", "capsule"), PICTURE):
-        config = replace(micro, control=replace(micro.control, hint=hint))
-        save_model(trained(LatentDiffusion(config)), tmp_path / "other.safetensors", OLD_LINEAGE)
-        other = Rooms(Engine(tmp_path / "other.safetensors", "cpu"), tmp_path)
-        assert other.engine.labels == ()
-        assert f"follows {', '.join(hint)}, which cannot be drawn here: sample.py --mask" in told(other.unmasked())
+def test_a_model_that_follows_pictures_says_that_sample_py_does_that(micro, tmp_path):
+    config = replace(micro, control=replace(micro.control, hint=PICTURE))
+    save_model(trained(LatentDiffusion(config)), tmp_path / "other.safetensors", OLD_LINEAGE)
+    other = Rooms(Engine(tmp_path / "other.safetensors", "cpu"), tmp_path)
+    assert other.engine.labels == ()
+    assert "follows pictures, which are not drawn: `sample.py --mask FILE`" in told(other.unmasked())
+
+
+@pytest.fixture(scope="module")
+def two(micro, tmp_path_factory):
+    """Rooms around a model of buckets whose ControlNet follows two structures."""
+    entry = {"stage": "controlnet", "data": ["phantoms"], "aspect": "bucket", "sizes": {"24x32": 1, "32x24": 5}}
+    root = tmp_path_factory.mktemp("two")
+    config = replace(micro, image_size=32, control=replace(micro.control, hint=("lobe", "nodule")))
+    torch.manual_seed(0)
+    save_model(trained(LatentDiffusion(config)), root / "two.safetensors", {"lineage": json.dumps([entry])})
+    (root / "root").mkdir()
+    return Rooms(Engine(root / "two.safetensors", "cpu"), root / "root")
+
+
+def of_sums(sums, image=None, **file):
+    return json.dumps({"mask": data_url(Image.fromarray(sums)), "image": image, "file": file or None})
+
+
+LOBE = np.zeros((24, 32), np.uint8)
+LOBE[4:20, 4:28] = 1
+NODULE = LOBE.copy()
+NODULE[8:14, 10:16], NODULE[8:14, 20:26] = 2, 3
+
+
+def as_on_the_command_line(rooms, tab, folder):
+    """Draw the newest picture of a tab by its own command; -> its file, and that of the tab, which --verify takes."""
+    kept = rooms.sessions[tab].pictures[-1]
+    words = [str(word) for word in (*kept.command, *rooms.engine.own, "--out", folder, "--device", "cpu")]
+    assert run_command(partial(sample.main, words)) == 0
+    assert run_command(partial(sample.main, ["--verify", str(folder), *map(str, rooms.engine.own)])) == 0
+    return (folder / kept.made.path.name).read_bytes(), kept.made.path.read_bytes()
+
+
+def test_two_structures_are_drawn_saved_opened_followed_and_the_same_as_on_the_command_line(two, tmp_path):
+    assert two.engine.labels == ("lobe", "nodule")
+    said, _ = two.stroke(of_sums(NODULE))
+    assert told(said).startswith("Lobe: 45.3 % of the picture, 1 piece. Nodule: 9.4 % of the picture, 2 pieces.")
+    saved = unpack(re.search(r'download="mask.png" href="([^"]+)"', said)[1])
+    assert set(np.unique(np.asarray(Image.open(io.BytesIO(saved))))) == {0, 1, 2, 3}
+    _, answer = two.open("tab", of_sums(NODULE * 0, kind="mask", name="m.png", data=data_url(saved)))
+    held = json.loads(answer)
+    assert held["size"] == [32, 24]
+    assert (np.asarray(Image.open(io.BytesIO(unpack(held["mask"])))) == NODULE).all()
+    pages = [finished(two.draw("tab", of_sums(sums), 1.0, *COMMON))[1] for sums in (LOBE, NODULE)]
+    assert (pixels(pages[0]) != pixels(pages[1])).any()
+    again, first = as_on_the_command_line(two, "tab", tmp_path / "again")
+    assert again == first
+    assert (two.sessions["tab"].pictures[-1].made.mask[0].numpy() == NODULE).all()
+    assert (np.asarray(Image.open(io.BytesIO(unpack(json.loads(two.take("tab")[1])["mask"])))) == NODULE).all()
+
+
+def test_a_structure_that_moves_is_told_to_the_command_with_all_that_is_drawn(two):
+    finished(two.draw("move", of_sums(NODULE), 1.0, *COMMON))
+    name = json.loads(two.take("move")[1])["image"]
+    _, page = finished(two.change("move", of_sums(NODULE, name), "move", 10, 0, 100, 1.0, *COMMON))
+    assert "--source-mask lesion_1.png --mask lesion_2.png" in told(page)
+    with Image.open(two.sessions["move"].folder / "inputs" / "lesion_2.png") as picture:
+        assert set(np.unique(np.asarray(picture))) == {0, 1, 2, 3}
+    _, page = finished(two.change("move", of_sums(NODULE, name), "region", 0, 0, 100, 1.0, *COMMON))
+    assert "--inpaint region_1.png" in told(page)
+    assert (pixels(page)[NODULE == 0] == np.asarray(picture_of(two, "move", name))[NODULE == 0]).all()
+
+
+def picture_of(rooms, tab, name):
+    with Image.open(rooms.sessions[tab].folder / "inputs" / name) as picture:
+        return picture.copy()
+
+
+@pytest.mark.parametrize(("width", "height", "told_size"), [(32, 24, ""), (24, 32, ""), (48, 16, "--size 48x16")])
+def test_a_canvas_of_any_size_gives_pictures_of_it_as_the_command_line_does(two, tmp_path, width, height, told_size):
+    _, answer = two.shaped(f"{width}x{height}")
+    assert json.loads(answer) == {"size": [width, height]}
+    sums = np.zeros((height, width), np.uint8)
+    sums[4:12, 4:12] = 2
+    _, page = finished(two.draw("size", of_sums(sums), 1.0, *COMMON))
+    assert pixels(page).shape == (height, width)
+    assert told_size in told(page)
+    assert ("--size" in told(page)) == bool(told_size)
+    again, first = as_on_the_command_line(two, "size", tmp_path / "again")
+    assert again == first
+    name = json.loads(two.take("size")[1])["image"]
+    for way in ("region", "class"):
+        _, page = finished(two.change("size", of_sums(sums, name), way, 0, 0, 100, 0.5, *COMMON))
+        assert pixels(page).shape == (height, width)
+
+
+def test_make_draws_a_size_and_what_is_no_size_is_a_sentence(two, rooms):
+    assert two.engine.sizes[0] == "32x24", "what most training images had"
+    assert "24x32" in two.engine.sizes
+    _, page = finished(two.make("tab", "24x32", *COMMON))
+    assert "--size 24x32" in told(page)
+    assert pixels(page).shape == (32, 24)
+    _, page = finished(rooms.make("tab", "24x16", *COMMON))
+    assert pixels(page).shape == (16, 24), "of a model of squares, too"
+    said = {
+        "24": "",
+        "no": "'no' is no size",
+        "30x31": "multiple of",
+        "960x960": "more than 4 times",
+        "0x8": "at least 1",
+    }
+    for size, start in said.items():
+        assert start in told(two.shaped(size)[0])
+        assert start in told(two.estimate(1, 2, size))
+        assert not start or start in refused(two.make("tab", size, *COMMON))
+
+
+def test_an_opened_image_keeps_its_aspect_as_sample_py_does_and_a_mask_over_it_has_its_size(two):
+    grey = np.random.default_rng(0).integers(0, 256, (80, 60), np.uint8)
+    file = {"kind": "image", "name": "i.png", "data": data_url(Image.fromarray(grey))}
+    said, answer = two.open("open", of_sums(LOBE, **file))
+    held = json.loads(answer)
+    assert held["size"] == [24, 32]
+    assert told(said) == "i.png of 60x80 was resized to 24x32."
+    drawn = np.zeros((32, 24), np.uint8)
+    mask = {"kind": "mask", "name": "m.png", "data": data_url(Image.fromarray(LOBE))}
+    assert json.loads(two.open("open", of_sums(drawn, held["image"], **mask))[1])["size"] == [24, 32]
+    assert json.loads(two.open("open", of_sums(drawn, **mask))[1])["size"] == [32, 24], "without an image its own"
 
 
 def test_canvas_and_pictures_have_the_size_that_most_training_images_had(micro, tmp_path):
@@ -284,7 +418,7 @@ def test_canvas_and_pictures_have_the_size_that_most_training_images_had(micro, 
     lying = Rooms(Engine(path, "cpu"), tmp_path / "root")
     assert lying.engine.size == (32, 24)
     ellipse = np.hypot(*(np.mgrid[:24, :32] - 12)) < 5
-    for _, page in (finished(lying.make("tab", *COMMON)), finished(lying.draw("tab", sent(ellipse), 1.0, *COMMON))):
+    for _, page in (finished(lying.make("tab", "", *COMMON)), finished(lying.draw("tab", sent(ellipse), 1.0, *COMMON))):
         assert pixels(page).shape[:2] == (24, 32)
     assert (lying.sessions["tab"].pictures[-1].made.mask[0].numpy() == ellipse).all()
 

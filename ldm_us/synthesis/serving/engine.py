@@ -10,8 +10,11 @@ from threading import Event
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
-from ldm_us.config import BUNDLED, MASK
-from ldm_us.data.framing import as_frame
+from PIL import Image
+
+from ldm_us.config import BUNDLED, MASK, PICTURE
+from ldm_us.data.framing import Frame, as_frame, fit_by, parse_size
+from ldm_us.diffusion.model import check_size
 from ldm_us.runtime.entry import note
 from ldm_us.synthesis.options import SampleOptions, parse_options
 from ldm_us.synthesis.recipe import Inversion, Recipe, Region
@@ -19,6 +22,7 @@ from ldm_us.synthesis.serving.single import Made, draw_one
 from ldm_us.synthesis.weights import Source, framing_of, load_sampler, taught_words
 
 Result = TypeVar("Result")
+MOST_AREA = 4  # of a picture, in those that the model draws unless told
 Command = tuple[str | Path, ...]  # words of a command line of sample.py, files as paths
 
 
@@ -44,11 +48,13 @@ class Engine:
         self.words = taught_words(Source(weights))
         precision = usual.recipe.sampling.precision
         self.model, self.weights_fields = load_sampler(Source(weights), usual.device, note, precision)
-        drawable = self.model.controlnet is not None and self.words.hint == MASK
-        self.labels = ("lesion",) if drawable else ()  # what can be drawn for it: not several structures, nor pictures
-        framing = framing_of(Source(weights), self.model.config)
-        self.aspect = framing.rule  # by which files come into this size
-        self.size = (framing.usual or as_frame(framing.side)).size[::-1]  # width and height of pictures
+        drawable = self.model.controlnet is not None and self.words.hint != PICTURE
+        self.hint = self.words.hint if drawable else MASK  # what masks show here
+        self.labels = (("lesion",) if self.hint == MASK else self.hint) if drawable else ()  # what can be drawn for it
+        self.framing = framing_of(Source(weights), self.model.config)  # how files come into the size of pictures
+        self.size = (self.framing.usual or as_frame(self.framing.side)).size[::-1]  # width and height, unless told
+        others = sorted({size[::-1] for size in self.framing.sizes} - {self.size}, reverse=True)
+        self.sizes = [f"{width}x{height}" for width, height in (self.size, *others)]  # that it was trained with
         self.pool = ThreadPoolExecutor(1, "studio")
         self.seconds: float | None = None  # of one image in a call of the denoiser, as last measured
 
@@ -64,11 +70,44 @@ class Engine:
         words = [word.name if isinstance(word, Path) else word for word in (*command, *self.own)]
         return shlex.join(["python", "sample.py", *words])
 
-    def cost(self, command: Command) -> int:
-        """How many images the denoiser sees for a picture: two a call with guidance."""
+    def check_size(self, width: int, height: int) -> None:
+        """Raise ValueError for a size that the model cannot draw, or that takes too long for all who wait."""
+        check_size(self.model.config, (height, width))
+        if width * height > MOST_AREA * self.size[0] * self.size[1]:
+            usual = f"{self.size[0]}x{self.size[1]}"
+            raise ValueError(f"{width}x{height} is more than {MOST_AREA} times the area of {usual}. Use a smaller one.")
+
+    def size_of(self, text: Any) -> tuple[int, int]:
+        """Width and height of a size as users write it; empty: the model's own. ValueError: it is none."""
+        if not text:
+            return self.size
+        width, height = as_frame(parse_size(str(text)[:20])).size[::-1]
+        self.check_size(width, height)
+        return width, height
+
+    def fit(self, board: tuple[int, int] | None, width: int, height: int) -> Frame:
+        """The size of a file on a board of this width and height, and how it gets there; None: the board follows it."""
+        if board is None and self.framing.rule == "bucket":
+            return self.framing.frame(width, height)
+        return fit_by(self.framing.rule, (board or self.size)[::-1], width, height)
+
+    def asks(self, size: tuple[int, int], from_file: bool) -> Command:
+        """What a command says to draw this width and height, from a file of them or from nothing: where it has to."""
+        own = self.fit(None, *size).size[::-1] if from_file else self.size
+        return () if own == size else ("--size", f"{size[0]}x{size[1]}")
+
+    def cost(self, command: Command) -> float:
+        """How many images of its usual size the denoiser sees for a picture: two a call with guidance."""
         options = self.options_of(command)
         sampling = options.recipe.sampling.resolved(self.model.config, options.mask is not None)
-        return calls_of(options.recipe) * (1 if sampling.guidance == 1 else 2)
+        shown, size = getattr(options.recipe.begin, "init", options.mask), self.size
+        if options.recipe.sampling.size is not None:
+            size = as_frame(options.recipe.sampling.size).size
+        elif shown is not None:
+            with Image.open(shown) as picture:
+                size = self.fit(None, *picture.size).size
+        area = size[0] * size[1] / (self.size[0] * self.size[1])
+        return area * calls_of(options.recipe) * (1 if sampling.guidance == 1 else 2)
 
     def drawn(self, command: Command, out: Path) -> Made:
         """Draw the picture of a command as sample.py does, and measure how long it took."""

@@ -44,7 +44,8 @@ class Session:
         self.folder = Path(mkdtemp(dir=root))
         self.inputs: dict[str, Path] = {}  # by SHA-256 of what is in them
         self.pictures: list[Kept] = []
-        self.running: set[Event] = set()
+        self.running: dict[Event, float] = {}  # with the stops that came before each
+        self.stops, self.before = 0.0, 0.0  # so far, and before the request whose turn it is
         self.count = 0
 
     def keep(self, kind: str, picture: Image.Image) -> Path:
@@ -86,16 +87,25 @@ class Session:
     def waiting(self) -> Iterator[Event]:
         """A request of this tab, with what stops it."""
         stop = Event()
-        self.running.add(stop)
+        self.running[stop] = self.before
+        if self.before < self.stops:  # it came in between
+            stop.set()
         try:
             yield stop
         finally:
-            self.running.discard(stop)
+            del self.running[stop]
 
-    def stop(self) -> None:
-        """Stop all that this tab waits for."""
-        for stop in list(self.running):
-            stop.set()
+    def begins(self, before: float) -> bool:
+        """It is the turn of a request that was sent after so many stops: whether it is wanted still."""
+        self.before = before
+        return before >= self.stops
+
+    def stop(self, stops: float | None = None) -> None:
+        """Stop all that this tab waits for; stops: but not what was sent after so many."""
+        self.stops = max(self.stops, stops or 0)
+        for stop, before in list(self.running.items()):
+            if stops is None or before < self.stops:
+                stop.set()
 
     def close(self) -> None:
         """End with nothing left."""
