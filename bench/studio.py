@@ -2,7 +2,8 @@
 
     python bench/studio.py --out docs/images --overwrite
 
-Needs the extra `browser` and Chromium. It starts a studio of its own, with the bundled model.
+Needs the extra `browser` and Chromium. It starts a studio of its own, with the bundled model; with --structures
+instead with one whose ControlNet follows two (docs/own_data.md makes it), and takes the picture of that alone.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--tabs", type=int, default=20, metavar="N", help="tabs that ask at once (%(default)s)")
     add("--device", default="cpu", help="of the model: cpu, cuda, cuda:1 (%(default)s)")
+    add("--structures", type=Path, metavar="FILE", help="a model.safetensors whose ControlNet follows two structures")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures")
     add("--overwrite", action="store_true", help="replace the pictures in --out")
     return short_usage(parser)
@@ -46,46 +49,71 @@ from ldm_us.runtime.checks import check_new_file
 from ldm_us.runtime.entry import run_command
 
 WIDE, PHONE = {"width": 1200, "height": 900}, {"width": 390, "height": 844}
-PICTURES = ("studio_draw.png", "studio_change.png", "studio_how.png", "studio_phone.png")
+PICTURES = ("studio_draw.png", "studio_change.png", "studio_how.png", "studio_phone.png", "studio_structures.png")
 WAIT = 120_000  # ms
 
 
 def main(argv: list[str] | None = None) -> int:
     """Start a studio, look at it, load it, print."""
     options = build_parser().parse_args(argv)
-    for name in PICTURES:
+    for name in PICTURES[:4] if options.structures is None else PICTURES[4:]:
         check_new_file(options.out / name, options.overwrite)
-    from playwright.sync_api import sync_playwright
-
-    with socket.socket() as free, tempfile.TemporaryDirectory() as temporary:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        begun = time.monotonic()
-        command = [sys.executable, "-m", "ldm_us.studio", "--port", str(port), "--device", options.device]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": temporary}
-        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-        try:
-            assert server.stdout is not None
-            server.stdout.readline()
-            chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-
-                def open_page(viewport: dict[str, int], scheme: str) -> Any:
-                    page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()
-                    page.goto(f"http://127.0.0.1:{port}/")
-                    page.wait_for_function("!!document.querySelector('#draw [data-tool]')?.onclick")
-                    return page
-
-                look(open_page, options.out, begun)
-                load(open_page, options.tabs, server.pid, Path(temporary))
-                browser.close()
-        finally:
-            server.terminate()
-            server.wait()
+    begun = time.monotonic()
+    weights = [] if options.structures is None else ["--weights", str(options.structures)]
+    words = ["--device", options.device, *weights]
+    with tempfile.TemporaryDirectory() as temporary, served(words, temporary) as (open_page, server):
+        if options.structures is None:
+            look(open_page, options.out, begun)
+            load(open_page, options.tabs, server, Path(temporary))
+        else:
+            two_structures(open_page(WIDE, "light"), options.out)
     print(machine(options.device))
     return 0
+
+
+@contextmanager
+def served(words: list[str], temporary: str) -> Iterator[tuple[Callable[..., Any], int]]:
+    """A studio and a browser: what opens a tab, and the process of the server."""
+    from playwright.sync_api import sync_playwright
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "ldm_us.studio", "--port", port, *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": temporary}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        server.stdout.readline()
+        chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+            def open_page(viewport: dict[str, int], scheme: str) -> Any:
+                page = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()
+                page.goto(f"http://127.0.0.1:{port}/")
+                page.wait_for_function("!!document.querySelector('#draw [data-tool]')?.onclick")
+                return page
+
+            yield open_page, server.pid
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def two_structures(page: Any, out: Path) -> None:
+    """Draw with a model of two structures: one in the other, both followed."""
+    ellipse(page, "draw", (0.1, 0.2), (0.9, 0.85))
+    page.locator("#draw [data-do=keep]").check()
+    page.locator("#draw [data-structure='1']").click()
+    ellipse(page, "draw", (0.38, 0.34), (0.66, 0.66))
+    page.get_by_text("Nodule: ").locator("visible=true").wait_for()
+    press(page, "Follow the mask", 4)
+    page.locator(".card >> visible=true").first.hover()
+    page.wait_for_timeout(400)
+    shoot(page, out / PICTURES[4])
+    page.context.close()
 
 
 def ellipse(page: Any, room: str, a: tuple[float, float], b: tuple[float, float]) -> None:

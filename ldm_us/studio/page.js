@@ -4,13 +4,10 @@ window.studio = (() => {
   const boards = {}, busy = {};
   let stops = 0;
 
-  // Of every sum of structures the mean of their colours, as red, green, blue, alpha.
-  function mixtures(colours) {
-    const parts = colours.map((one) => [1, 3, 5].map((i) => parseInt(one.slice(i, i + 2), 16)));
-    return Array.from({ length: 256 }, (_, label) => {
-      const here = parts.filter((_, k) => label >> k & 1);
-      return here.length ? [...[0, 1, 2].map((i) => here.reduce((sum, one) => sum + one[i], 0) / here.length), 255] : [0, 0, 0, 0];
-    });
+  // Of every sum of structures their colours, as red, green, blue, alpha.
+  function coloured(colours) {
+    const parts = colours.map((one) => [...[1, 3, 5].map((i) => parseInt(one.slice(i, i + 2), 16)), 255]);
+    return Array.from({ length: 256 }, (_, label) => parts.filter((_, k) => label >> k & 1));
   }
 
   class Board {
@@ -20,7 +17,7 @@ window.studio = (() => {
       this.canvas = root.querySelector("canvas");
       this.paper = this.canvas.getContext("2d");
       this.wet = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-      this.colours = mixtures(this.canvas.dataset.colours.split(" "));
+      this.colours = coloured(this.canvas.dataset.colours.split(" "));
       this.count = this.canvas.dataset.colours.split(" ").length;
       this.shape(this.canvas.width, this.canvas.height);
       this.width = Number(root.querySelector("[data-do=width]").value);
@@ -160,9 +157,13 @@ window.studio = (() => {
       return this.labels.map((label, i) => (drawn[4 * i + 3] > 127 ? become(label) : label));
     }
 
+    // Where structures overlap there are stripes, so that both are seen.
     render() {
-      const image = this.paper.createImageData(this.canvas.width, this.canvas.height);
-      this.merged().forEach((label, i) => image.data.set(this.colours[label], 4 * i));
+      const width = this.canvas.width, image = this.paper.createImageData(width, this.canvas.height);
+      this.merged().forEach((label, i) => {
+        const colours = this.colours[label], stripe = ((i % width) + Math.floor(i / width)) >> 1;
+        if (colours.length) image.data.set(colours[stripe % colours.length], 4 * i);
+      });
       this.paper.putImageData(image, 0, 0);
     }
 

@@ -10,7 +10,8 @@ from ldm_us.data.masks.shape import COLOURS
 from ldm_us.display.data_urls import MOST_BYTES
 from ldm_us.display.pages import render
 from ldm_us.runtime.local_server import HOST, Guard
-from ldm_us.studio.rooms import Rooms, message
+from ldm_us.studio.rooms import Rooms
+from ldm_us.studio.said import message
 from ldm_us.synthesis.serving.commands import MOST_PICTURES
 
 with suppress(ImportError):  # the extra ui: python -m ldm_us.studio says so
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent
 PLAIN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 MODEL: dict[str, Any] = PLAIN | {"concurrency_id": "model", "concurrency_limit": 1}  # one after the other, in order
 MANY = {"trigger_mode": "multiple"}  # a press counts while another is answered
+LAST = {"trigger_mode": "always_last"}  # what is drawn last is what is told
 QUICK: dict[str, Any] = PLAIN | {"concurrency_id": "quick", "concurrency_limit": 8}
 # What the page needs of Gradio. Its routes for files, uploads and other servers are not among them.
 STATIC = ("/assets/", "/static/", "/theme.css", "/favicon.ico", "/config", "/gradio_api/startup-events")
@@ -105,6 +107,7 @@ def timed(rooms: Rooms, asked: list[Any], pictures: Any, *size: Any) -> None:
 
 def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], move: list[Any]) -> Any:
     """A canvas with what is said of it; -> a component that carries what it holds once the page has filled it."""
+    size = None if move else sizes(rooms, "Size of the canvas")
     about = {"name": name, "label": label, "files": files, "most": MOST_BYTES, "size": rooms.engine.size}
     about |= {"structures": list(zip(rooms.engine.labels or ("region",), COLOURS, strict=False))}
     board = gr.HTML(render("ldm_us/studio/canvas.html", **about), js_on_load=EVENTS)
@@ -112,13 +115,14 @@ def canvas(rooms: Rooms, name: str, label: str, files: list[tuple[str, str]], mo
     sent, told = gr.Textbox(visible="hidden"), gr.Textbox(visible="hidden")
     read = f"(...values) => studio.filled('{name}', values)"
     write = f"(text) => {{ studio.write('{name}', text); return [] }}"
-    events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
+    events = [board.stroke(rooms.stroke, [sent, *move], [said, told], js=read, **QUICK | LAST)]
     events += [board.open(of_tab(rooms.open), sent, [seen, told], js=read, **QUICK)]
     if move:
         events += [gr.Button("Take the last picture").click(of_tab(rooms.take), None, [seen, told], **QUICK)]
-        events += [gr.on([one.change for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK)]
-    else:
-        size = sizes(rooms, "Size of the canvas")
+        events += [
+            gr.on([one.change for one in move], rooms.stroke, [sent, *move], [said, told], js=read, **QUICK | LAST)
+        ]
+    if size is not None:
         events += [size.input(rooms.shaped, size, [seen, told], **QUICK)]
     for event in events:
         event.then(None, told, None, js=write, **PLAIN)

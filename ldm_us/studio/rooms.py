@@ -4,8 +4,6 @@ Every drawing room yields pairs of HTML: what there is to say, and the pictures 
 """
 
 import json
-import re
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,28 +15,13 @@ from ldm_us.data.masks.opened import open_bytes
 from ldm_us.data.masks.shape import Sums, canvas_picture, described, mask_picture, moved, outline
 from ldm_us.display.data_urls import MOST_BYTES, data_url, drawn_mask, unpack
 from ldm_us.display.pages import render
+from ldm_us.studio.said import card, message, progress, sentence
 from ldm_us.synthesis.serving.commands import asked, number
-from ldm_us.synthesis.serving.engine import Command, Engine, Progress, StoppedError
+from ldm_us.synthesis.serving.engine import Command, Engine, Progress
 from ldm_us.synthesis.serving.inside import look, variants
 from ldm_us.synthesis.serving.session import Kept, Session
 
-FOLDERS = re.compile(r"(?<![\w.])/(?:[^/\s'\"]+/)+")  # of a path, which is the server's own business
 Said = tuple[str, str | None]
-
-
-def message(text: str, kind: str = "note") -> str:
-    """A sentence, as HTML."""
-    return render("ldm_us/studio/said.html", text=text, kind=kind, progress=None)
-
-
-def sentence(error: Exception) -> str:
-    """What went wrong, for the page: without the server's folders, and without anything of a fault of our own."""
-    if isinstance(error, StoppedError):
-        return message("Stopped. What is done stays.")
-    if isinstance(error, ValueError | OSError):
-        return message(FOLDERS.sub("", str(error)), "error")
-    traceback.print_exception(error)
-    return message("This failed by a fault of the program; the terminal says where. Other requests go on.", "error")
 
 
 class Rooms:
@@ -240,23 +223,3 @@ def movement(move: Any) -> tuple[float, float, float]:
     """Shares of the picture to the right and down, and a factor of size, from a list of three numbers in per cent."""
     right, down, factor = (number("A movement", value, -200, 400) for value in move)
     return right / 100, down / 100, max(factor, 1) / 100
-
-
-def card(kept: Kept, title: str = "") -> dict[str, Any]:
-    """What a page shows of a picture."""
-    made, mask, before = kept.made, kept.made.mask, getattr(kept.made.recipe.begin, "init", None)
-    return {
-        "title": title or f"{made.sample.subject.label or 'prompt'}, seed {made.sample.seed}",
-        "url": data_url(made.path.read_bytes()),
-        "outline": None if mask is None else data_url(outline(mask[0].numpy().astype("uint8"))),
-        "before": None if before is None else data_url(before.read_bytes()),
-        "command": kept.typed,
-        "name": made.path.name,
-    }
-
-
-def progress(what: str, moment: Progress, pictures: int = 1) -> str:
-    """A bar, and the time that is left of this many pictures."""
-    left = "" if moment.seconds is None else f", about {moment.seconds * pictures:.0f} s left"
-    text = f"{what} {moment.call} of {moment.total}{left}"
-    return render("ldm_us/studio/said.html", text=text, kind="note", progress=moment)

@@ -1,5 +1,8 @@
 """Fixtures: a micro model with a ControlNet that does something, and the rooms around it."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,6 +19,17 @@ def weights(micro, tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_model(trained(LatentDiffusion(micro)), path, OLD_LINEAGE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def two_weights(micro, tmp_path_factory):
+    """A model file of buckets whose ControlNet follows two structures."""
+    entry = {"stage": "controlnet", "data": ["phantoms"], "aspect": "bucket", "sizes": {"24x32": 1, "32x24": 5}}
+    config = replace(micro, image_size=32, control=replace(micro.control, hint=("lobe", "nodule")))
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("two") / "two.safetensors"
+    save_model(trained(LatentDiffusion(config)), path, {"lineage": json.dumps([entry])})
     return path
 
 

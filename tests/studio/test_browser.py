@@ -50,11 +50,10 @@ runpy.run_module("ldm_us.studio", run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The studio with the bundled model: its address and the folder of what is temporary, which it leaves empty."""
+def served(tmp_path_factory, *more):
+    """A studio: its address and the folder of what is temporary, which it leaves empty."""
     temporary, log, port = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("log") / "stderr", free_port()
-    command = [sys.executable, "-c", WATCHED, "--port", str(port), "--device", "cpu"]
+    command = [sys.executable, "-c", WATCHED, "--port", str(port), "--device", "cpu", *more]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
     with log.open("w") as said:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, text=True)
@@ -70,6 +69,18 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The studio with the bundled model."""
+    yield from served(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def structures(tmp_path_factory, two_weights):
+    """The studio with a model of two structures."""
+    yield from served(tmp_path_factory, "--weights", str(two_weights))
+
+
+@pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
         one = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -80,6 +91,17 @@ def browser():
 @pytest.fixture
 def open_page(server, browser):
     """A function: a tab with the studio; what goes wrong in any of them fails the test at its end."""
+    yield from tabs(server, browser)
+
+
+@pytest.fixture
+def open_structures(structures, browser):
+    """The same of the studio with a model of two structures."""
+    yield from tabs(structures, browser)
+
+
+def tabs(server, browser):
+    """A function that opens tabs, and the end of them."""
     wrong, contexts = [], []
     url, temporary = server
 
@@ -242,6 +264,66 @@ def test_brush_eraser_undo_and_clear_change_the_mask(open_page):
     assert area(page) > drawn
     page.locator("#draw [data-do=clear]").click()
     page.get_by_text("No lesion drawn yet.").locator("visible=true").wait_for()
+
+
+def test_two_strokes_without_a_pause_are_both_told(open_page):
+    page = open_page()
+    page.locator("#draw [data-tool=ellipse]").click()
+    drag(page, "draw", (0.1, 0.1), (0.3, 0.3))
+    drag(page, "draw", (0.6, 0.6), (0.8, 0.8))
+    page.get_by_text("2 pieces").locator("visible=true").wait_for()
+
+
+def test_a_canvas_of_another_size_keeps_what_is_drawn_and_pictures_have_its_size(open_page, tmp_path):
+    page = open_page()
+    ellipse(page)
+    size = page.get_by_label("Size of the canvas").locator("visible=true")
+    size.fill("160x96")
+    size.press("Enter")
+    page.wait_for_function("document.querySelector('#draw canvas').width === 160")
+    box = page.locator("#draw .board").bounding_box()
+    assert abs(box["width"] / box["height"] - 160 / 96) < 0.02
+    assert 6 < area(page) < 8
+    numbers(page, How_many=1, Steps=2)
+    page.get_by_role("button", name="Follow the mask").click()
+    card = cards(page, 1)
+    assert "--size 160x96" in card.locator("code").inner_text()
+    picture = download(page, card.get_by_role("link", name="Download PNG"), tmp_path)
+    assert Image.open(picture).size == (160, 96)
+    assert run_command(partial(sample.main, ["--verify", str(picture)])) == 0
+
+
+def test_two_structures_are_drawn_over_each_other_saved_opened_and_followed(open_structures, tmp_path, two_weights):
+    page = open_structures()
+    page.locator("#draw [data-tool=ellipse]").click()
+    drag(page, "draw", (0.1, 0.1), (0.9, 0.9))
+    page.get_by_role("radio", name="nodule").locator("visible=true").click()
+    drag(page, "draw", (0.3, 0.3), (0.6, 0.6))
+    page.get_by_text("Nodule:").locator("visible=true").wait_for()
+    link = page.get_by_role("link", name="Save mask").locator("visible=true")
+    replaced = np.asarray(Image.open(download(page, link, tmp_path)))
+    assert set(np.unique(replaced)) == {0, 1, 2}
+    page.locator("#draw [data-do=undo]").click()
+    page.locator("#draw [data-do=keep]").check()
+    drag(page, "draw", (0.3, 0.3), (0.6, 0.6))
+    page.wait_for_timeout(500)
+    saved = download(page, link, tmp_path)
+    assert set(np.unique(np.asarray(Image.open(saved)))) == {0, 1, 3}, "3 is where both are"
+    page.locator("#draw [data-do=clear]").click()
+    page.get_by_text("No lobe or nodule drawn yet.").locator("visible=true").wait_for()
+    page.locator("#draw [data-open=mask]").set_input_files(saved)
+    page.get_by_text("Nodule:").locator("visible=true").wait_for()
+    numbers(page, How_many=1, Steps=2)
+    page.get_by_role("button", name="Follow the mask").click()
+    card = cards(page, 1)
+    picture = download(page, card.get_by_role("link", name="Download PNG"), tmp_path)
+    saved.rename(tmp_path / "mask_1.png")
+    weights = ["--weights", str(two_weights)]
+    assert run_command(partial(sample.main, [*weights, "--verify", str(picture)])) == 0
+    words = [*shlex.split(card.locator("code").inner_text())[2:], *weights, "--out", str(tmp_path / "again")]
+    words[words.index("--mask") + 1] = str(tmp_path / "mask_1.png")
+    assert run_command(partial(sample.main, words)) == 0
+    assert (tmp_path / "again" / picture.name).read_bytes() == picture.read_bytes()
 
 
 def test_a_lesion_is_drawn_with_the_keyboard_alone(open_page):

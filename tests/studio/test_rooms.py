@@ -292,15 +292,9 @@ def test_a_model_that_follows_pictures_says_that_sample_py_does_that(micro, tmp_
 
 
 @pytest.fixture(scope="module")
-def two(micro, tmp_path_factory):
+def two(two_weights, tmp_path_factory):
     """Rooms around a model of buckets whose ControlNet follows two structures."""
-    entry = {"stage": "controlnet", "data": ["phantoms"], "aspect": "bucket", "sizes": {"24x32": 1, "32x24": 5}}
-    root = tmp_path_factory.mktemp("two")
-    config = replace(micro, image_size=32, control=replace(micro.control, hint=("lobe", "nodule")))
-    torch.manual_seed(0)
-    save_model(trained(LatentDiffusion(config)), root / "two.safetensors", {"lineage": json.dumps([entry])})
-    (root / "root").mkdir()
-    return Rooms(Engine(root / "two.safetensors", "cpu"), root / "root")
+    return Rooms(Engine(two_weights, "cpu"), tmp_path_factory.mktemp("two"))
 
 
 def of_sums(sums, image=None, **file):
