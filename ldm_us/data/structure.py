@@ -144,8 +144,8 @@ def in_channels(masks: Sequence["MaskFile"], names: Sequence[str], hint: tuple[s
 
     Raise ValueError for a structure that it has no channel for, and for several pictures to follow.
     """
-    if hint == MASK:  # of a picture to follow the file: whether that is a mask is seen when it is read
-        return tuple(file_of(one) if isinstance(one, Structure) and one.value == 0 else one for one in masks)
+    if hint == MASK:
+        return tuple(masks)
     if hint == PICTURE:
         if len(masks) > 1:
             raise ValueError(f"{masks[0]} and {masks[1]}: the ControlNet follows one picture. Give one for an image.")

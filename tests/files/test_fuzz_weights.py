@@ -1,6 +1,7 @@
 """Some files of `python -m tests.files.fuzz_weights`, and that the fuzzer notices each kind of defect."""
 
 import faulthandler
+import mmap
 import os
 import signal
 import sys
@@ -34,7 +35,9 @@ def spin(*_):
 
 
 def fill(*_):
-    filled = b"x" * (1 << 27)  # 128 MB; not by PyTorch, whose threads are those of the process before the fork
+    filled = mmap.mmap(-1, 1 << 27)  # 128 MB of new pages: malloc may give such as were freed before the fork
+    for page in range(0, len(filled), mmap.PAGESIZE):
+        filled[page] = 1
     signal.pause()
     del filled
 
