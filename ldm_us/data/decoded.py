@@ -25,8 +25,16 @@ from ldm_us.data.digests import hash_of, lineage_digest, signature, stamp
 from ldm_us.data.framing import Frame, Framing
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.opening import open_image
-from ldm_us.data.records import Record, image_tensor, mask_tensor, open_pair, small_lesions, to_uint8, union_of_masks
-from ldm_us.data.regions import share_cut_off
+from ldm_us.data.records import (
+    Record,
+    image_tensor,
+    lesions_cut_off,
+    mask_tensor,
+    open_pair,
+    small_lesions,
+    to_uint8,
+    union_of_masks,
+)
 from ldm_us.data.structure import MaskFile, Structure
 from ldm_us.files.rows import Rows, as_tensor
 from ldm_us.runtime.entry import note
@@ -134,8 +142,7 @@ class Decoded:
         union, row = union_of_masks(record.masks), np.zeros(1, self.of_masks)
         if union is not None:
             frame, drawn = self.framing.frame(*union.size), np.asarray(union) > 0
-            row["shape"], row["share"] = union.size, drawn.mean()
-            row["cut"] = 0 if union.mode == "I" else share_cut_off(drawn, frame)  # a picture to follow has no lesions
+            row["shape"], row["share"], row["cut"] = union.size, drawn.mean(), lesions_cut_off(union, frame)
             row["inverted"], row["lost"] = looks_inverted(union), small_lesions(union, frame)
             mask = mask_tensor(union, frame).numpy()
             bits = mask.astype(np.uint8).reshape(-1) if self.levels else np.packbits(mask > 0.5)

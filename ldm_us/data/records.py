@@ -17,7 +17,7 @@ from ldm_us.data.mask_rule import drawn_lesion
 from ldm_us.data.medical import Spacing
 from ldm_us.data.opening import fitted, open_image, open_mask
 from ldm_us.data.organ import BREAST, Organ
-from ldm_us.data.regions import label_regions, lost_regions, resize_mask
+from ldm_us.data.regions import label_regions, lost_regions, resize_mask, share_cut_off
 from ldm_us.data.structure import MaskFile, Structure, file_of, in_channels, labelled, sums_of
 from ldm_us.files.lineage import read_lineage
 
@@ -105,6 +105,11 @@ def mask_tensor(union: Image.Image | None, size: Size, keep_small: bool = True) 
 def small_lesions(union: Image.Image, size: Size) -> int:
     """Count the lesions of which no pixel would be left at this size, if each were not kept as one."""
     return 0 if union.mode == "I" else len(lost_regions(label_regions(np.asarray(union) > 0), size))
+
+
+def lesions_cut_off(union: Image.Image, size: Size) -> float:
+    """The share of the lesions' pixels that a size does not show; 0 for a picture to follow, which has no lesions."""
+    return 0.0 if union.mode == "I" else share_cut_off(np.asarray(union) > 0, size)
 
 
 def trained_framing(metadata: dict[str, str], config: ModelConfig) -> Framing:

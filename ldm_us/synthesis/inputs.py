@@ -17,8 +17,7 @@ from ldm_us.config import MASK, PICTURE
 from ldm_us.data.framing import Framing
 from ldm_us.data.mask_rule import looks_inverted
 from ldm_us.data.opening import fitted, open_image, open_mask
-from ldm_us.data.records import framed, image_tensor, mask_tensor, small_lesions, union_of_masks
-from ldm_us.data.regions import share_cut_off
+from ldm_us.data.records import framed, image_tensor, lesions_cut_off, mask_tensor, small_lesions, union_of_masks
 from ldm_us.data.words import Words
 from ldm_us.diffusion.controls import ControlTerm
 from ldm_us.diffusion.inpainting import check_region
@@ -56,7 +55,7 @@ def check_masks(plan: Plan, recipe: Recipe) -> tuple[str | None, list[str]]:
         name = subject.masks[0].name
         resized += [f"{name} of {union.width}x{union.height}"] if union.size != frame.size[::-1] else []
         small += [name] if small_lesions(union, frame) else []
-        cut += [name] if plan.hint != PICTURE and share_cut_off(np.asarray(union) > 0, frame) else []
+        cut += [name] if lesions_cut_off(union, frame) else []
         inverted += [name] if looks_inverted(union) else []
     size = recipe.size if all(subject.size is None for subject in plan.subjects) else "the size of its samples"
     told = {

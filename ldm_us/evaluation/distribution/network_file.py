@@ -6,6 +6,7 @@ and torchvision give their weights, and those of RadImageNet's PyTorch ResNet-50
 
 import difflib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ def load_network(path: Path, name: str | None, device: str = "cpu") -> Network:
     return Network(name, model, said_input(path, metadata, usual), said_images(path, metadata))
 
 
+@cache  # a classifier asks with every batch
 def config_of(name: str) -> Any:
     """What timm knows of a network: input_size, mean, std, first_conv, classifier."""
     import timm

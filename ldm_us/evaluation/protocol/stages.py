@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ldm_us.config import MASK, config_from_dict
-from ldm_us.data.records import Record, followed, mask_file, mask_tensor, union_of_masks
+from ldm_us.data.masks.shape import mask_picture
+from ldm_us.data.records import Record, followed, mask_tensor, union_of_masks
 from ldm_us.evaluation.protocol.configuration import Options, ProtocolConfig
 from ldm_us.evaluation.results import read_json
 from ldm_us.files.atomic import sha256_file, write_text
@@ -174,8 +174,8 @@ def write_training_masks(records: Sequence[Record], weights: Path, folder: Path)
         unions = list(map(union_of_masks, masks))
         lesions = [union for union in unions if union is not None and bool(mask_tensor(union, size).any())]
         for nth, union in enumerate(lesions, start=1):
-            values = torch.from_numpy(np.array(union, np.float32))[None]
-            save_png(union if hint == MASK else mask_file(values, hint), folder / f"{label} ({nth})_mask.png")
+            picture = union if hint == MASK else mask_picture(np.array(union), hint)
+            save_png(picture, folder / f"{label} ({nth})_mask.png")
         count += len(lesions)
     if count == 0:
         raise ValueError("data: no training image has a lesion mask for the ControlNet. Leave `controlnet` out.")

@@ -18,6 +18,7 @@ from ldm_us.evaluation.realism.crops import CROP, score_crops, train_network
 from ldm_us.evaluation.realism.speckle import correlation_width
 from ldm_us.evaluation.realism.two_sample import STEPS
 from ldm_us.files.atomic import sha256_file, write_text
+from ldm_us.files.pictures import to_picture
 
 LEAST = 20  # images of each kind outside of the study
 MOST = 200  # of each kind that are looked at
@@ -75,7 +76,7 @@ def card_file(card: Card) -> Path:
 
 def shown(path: Path, key: Key) -> np.ndarray:
     """An image as the sheet shows it, (s, s), uint8."""
-    return np.rint(prepare(path, key.sides)[0].numpy() * 255).astype(np.uint8)
+    return np.asarray(to_picture(prepare(path, key.sides)))
 
 
 def outside(key: Key, records: Sequence[Record], option: str) -> list[Record]:
